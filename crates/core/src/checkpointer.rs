@@ -1,0 +1,332 @@
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value as Json};
+
+use crate::{
+    Checkpoint, CheckpointId, CheckpointMetadata, CheckpointTuple, Error, Namespace, Page,
+    PendingWrite, Result, ThreadId, Value, Version, validate,
+};
+
+/// The place of one checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CheckpointKey {
+    /// The thread.
+    pub thread_id: ThreadId,
+    /// The graph within the thread.
+    pub namespace: Namespace,
+    /// The checkpoint.
+    pub checkpoint_id: CheckpointId,
+}
+
+/// Which checkpoint to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointSelector {
+    /// The thread.
+    pub thread_id: ThreadId,
+    /// The graph within the thread.
+    pub namespace: Namespace,
+    /// The checkpoint; `None` is the latest.
+    pub checkpoint_id: Option<CheckpointId>,
+}
+
+impl CheckpointSelector {
+    /// The latest checkpoint of the root graph of `thread_id`.
+    pub fn latest(thread_id: impl Into<ThreadId>) -> Self {
+        Self {
+            thread_id: thread_id.into(),
+            namespace: Namespace::root(),
+            checkpoint_id: None,
+        }
+    }
+}
+
+impl From<CheckpointKey> for CheckpointSelector {
+    fn from(key: CheckpointKey) -> Self {
+        Self {
+            thread_id: key.thread_id,
+            namespace: key.namespace,
+            checkpoint_id: Some(key.checkpoint_id),
+        }
+    }
+}
+
+/// Which checkpoints [`Checkpointer::list`] returns; the default is all of all threads.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CheckpointQuery {
+    /// Only those of this thread.
+    pub thread_id: Option<ThreadId>,
+    /// Only those of this graph within the thread.
+    pub namespace: Option<Namespace>,
+    /// Only the one with this id.
+    pub checkpoint_id: Option<CheckpointId>,
+    /// Only those whose metadata contain this, see [`CheckpointMetadata::contains`].
+    pub metadata: Map<String, Json>,
+    /// Only those that sort before this one.
+    pub before: Option<CheckpointId>,
+    /// How many at most; `None` is all.
+    pub limit: Option<u64>,
+}
+
+impl CheckpointQuery {
+    /// All checkpoints of `thread_id`, in every namespace.
+    pub fn of(thread_id: impl Into<ThreadId>) -> Self {
+        Self {
+            thread_id: Some(thread_id.into()),
+            ..Self::default()
+        }
+    }
+}
+
+/// A checkpoint to store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewCheckpoint {
+    /// The thread.
+    pub thread_id: ThreadId,
+    /// The graph within the thread.
+    pub namespace: Namespace,
+    /// The checkpoint that it follows.
+    pub parent: Option<CheckpointId>,
+    /// The state.
+    pub checkpoint: Checkpoint,
+    /// What is known about it.
+    pub metadata: CheckpointMetadata,
+    /// The channels whose value is new in this checkpoint: only their values are written.
+    pub new_versions: BTreeMap<String, Version>,
+}
+
+impl NewCheckpoint {
+    /// The place that it takes.
+    pub fn key(&self) -> CheckpointKey {
+        CheckpointKey {
+            thread_id: self.thread_id.clone(),
+            namespace: self.namespace.clone(),
+            checkpoint_id: self.checkpoint.id.clone(),
+        }
+    }
+
+    /// Refuses what no back end can store: NUL characters, an empty checkpoint id.
+    pub fn validate(&self) -> Result<()> {
+        validate_key(&self.key())?;
+        if let Some(parent) = &self.parent {
+            validate::text("parent", parent.as_str())?;
+        }
+        for (channel, version) in &self.checkpoint.channel_versions {
+            validate::text("channel", channel)?;
+            validate::text("version", &version.to_string())?;
+        }
+        for (channel, value) in &self.checkpoint.channel_values {
+            validate::text("channel", channel)?;
+            if let crate::ChannelValue::Inline(json) = value {
+                validate::json("channel_values", json)?;
+            }
+        }
+        for (node, seen) in &self.checkpoint.versions_seen {
+            validate::text("versions_seen", node)?;
+            for (channel, version) in seen {
+                validate::text("versions_seen", channel)?;
+                validate::text("versions_seen", &version.to_string())?;
+            }
+        }
+        validate::text("ts", &self.checkpoint.ts)?;
+        for (key, value) in self.checkpoint.extra.iter() {
+            validate::text("checkpoint", key)?;
+            validate::json("checkpoint", value)?;
+        }
+        for (key, value) in &self.metadata.0 {
+            validate::text("metadata", key)?;
+            validate::json("metadata", value)?;
+        }
+        Ok(())
+    }
+}
+
+/// One write of a task.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChannelWrite {
+    /// The channel written to.
+    pub channel: String,
+    /// What was written.
+    pub value: Value,
+}
+
+/// The writes of one task, to store as pending writes of a checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewWrites {
+    /// The checkpoint from which the task started. It may be stored later than its writes.
+    pub key: CheckpointKey,
+    /// The task.
+    pub task_id: String,
+    /// Its place in the graph.
+    pub task_path: String,
+    /// What it wrote, in order.
+    pub writes: Vec<ChannelWrite>,
+}
+
+impl NewWrites {
+    /// Whether these writes replace earlier ones of the same task and index: when every channel is
+    /// special. Otherwise the first write stays.
+    pub fn replaces(&self) -> bool {
+        self.writes
+            .iter()
+            .all(|write| special_write_index(&write.channel).is_some())
+    }
+
+    /// The rows to store, with the index of each. Where one call writes a special channel twice,
+    /// the later write counts if the writes replace, the earlier one if not.
+    pub fn rows(&self) -> Vec<(i32, &ChannelWrite)> {
+        let replaces = self.replaces();
+        let mut rows = BTreeMap::new();
+        for (position, write) in self.writes.iter().enumerate() {
+            let position = i32::try_from(position).unwrap_or(i32::MAX);
+            let index = special_write_index(&write.channel).unwrap_or(position);
+            if replaces {
+                rows.insert(index, write);
+            } else {
+                rows.entry(index).or_insert(write);
+            }
+        }
+        rows.into_iter().collect()
+    }
+
+    /// Refuses what no back end can store: NUL characters, an empty checkpoint id.
+    pub fn validate(&self) -> Result<()> {
+        validate_key(&self.key)?;
+        validate::text("task_id", &self.task_id)?;
+        validate::text("task_path", &self.task_path)?;
+        for write in &self.writes {
+            validate::text("channel", &write.channel)?;
+            validate::text("type", write.value.type_tag())?;
+        }
+        Ok(())
+    }
+}
+
+fn validate_key(key: &CheckpointKey) -> Result<()> {
+    validate::text("thread_id", key.thread_id.as_str())?;
+    validate::text("checkpoint_ns", key.namespace.as_str())?;
+    validate::text("checkpoint_id", key.checkpoint_id.as_str())?;
+    if key.checkpoint_id.as_str().is_empty() {
+        return Err(Error::invalid("checkpoint_id", "must not be empty"));
+    }
+    Ok(())
+}
+
+/// The index under which LangGraph stores a write to a special channel (`WRITES_IDX_MAP`).
+pub fn special_write_index(channel: &str) -> Option<i32> {
+    match channel {
+        "__error__" => Some(-1),
+        "__scheduled__" => Some(-2),
+        "__interrupt__" => Some(-3),
+        "__resume__" => Some(-4),
+        _ => None,
+    }
+}
+
+/// What [`Checkpointer::prune`] keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PruneStrategy {
+    /// The latest checkpoint of every namespace, with all that it needs to read back unchanged:
+    /// its values, its pending writes, the ancestors from which its delta channels are replayed,
+    /// and for a checkpoint before format 4 the parent with its sends. The namespace of a finished
+    /// subgraph call goes with the root checkpoint from which the call started.
+    KeepLatest,
+    /// Nothing.
+    Delete,
+}
+
+/// What one channel received between its nearest stored value and a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DeltaChannelHistory {
+    /// The nearest stored value among the ancestors; `None` where there is none up to the root.
+    pub seed: Option<crate::ChannelValue>,
+    /// The writes since then, oldest first, and within one checkpoint by task path, task id and
+    /// index. The checkpoint's own pending writes are not among them.
+    pub writes: Vec<PendingWrite>,
+}
+
+/// A thread: one execution history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Thread {
+    /// Its id.
+    pub id: ThreadId,
+    /// The thread that it was copied from.
+    pub parent: Option<ThreadId>,
+    /// When it was last written to, by the storage's clock.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// Where a page of threads starts: behind this thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadCursor {
+    /// Its `updated_at` on the page before.
+    pub updated_at: DateTime<Utc>,
+    /// Its id.
+    pub id: ThreadId,
+}
+
+impl From<&Thread> for ThreadCursor {
+    fn from(thread: &Thread) -> Self {
+        Self {
+            updated_at: thread.updated_at,
+            id: thread.id.clone(),
+        }
+    }
+}
+
+/// LangGraph's checkpoint protocol, complete, and a list of the threads.
+///
+/// Every call is one transaction: it happens whole or not at all, whoever else writes. Every write
+/// may be repeated: a second identical call changes nothing but the thread's `updated_at`. A
+/// failure of the storage is an error, never an empty answer. Threads don't affect each other.
+///
+/// The simple face (latest state by key, save, keys, delete) is
+/// [`CheckpointerExt`](crate::CheckpointerExt).
+#[async_trait]
+pub trait Checkpointer: Send + Sync {
+    /// The checkpoint that `selector` names, `None` when there is none.
+    async fn get(&self, selector: &CheckpointSelector) -> Result<Option<CheckpointTuple>>;
+
+    /// The checkpoints that `query` takes, by descending id.
+    async fn list(&self, query: &CheckpointQuery) -> Result<Vec<CheckpointTuple>>;
+
+    /// Stores a checkpoint and the values of its new versions. One that is stored already gets the
+    /// new state and metadata and keeps its parent; a stored value of a version stays.
+    async fn put(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey>;
+
+    /// Stores what a task wrote. It replaces only where [`NewWrites::replaces`], else the first
+    /// write stays. No writes is no call.
+    async fn put_writes(&self, writes: NewWrites) -> Result<()>;
+
+    /// Deletes everything of a thread. One that does not exist is no error.
+    async fn delete_thread(&self, thread_id: &ThreadId) -> Result<()>;
+
+    /// Deletes the checkpoints whose metadata name one of the runs, with their pending writes and
+    /// the values that no other checkpoint uses. An ancestor that a kept checkpoint needs to read
+    /// back its delta channels or its sends stays. A thread left without checkpoints is deleted.
+    async fn delete_for_runs(&self, run_ids: &[String]) -> Result<()>;
+
+    /// Copies every checkpoint, value and pending write of `source` to `target`, whose
+    /// [`Thread::parent`] becomes `source`. A source without checkpoints is
+    /// [`Error::NotFound`], a target that exists [`Error::Conflict`].
+    async fn copy_thread(&self, source: &ThreadId, target: &ThreadId) -> Result<()>;
+
+    /// Deletes of each thread what `strategy` does not keep. What is kept reads back as before,
+    /// save that a checkpoint whose parent is gone has none.
+    async fn prune(&self, thread_ids: &[ThreadId], strategy: PruneStrategy) -> Result<()>;
+
+    /// For each of `channels` what it received up to the checkpoint, along its line of ancestors.
+    async fn delta_channel_history(
+        &self,
+        selector: &CheckpointSelector,
+        channels: &[String],
+    ) -> Result<BTreeMap<String, DeltaChannelHistory>>;
+
+    /// One page of the threads, the last written first. A page costs the same at any depth.
+    async fn threads(
+        &self,
+        limit: u64,
+        after: Option<&ThreadCursor>,
+    ) -> Result<Page<Thread, ThreadCursor>>;
+}

@@ -1,0 +1,84 @@
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use uuid::Uuid;
+
+use crate::{ConversationId, Entity, Result, ThreadId, now, validate};
+
+/// A conversation: what was said, and the thread in which its agent works.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Conversation {
+    /// Ordered by time of creation.
+    pub id: ConversationId,
+    /// The thread that holds the agent's checkpoints. A logical link: the thread may not exist yet.
+    pub checkpoint_thread_id: Uuid,
+    /// At most 255 characters.
+    pub title: Option<String>,
+    /// Any JSON that the application keeps with it.
+    pub metadata: Option<Json>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it was last changed; moves at every update.
+    pub updated_at: DateTime<Utc>,
+}
+
+impl Conversation {
+    /// The longest title, in characters.
+    pub const MAX_TITLE: usize = 255;
+
+    /// A new conversation with its own thread.
+    pub fn new(title: Option<String>, metadata: Option<Json>) -> Self {
+        let now = now();
+        Self {
+            id: ConversationId::new(),
+            checkpoint_thread_id: Uuid::now_v7(),
+            title,
+            metadata,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
+    /// A new conversation with `title`.
+    pub fn titled(title: impl Into<String>) -> Self {
+        Self::new(Some(title.into()), None)
+    }
+
+    /// The thread that holds the agent's checkpoints.
+    pub fn thread_id(&self) -> ThreadId {
+        self.checkpoint_thread_id.to_string().into()
+    }
+}
+
+/// Which conversations; the default is all.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct ConversationFilter {
+    /// Only the conversation of this thread.
+    pub checkpoint_thread_id: Option<Uuid>,
+    /// Only those with exactly this title.
+    pub title: Option<String>,
+}
+
+impl Entity for Conversation {
+    type Id = ConversationId;
+    type Filter = ConversationFilter;
+    const NAME: &'static str = "conversation";
+
+    fn id(&self) -> ConversationId {
+        self.id
+    }
+
+    fn validate(&self) -> Result<()> {
+        if let Some(title) = &self.title {
+            validate::bounded("title", title, Self::MAX_TITLE)?;
+        }
+        self.metadata
+            .as_ref()
+            .map_or(Ok(()), |metadata| validate::json("metadata", metadata))
+    }
+
+    fn touch(&mut self, now: DateTime<Utc>) {
+        self.updated_at = now;
+    }
+}

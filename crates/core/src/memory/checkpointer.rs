@@ -1,0 +1,465 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+
+use super::Access;
+use crate::{
+    ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
+    CheckpointSelector, CheckpointTuple, Checkpointer, DeltaChannelHistory, Error, Namespace,
+    NewCheckpoint, NewWrites, Page, PendingWrite, PruneStrategy, Result, TASKS, Thread,
+    ThreadCursor, ThreadId, Value, now,
+    retention::{CheckpointSummary, Place, Retention},
+};
+
+/// The tables of checkpoints, as a database has them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Checkpoints {
+    threads: BTreeMap<ThreadId, Thread>,
+    checkpoints: BTreeMap<CheckpointKey, Row>,
+    /// By thread, namespace, channel and version.
+    blobs: BTreeMap<(ThreadId, Namespace, String, String), Value>,
+    /// By checkpoint, then by task and index.
+    writes: BTreeMap<CheckpointKey, BTreeMap<(String, i32), PendingWrite>>,
+}
+
+/// A checkpoint whose `channel_values` are only the inline ones.
+#[derive(Clone, Debug)]
+struct Row {
+    checkpoint: Checkpoint,
+    metadata: CheckpointMetadata,
+    parent: Option<CheckpointId>,
+}
+
+impl Checkpoints {
+    fn touch(&mut self, id: &ThreadId, parent: Option<&ThreadId>) {
+        let thread = self.threads.entry(id.clone()).or_insert_with(|| Thread {
+            id: id.clone(),
+            parent: parent.cloned(),
+            updated_at: now(),
+        });
+        thread.updated_at = now();
+    }
+
+    fn put(&mut self, new: NewCheckpoint) -> CheckpointKey {
+        let key = new.key();
+        let mut checkpoint = new.checkpoint;
+        let values = std::mem::take(&mut checkpoint.channel_values);
+        for (channel, value) in values {
+            let (inline, stored) = match value {
+                ChannelValue::Inline(json) => (Some(json), None),
+                ChannelValue::Stored(value) => (None, Some(value)),
+                ChannelValue::DeltaSnapshot(value) => (Some(true.into()), Some(value)),
+            };
+            if let (Some(value), Some(version)) = (stored, new.new_versions.get(&channel)) {
+                self.blobs
+                    .entry(blob_key(&key, &channel, &version.to_string()))
+                    .or_insert(value);
+            }
+            if let Some(json) = inline {
+                checkpoint
+                    .channel_values
+                    .insert(channel, ChannelValue::Inline(json));
+            }
+        }
+        self.touch(&key.thread_id, None);
+        let row = Row {
+            checkpoint,
+            metadata: new.metadata,
+            parent: new.parent,
+        };
+        let stored = self
+            .checkpoints
+            .entry(key.clone())
+            .or_insert_with(|| row.clone());
+        stored.checkpoint = row.checkpoint;
+        stored.metadata = row.metadata;
+        key
+    }
+
+    fn put_writes(&mut self, new: &NewWrites) {
+        self.touch(&new.key.thread_id, None);
+        let stored = self.writes.entry(new.key.clone()).or_default();
+        for (index, write) in new.rows() {
+            let row = PendingWrite {
+                task_id: new.task_id.clone(),
+                task_path: new.task_path.clone(),
+                index,
+                channel: write.channel.clone(),
+                value: write.value.clone(),
+            };
+            let old = stored
+                .entry((new.task_id.clone(), index))
+                .or_insert_with(|| row.clone());
+            if new.replaces() {
+                old.channel = row.channel;
+                old.value = row.value;
+            }
+        }
+    }
+
+    fn tuple(&self, key: &CheckpointKey, row: &Row) -> CheckpointTuple {
+        let mut checkpoint = row.checkpoint.clone();
+        for (channel, version) in &checkpoint.channel_versions {
+            let Some(value) = self
+                .blobs
+                .get(&blob_key(key, channel, &version.to_string()))
+            else {
+                continue;
+            };
+            let value = match checkpoint.channel_values.get(channel) {
+                Some(_) => ChannelValue::DeltaSnapshot(value.clone()),
+                None => ChannelValue::Stored(value.clone()),
+            };
+            checkpoint.channel_values.insert(channel.clone(), value);
+        }
+        let sends = row
+            .parent
+            .as_ref()
+            .filter(|_| checkpoint.v < 4)
+            .map(|parent| {
+                let parent = sibling(key, parent);
+                let writes = self.ordered_writes(&parent).into_iter();
+                writes
+                    .filter(|write| write.channel == TASKS)
+                    .map(|write| write.value)
+                    .collect()
+            });
+        CheckpointTuple {
+            key: key.clone(),
+            checkpoint,
+            metadata: row.metadata.clone(),
+            parent: row.parent.clone(),
+            pending_writes: self.ordered_writes(key),
+            pending_sends: sends.unwrap_or_default(),
+        }
+    }
+
+    fn ordered_writes(&self, key: &CheckpointKey) -> Vec<PendingWrite> {
+        let stored = self.writes.get(key).into_iter().flat_map(BTreeMap::values);
+        let mut writes: Vec<_> = stored.cloned().collect();
+        writes.sort_by(|a, b| {
+            (&a.task_path, &a.task_id, a.index).cmp(&(&b.task_path, &b.task_id, b.index))
+        });
+        writes
+    }
+
+    fn get(&self, selector: &CheckpointSelector) -> Option<CheckpointTuple> {
+        let (key, row) = self
+            .checkpoints
+            .iter()
+            .rev()
+            .filter(|(key, _)| {
+                key.thread_id == selector.thread_id && key.namespace == selector.namespace
+            })
+            .find(|(key, _)| {
+                let wanted = selector.checkpoint_id.as_ref();
+                wanted.is_none_or(|id| key.checkpoint_id == *id)
+            })?;
+        Some(self.tuple(key, row))
+    }
+
+    fn delete_thread(&mut self, id: &ThreadId) {
+        self.threads.remove(id);
+        self.checkpoints.retain(|key, _| key.thread_id != *id);
+        self.blobs.retain(|(thread, ..), _| thread != id);
+        self.writes.retain(|key, _| key.thread_id != *id);
+    }
+
+    fn retention(&self, id: &ThreadId) -> Retention {
+        let rows = self
+            .checkpoints
+            .iter()
+            .filter(|(key, _)| key.thread_id == *id);
+        Retention::new(rows.map(|(key, row)| {
+            let tuple = self.tuple(key, row);
+            let values = &tuple.checkpoint.channel_values;
+            let channels = tuple.checkpoint.channel_versions.keys();
+            CheckpointSummary {
+                namespace: key.namespace.clone(),
+                id: key.checkpoint_id.clone(),
+                parent: row.parent.clone(),
+                v: row.checkpoint.v,
+                metadata: row.metadata.clone(),
+                channels: channels
+                    .map(|channel| (channel.clone(), values.contains_key(channel)))
+                    .collect(),
+                has_sends: tuple
+                    .pending_writes
+                    .iter()
+                    .any(|write| write.channel == TASKS),
+            }
+        }))
+    }
+
+    fn remove(&mut self, id: &ThreadId, gone: &BTreeSet<Place>) {
+        let is_gone = |key: &CheckpointKey| {
+            key.thread_id == *id
+                && gone.contains(&(key.namespace.clone(), key.checkpoint_id.clone()))
+        };
+        let used_by = |rows: &BTreeMap<CheckpointKey, Row>, wanted: bool| -> BTreeSet<_> {
+            rows.iter()
+                .filter(|(key, _)| key.thread_id == *id && is_gone(key) == wanted)
+                .flat_map(|(key, row)| {
+                    let versions = row.checkpoint.channel_versions.iter();
+                    versions.map(|(channel, version)| blob_key(key, channel, &version.to_string()))
+                })
+                .collect()
+        };
+        let freed = used_by(&self.checkpoints, true);
+        let used = used_by(&self.checkpoints, false);
+        self.blobs
+            .retain(|key, _| !freed.contains(key) || used.contains(key));
+        self.checkpoints.retain(|key, _| !is_gone(key));
+        self.writes.retain(|key, _| !is_gone(key));
+        for (key, row) in &mut self.checkpoints {
+            if row
+                .parent
+                .as_ref()
+                .is_some_and(|parent| is_gone(&sibling(key, parent)))
+            {
+                row.parent = None;
+            }
+        }
+        if !gone.is_empty() && !self.checkpoints.keys().any(|key| key.thread_id == *id) {
+            self.delete_thread(id);
+        }
+    }
+}
+
+fn blob_key(
+    key: &CheckpointKey,
+    channel: &str,
+    version: &str,
+) -> (ThreadId, Namespace, String, String) {
+    (
+        key.thread_id.clone(),
+        key.namespace.clone(),
+        channel.to_owned(),
+        version.to_owned(),
+    )
+}
+
+fn sibling(key: &CheckpointKey, id: &CheckpointId) -> CheckpointKey {
+    CheckpointKey {
+        checkpoint_id: id.clone(),
+        ..key.clone()
+    }
+}
+
+pub(super) struct MemoryCheckpointer(pub(super) Access);
+
+#[async_trait]
+impl Checkpointer for MemoryCheckpointer {
+    async fn get(&self, selector: &CheckpointSelector) -> Result<Option<CheckpointTuple>> {
+        Ok(self.0.read(|state| state.checkpoints.get(selector)))
+    }
+
+    async fn list(&self, query: &CheckpointQuery) -> Result<Vec<CheckpointTuple>> {
+        let takes = |key: &CheckpointKey, row: &Row| {
+            query
+                .thread_id
+                .as_ref()
+                .is_none_or(|id| key.thread_id == *id)
+                && query
+                    .namespace
+                    .as_ref()
+                    .is_none_or(|namespace| key.namespace == *namespace)
+                && query
+                    .checkpoint_id
+                    .as_ref()
+                    .is_none_or(|id| key.checkpoint_id == *id)
+                && query
+                    .before
+                    .as_ref()
+                    .is_none_or(|before| key.checkpoint_id < *before)
+                && row.metadata.contains(&query.metadata)
+        };
+        Ok(self.0.read(|state| {
+            let tables = &state.checkpoints;
+            let mut rows: Vec<_> = tables
+                .checkpoints
+                .iter()
+                .filter(|(key, row)| takes(key, row))
+                .collect();
+            rows.sort_by(|(a, _), (b, _)| {
+                b.checkpoint_id
+                    .cmp(&a.checkpoint_id)
+                    .then_with(|| (&a.thread_id, &a.namespace).cmp(&(&b.thread_id, &b.namespace)))
+            });
+            let limit = query.limit.map_or(usize::MAX, |limit| {
+                usize::try_from(limit).unwrap_or(usize::MAX)
+            });
+            rows.into_iter()
+                .take(limit)
+                .map(|(key, row)| tables.tuple(key, row))
+                .collect()
+        }))
+    }
+
+    async fn put(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
+        checkpoint.validate()?;
+        Ok(self
+            .0
+            .write(|state| state.checkpoints.put(checkpoint))
+            .await)
+    }
+
+    async fn put_writes(&self, writes: NewWrites) -> Result<()> {
+        writes.validate()?;
+        if !writes.writes.is_empty() {
+            self.0
+                .write(|state| state.checkpoints.put_writes(&writes))
+                .await;
+        }
+        Ok(())
+    }
+
+    async fn delete_thread(&self, thread_id: &ThreadId) -> Result<()> {
+        self.0
+            .write(|state| state.checkpoints.delete_thread(thread_id))
+            .await;
+        Ok(())
+    }
+
+    async fn delete_for_runs(&self, run_ids: &[String]) -> Result<()> {
+        self.0
+            .write(|state| {
+                let tables = &mut state.checkpoints;
+                let threads: Vec<ThreadId> = tables.threads.keys().cloned().collect();
+                for thread in threads {
+                    let gone = tables.retention(&thread).of_runs(run_ids);
+                    tables.remove(&thread, &gone);
+                }
+            })
+            .await;
+        Ok(())
+    }
+
+    async fn copy_thread(&self, source: &ThreadId, target: &ThreadId) -> Result<()> {
+        self.0
+            .write(|state| {
+                let tables = &mut state.checkpoints;
+                if !tables
+                    .checkpoints
+                    .keys()
+                    .any(|key| key.thread_id == *source)
+                {
+                    return Err(Error::not_found("thread", source));
+                }
+                if tables.threads.contains_key(target) {
+                    return Err(Error::conflict("thread", target));
+                }
+                let moved = |key: &CheckpointKey| CheckpointKey {
+                    thread_id: target.clone(),
+                    ..key.clone()
+                };
+                let of_source = |key: &&CheckpointKey| key.thread_id == *source;
+                let keys: Vec<_> = tables
+                    .checkpoints
+                    .keys()
+                    .filter(of_source)
+                    .cloned()
+                    .collect();
+                for key in keys {
+                    let row = tables.checkpoints[&key].clone();
+                    tables.checkpoints.insert(moved(&key), row);
+                }
+                let keys: Vec<_> = tables.writes.keys().filter(of_source).cloned().collect();
+                for key in keys {
+                    let writes = tables.writes[&key].clone();
+                    tables.writes.insert(moved(&key), writes);
+                }
+                let blobs: Vec<_> = tables
+                    .blobs
+                    .iter()
+                    .filter(|((thread, ..), _)| thread == source)
+                    .map(|((_, namespace, channel, version), value)| {
+                        let key = (
+                            target.clone(),
+                            namespace.clone(),
+                            channel.clone(),
+                            version.clone(),
+                        );
+                        (key, value.clone())
+                    })
+                    .collect();
+                tables.blobs.extend(blobs);
+                tables.touch(target, Some(source));
+                Ok(())
+            })
+            .await
+    }
+
+    async fn prune(&self, thread_ids: &[ThreadId], strategy: PruneStrategy) -> Result<()> {
+        self.0
+            .write(|state| {
+                let tables = &mut state.checkpoints;
+                for id in thread_ids {
+                    match strategy {
+                        PruneStrategy::Delete => tables.delete_thread(id),
+                        PruneStrategy::KeepLatest => {
+                            let gone = tables.retention(id).all_but_latest();
+                            tables.remove(id, &gone);
+                        }
+                    }
+                }
+            })
+            .await;
+        Ok(())
+    }
+
+    async fn delta_channel_history(
+        &self,
+        selector: &CheckpointSelector,
+        channels: &[String],
+    ) -> Result<BTreeMap<String, DeltaChannelHistory>> {
+        Ok(self.0.read(|state| {
+            let tables = &state.checkpoints;
+            let mut histories: BTreeMap<_, _> = channels
+                .iter()
+                .map(|channel| (channel.clone(), DeltaChannelHistory::default()))
+                .collect();
+            let mut ancestor = tables.get(selector);
+            while let Some(parent) = ancestor.as_ref().and_then(|tuple| {
+                let key = sibling(&tuple.key, tuple.parent.as_ref()?);
+                Some(tables.tuple(&key, tables.checkpoints.get(&key)?))
+            }) {
+                for (channel, history) in &mut histories {
+                    if history.seed.is_none() {
+                        let writes = parent.pending_writes.iter().rev();
+                        let of_channel = writes.filter(|write| write.channel == *channel);
+                        history.writes.extend(of_channel.cloned());
+                        history.seed = parent.checkpoint.channel_values.get(channel).cloned();
+                    }
+                }
+                ancestor = Some(parent);
+            }
+            for history in histories.values_mut() {
+                history.writes.reverse();
+            }
+            histories
+        }))
+    }
+
+    async fn threads(
+        &self,
+        limit: u64,
+        after: Option<&ThreadCursor>,
+    ) -> Result<Page<Thread, ThreadCursor>> {
+        Ok(self.0.read(|state| {
+            let mut threads: Vec<_> = state.checkpoints.threads.values().collect();
+            threads.sort_by(|a, b| (b.updated_at, &b.id).cmp(&(a.updated_at, &a.id)));
+            let mut rest = threads.into_iter().filter(|thread| {
+                after.is_none_or(|cursor| {
+                    (thread.updated_at, &thread.id) < (cursor.updated_at, &cursor.id)
+                })
+            });
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            let items: Vec<Thread> = rest.by_ref().take(limit).cloned().collect();
+            let next = rest
+                .next()
+                .and_then(|_| items.last().map(ThreadCursor::from));
+            Page { items, next }
+        }))
+    }
+}

@@ -1,0 +1,147 @@
+//! All of [`Storage`] in memory: the model against which back ends are tested, and a storage for
+//! an application's own tests. Nothing survives the process.
+
+mod checkpointer;
+mod repository;
+
+use std::sync::{Arc, Mutex, RwLock};
+
+use async_trait::async_trait;
+use tokio::sync::OwnedMutexGuard;
+
+use crate::{Checkpointer, Conversation, Message, Repository, Result, Storage, Turn, UnitOfWork};
+
+use checkpointer::Checkpoints;
+use repository::Rows;
+
+/// Everything, in memory. A clone shares the contents.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStorage(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Held by whoever writes: one call, or a unit of work from its begin to its end.
+    writer: Arc<tokio::sync::Mutex<()>>,
+    committed: RwLock<State>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    conversations: Rows<Conversation>,
+    messages: Rows<Message>,
+    turns: Rows<Turn>,
+    checkpoints: Checkpoints,
+}
+
+/// What a repository or a checkpointer works on.
+#[derive(Clone, Debug)]
+enum Access {
+    Committed(Arc<Shared>),
+    Transaction(Arc<Mutex<State>>),
+}
+
+const POISONED: &str = "a panic while the memory storage was locked";
+
+impl Access {
+    fn read<R>(&self, read: impl FnOnce(&State) -> R) -> R {
+        match self {
+            Self::Committed(shared) => read(&shared.committed.read().expect(POISONED)),
+            Self::Transaction(state) => read(&state.lock().expect(POISONED)),
+        }
+    }
+
+    /// `write` changes nothing when it fails.
+    async fn write<R>(&self, write: impl FnOnce(&mut State) -> R) -> R {
+        match self {
+            Self::Committed(shared) => {
+                let _writer = shared.writer.lock().await;
+                write(&mut shared.committed.write().expect(POISONED))
+            }
+            Self::Transaction(state) => write(&mut state.lock().expect(POISONED)),
+        }
+    }
+
+    fn repository<E: repository::MemoryEntity>(&self) -> Arc<dyn Repository<E>> {
+        Arc::new(repository::MemoryRepository::new(self.clone()))
+    }
+
+    fn checkpointer(&self) -> Arc<dyn Checkpointer> {
+        Arc::new(checkpointer::MemoryCheckpointer(self.clone()))
+    }
+}
+
+impl MemoryStorage {
+    fn access(&self) -> Access {
+        Access::Committed(Arc::clone(&self.0))
+    }
+}
+
+#[async_trait]
+impl Storage for MemoryStorage {
+    fn conversations(&self) -> Arc<dyn Repository<Conversation>> {
+        self.access().repository()
+    }
+
+    fn messages(&self) -> Arc<dyn Repository<Message>> {
+        self.access().repository()
+    }
+
+    fn turns(&self) -> Arc<dyn Repository<Turn>> {
+        self.access().repository()
+    }
+
+    fn checkpointer(&self) -> Arc<dyn Checkpointer> {
+        self.access().checkpointer()
+    }
+
+    async fn begin(&self) -> Result<Box<dyn UnitOfWork>> {
+        let writer = Arc::clone(&self.0.writer).lock_owned().await;
+        let state = self.0.committed.read().expect(POISONED).clone();
+        Ok(Box::new(MemoryUnitOfWork {
+            shared: Arc::clone(&self.0),
+            state: Arc::new(Mutex::new(state)),
+            _writer: writer,
+        }))
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+struct MemoryUnitOfWork {
+    shared: Arc<Shared>,
+    state: Arc<Mutex<State>>,
+    _writer: OwnedMutexGuard<()>,
+}
+
+impl MemoryUnitOfWork {
+    fn access(&self) -> Access {
+        Access::Transaction(Arc::clone(&self.state))
+    }
+}
+
+#[async_trait]
+impl UnitOfWork for MemoryUnitOfWork {
+    fn conversations(&self) -> Arc<dyn Repository<Conversation>> {
+        self.access().repository()
+    }
+
+    fn messages(&self) -> Arc<dyn Repository<Message>> {
+        self.access().repository()
+    }
+
+    fn turns(&self) -> Arc<dyn Repository<Turn>> {
+        self.access().repository()
+    }
+
+    fn checkpointer(&self) -> Arc<dyn Checkpointer> {
+        self.access().checkpointer()
+    }
+
+    async fn commit(self: Box<Self>) -> Result<()> {
+        let state = self.state.lock().expect(POISONED).clone();
+        *self.shared.committed.write().expect(POISONED) = state;
+        Ok(())
+    }
+}

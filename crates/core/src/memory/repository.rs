@@ -1,0 +1,235 @@
+use std::{collections::BTreeMap, marker::PhantomData};
+
+use async_trait::async_trait;
+
+use super::{Access, State};
+use crate::{
+    Conversation, Entity, Error, ListQuery, Message, Order, Page, Repository, Result, Start, Turn,
+    TurnStatus, now,
+};
+
+pub(super) type Rows<E> = BTreeMap<<E as Entity>::Id, E>;
+
+/// What a database knows from its schema.
+pub(super) trait MemoryEntity: Entity {
+    fn rows(state: &State) -> &Rows<Self>;
+    fn rows_mut(state: &mut State) -> &mut Rows<Self>;
+    fn matches(&self, filter: &Self::Filter) -> bool;
+
+    /// Whether a unique index lets only one of the two in.
+    fn excludes(&self, other: &Self) -> bool;
+
+    fn parent_exists(&self, state: &State) -> bool;
+
+    /// Deletes what belongs to a row that was deleted.
+    fn cascade(_state: &mut State, _id: &Self::Id) {}
+}
+
+pub(super) struct MemoryRepository<E> {
+    access: Access,
+    entity: PhantomData<fn() -> E>,
+}
+
+impl<E: MemoryEntity> MemoryRepository<E> {
+    pub(super) fn new(access: Access) -> Self {
+        Self {
+            access,
+            entity: PhantomData,
+        }
+    }
+}
+
+fn check<E: MemoryEntity>(state: &State, entity: &E) -> Result<()> {
+    entity.validate()?;
+    if let Some((parent, id)) = entity.parent()
+        && !entity.parent_exists(state)
+    {
+        return Err(Error::not_found(parent, id));
+    }
+    let id = entity.id();
+    let excluded = |other: &E| other.id() != id && entity.excludes(other);
+    if E::rows(state).values().any(excluded) {
+        return Err(Error::conflict(E::NAME, id));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl<E: MemoryEntity> Repository<E> for MemoryRepository<E> {
+    async fn get(&self, id: &E::Id) -> Result<Option<E>> {
+        Ok(self.access.read(|state| E::rows(state).get(id).cloned()))
+    }
+
+    async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, E::Id>> {
+        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
+        self.access.read(|state| {
+            let matching = E::rows(state)
+                .values()
+                .filter(|entity| entity.matches(&query.filter));
+            let mut ordered: Vec<&E> = matching.collect();
+            if query.order == Order::NewestFirst {
+                ordered.reverse();
+            }
+            let start = match &query.start {
+                Start::Offset(offset) => usize::try_from(*offset).unwrap_or(usize::MAX),
+                Start::After(cursor) => ordered
+                    .iter()
+                    .take_while(|entity| match query.order {
+                        Order::NewestFirst => entity.id() >= *cursor,
+                        Order::OldestFirst => entity.id() <= *cursor,
+                    })
+                    .count(),
+            };
+            let mut rest = ordered.into_iter().skip(start);
+            let items: Vec<E> = rest.by_ref().take(limit).cloned().collect();
+            let next = rest.next().and_then(|_| items.last().map(Entity::id));
+            Ok(Page { items, next })
+        })
+    }
+
+    async fn add(&self, entity: E) -> Result<E> {
+        let mut added = self.add_many(vec![entity]).await?;
+        Ok(added.remove(0))
+    }
+
+    async fn add_many(&self, entities: Vec<E>) -> Result<Vec<E>> {
+        self.access
+            .write(|state| {
+                let mut changed = state.clone();
+                for entity in &entities {
+                    check(&changed, entity)?;
+                    let rows = E::rows_mut(&mut changed);
+                    if rows.insert(entity.id(), entity.clone()).is_some() {
+                        return Err(Error::conflict(E::NAME, entity.id()));
+                    }
+                }
+                *state = changed;
+                Ok(entities)
+            })
+            .await
+    }
+
+    async fn update(&self, mut entity: E) -> Result<E> {
+        self.access
+            .write(|state| {
+                entity.touch(now());
+                check(state, &entity)?;
+                match E::rows_mut(state).get_mut(&entity.id()) {
+                    Some(stored) => {
+                        stored.clone_from(&entity);
+                        Ok(entity)
+                    }
+                    None => Err(Error::not_found(E::NAME, entity.id())),
+                }
+            })
+            .await
+    }
+
+    async fn delete(&self, id: &E::Id) -> Result<bool> {
+        self.access
+            .write(|state| {
+                let existed = E::rows_mut(state).remove(id).is_some();
+                E::cascade(state, id);
+                Ok(existed)
+            })
+            .await
+    }
+
+    async fn exists(&self, id: &E::Id) -> Result<bool> {
+        Ok(self.access.read(|state| E::rows(state).contains_key(id)))
+    }
+
+    async fn count(&self, filter: &E::Filter) -> Result<u64> {
+        Ok(self.access.read(|state| {
+            let rows = E::rows(state).values();
+            rows.filter(|entity| entity.matches(filter)).count() as u64
+        }))
+    }
+}
+
+fn admits<T: PartialEq>(filter: Option<&T>, value: &T) -> bool {
+    filter.is_none_or(|wanted| wanted == value)
+}
+
+impl MemoryEntity for Conversation {
+    fn rows(state: &State) -> &Rows<Self> {
+        &state.conversations
+    }
+
+    fn rows_mut(state: &mut State) -> &mut Rows<Self> {
+        &mut state.conversations
+    }
+
+    fn matches(&self, filter: &Self::Filter) -> bool {
+        admits(
+            filter.checkpoint_thread_id.as_ref(),
+            &self.checkpoint_thread_id,
+        ) && filter
+            .title
+            .as_ref()
+            .is_none_or(|title| self.title.as_ref() == Some(title))
+    }
+
+    fn excludes(&self, other: &Self) -> bool {
+        self.checkpoint_thread_id == other.checkpoint_thread_id
+    }
+
+    fn parent_exists(&self, _state: &State) -> bool {
+        true
+    }
+
+    fn cascade(state: &mut State, id: &Self::Id) {
+        state
+            .messages
+            .retain(|_, message| message.conversation_id != *id);
+        state.turns.retain(|_, turn| turn.conversation_id != *id);
+    }
+}
+
+impl MemoryEntity for Message {
+    fn rows(state: &State) -> &Rows<Self> {
+        &state.messages
+    }
+
+    fn rows_mut(state: &mut State) -> &mut Rows<Self> {
+        &mut state.messages
+    }
+
+    fn matches(&self, filter: &Self::Filter) -> bool {
+        admits(filter.conversation_id.as_ref(), &self.conversation_id)
+            && admits(filter.role.as_ref(), &self.role)
+    }
+
+    fn excludes(&self, _other: &Self) -> bool {
+        false
+    }
+
+    fn parent_exists(&self, state: &State) -> bool {
+        state.conversations.contains_key(&self.conversation_id)
+    }
+}
+
+impl MemoryEntity for Turn {
+    fn rows(state: &State) -> &Rows<Self> {
+        &state.turns
+    }
+
+    fn rows_mut(state: &mut State) -> &mut Rows<Self> {
+        &mut state.turns
+    }
+
+    fn matches(&self, filter: &Self::Filter) -> bool {
+        admits(filter.conversation_id.as_ref(), &self.conversation_id)
+            && admits(filter.status.as_ref(), &self.status)
+    }
+
+    fn excludes(&self, other: &Self) -> bool {
+        self.conversation_id == other.conversation_id
+            && self.status == TurnStatus::Running
+            && other.status == TurnStatus::Running
+    }
+
+    fn parent_exists(&self, state: &State) -> bool {
+        state.conversations.contains_key(&self.conversation_id)
+    }
+}

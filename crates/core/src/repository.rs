@@ -1,0 +1,158 @@
+use std::fmt::{Debug, Display};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use crate::Result;
+
+/// What a [`Repository`] keeps.
+pub trait Entity: Clone + Debug + PartialEq + Send + Sync + 'static {
+    /// The primary key. Newer rows have greater ids (UUID version 7, or a serial number).
+    type Id: Clone + Debug + Display + Ord + Send + Sync + 'static;
+    /// Which rows to take; the default takes all.
+    type Filter: Clone + Debug + Default + Send + Sync + 'static;
+    /// What it is called in errors.
+    const NAME: &'static str;
+
+    /// The primary key.
+    fn id(&self) -> Self::Id;
+
+    /// The row that must exist for this one to exist: its kind and its id.
+    fn parent(&self) -> Option<(&'static str, String)> {
+        None
+    }
+
+    /// What no back end may store is [`Error::InvalidInput`](crate::Error::InvalidInput).
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Told the time at every update, for an `updated_at`.
+    fn touch(&mut self, _now: DateTime<Utc>) {}
+}
+
+/// In which order rows come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// By descending id.
+    #[default]
+    NewestFirst,
+    /// By ascending id.
+    OldestFirst,
+}
+
+/// Where a page starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start<Id> {
+    /// After this many rows. Costs more the further it goes.
+    Offset(u64),
+    /// Behind the row with this id, which need not exist any more. Costs the same at any depth.
+    After(Id),
+}
+
+/// Which rows [`Repository::list`] returns. The default: the 100 newest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListQuery<E: Entity> {
+    /// Which rows.
+    pub filter: E::Filter,
+    /// In which order.
+    pub order: Order,
+    /// Where to start.
+    pub start: Start<E::Id>,
+    /// How many at most.
+    pub limit: u64,
+}
+
+impl<E: Entity> Default for ListQuery<E> {
+    fn default() -> Self {
+        Self {
+            filter: E::Filter::default(),
+            order: Order::default(),
+            start: Start::Offset(0),
+            limit: 100,
+        }
+    }
+}
+
+impl<E: Entity> ListQuery<E> {
+    /// The 100 newest of those that `filter` takes.
+    pub fn filtered(filter: E::Filter) -> Self {
+        Self {
+            filter,
+            ..Self::default()
+        }
+    }
+
+    /// At most `limit` rows.
+    #[must_use]
+    pub fn limit(mut self, limit: u64) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// After `offset` rows.
+    #[must_use]
+    pub fn offset(mut self, offset: u64) -> Self {
+        self.start = Start::Offset(offset);
+        self
+    }
+
+    /// Behind the row with `id`; see [`Page::next`].
+    #[must_use]
+    pub fn after(mut self, id: E::Id) -> Self {
+        self.start = Start::After(id);
+        self
+    }
+
+    /// By ascending id.
+    #[must_use]
+    pub fn oldest_first(mut self) -> Self {
+        self.order = Order::OldestFirst;
+        self
+    }
+}
+
+/// One page of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T, Cursor> {
+    /// The rows.
+    pub items: Vec<T>,
+    /// Where the next page starts; `None` when this is the last.
+    pub next: Option<Cursor>,
+}
+
+/// Rows of one kind, by id.
+///
+/// Every method is one transaction. An error means that nothing was changed, save
+/// [`Error::Unavailable`](crate::Error::Unavailable), after which a write may or may not have
+/// happened. What comes back equals what a later `get` returns.
+#[async_trait]
+pub trait Repository<E: Entity>: Send + Sync {
+    /// The row with `id`, `None` when there is none.
+    async fn get(&self, id: &E::Id) -> Result<Option<E>>;
+
+    /// One page of rows.
+    async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, E::Id>>;
+
+    /// Stores a new row. A duplicate id, or another unique value that is taken, is
+    /// [`Error::Conflict`](crate::Error::Conflict), a missing parent
+    /// [`Error::NotFound`](crate::Error::NotFound).
+    async fn add(&self, entity: E) -> Result<E>;
+
+    /// Stores all rows or none, as [`add`](Self::add) does one.
+    async fn add_many(&self, entities: Vec<E>) -> Result<Vec<E>>;
+
+    /// Replaces the row with the same id; its `updated_at` moves. A row that is gone is
+    /// [`Error::NotFound`](crate::Error::NotFound). The last writer wins.
+    async fn update(&self, entity: E) -> Result<E>;
+
+    /// Deletes the row and what belongs to it. `false` when there is none. A row that others still
+    /// refer to is [`Error::Conflict`](crate::Error::Conflict).
+    async fn delete(&self, id: &E::Id) -> Result<bool>;
+
+    /// Whether there is a row with `id`.
+    async fn exists(&self, id: &E::Id) -> Result<bool>;
+
+    /// How many rows `filter` takes. Reads them all.
+    async fn count(&self, filter: &E::Filter) -> Result<u64>;
+}

@@ -1,0 +1,230 @@
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use rmpv::Value as Msgpack;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Number, Value as Json};
+
+use crate::{
+    ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, CheckpointSelector,
+    CheckpointSource, CheckpointTuple, Checkpointer, EncodeError, Error, Namespace, NewCheckpoint,
+    Result, ThreadId, Value, Version,
+};
+
+/// The channel of a state that is not a struct or a map, LangGraph's name for it.
+const ROOT: &str = "__root__";
+
+/// The simple face of a [`Checkpointer`]: plain serde state, by the key of its thread.
+///
+/// The fields of the state are the channels of the checkpoints, so LangGraph and the tools for
+/// people read them. Saving writes only the fields that have changed.
+#[async_trait]
+pub trait CheckpointerExt: Checkpointer {
+    /// The latest state of `key`, `None` when it has none.
+    async fn latest<S: DeserializeOwned>(&self, key: &ThreadId) -> Result<Option<S>>;
+
+    /// Saves `state` as the latest of `key`. Reads the latest checkpoint first; where a state is
+    /// saved again and again, [`ThreadState`] spares that.
+    async fn save<S: Serialize + Sync>(&self, key: &ThreadId, state: &S) -> Result<CheckpointId>;
+
+    /// The keys that have state, the last saved first.
+    async fn keys(&self, limit: u64) -> Result<Vec<ThreadId>>;
+
+    /// Deletes the state of `key`, its history included.
+    async fn delete(&self, key: &ThreadId) -> Result<()>;
+}
+
+#[async_trait]
+impl<C: Checkpointer + ?Sized> CheckpointerExt for C {
+    async fn latest<S: DeserializeOwned>(&self, key: &ThreadId) -> Result<Option<S>> {
+        ThreadState::load(self, key.clone()).await?.state()
+    }
+
+    async fn save<S: Serialize + Sync>(&self, key: &ThreadId, state: &S) -> Result<CheckpointId> {
+        let mut thread = ThreadState::load(self, key.clone()).await?;
+        let step = thread.next_step();
+        thread
+            .save(
+                self,
+                state,
+                CheckpointMetadata::new(CheckpointSource::Update, step),
+            )
+            .await
+    }
+
+    async fn keys(&self, limit: u64) -> Result<Vec<ThreadId>> {
+        let page = self.threads(limit, None).await?;
+        Ok(page.items.into_iter().map(|thread| thread.id).collect())
+    }
+
+    async fn delete(&self, key: &ThreadId) -> Result<()> {
+        self.delete_thread(key).await
+    }
+}
+
+/// The state of one thread for the one who works on it: remembers the last checkpoint, so that
+/// saving the next takes one write and no read.
+#[derive(Clone, Debug)]
+pub struct ThreadState {
+    thread_id: ThreadId,
+    head: Option<Head>,
+}
+
+#[derive(Clone, Debug)]
+struct Head {
+    id: CheckpointId,
+    step: i64,
+    values: BTreeMap<String, ChannelValue>,
+    versions: BTreeMap<String, Version>,
+}
+
+impl ThreadState {
+    /// Reads the latest checkpoint of `thread_id`.
+    pub async fn load<C: Checkpointer + ?Sized>(
+        checkpointer: &C,
+        thread_id: ThreadId,
+    ) -> Result<Self> {
+        let selector = CheckpointSelector::latest(thread_id.clone());
+        let head = checkpointer.get(&selector).await?.map(Head::from);
+        Ok(Self { thread_id, head })
+    }
+
+    /// The state in the latest checkpoint, `None` when there is none.
+    pub fn state<S: DeserializeOwned>(&self) -> Result<Option<S>> {
+        self.head
+            .as_ref()
+            .map(|head| decode_state(&head.values))
+            .transpose()
+            .map_err(|error| Error::backend("decode state", error))
+    }
+
+    /// The latest checkpoint.
+    pub fn head(&self) -> Option<&CheckpointId> {
+        self.head.as_ref().map(|head| &head.id)
+    }
+
+    /// The step that follows the latest checkpoint; −1 where there is none.
+    pub fn next_step(&self) -> i64 {
+        self.head.as_ref().map_or(-1, |head| head.step + 1)
+    }
+
+    /// Saves `state` behind the latest checkpoint. After an error the head is as before, and
+    /// saving again is safe.
+    pub async fn save<C: Checkpointer + ?Sized, S: Serialize>(
+        &mut self,
+        checkpointer: &C,
+        state: &S,
+        metadata: CheckpointMetadata,
+    ) -> Result<CheckpointId> {
+        let values =
+            encode_state(state).map_err(|error| Error::invalid("state", error.to_string()))?;
+        let parent = self.head.as_ref();
+        let mut versions = parent.map_or_else(BTreeMap::new, |head| head.versions.clone());
+        let old = parent.map(|head| &head.values);
+
+        // A field that is gone gets a new version without a value.
+        let gone = old.into_iter().flat_map(BTreeMap::keys);
+        let mut new_versions = BTreeMap::new();
+        for channel in values.keys().chain(gone) {
+            if old.and_then(|old| old.get(channel)) != values.get(channel) {
+                let version = Version::next(versions.get(channel));
+                new_versions.insert(channel.clone(), version);
+            }
+        }
+        versions.extend(new_versions.clone());
+
+        let mut checkpoint = Checkpoint::after(parent.map(|head| &head.id));
+        checkpoint.channel_values.clone_from(&values);
+        checkpoint.channel_versions.clone_from(&versions);
+        checkpoint.extra.insert(
+            "updated_channels".to_owned(),
+            new_versions.keys().cloned().collect(),
+        );
+        let head = Head {
+            id: checkpoint.id.clone(),
+            step: metadata.step().unwrap_or_else(|| self.next_step()),
+            values,
+            versions,
+        };
+        checkpointer
+            .put(NewCheckpoint {
+                thread_id: self.thread_id.clone(),
+                namespace: Namespace::root(),
+                parent: parent.map(|head| head.id.clone()),
+                checkpoint,
+                metadata,
+                new_versions,
+            })
+            .await?;
+        let id = head.id.clone();
+        self.head = Some(head);
+        Ok(id)
+    }
+}
+
+impl From<CheckpointTuple> for Head {
+    fn from(tuple: CheckpointTuple) -> Self {
+        Self {
+            id: tuple.checkpoint.id,
+            step: tuple.metadata.step().unwrap_or(-1),
+            values: tuple.checkpoint.channel_values,
+            versions: tuple.checkpoint.channel_versions,
+        }
+    }
+}
+
+fn encode_state<S: Serialize>(state: &S) -> Result<BTreeMap<String, ChannelValue>, EncodeError> {
+    let packed = rmp_serde::to_vec_named(state).map_err(EncodeError::new)?;
+    let value = rmpv::decode::read_value(&mut packed.as_slice()).map_err(EncodeError::new)?;
+    match value {
+        Msgpack::Map(fields) if fields.iter().all(|(key, _)| key.is_str()) => fields
+            .into_iter()
+            .map(|(key, value)| {
+                let channel = key.as_str().unwrap_or_default().to_owned();
+                Ok((channel, encode_channel(value)?))
+            })
+            .collect(),
+        other => Ok(BTreeMap::from([(ROOT.to_owned(), encode_channel(other)?)])),
+    }
+}
+
+/// As LangGraph stores a value: primitives within the checkpoint, all else apart. A text with a
+/// NUL character, which JSON in PostgreSQL can't hold, is stored apart too.
+fn encode_channel(value: Msgpack) -> Result<ChannelValue, EncodeError> {
+    let inline = match &value {
+        Msgpack::Nil => Some(Json::Null),
+        Msgpack::Boolean(value) => Some((*value).into()),
+        Msgpack::Integer(value) => value
+            .as_i64()
+            .map(Json::from)
+            .or(value.as_u64().map(Json::from)),
+        Msgpack::F32(value) => Number::from_f64((*value).into()).map(Json::Number),
+        Msgpack::F64(value) => Number::from_f64(*value).map(Json::Number),
+        Msgpack::String(text) => text
+            .as_str()
+            .filter(|text| !text.contains('\0'))
+            .map(Json::from),
+        _ => None,
+    };
+    Ok(match inline {
+        Some(json) => ChannelValue::Inline(json),
+        None => ChannelValue::Stored(Value::encode(&value)?),
+    })
+}
+
+fn decode_state<S: DeserializeOwned>(
+    values: &BTreeMap<String, ChannelValue>,
+) -> Result<S, EncodeError> {
+    let mut fields = Vec::with_capacity(values.len());
+    for (channel, value) in values {
+        let value = match value {
+            ChannelValue::Inline(json) => rmpv::ext::to_value(json).map_err(EncodeError::new)?,
+            ChannelValue::Stored(value) | ChannelValue::DeltaSnapshot(value) => value.decode()?,
+        };
+        if channel == ROOT && values.len() == 1 {
+            return rmpv::ext::from_value(value).map_err(EncodeError::new);
+        }
+        fields.push((Msgpack::from(channel.as_str()), value));
+    }
+    rmpv::ext::from_value(Msgpack::Map(fields)).map_err(EncodeError::new)
+}

@@ -1,0 +1,48 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{Checkpointer, Conversation, Message, Repository, Result, Turn};
+
+/// Everything that AgentKit remembers, on one back end: what application code depends on.
+#[async_trait]
+pub trait Storage: Send + Sync {
+    /// The conversations.
+    fn conversations(&self) -> Arc<dyn Repository<Conversation>>;
+
+    /// The messages of all conversations.
+    fn messages(&self) -> Arc<dyn Repository<Message>>;
+
+    /// The turns of all conversations.
+    fn turns(&self) -> Arc<dyn Repository<Turn>>;
+
+    /// The checkpoints of all threads.
+    fn checkpointer(&self) -> Arc<dyn Checkpointer>;
+
+    /// Begins a unit of work: what is done through it becomes visible and durable together.
+    async fn begin(&self) -> Result<Box<dyn UnitOfWork>>;
+
+    /// Whether the back end answers now.
+    async fn ping(&self) -> Result<()>;
+}
+
+/// One transaction over repositories and checkpoints.
+///
+/// Dropping it undoes everything. After an error from one of its parts it can only be dropped.
+#[async_trait]
+pub trait UnitOfWork: Send + Sync {
+    /// The conversations, within this transaction.
+    fn conversations(&self) -> Arc<dyn Repository<Conversation>>;
+
+    /// The messages, within this transaction.
+    fn messages(&self) -> Arc<dyn Repository<Message>>;
+
+    /// The turns, within this transaction.
+    fn turns(&self) -> Arc<dyn Repository<Turn>>;
+
+    /// The checkpoints, within this transaction.
+    fn checkpointer(&self) -> Arc<dyn Checkpointer>;
+
+    /// Makes everything durable, or nothing.
+    async fn commit(self: Box<Self>) -> Result<()>;
+}

@@ -1,0 +1,132 @@
+//! What an agent is: one step at a time, state in, step out.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use yai_agentkit_core::{BoxError, MessageId, Role};
+
+/// All that an agent knows in a thread. Its fields are the channels of the thread's checkpoints.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AgentState {
+    /// What was said and done, oldest first, tool calls and their results included.
+    pub messages: Vec<ChatMessage>,
+    /// What the agent was asked to remember, by name.
+    pub facts: BTreeMap<String, String>,
+    /// The user message that the turn under way answers; kept by the turn engine.
+    pub answering: Option<MessageId>,
+}
+
+impl AgentState {
+    /// The tool calls that were decided on and have no result yet.
+    pub fn open_tool_calls(&self) -> Vec<ToolCall> {
+        let is_result = |message: &&ChatMessage| message.role == Role::Tool;
+        let results: Vec<_> = self.messages.iter().rev().take_while(is_result).collect();
+        let Some(decision) = self.messages.iter().rev().nth(results.len()) else {
+            return Vec::new();
+        };
+        let is_open = |call: &&ToolCall| {
+            !results
+                .iter()
+                .any(|result| result.tool_call_id.as_ref() == Some(&call.id))
+        };
+        decision
+            .tool_calls
+            .iter()
+            .filter(is_open)
+            .cloned()
+            .collect()
+    }
+}
+
+/// One message between a person, an agent and its tools.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChatMessage {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said; of a tool, its result.
+    pub content: String,
+    /// The tools that the assistant wants to run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+    /// Of a tool's result, the call that it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+}
+
+impl ChatMessage {
+    /// A message without tools.
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self {
+            role,
+            content: content.into(),
+            tool_calls: Vec::new(),
+            tool_call_id: None,
+        }
+    }
+}
+
+/// A tool that an agent wants to run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToolCall {
+    /// Names the call within its thread.
+    pub id: String,
+    /// Which tool.
+    pub name: String,
+    /// A JSON object, as the tool's schema asks.
+    pub arguments: Json,
+}
+
+/// What an agent does next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Run these tools, then ask again. `content` is what the agent says while it works.
+    ToolCalls {
+        /// May be empty.
+        content: String,
+        /// At least one.
+        calls: Vec<ToolCall>,
+    },
+    /// This is the answer; the turn is done.
+    Answer(String),
+}
+
+/// Why an agent could not step.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// The model can't be reached, is overloaded or too slow; trying again can help.
+    #[error("the model is unavailable: {reason}")]
+    Unavailable {
+        /// For the caller; holds no secret.
+        reason: String,
+        /// The cause.
+        #[source]
+        source: Option<BoxError>,
+    },
+    /// The model refused the request or answered nonsense; trying again won't help.
+    #[error("the model refused: {reason}")]
+    Refused {
+        /// For the caller; holds no secret.
+        reason: String,
+        /// The cause.
+        #[source]
+        source: Option<BoxError>,
+    },
+}
+
+/// An agent: decides on one step at a time, and runs its tools.
+///
+/// It keeps nothing between calls: all that it knows is in the state, which the turn engine stores
+/// after every step. So a turn goes on in another process where it stopped in this one.
+#[async_trait]
+pub trait Agent: Send + Sync {
+    /// Decides what to do next in `state`, whose last message is the user's or a tool's result.
+    async fn step(&self, state: &AgentState) -> Result<Step, AgentError>;
+
+    /// Runs one tool and returns its result; it may change what the agent remembers. A tool that
+    /// fails says so in its result, for the agent to read.
+    async fn run_tool(&self, call: &ToolCall, state: &mut AgentState) -> String;
+}

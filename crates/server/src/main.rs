@@ -1,0 +1,3 @@
+//! The `agentkit` binary.
+
+fn main() {}

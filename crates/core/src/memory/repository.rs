@@ -39,8 +39,8 @@ impl<E: MemoryEntity> MemoryRepository<E> {
     }
 }
 
+/// What the schema of a database would refuse.
 fn check<E: MemoryEntity>(state: &State, entity: &E) -> Result<()> {
-    entity.validate()?;
     if let Some((parent, id)) = entity.parent()
         && !entity.parent_exists(state)
     {
@@ -93,6 +93,7 @@ impl<E: MemoryEntity> Repository<E> for MemoryRepository<E> {
     }
 
     async fn add_many(&self, entities: Vec<E>) -> Result<Vec<E>> {
+        entities.iter().try_for_each(Entity::validate)?;
         self.access
             .write(|state| {
                 let mut changed = state.clone();
@@ -110,17 +111,16 @@ impl<E: MemoryEntity> Repository<E> for MemoryRepository<E> {
     }
 
     async fn update(&self, mut entity: E) -> Result<E> {
+        entity.validate()?;
         self.access
             .write(|state| {
                 entity.touch(now());
-                check(state, &entity)?;
-                match E::rows_mut(state).get_mut(&entity.id()) {
-                    Some(stored) => {
-                        stored.clone_from(&entity);
-                        Ok(entity)
-                    }
-                    None => Err(Error::not_found(E::NAME, entity.id())),
+                if !E::rows(state).contains_key(&entity.id()) {
+                    return Err(Error::not_found(E::NAME, entity.id()));
                 }
+                check(state, &entity)?;
+                E::rows_mut(state).insert(entity.id(), entity.clone());
+                Ok(entity)
             })
             .await
     }

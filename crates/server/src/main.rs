@@ -1,3 +1,8 @@
 //! The `agentkit` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    yai_agentkit_server::cli::run().await
+}

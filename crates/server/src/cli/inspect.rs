@@ -1,0 +1,142 @@
+use std::io::{Write, stdout};
+
+use serde_json::json;
+use yai_agentkit_core::{
+    BoxError, CheckpointQuery, CheckpointSelector, Error, Namespace, Storage, ThreadId,
+};
+use yai_agentkit_persistence::Database;
+
+use crate::{inspect::CheckpointView, settings::Settings};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ThreadsArguments {
+    /// How many at most
+    #[arg(long, default_value_t = 20)]
+    limit: u64,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct HistoryArguments {
+    /// The thread: `checkpoint_thread_id` of a conversation
+    thread: String,
+    /// Only this graph within the thread; '' is the root graph [default: all]
+    #[arg(long)]
+    namespace: Option<String>,
+    /// How many at most
+    #[arg(long, default_value_t = 20)]
+    limit: u64,
+    /// Print one JSON object a line, values included
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ShowArguments {
+    /// The thread: `checkpoint_thread_id` of a conversation
+    thread: String,
+    /// The checkpoint [default: the latest]
+    checkpoint: Option<String>,
+    /// The graph within the thread [default: the root graph]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    namespace: String,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn threads(
+    settings: Settings,
+    arguments: ThreadsArguments,
+) -> Result<(), BoxError> {
+    let database = Database::connect(&settings.database).await?;
+    let page = database
+        .checkpointer()
+        .threads(arguments.limit, None)
+        .await?;
+    let mut out = stdout().lock();
+    for thread in page.items {
+        let updated_at = thread.updated_at.to_rfc3339();
+        let parent = thread.parent.as_ref().map(ThreadId::as_str);
+        if arguments.json {
+            let id = thread.id.as_str();
+            let line = json!({"thread_id": id, "parent_id": parent, "updated_at": updated_at});
+            writeln!(out, "{line}")?;
+        } else {
+            let origin =
+                parent.map_or_else(String::new, |parent| format!("  copied from {parent}"));
+            writeln!(out, "{}  {updated_at}{origin}", thread.id)?;
+        }
+    }
+    database.close().await;
+    Ok(())
+}
+
+pub(super) async fn history(
+    settings: Settings,
+    arguments: HistoryArguments,
+) -> Result<(), BoxError> {
+    let database = Database::connect(&settings.database).await?;
+    let query = CheckpointQuery {
+        namespace: arguments.namespace.map(Namespace::from),
+        limit: Some(arguments.limit),
+        ..CheckpointQuery::of(arguments.thread)
+    };
+    let tuples = database.checkpointer().list(&query).await?;
+    let mut out = stdout().lock();
+    for view in tuples.into_iter().map(CheckpointView::from) {
+        if arguments.json {
+            writeln!(out, "{}", serde_json::to_string(&view)?)?;
+        } else {
+            writeln!(out, "{}", summary(&view))?;
+        }
+    }
+    database.close().await;
+    Ok(())
+}
+
+pub(super) async fn show(settings: Settings, arguments: ShowArguments) -> Result<(), BoxError> {
+    let database = Database::connect(&settings.database).await?;
+    let selector = CheckpointSelector {
+        namespace: arguments.namespace.into(),
+        checkpoint_id: arguments.checkpoint.map(Into::into),
+        ..CheckpointSelector::latest(arguments.thread)
+    };
+    let tuple = database.checkpointer().get(&selector).await?;
+    let tuple = tuple.ok_or_else(|| match selector.checkpoint_id {
+        Some(id) => Error::not_found("checkpoint", id),
+        None => Error::not_found("a checkpoint of thread", selector.thread_id),
+    })?;
+    let view = CheckpointView::from(tuple);
+    let mut out = stdout().lock();
+    if arguments.json {
+        writeln!(out, "{}", serde_json::to_string(&view)?)?;
+    } else {
+        writeln!(out, "{}", summary(&view))?;
+        for (channel, value) in &view.values {
+            writeln!(out, "\n{channel}:\n{value:#}")?;
+        }
+        for write in &view.pending_writes {
+            let (task, channel, value) = (&write.task_id, &write.channel, &write.value);
+            writeln!(out, "\npending write of {task} to {channel}:\n{value:#}")?;
+        }
+    }
+    database.close().await;
+    Ok(())
+}
+
+/// A checkpoint in one line.
+fn summary(view: &CheckpointView) -> String {
+    let step = view
+        .step
+        .map_or_else(|| "?".to_owned(), |step| step.to_string());
+    let source = view.source.as_deref().unwrap_or("?");
+    let namespace = match view.checkpoint_ns.as_str() {
+        "" => String::new(),
+        namespace => format!("  in {namespace}"),
+    };
+    let (id, created_at) = (&view.checkpoint_id, &view.created_at);
+    format!("{id}  {created_at}  step {step}  {source}{namespace}")
+}

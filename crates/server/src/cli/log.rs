@@ -1,0 +1,24 @@
+use std::io::{IsTerminal, stderr};
+
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use yai_agentkit_core::{Error, Result};
+
+use crate::settings::{LogFormat, Settings};
+
+/// Logs to stderr from now on: what the settings say, else `default`.
+pub(super) fn start(settings: &Settings, default: &str) -> Result<()> {
+    let wanted = settings.log.as_deref().unwrap_or(default);
+    let filter = EnvFilter::try_new(wanted).map_err(|error| {
+        let reason = format!("`{wanted}` is not allowed ({error}); write as in info,sqlx=debug");
+        Error::configuration("RUST_LOG", reason)
+    })?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(stderr);
+    let lines = match settings.log_format {
+        LogFormat::Text => lines.with_ansi(stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .init();
+    Ok(())
+}

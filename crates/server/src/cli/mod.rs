@@ -1,0 +1,122 @@
+//! The commands of the `agentkit` binary.
+
+mod agent;
+mod chat;
+mod inspect;
+mod log;
+mod migrate;
+mod serve;
+
+use std::{io, process::ExitCode, sync::Arc};
+
+use clap::{Parser, Subcommand};
+use yai_agentkit_core::{BoxError, Error};
+use yai_agentkit_persistence::Database;
+
+use crate::{
+    error_chain,
+    settings::{Flags, Settings},
+    turn::TurnEngine,
+};
+
+/// The durable memory of stateful AI agents
+///
+/// Conversations, messages and the checkpoints of an agent, kept in SQLite or PostgreSQL so that a
+/// turn can be stopped anywhere and goes on from where it was. Without a command it serves HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "agentkit", version, after_long_help = HELP)]
+struct Cli {
+    #[command(flatten)]
+    flags: Flags,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve HTTP; the default
+    Serve,
+    /// Talk to the agent in the terminal
+    Chat(chat::Arguments),
+    /// Bring the database's schema up to date
+    Migrate(migrate::Arguments),
+    /// List the threads, the last written first
+    Threads(inspect::ThreadsArguments),
+    /// List the checkpoints of a thread, newest first
+    History(inspect::HistoryArguments),
+    /// Show a checkpoint, decoded
+    Show(inspect::ShowArguments),
+}
+
+const HELP: &str = "\
+Examples:
+  agentkit                                      serve on http://127.0.0.1:8080, data in ./agentkit.db
+  agentkit chat 'My name is Ada.'               one turn in a new conversation
+  agentkit chat --conversation ID               go on with a conversation, line by line
+  agentkit threads                              what agents have worked on
+  agentkit show THREAD                          what the agent of a thread knows now
+  DATABASE_URL=postgresql://me@localhost/agentkit agentkit migrate --dry-run
+
+Environment (a flag goes before it, agentkit.toml behind it):
+  DATABASE_URL               sqlite:FILE or postgresql://USER:PASSWORD@HOST/NAME
+  AGENTKIT_CONFIG            the settings file [agentkit.toml]
+  AGENTKIT_BIND              where the server listens; port 0 takes a free one [127.0.0.1:8080]
+  AGENTKIT_AGENT             offline (no network needed) or openai [offline]
+  AGENTKIT_BODY_LIMIT        bytes a request may have [1048576]
+  AGENTKIT_SHUTDOWN_TIMEOUT  seconds for running turns to reach a checkpoint [30]
+  AGENTKIT_MAX_STEPS         steps an agent may take in one turn [50]
+  AGENTKIT_STEP_DELAY        milliseconds each step of the offline agent takes [0]
+  AGENTKIT_LOG_FORMAT        text or json [text]
+  RUST_LOG                   what is logged, as in info,sqlx=debug [serve: info, else warn]
+  OPENAI_API_KEY             the key of the openai agent
+  OPENAI_BASE_URL            its endpoint, for others than OpenAI
+  OPENAI_MODEL               its model [gpt-5-mini]
+  OPENAI_TIMEOUT             seconds one answer of the model may take [60]
+
+Exit codes: 0 done, 1 failed, 2 a setting or an argument is wrong.";
+
+/// Runs the command line of this process.
+pub async fn run() -> ExitCode {
+    match execute(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", error_chain(error.as_ref()));
+            match error.downcast_ref() {
+                Some(Error::Configuration { .. }) => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+async fn execute(cli: Cli) -> Result<(), BoxError> {
+    let settings = Settings::read(&cli.flags)?;
+    let command = cli.command.unwrap_or(Command::Serve);
+    let default = match command {
+        Command::Serve => "info",
+        _ => "warn",
+    };
+    log::start(&settings, default)?;
+    match command {
+        Command::Serve => serve::run(settings).await,
+        Command::Chat(arguments) => chat::run(settings, arguments).await,
+        Command::Migrate(arguments) => migrate::run(settings, arguments).await,
+        Command::Threads(arguments) => inspect::threads(settings, arguments).await,
+        Command::History(arguments) => inspect::history(settings, arguments).await,
+        Command::Show(arguments) => inspect::show(settings, arguments).await,
+    }
+}
+
+/// The turns of the agent that the settings name, kept in `database`.
+fn turn_engine(settings: &Settings, database: &Database) -> Result<TurnEngine, Error> {
+    let agent = agent::build_agent(settings)?;
+    Ok(TurnEngine::new(Arc::new(database.clone()), agent).with_max_steps(settings.max_steps))
+}
+
+/// Whether the reader of the output has gone, as in `agentkit threads | head`.
+fn is_broken_pipe(error: &BoxError) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

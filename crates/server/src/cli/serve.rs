@@ -1,0 +1,132 @@
+use std::{
+    io::{self, Write},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use axum::serve::ListenerExt;
+use tokio::{net::TcpListener, signal};
+use yai_agentkit_core::{BoxError, Error};
+use yai_agentkit_persistence::Database;
+
+use super::turn_engine;
+use crate::{
+    error_chain,
+    http::{self, App},
+    settings::Settings,
+};
+
+/// Serves until a signal asks to stop, then lets running turns reach their next checkpoint.
+pub(super) async fn run(settings: Settings) -> Result<(), BoxError> {
+    let mut signals = StopSignals::register()?;
+    tracing::info!(database = settings.database.display_url(), "connecting");
+    let database = tokio::select! {
+        () = signals.next() => return Ok(()),
+        database = Database::connect(&settings.database) => database?,
+    };
+    let turns = turn_engine(&settings, &database)?;
+    let listener = TcpListener::bind(settings.bind).await.map_err(|error| {
+        let reason = format!("can't listen on {}: {error}", settings.bind);
+        Error::configuration("AGENTKIT_BIND", reason)
+    })?;
+    announce(listener.local_addr()?)?;
+
+    let resumes = turns.clone();
+    tokio::spawn(async move {
+        if let Err(error) = resumes.resume_all().await {
+            tracing::error!(error = error_chain(&error), "unfinished turns not read");
+        }
+    });
+
+    let app = App {
+        storage: Arc::new(database.clone()),
+        turns: turns.clone(),
+    };
+    let listener = listener.tap_io(|connection| {
+        // Small answers must not wait for more to send; without the option they only come later.
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY not set");
+        }
+    });
+    let stop = turns.clone();
+    let server = axum::serve(listener, http::router(app, settings.body_limit))
+        .with_graceful_shutdown(async move { stop.stopped().await })
+        .into_future();
+    let server = tokio::spawn(server);
+
+    signals.next().await;
+    tracing::info!(limit = ?settings.shutdown_timeout, "stopping");
+    let stopped = async {
+        turns.shutdown(settings.shutdown_timeout).await;
+        server.await??;
+        database.close().await;
+        Ok::<_, BoxError>(())
+    };
+    tokio::select! {
+        stopped = stopped => {
+            stopped?;
+            tracing::info!("stopped");
+        }
+        () = tokio::time::sleep(settings.shutdown_timeout) => {
+            tracing::warn!("not everything stopped in time; turns go on after the next start");
+        }
+        () = signals.next() => {
+            tracing::warn!("asked twice to stop; turns go on after the next start");
+        }
+    }
+    Ok(())
+}
+
+/// Says on stdout where the server listens and how to see it remember.
+fn announce(address: SocketAddr) -> io::Result<()> {
+    let mut reachable = address;
+    if address.ip().is_unspecified() {
+        reachable.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let url = format!("http://{reachable}");
+    let json = "-H 'content-type: application/json'";
+    let mut stdout = io::stdout().lock();
+    writeln!(
+        stdout,
+        "AgentKit listens on http://{address}, with a page to try it at {url}/docs\n\
+         See it remember:\n\n  \
+         id=$(curl -s {url}/conversations {json} -d '{{}}' | cut -d '\"' -f 4); \
+         for text in 'My name is Ada.' 'What is my name?'; do \
+         curl -s {url}/chats/$id/messages {json} -d \"{{\\\"content\\\":\\\"$text\\\"}}\"; echo; done\n"
+    )?;
+    stdout.flush()
+}
+
+/// SIGTERM, where there is such a thing, and SIGINT.
+struct StopSignals {
+    #[cfg(unix)]
+    terminate: signal::unix::Signal,
+}
+
+impl StopSignals {
+    fn register() -> io::Result<Self> {
+        Ok(Self {
+            #[cfg(unix)]
+            terminate: signal::unix::signal(signal::unix::SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        let terminate = self.terminate.recv();
+        #[cfg(not(unix))]
+        let terminate = std::future::pending::<Option<()>>();
+        tokio::select! {
+            _ = terminate => {}
+            interrupted = signal::ctrl_c() => {
+                if let Err(error) = interrupted {
+                    tracing::error!(%error, "can't wait for Ctrl-C");
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+use axum::{Json, extract::State};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+use yai_agentkit_core::{
+    CheckpointId, CheckpointQuery, CheckpointSelector, Error, Message, Namespace, Role,
+};
+
+use super::{
+    App, conversation,
+    extract::{Body, Id, Query},
+    page::{List, limit},
+    problem::{Problem, ProblemBody},
+};
+use crate::inspect::CheckpointView;
+
+/// The most checkpoints of one page; each holds all that the agent knows.
+const MAX_HISTORY: u64 = 100;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(send))
+        .routes(routes!(state))
+        .routes(routes!(history))
+}
+
+/// A message.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Message)]
+pub(super) struct MessageBody {
+    /// Orders the messages of a conversation.
+    id: Uuid,
+    conversation_id: Uuid,
+    /// `user`, `assistant`, `system`, `tool` or any other.
+    #[schema(example = "assistant")]
+    role: String,
+    #[schema(example = "Your name is Ada.")]
+    content: String,
+    /// What the application keeps with it: any JSON.
+    metadata: Option<Value>,
+    created_at: DateTime<Utc>,
+}
+
+impl From<Message> for MessageBody {
+    fn from(message: Message) -> Self {
+        Self {
+            id: message.id.0,
+            conversation_id: message.conversation_id.0,
+            role: message.role.into(),
+            content: message.content,
+            metadata: message.metadata,
+            created_at: message.created_at,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewMessage {
+    // An absent content is refused as an empty one is, by name.
+    #[serde(default)]
+    #[schema(required, min_length = 1, example = "What is my name?")]
+    content: String,
+    #[serde(default)]
+    #[schema(inline)]
+    role: Speaker,
+    /// What the application keeps with it: any JSON.
+    metadata: Option<Value>,
+}
+
+/// Who speaks: the agent answers a `user` and heeds a `system` message from then on.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Speaker {
+    #[default]
+    User,
+    System,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct HistoryPage {
+    /// How many at most.
+    #[serde(default = "default_history")]
+    #[param(minimum = 1, maximum = 100, default = 20)]
+    limit: u64,
+    /// The `next_cursor` of the page before, or the id of any checkpoint: only what is older.
+    #[param(value_type = Option<String>)]
+    before: Option<CheckpointId>,
+}
+
+fn default_history() -> u64 {
+    20
+}
+
+/// Send a message and get the agent's answer
+///
+/// A `user` message starts a turn: the response is the final answer. A turn that was cut short
+/// before is finished first. The turn goes on although the client disconnects; its answer is then
+/// among the messages of the conversation. A `system` message is only stored, for the agent to
+/// heed: the response is the message itself.
+#[utoipa::path(
+    post, path = "/chats/{chat_id}/messages", tag = "chats", operation_id = "send_message",
+    params(("chat_id" = Uuid, Path, description = "The id of the conversation")),
+    request_body = NewMessage,
+    responses(
+        (status = 200, description = "The answer", body = MessageBody),
+        (status = 409, description = "A turn is running", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+        (status = 502, description = "The agent failed; the message is stored", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+    ),
+)]
+async fn send(
+    State(app): State<App>,
+    Id(chat_id): Id,
+    Body(new): Body<NewMessage>,
+) -> Result<Json<MessageBody>, Problem> {
+    let role = match new.role {
+        Speaker::User => Role::User,
+        Speaker::System => Role::System,
+    };
+    let mut message = Message::new(chat_id, role, new.content);
+    message.metadata = new.metadata;
+    Ok(Json(app.turns.send(message).await?.into()))
+}
+
+/// Get what the agent knows now: its latest checkpoint
+#[utoipa::path(
+    get, path = "/chats/{chat_id}/state", tag = "chats", operation_id = "get_state",
+    params(("chat_id" = Uuid, Path, description = "The id of the conversation")),
+    responses((status = 200, description = "The latest checkpoint", body = CheckpointView)),
+)]
+async fn state(State(app): State<App>, Id(chat_id): Id) -> Result<Json<CheckpointView>, Problem> {
+    let conversation = conversation::find(&app, chat_id).await?;
+    let latest = CheckpointSelector::latest(conversation.thread_id());
+    let tuple = app.storage.checkpointer().get(&latest).await?;
+    let tuple = tuple.ok_or_else(|| Error::not_found("a checkpoint of conversation", chat_id))?;
+    Ok(Json(tuple.into()))
+}
+
+/// List the agent's checkpoints, newest first
+#[utoipa::path(
+    get, path = "/chats/{chat_id}/history", tag = "chats", operation_id = "list_history",
+    params(("chat_id" = Uuid, Path, description = "The id of the conversation"), HistoryPage),
+    responses((status = 200, description = "One page", body = List<CheckpointView>)),
+)]
+async fn history(
+    State(app): State<App>,
+    Id(chat_id): Id,
+    Query(page): Query<HistoryPage>,
+) -> Result<Json<List<CheckpointView>>, Problem> {
+    let limit = limit(page.limit, MAX_HISTORY)?;
+    let conversation = conversation::find(&app, chat_id).await?;
+    let query = CheckpointQuery {
+        namespace: Some(Namespace::root()),
+        before: page.before,
+        // One more tells whether this is the last page.
+        limit: Some(limit + 1),
+        ..CheckpointQuery::of(conversation.thread_id())
+    };
+    let mut tuples = app.storage.checkpointer().list(&query).await?;
+    let is_last = tuples.len() as u64 <= limit;
+    if !is_last {
+        tuples.pop();
+    }
+    let items: Vec<_> = tuples.into_iter().map(CheckpointView::from).collect();
+    let oldest = items.last().map(|view| view.checkpoint_id.clone());
+    Ok(Json(List {
+        next_cursor: oldest.filter(|_| !is_last),
+        items,
+    }))
+}

@@ -1,0 +1,248 @@
+use axum::{Json, extract::State, http::StatusCode};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+use yai_agentkit_core::{Conversation, ConversationId, Error, ListQuery, MessageFilter, MessageId};
+
+use super::{
+    App,
+    chat::MessageBody,
+    extract::{Body, Id, Query},
+    page::{List, MAX_LIMIT, limit},
+    problem::{Problem, ProblemBody},
+};
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(get, update, delete))
+        .routes(routes!(messages))
+}
+
+/// A conversation.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Conversation)]
+pub(super) struct ConversationBody {
+    /// Ordered by time of creation.
+    id: Uuid,
+    /// The thread that holds the agent's checkpoints.
+    checkpoint_thread_id: Uuid,
+    #[schema(example = "Planning a trip")]
+    title: Option<String>,
+    /// What the application keeps with it: any JSON.
+    metadata: Option<Value>,
+    created_at: DateTime<Utc>,
+    /// Moves at every change.
+    updated_at: DateTime<Utc>,
+}
+
+impl From<Conversation> for ConversationBody {
+    fn from(conversation: Conversation) -> Self {
+        Self {
+            id: conversation.id.0,
+            checkpoint_thread_id: conversation.checkpoint_thread_id,
+            title: conversation.title,
+            metadata: conversation.metadata,
+            created_at: conversation.created_at,
+            updated_at: conversation.updated_at,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewConversation {
+    #[schema(max_length = 255, example = "Planning a trip")]
+    title: Option<String>,
+    /// What the application keeps with it: any JSON.
+    #[schema(example = json!({"customer": 7}))]
+    metadata: Option<Value>,
+}
+
+/// What changes: a field that is absent stays, one that is null is cleared.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ConversationChange {
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, max_length = 255, example = "Planning two trips")]
+    title: Option<Option<String>>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Value>)]
+    metadata: Option<Option<Value>>,
+}
+
+/// Tells a field that is null from one that is absent.
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ConversationPage {
+    /// How many at most.
+    #[serde(default = "default_limit")]
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: u64,
+    /// How many to leave out at the start; costs more the more there are. Not with `cursor`.
+    offset: Option<u32>,
+    /// The `next_cursor` of the page before; costs the same at any depth.
+    #[param(value_type = Option<Uuid>)]
+    cursor: Option<ConversationId>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct MessagePage {
+    /// How many at most.
+    #[serde(default = "default_limit")]
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: u64,
+    /// The `next_cursor` of the page before.
+    #[param(value_type = Option<Uuid>)]
+    cursor: Option<MessageId>,
+    /// As a history reads, or the newest first.
+    #[serde(default)]
+    #[param(inline)]
+    order: MessageOrder,
+}
+
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum MessageOrder {
+    #[default]
+    Asc,
+    Desc,
+}
+
+fn default_limit() -> u64 {
+    100
+}
+
+/// Create a conversation
+#[utoipa::path(
+    post, path = "/conversations", tag = "conversations", operation_id = "create_conversation",
+    request_body = NewConversation,
+    responses((status = 200, description = "The new conversation", body = ConversationBody)),
+)]
+async fn create(
+    State(app): State<App>,
+    Body(new): Body<NewConversation>,
+) -> Result<Json<ConversationBody>, Problem> {
+    let conversation = Conversation::new(new.title, new.metadata);
+    let stored = app.storage.conversations().add(conversation).await?;
+    Ok(Json(stored.into()))
+}
+
+/// List the conversations, newest first
+#[utoipa::path(
+    get, path = "/conversations", tag = "conversations", operation_id = "list_conversations",
+    params(ConversationPage),
+    responses((status = 200, description = "One page", body = List<ConversationBody>)),
+)]
+async fn list(
+    State(app): State<App>,
+    Query(page): Query<ConversationPage>,
+) -> Result<Json<List<ConversationBody>>, Problem> {
+    let query = ListQuery::default().limit(limit(page.limit, MAX_LIMIT)?);
+    let query = match (page.offset, page.cursor) {
+        (Some(_), Some(_)) => return Err(Problem::invalid("cursor", "can't go with offset")),
+        (Some(offset), None) => query.offset(offset.into()),
+        (None, Some(cursor)) => query.after(cursor),
+        (None, None) => query,
+    };
+    let page = app.storage.conversations().list(&query).await?;
+    Ok(Json(List::of(page)))
+}
+
+/// Get a conversation
+#[utoipa::path(
+    get, path = "/conversations/{id}", tag = "conversations", operation_id = "get_conversation",
+    params(("id" = Uuid, Path)),
+    responses((status = 200, description = "The conversation", body = ConversationBody)),
+)]
+async fn get(State(app): State<App>, Id(id): Id) -> Result<Json<ConversationBody>, Problem> {
+    Ok(Json(find(&app, id).await?.into()))
+}
+
+/// Change a conversation
+#[utoipa::path(
+    patch, path = "/conversations/{id}", tag = "conversations", operation_id = "update_conversation",
+    params(("id" = Uuid, Path)),
+    request_body = ConversationChange,
+    responses((status = 200, description = "The conversation as it is now", body = ConversationBody)),
+)]
+async fn update(
+    State(app): State<App>,
+    Id(id): Id,
+    Body(change): Body<ConversationChange>,
+) -> Result<Json<ConversationBody>, Problem> {
+    let mut conversation = find(&app, id).await?;
+    if change.title.is_none() && change.metadata.is_none() {
+        return Ok(Json(conversation.into()));
+    }
+    if let Some(title) = change.title {
+        conversation.title = title;
+    }
+    if let Some(metadata) = change.metadata {
+        conversation.metadata = metadata;
+    }
+    let stored = app.storage.conversations().update(conversation).await?;
+    Ok(Json(stored.into()))
+}
+
+/// Delete a conversation, its messages and its agent's checkpoints
+#[utoipa::path(
+    delete, path = "/conversations/{id}", tag = "conversations", operation_id = "delete_conversation",
+    params(("id" = Uuid, Path)),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 409, description = "A turn is running", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+    ),
+)]
+async fn delete(State(app): State<App>, Id(id): Id) -> Result<StatusCode, Problem> {
+    let _claim = app.turns.claim(id)?;
+    let conversation = find(&app, id).await?;
+    let unit = app.storage.begin().await?;
+    unit.conversations().delete(&id).await?;
+    unit.checkpointer()
+        .delete_thread(&conversation.thread_id())
+        .await?;
+    unit.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// List the messages of a conversation
+#[utoipa::path(
+    get, path = "/conversations/{id}/messages", tag = "conversations", operation_id = "list_messages",
+    params(("id" = Uuid, Path), MessagePage),
+    responses((status = 200, description = "One page", body = List<MessageBody>)),
+)]
+async fn messages(
+    State(app): State<App>,
+    Id(id): Id,
+    Query(page): Query<MessagePage>,
+) -> Result<Json<List<MessageBody>>, Problem> {
+    let mut query = ListQuery::filtered(MessageFilter::of(id)).limit(limit(page.limit, MAX_LIMIT)?);
+    if let MessageOrder::Asc = page.order {
+        query = query.oldest_first();
+    }
+    if let Some(cursor) = page.cursor {
+        query = query.after(cursor);
+    }
+    find(&app, id).await?;
+    let page = app.storage.messages().list(&query).await?;
+    Ok(Json(List::of(page)))
+}
+
+/// The conversation, which must exist.
+pub(super) async fn find(app: &App, id: ConversationId) -> Result<Conversation, Problem> {
+    let found = app.storage.conversations().get(&id).await?;
+    Ok(found.ok_or_else(|| Error::not_found("conversation", id))?)
+}

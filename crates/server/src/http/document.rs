@@ -1,0 +1,90 @@
+use axum::Router;
+use utoipa::{
+    OpenApi,
+    openapi::{ContentBuilder, OpenApi as Document, Ref, ResponseBuilder, path::Operation},
+};
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::{
+    App,
+    problem::{Problem, ProblemBody},
+};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "AgentKit",
+        description = "The durable memory of stateful AI agents: conversations, and chats whose \
+            turns survive a crash. Errors are RFC 9457 problems.",
+    ),
+    tags(
+        (name = "conversations", description = "What was said"),
+        (name = "chats", description = "Turns of the agent, and what it was doing"),
+        (name = "health", description = "For operators"),
+    ),
+    components(schemas(ProblemBody)),
+)]
+struct Base;
+
+/// The document without its paths.
+pub(super) fn base() -> Document {
+    Base::openapi()
+}
+
+/// `/openapi.json`, and `/docs` to read and try it, without any other site.
+pub(super) fn routes(mut api: Document) -> Router<App> {
+    for (path, item) in &mut api.paths.paths {
+        let operations = [
+            &mut item.get,
+            &mut item.post,
+            &mut item.patch,
+            &mut item.delete,
+        ];
+        for operation in operations.into_iter().flatten() {
+            add_problems(operation, path.contains('{'));
+        }
+    }
+    let page = Config::default()
+        .try_it_out_enabled(true)
+        .validator_url("none");
+    SwaggerUi::new("/docs")
+        .url("/openapi.json", api)
+        .config(page)
+        .into()
+}
+
+/// The problems that every operation of its kind can answer with.
+fn add_problems(operation: &mut Operation, names_one: bool) {
+    let has_body = operation.request_body.is_some();
+    let takes_input = has_body || operation.parameters.is_some();
+    let problems = [
+        (
+            "400",
+            takes_input,
+            "The input is invalid; `field` says where",
+        ),
+        ("404", names_one, "It does not exist"),
+        ("408", has_body, "The body did not arrive in time"),
+        ("413", has_body, "The body is too large"),
+        ("415", has_body, "The body is not JSON"),
+        ("500", true, "The server failed"),
+        (
+            "503",
+            true,
+            "The storage or the agent is unavailable, or the server is shutting down",
+        ),
+    ];
+    for (status, _, description) in problems.into_iter().filter(|(_, applies, _)| *applies) {
+        let content = ContentBuilder::new()
+            .schema(Some(Ref::from_schema_name("Problem")))
+            .build();
+        let response = ResponseBuilder::new()
+            .description(description)
+            .content(Problem::CONTENT_TYPE, content)
+            .build();
+        let responses = &mut operation.responses.responses;
+        responses
+            .entry(status.to_owned())
+            .or_insert(response.into());
+    }
+}

@@ -1,0 +1,106 @@
+//! Extractors that refuse what they don't know, with the field at fault.
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
+    http::{HeaderMap, StatusCode, header, request::Parts},
+};
+use serde::de::DeserializeOwned;
+use yai_agentkit_core::ConversationId;
+
+use super::problem::Problem;
+
+/// A JSON body.
+pub(super) struct Body<T>(pub(super) T);
+
+/// The parameters behind the `?`.
+pub(super) struct Query<T>(pub(super) T);
+
+/// The conversation that the path names.
+pub(super) struct Id(pub(super) ConversationId);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let is_json = is_json(request.headers());
+        let bytes =
+            Bytes::from_request(request, state)
+                .await
+                .map_err(|rejection| match rejection.status() {
+                    StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
+                        StatusCode::PAYLOAD_TOO_LARGE,
+                        "too-large",
+                        "the body is larger than this server allows",
+                    ),
+                    _ => Problem::new(
+                        StatusCode::REQUEST_TIMEOUT,
+                        "timeout",
+                        "the body did not arrive whole in time",
+                    ),
+                })?;
+        if bytes.is_empty() {
+            return Err(Problem::invalid(
+                "body",
+                "must be a JSON object, but is empty",
+            ));
+        }
+        if !is_json {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-media-type",
+                "the header `content-type` must be application/json",
+            ));
+        }
+        let mut json = serde_json::Deserializer::from_slice(&bytes);
+        let value =
+            serde_path_to_error::deserialize(&mut json).map_err(|error| invalid(&error, "body"))?;
+        json.end()
+            .map_err(|error| Problem::invalid("body", error))?;
+        Ok(Self(value))
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let text = parts.uri.query().unwrap_or_default();
+        let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(text.as_bytes()));
+        let value =
+            serde_path_to_error::deserialize(pairs).map_err(|error| invalid(&error, "query"))?;
+        Ok(Self(value))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let parameters = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|error| Problem::invalid("path", error))?;
+        let (name, text) = parameters
+            .iter()
+            .next()
+            .ok_or_else(|| Problem::internal("a route without an id"))?;
+        text.parse()
+            .map(Self)
+            .map_err(|_| Problem::invalid(name, "must be a UUID"))
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+/// The problem of the field at which reading stopped; `whole` where that is no field.
+fn invalid<E: std::error::Error>(error: &serde_path_to_error::Error<E>, whole: &str) -> Problem {
+    let path = error.path().to_string();
+    let field = if path == "." { whole } else { &path };
+    Problem::invalid(field, error.inner())
+}

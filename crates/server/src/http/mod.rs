@@ -1,0 +1,88 @@
+//! The HTTP interface: JSON over [`axum`], described by `/openapi.json`, to try at `/docs`.
+#![expect(unused_qualifications, reason = "utoipa's macros write them")]
+
+mod chat;
+mod conversation;
+mod document;
+mod extract;
+mod health;
+mod page;
+mod problem;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request},
+    middleware,
+    response::Response,
+};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
+    timeout::RequestBodyDeadlineLayer,
+    trace::TraceLayer,
+};
+use tracing::Span;
+use utoipa_axum::router::OpenApiRouter;
+use yai_agentkit_core::Storage;
+
+use crate::turn::TurnEngine;
+
+/// How long a client may take to send a body.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What the handlers work on.
+#[derive(Clone)]
+pub struct App {
+    /// What is remembered.
+    pub storage: Arc<dyn Storage>,
+    /// What answers.
+    pub turns: TurnEngine,
+}
+
+/// Every route of the server; a body may have `body_limit` bytes.
+pub fn router(app: App, body_limit: usize) -> Router {
+    let (router, api) = OpenApiRouter::with_openapi(document::base())
+        .merge(conversation::routes())
+        .merge(chat::routes())
+        .merge(health::routes())
+        .split_for_parts();
+    router
+        .merge(document::routes(api))
+        .fallback(problem::unknown_route)
+        .method_not_allowed_fallback(problem::wrong_method)
+        .with_state(app)
+        .layer(DefaultBodyLimit::max(body_limit))
+        .layer(RequestBodyDeadlineLayer::new(BODY_DEADLINE))
+        .layer(CatchPanicLayer::custom(problem::panicked))
+        .layer(middleware::from_fn(problem::render))
+        .layer(
+            TraceLayer::new_for_http()
+                .make_span_with(span)
+                .on_request(())
+                .on_response(log_response)
+                // The failure itself is logged where it is rendered.
+                .on_failure(()),
+        )
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+}
+
+fn span(request: &Request) -> Span {
+    let request_id = request
+        .extensions()
+        .get::<RequestId>()
+        .and_then(|id| id.header_value().to_str().ok());
+    tracing::info_span!(
+        "request",
+        method = %request.method(),
+        path = request.uri().path(),
+        request_id,
+    )
+}
+
+fn log_response(response: &Response, latency: Duration, _: &Span) {
+    let (status, microseconds) = (response.status().as_u16(), latency.as_micros());
+    tracing::info!(status, microseconds, "answered");
+}

@@ -1,0 +1,226 @@
+use std::{any::Any, borrow::Cow, sync::Arc};
+
+use axum::{
+    Extension, Json,
+    extract::Request,
+    http::{HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use tower_http::request_id::RequestId;
+use utoipa::ToSchema;
+use yai_agentkit_core::{BoxError, Error};
+
+use crate::{agent::AgentError, error_chain, turn::TurnError};
+
+/// What went wrong with a request. Becomes an RFC 9457 problem in [`render`].
+#[derive(Clone, Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    name: &'static str,
+    detail: Cow<'static, str>,
+    field: Option<String>,
+    retry_after: Option<u32>,
+    /// Only for the log.
+    cause: Option<Arc<BoxError>>,
+}
+
+/// An RFC 9457 problem.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem, example = json!({
+    "type": "urn:agentkit:problem:invalid-input",
+    "title": "Bad Request",
+    "status": 400,
+    "detail": "title: has 300 characters, at most 255 are allowed",
+    "field": "title",
+    "request_id": "7a6f0a0e-3c07-4f5b-9d4e-7c9f3f8f2c11",
+}))]
+pub(super) struct ProblemBody {
+    /// Names the kind of problem, for programs: `urn:agentkit:problem:` and one of `invalid-input`,
+    /// `not-found`, `method-not-allowed`, `timeout`, `conflict`, `turn-running`, `too-large`,
+    /// `unsupported-media-type`, `internal`, `agent-failed`, `agent-unavailable`,
+    /// `storage-unavailable`, `shutting-down`, `turn-interrupted`.
+    r#type: String,
+    /// The meaning of the status.
+    title: &'static str,
+    /// The status of the response.
+    status: u16,
+    /// What happened, for people.
+    detail: Cow<'static, str>,
+    /// The part of the input at fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    /// Finds the request in the server's log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
+}
+
+impl Problem {
+    pub(super) const CONTENT_TYPE: &str = "application/problem+json";
+
+    pub(super) fn new(
+        status: StatusCode,
+        name: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            status,
+            name,
+            detail: detail.into(),
+            field: None,
+            retry_after: None,
+            cause: None,
+        }
+    }
+
+    /// Bad input in `field`.
+    pub(super) fn invalid(field: impl Into<String>, reason: impl std::fmt::Display) -> Self {
+        let field = field.into();
+        let detail = format!("{field}: {reason}");
+        Self {
+            field: Some(field),
+            ..Self::new(StatusCode::BAD_REQUEST, "invalid-input", detail)
+        }
+    }
+
+    /// A failure about which only the log may say more.
+    pub(super) fn internal(cause: impl Into<BoxError>) -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "The server failed; its log says more.",
+        )
+        .because(cause)
+    }
+
+    fn unavailable(name: &'static str, detail: impl Into<Cow<'static, str>>, seconds: u32) -> Self {
+        Self {
+            retry_after: Some(seconds),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, name, detail)
+        }
+    }
+
+    /// The storage does not answer.
+    pub(super) fn storage_unavailable(cause: impl Into<BoxError>) -> Self {
+        let detail = "The storage is unavailable, try again.";
+        Self::unavailable("storage-unavailable", detail, 1).because(cause)
+    }
+
+    /// No new work is taken.
+    pub(super) fn shutting_down() -> Self {
+        Self::unavailable("shutting-down", TurnError::ShuttingDown.to_string(), 5)
+    }
+
+    fn because(mut self, cause: impl Into<BoxError>) -> Self {
+        self.cause = Some(Arc::new(cause.into()));
+        self
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let detail = error.to_string();
+        match error {
+            Error::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, "not-found", detail),
+            Error::Conflict { ref entity, .. } if entity == "turn" => Self::new(
+                StatusCode::CONFLICT,
+                "turn-running",
+                "the conversation is busy with another turn",
+            ),
+            Error::Conflict { .. } => Self::new(StatusCode::CONFLICT, "conflict", detail),
+            Error::InvalidInput { field, reason } => Self::invalid(field, reason),
+            Error::Unavailable { .. } => Self::storage_unavailable(error),
+            other => Self::internal(other),
+        }
+    }
+}
+
+impl From<TurnError> for Problem {
+    fn from(error: TurnError) -> Self {
+        let detail = error.to_string();
+        match error {
+            TurnError::Storage(error) => error.into(),
+            TurnError::Busy(_) => Self::new(StatusCode::CONFLICT, "turn-running", detail),
+            TurnError::ShuttingDown => Self::shutting_down(),
+            TurnError::Interrupted => Self::unavailable("turn-interrupted", detail, 5),
+            TurnError::Agent(AgentError::Unavailable { .. }) => {
+                Self::unavailable("agent-unavailable", detail, 5).because(error)
+            }
+            TurnError::Agent(_)
+            | TurnError::AgentCrashed
+            | TurnError::TooManySteps(_)
+            | TurnError::ForeignState => {
+                Self::new(StatusCode::BAD_GATEWAY, "agent-failed", detail).because(error)
+            }
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        (self.status, Extension(self)).into_response()
+    }
+}
+
+/// Writes the body of a problem, which names the request, and logs what the server is to blame for.
+pub(super) async fn render(request: Request, next: Next) -> Response {
+    let request_id = request.extensions().get::<RequestId>().cloned();
+    let mut response = next.run(request).await;
+    let problem = match response.extensions_mut().remove::<Problem>() {
+        Some(problem) => problem,
+        // The files behind `/docs` are not served by a handler of ours.
+        None if response.status() == StatusCode::NOT_FOUND => unknown_route().await,
+        None => return response,
+    };
+    if let Some(cause) = &problem.cause {
+        let error = error_chain(cause.as_ref().as_ref());
+        tracing::error!(status = problem.status.as_u16(), error, "request failed");
+    }
+    let body = ProblemBody {
+        r#type: format!("urn:agentkit:problem:{}", problem.name),
+        title: problem.status.canonical_reason().unwrap_or("Error"),
+        status: problem.status.as_u16(),
+        detail: problem.detail,
+        field: problem.field,
+        request_id: request_id.and_then(|id| id.header_value().to_str().map(str::to_owned).ok()),
+    };
+    let content_type = HeaderValue::from_static(Problem::CONTENT_TYPE);
+    // Headers that are there stay: a 405 names the methods that are allowed.
+    let (mut parts, _) = response.into_parts();
+    let (json, json_body) = Json(body).into_response().into_parts();
+    parts.headers.extend(json.headers);
+    parts.headers.insert(header::CONTENT_TYPE, content_type);
+    if let Some(seconds) = problem.retry_after {
+        parts.headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    Response::from_parts(parts, json_body)
+}
+
+/// The answer to a request whose handler panicked.
+pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no text");
+    Problem::internal(format!("panic: {text}")).into_response()
+}
+
+/// The answer where there is nothing.
+pub(super) async fn unknown_route() -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "not-found",
+        "there is nothing at this path",
+    )
+}
+
+/// The answer where there is something, but not for this method.
+pub(super) async fn wrong_method() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method-not-allowed",
+        "the header `allow` lists the methods of this path",
+    )
+}

@@ -1,0 +1,86 @@
+//! Checkpoints as people read them.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Map, Value as Json};
+use utoipa::ToSchema;
+use yai_agentkit_core::{ChannelValue, CheckpointTuple};
+
+/// A checkpoint with its values decoded. Lossy: for reading, not for storing.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Checkpoint)]
+pub struct CheckpointView {
+    /// The thread.
+    pub thread_id: String,
+    /// The graph within the thread; empty for the root graph.
+    pub checkpoint_ns: String,
+    /// Sorts by time.
+    pub checkpoint_id: String,
+    /// The checkpoint that it follows.
+    pub parent_checkpoint_id: Option<String>,
+    /// When it was made.
+    pub created_at: String,
+    /// The number of the step in the thread; −1 for the first input.
+    pub step: Option<i64>,
+    /// Where it comes from: `input`, `loop`, `update` or `fork`.
+    pub source: Option<String>,
+    /// What is known about it.
+    #[schema(value_type = Object)]
+    pub metadata: Map<String, Json>,
+    /// What the agent knows, by channel.
+    #[schema(value_type = Object)]
+    pub values: BTreeMap<String, Json>,
+    /// What tasks have written that no checkpoint contains yet.
+    pub pending_writes: Vec<PendingWriteView>,
+}
+
+/// A pending write with its value decoded.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = PendingWrite)]
+pub struct PendingWriteView {
+    /// The task.
+    pub task_id: String,
+    /// The channel written to.
+    pub channel: String,
+    /// What was written.
+    pub value: Json,
+}
+
+impl From<CheckpointTuple> for CheckpointView {
+    fn from(tuple: CheckpointTuple) -> Self {
+        let source = tuple.metadata.0.get("source").and_then(Json::as_str);
+        Self {
+            thread_id: tuple.key.thread_id.to_string(),
+            checkpoint_ns: tuple.key.namespace.to_string(),
+            checkpoint_id: tuple.key.checkpoint_id.to_string(),
+            parent_checkpoint_id: tuple.parent.map(|parent| parent.to_string()),
+            created_at: tuple.checkpoint.ts,
+            step: tuple.metadata.step(),
+            source: source.map(str::to_owned),
+            values: tuple
+                .checkpoint
+                .channel_values
+                .into_iter()
+                .map(|(channel, value)| (channel, decoded(value)))
+                .collect(),
+            pending_writes: tuple
+                .pending_writes
+                .into_iter()
+                .map(|write| PendingWriteView {
+                    task_id: write.task_id,
+                    channel: write.channel,
+                    value: write.value.to_json(),
+                })
+                .collect(),
+            metadata: tuple.metadata.0,
+        }
+    }
+}
+
+fn decoded(value: ChannelValue) -> Json {
+    match value {
+        ChannelValue::Inline(json) => json,
+        ChannelValue::Stored(value) | ChannelValue::DeltaSnapshot(value) => value.to_json(),
+    }
+}

@@ -288,9 +288,15 @@ async fn open_sqlite(
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         // A commit that was acknowledged survives a power cut.
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .busy_timeout(config.query_timeout);
+        .synchronous(SqliteSynchronous::Full);
+    open_sqlite_with(config, options).await
+}
+
+async fn open_sqlite_with(
+    config: &DatabaseConfig,
+    options: SqliteConnectOptions,
+) -> Result<Connection, sqlx::Error> {
+    let options = options.foreign_keys(true).busy_timeout(config.query_timeout);
     let writer = sqlite_pool(config)
         .max_connections(1)
         .min_connections(1)
@@ -307,22 +313,11 @@ async fn open_sqlite(
     }))
 }
 
+/// A file that SQLite keeps in memory, under a name of its own. It lives as long as the writer.
 async fn open_sqlite_memory(config: &DatabaseConfig) -> Result<Connection, sqlx::Error> {
-    let options = SqliteConnectOptions::new()
-        .in_memory(true)
-        .foreign_keys(true);
-    let pool: SqlitePool = sqlite_pool(config)
-        .max_connections(1)
-        .min_connections(1)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .connect_with(options)
-        .await?;
-    Ok(Connection::Sqlite(SqlitePools {
-        writer: pool.clone(),
-        readers: pool,
-        query_timeout: config.query_timeout,
-    }))
+    let name = format!("/agentkit-{}", uuid::Uuid::new_v4());
+    let options = SqliteConnectOptions::new().filename(name).vfs("memdb");
+    open_sqlite_with(config, options.create_if_missing(true)).await
 }
 
 /// A file needs no test of its connections, and no renewal.

@@ -12,7 +12,7 @@ use yai_agentkit_core::{
 use super::{
     Sql,
     read::sort_writes,
-    row::{Columns, read_json, stored_value},
+    row::{Columns, read_json, stored_channel_value, stored_value},
 };
 use crate::{
     connection::{Connection, retrying},
@@ -207,10 +207,10 @@ impl Channel {
     }
 
     fn finish(self) -> DeltaChannelHistory {
-        let seed = match (self.stored, self.inline) {
-            (Some(value), Some(_)) => Some(ChannelValue::DeltaSnapshot(value)),
-            (Some(value), None) => Some(ChannelValue::Stored(value)),
-            (None, inline) => inline.map(ChannelValue::Inline),
+        let inline = self.inline.map(ChannelValue::Inline);
+        let seed = match self.stored {
+            Some(value) => Some(stored_channel_value(inline.as_ref(), value)),
+            None => inline,
         };
         let writes = self.writes.into_values().rev().flat_map(|mut writes| {
             sort_writes(&mut writes);

@@ -73,10 +73,7 @@ impl CheckpointRow {
             .collect();
         for (channel, version) in &self.channel_versions {
             if let Some(value) = stored(channel, &version.to_string()) {
-                let value = match values.get(channel) {
-                    Some(_) => ChannelValue::DeltaSnapshot(value),
-                    None => ChannelValue::Stored(value),
-                };
+                let value = stored_channel_value(values.get(channel), value);
                 values.insert(channel.clone(), value);
             }
         }
@@ -93,6 +90,14 @@ impl CheckpointRow {
 
     pub(super) fn format(&self) -> i64 {
         self.v
+    }
+}
+
+/// A stored value as a channel's value: a snapshot where the checkpoint marks it as one.
+pub(super) fn stored_channel_value(inline: Option<&ChannelValue>, stored: Value) -> ChannelValue {
+    match inline {
+        Some(ChannelValue::Inline(Json::Bool(true))) => ChannelValue::DeltaSnapshot(stored),
+        _ => ChannelValue::Stored(stored),
     }
 }
 

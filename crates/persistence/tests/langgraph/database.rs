@@ -5,25 +5,21 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::process::Command;
 use yai_agentkit_persistence::{Database, DatabaseConfig};
 
-/// A PostgreSQL database of one test.
+use crate::support::{PostgresDatabase, environment};
+
+/// A PostgreSQL database that LangGraph and AgentKit share.
 pub(crate) struct TestDatabase {
-    name: String,
-    server: String,
+    database: PostgresDatabase,
     pub(crate) url: String,
 }
 
 impl TestDatabase {
     /// An empty one.
     pub(crate) async fn create() -> Self {
-        let server = environment("AGENTKIT_TEST_POSTGRES_URL");
-        let name = format!("langgraph_{}", uuid::Uuid::new_v4().simple());
-        let mut url: url::Url = server.parse().unwrap();
-        url.set_path(&name);
-        execute(&server, &format!("CREATE DATABASE {name}")).await;
+        let database = PostgresDatabase::create("langgraph").await;
         Self {
-            name,
-            server,
-            url: url.into(),
+            url: database.url.clone(),
+            database,
         }
     }
 
@@ -94,19 +90,6 @@ impl TestDatabase {
 
     /// Drops it. That of a test that has failed stays until the server goes.
     pub(crate) async fn remove(self) {
-        let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
-        execute(&self.server, &drop).await;
+        self.database.remove().await;
     }
-}
-
-async fn execute(server: &str, statement: &str) {
-    let mut connection = PgConnection::connect(server).await.unwrap();
-    sqlx::raw_sql(AssertSqlSafe(statement))
-        .execute(&mut connection)
-        .await
-        .unwrap();
-}
-
-fn environment(variable: &str) -> String {
-    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run ./test"))
 }

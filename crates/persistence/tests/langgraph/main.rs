@@ -6,5 +6,7 @@
 mod database;
 mod description;
 mod reading;
+#[path = "../support/mod.rs"]
+mod support;
 mod takeover;
 mod writing;

@@ -10,7 +10,6 @@ import asyncio
 import json
 import sys
 
-import psycopg
 from langgraph.checkpoint.base import writes_sort_key
 from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
@@ -104,7 +103,6 @@ def named(value):
 
 def read_sync(url, serde, threads, channels):
     with PostgresSaver.from_conn_string(url) as official:
-        official.setup()
         saver = SyncSaver(official.conn, serde=serde)
         described = {}
         for thread in threads:
@@ -140,9 +138,10 @@ async def read_async(url, serde, threads, channels):
 
 def main(url, values, *channels):
     serde = {"stored": Stored, "decoded": JsonPlusSerializer}[values]()
-    with psycopg.connect(url) as connection:
-        rows = connection.execute("SELECT DISTINCT thread_id FROM checkpoints").fetchall()
-    threads = [thread for (thread,) in rows]
+    with PostgresSaver.from_conn_string(url) as saver:
+        saver.setup()
+        rows = saver.conn.execute("SELECT DISTINCT thread_id FROM checkpoints").fetchall()
+    threads = [row["thread_id"] for row in rows]
     described = read_sync(url, serde, threads, channels)
     assert described == asyncio.run(read_async(url, serde, threads, channels))
     print(json.dumps(named(described), default=plain))

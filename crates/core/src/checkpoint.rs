@@ -263,7 +263,10 @@ mod tests {
         assert!(contains(json!({"a": 1.0}), json!({"a": 1})));
         assert!(contains(json!({"a": null}), json!({"a": null})));
         assert!(contains(json!({"a": 1}), json!({})));
-        assert!(!contains(json!({"a": u64::MAX}), json!({"a": u64::MAX - 1})));
+        assert!(!contains(
+            json!({"a": u64::MAX}),
+            json!({"a": u64::MAX - 1})
+        ));
         assert!(!contains(json!({"a": [1]}), json!({"a": 1})));
         assert!(!contains(json!({"a": "1"}), json!({"a": 1})));
         assert!(!contains(json!({}), json!({"a": null})));

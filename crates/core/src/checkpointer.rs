@@ -5,8 +5,8 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value as Json};
 
 use crate::{
-    ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, CheckpointTuple, Error, Namespace, Page,
-    PendingWrite, Result, ThreadId, Value, Version, validate,
+    ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, CheckpointTuple, Error, Namespace,
+    Page, PendingWrite, Result, ThreadId, Value, Version, validate,
 };
 
 /// The place of one checkpoint.

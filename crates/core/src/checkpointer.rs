@@ -219,7 +219,7 @@ fn validate_version(field: &'static str, version: &Version) -> Result<()> {
 }
 
 fn validate_key(key: &CheckpointKey) -> Result<()> {
-    validate::text("thread_id", key.thread_id.as_str())?;
+    key.thread_id.validate()?;
     validate::text("checkpoint_ns", key.namespace.as_str())?;
     validate::text("checkpoint_id", key.checkpoint_id.as_str())?;
     if key.checkpoint_id.as_str().is_empty() {

@@ -106,6 +106,13 @@ text_id! {
     CheckpointId
 }
 
+impl ThreadId {
+    /// Refuses what no back end can store: a NUL character.
+    pub fn validate(&self) -> crate::Result<()> {
+        crate::validate::text("thread_id", &self.0)
+    }
+}
+
 impl Namespace {
     /// The namespace of the root graph, the empty string.
     pub const fn root() -> Self {

@@ -296,7 +296,9 @@ async fn open_sqlite_with(
     config: &DatabaseConfig,
     options: SqliteConnectOptions,
 ) -> Result<Connection, sqlx::Error> {
-    let options = options.foreign_keys(true).busy_timeout(config.query_timeout);
+    let options = options
+        .foreign_keys(true)
+        .busy_timeout(config.query_timeout);
     let writer = sqlite_pool(config)
         .max_connections(1)
         .min_connections(1)

@@ -10,7 +10,6 @@ use crate::{
     NewCheckpoint, NewWrites, Page, PendingWrite, PruneStrategy, Result, TASKS, Thread,
     ThreadCursor, ThreadId, Value, now,
     retention::{CheckpointSummary, Place, Retention},
-    validate,
 };
 
 /// The tables of checkpoints, as a database has them.
@@ -344,7 +343,7 @@ impl Checkpointer for MemoryCheckpointer {
     }
 
     async fn copy_thread(&self, source: &ThreadId, target: &ThreadId) -> Result<()> {
-        validate::text("thread_id", target.as_str())?;
+        target.validate()?;
         self.0
             .write(|state| {
                 let tables = &mut state.checkpoints;

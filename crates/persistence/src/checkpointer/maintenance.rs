@@ -170,6 +170,7 @@ pub(super) async fn copy_thread(
     source: &ThreadId,
     target: &ThreadId,
 ) -> Result<()> {
+    target.validate()?;
     let transaction = connection.begin().await.map_err(failed)?;
     lock(&transaction, source).await?;
     if !lock(&transaction, target).await?.is_empty() {

@@ -203,14 +203,14 @@ impl Conditions {
                 " AND EXISTS (SELECT 1 FROM json_each({object}) {field} WHERE {field}.key = "
             ));
             self.value(key.as_str());
-            self.matches(&field, value, depth);
+            self.matches(object, &field, value, depth);
             self.sql.push(')');
         }
         self.sql.push(')');
     }
 
-    /// That the row `field` of `json_each` contains `pattern`.
-    fn matches(&mut self, field: &str, pattern: &Json, depth: usize) {
+    /// That the row `field` of `json_each(container)` contains `pattern`.
+    fn matches(&mut self, container: &str, field: &str, pattern: &Json, depth: usize) {
         let mut is = |kind: &str| self.sql.push_str(&format!(" AND {field}.type {kind}"));
         match pattern {
             Json::Null => is("= 'null'"),
@@ -222,11 +222,22 @@ impl Conditions {
                 self.value(text.as_str());
             }
             Json::Number(number) => {
-                is("IN ('integer', 'real')");
-                self.sql.push_str(&format!(" AND {field}.value = "));
-                match number.as_i64() {
-                    Some(number) => self.value(number),
-                    None => self.value(number.as_f64()),
+                is("IN ('integer', 'real') AND ");
+                match (number.as_i64(), number.as_u64()) {
+                    (Some(number), _) => {
+                        self.sql.push_str(&format!("{field}.value = "));
+                        self.value(number);
+                    }
+                    // More than SQLite's integers hold: by its digits.
+                    (None, Some(number)) => {
+                        self.sql
+                            .push_str(&format!("({container} -> {field}.fullkey) = "));
+                        self.value(number.to_string());
+                    }
+                    (None, None) => {
+                        self.sql.push_str(&format!("{field}.value = "));
+                        self.value(number.as_f64());
+                    }
                 }
             }
             Json::Object(pattern) => {
@@ -240,7 +251,7 @@ impl Conditions {
                     self.sql.push_str(&format!(
                         " AND EXISTS (SELECT 1 FROM json_each({field}.value) {item} WHERE 1"
                     ));
-                    self.matches(&item, pattern, depth + 1);
+                    self.matches(&format!("{field}.value"), &item, pattern, depth + 1);
                     self.sql.push(')');
                 }
             }

@@ -1,5 +1,6 @@
 //! What an agent is: one step at a time, state in, step out.
 
+pub mod offline;
 pub mod tools;
 
 use std::collections::BTreeMap;

@@ -145,6 +145,15 @@ impl Tool {
     }
 }
 
+/// All that is remembered, a line each, bounded in length.
+pub fn facts(state: &AgentState) -> String {
+    let lines = state
+        .facts
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}"));
+    shortened(&lines.collect::<Vec<_>>().join("\n"), MAX_RESULT)
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Calculate {
@@ -201,13 +210,7 @@ fn recall(asked: Recall, state: &mut AgentState) -> Result<String, String> {
             .cloned()
             .ok_or_else(|| format!("nothing is remembered by the name `{name}`")),
         None if state.facts.is_empty() => Err("nothing is remembered yet".to_owned()),
-        None => {
-            let lines = state
-                .facts
-                .iter()
-                .map(|(name, value)| format!("{name}: {value}"));
-            Ok(lines.collect::<Vec<_>>().join("\n"))
-        }
+        None => Ok(facts(state)),
     }
 }
 

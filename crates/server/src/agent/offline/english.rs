@@ -31,7 +31,7 @@ pub(super) static ENGLISH: LazyLock<Grammar> = LazyLock::new(|| Grammar {
         r"^search (?:the |my |our )?(?:history|chat|messages) for (?<words>.+)$",
     ]),
     recall: patterns(&[
-        r"^(?:what|who|where|when)(?:['’]?s| is| was| (?<plural>are|were)) (?<owner>my|the) (?<name>[^,:]+?)(?: again)?$",
+        r"^(?:what|who|where|when)(?:['’]?s| is| was| (?<plural>are|were)) (?<owner>my|the) (?<name>[^,:]+?)(?: called| named)?(?: again)?$",
         r"^(?:tell me|do you (?:know|remember)) (?:what|who|where|when) (?<owner>my|the) (?<name>[^,:]+?) (?:is|(?<plural>are))$",
         r"^(?:tell me|do you (?:know|remember)) (?<owner>my) (?<name>[^,:]+)$",
     ]),

@@ -10,8 +10,8 @@ use super::{
     grammar::{Grammar, pattern},
 };
 
-/// Texts are read up to here, sentences this long are no requests: both bound the work.
-const MAX_TEXT: usize = 4_000;
+/// So many sentences are read, and a longer one is no request: both bound the work.
+const MAX_SENTENCES: usize = 50;
 const MAX_SENTENCE: usize = 500;
 const MAX_REQUESTS: usize = 8;
 const TITLES: [&str; 6] = ["Mr", "Mrs", "Ms", "Dr", "St", "Prof"];
@@ -79,10 +79,10 @@ pub(super) struct Sentence<'a> {
 }
 
 impl Language {
-    /// Of a text that no pattern knows.
+    /// The likelier one for `text`.
     pub(super) fn of(text: &str) -> Self {
         let is_han = |c: char| ('\u{3400}'..='\u{9fff}').contains(&c);
-        if text.chars().take(MAX_TEXT).any(is_han) {
+        if text.chars().any(is_han) {
             Self::Chinese
         } else {
             Self::English
@@ -92,12 +92,8 @@ impl Language {
 
 /// The requests in `text`, in its order; none when nothing is understood.
 pub(super) fn requests(text: &str) -> Vec<Request> {
-    let end = text
-        .char_indices()
-        .nth(MAX_TEXT)
-        .map_or(text.len(), |(end, _)| end);
     let mut requests = Vec::new();
-    for sentence in sentences(&text[..end]) {
+    for sentence in sentences(text).into_iter().take(MAX_SENTENCES) {
         if sentence.text.chars().count() <= MAX_SENTENCE {
             add_requests(sentence, &mut requests);
         }
@@ -122,13 +118,15 @@ fn add_requests(sentence: Sentence<'_>, requests: &mut Vec<Request>) {
             text: tail.trim(),
             ..sentence
         };
-        if let Some(last) = request(tail) {
+        let last = request(tail);
+        let is_other_question = sentence.is_question && QUESTION.is_match(tail.text);
+        if last.is_some() || is_other_question {
             let head = Sentence {
                 text: head.trim(),
                 is_question: false,
             };
             add_requests(head, requests);
-            requests.push(last);
+            requests.extend(last);
             return;
         }
     }
@@ -137,8 +135,16 @@ fn add_requests(sentence: Sentence<'_>, requests: &mut Vec<Request>) {
 
 static CLAUSE_SEPARATOR: LazyLock<Regex> = LazyLock::new(|| pattern(",|，| and "));
 
+/// How a question of its own begins, unlike ", right?".
+static QUESTION: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r"^(?:and\s+)?(?:(?:what|who|where|when|how|why|can|could|do|are)\b|[你您])")
+});
+
 fn request(sentence: Sentence<'_>) -> Option<Request> {
-    let grammars: [&Grammar; 2] = [&ENGLISH, &CHINESE];
+    let grammars: [&Grammar; 2] = match Language::of(sentence.text) {
+        Language::English => [&ENGLISH, &CHINESE],
+        Language::Chinese => [&CHINESE, &ENGLISH],
+    };
     grammars.into_iter().find_map(|grammar| {
         let intent = grammar.intent(sentence)?;
         Some(Request {
@@ -165,7 +171,8 @@ fn sentences(text: &str) -> Vec<Sentence<'_>> {
         if ends || next == text.len() {
             let end = if ends { at } else { next };
             sentences.push(Sentence {
-                text: text[start..end].trim(),
+                // "Ada!!!"
+                text: text[start..end].trim().trim_end_matches(['.', '!']),
                 is_question: matches!(mark, '?' | '？'),
             });
             start = next;
@@ -212,6 +219,16 @@ mod tests {
     }
 
     #[test]
+    fn a_question_after_a_fact_does_not_hide_it() {
+        assert_eq!(
+            intents("My name is Ada, what is yours?"),
+            [fact("name", "Ada")]
+        );
+        assert_eq!(intents("我叫小明，你叫什么？"), [fact("name", "小明")]);
+        assert_eq!(intents("My name is Ada, right?"), []);
+    }
+
+    #[test]
     fn names_keep_their_titles_and_scripts() {
         assert_eq!(
             intents("My name is Dr. Jane O’Hara."),
@@ -219,6 +236,7 @@ mod tests {
         );
         assert_eq!(intents("My name is 小明."), [fact("name", "小明")]);
         assert_eq!(intents("我叫 Ada。"), [fact("name", "Ada")]);
+        assert_eq!(intents("My name is Bob!!!"), [fact("name", "Bob")]);
         assert_eq!(intents("my name is Zoë 🎉"), [fact("name", "Zoë 🎉")]);
     }
 

@@ -93,10 +93,12 @@ async fn english_facts_are_remembered_over_turns() {
             "Remember the wifi password is a1b2!",
             "I'll remember that the wifi password is a1b2.",
         ),
+        ("My cat is called Tom.", "I'll remember that your cat is called Tom."),
+        ("What is my cat called?", "Your cat is called Tom."),
         ("What is the wifi password?", "The wifi password is a1b2."),
         (
             "What do you know about me?",
-            "This is what I remember:\n- favourite colour: green\n- hobbies: chess and tea\n\
+            "This is what I remember:\n- cat: called Tom\n- favourite colour: green\n- hobbies: chess and tea\n\
              - name: Countess\n- wifi password: a1b2",
         ),
     ])
@@ -118,6 +120,7 @@ async fn chinese_facts_are_remembered_over_turns() {
             "我会记住你最喜欢的颜色是绿色。",
         ),
         ("我最喜欢的颜色是什么？", "你最喜欢的颜色是绿色。"),
+        ("你记得我最喜欢的颜色吗？", "你最喜欢的颜色是绿色。"),
         ("我的生日是五月一日", "我会记住你的生日是五月一日。"),
         ("请问我的生日是哪天？谢谢", "你的生日是五月一日。"),
         (
@@ -143,6 +146,7 @@ async fn arithmetic_is_computed_in_both_languages() {
         ("17 乘以 23 是多少？", "17 * 23 = 391。"),
         ("17*23等于多少", "17*23 = 391。"),
         ("请计算 2的10次方", "2^10 = 1024。"),
+        ("100除以8", "100/8 = 12.5。"),
     ])
     .await;
 }

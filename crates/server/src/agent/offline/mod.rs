@@ -1,0 +1,115 @@
+//! The agent that needs no model: it follows patterns, with real tools and a real memory.
+
+mod arithmetic;
+mod chinese;
+mod english;
+mod grammar;
+mod reply;
+mod request;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::json;
+use yai_agentkit_core::Role;
+
+use self::request::{Intent, Language, Request};
+use super::{Agent, AgentError, AgentState, Step, ToolCall, tools::Toolbox};
+
+/// Answers what it recognises in the last message of the user, in English and Chinese: facts to
+/// remember and to recall, arithmetic, the time, a search in the chat. It decides from the state
+/// alone, so a turn that is resumed goes on as it would have.
+#[derive(Default)]
+pub struct OfflineAgent {
+    toolbox: Toolbox,
+    step_delay: Duration,
+}
+
+impl OfflineAgent {
+    /// An agent with the default tools, as fast as it can.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Replaces the tools, for a clock of one's own.
+    #[must_use]
+    pub fn with_toolbox(self, toolbox: Toolbox) -> Self {
+        Self { toolbox, ..self }
+    }
+
+    /// Waits so long before every step and every tool, so that a turn under way can be watched.
+    #[must_use]
+    pub fn with_step_delay(self, step_delay: Duration) -> Self {
+        Self { step_delay, ..self }
+    }
+}
+
+#[async_trait]
+impl Agent for OfflineAgent {
+    async fn step(&self, state: &AgentState) -> Result<Step, AgentError> {
+        tokio::time::sleep(self.step_delay).await;
+        Ok(decide(state))
+    }
+
+    async fn run_tool(&self, call: &ToolCall, state: &mut AgentState) -> String {
+        tokio::time::sleep(self.step_delay).await;
+        self.toolbox.run(call, state)
+    }
+}
+
+fn decide(state: &AgentState) -> Step {
+    let is_user = |role: &Role| *role == Role::User;
+    let Some(asked_at) = state
+        .messages
+        .iter()
+        .rposition(|message| is_user(&message.role))
+    else {
+        return Step::Answer(reply::help(Language::English).to_owned());
+    };
+    let asked = &state.messages[asked_at].content;
+    let requests = request::requests(asked);
+    if requests.is_empty() {
+        return Step::Answer(reply::help(Language::of(asked)).to_owned());
+    }
+
+    let mut open_calls = Vec::new();
+    let mut replies = Vec::new();
+    for (index, request) in requests.iter().enumerate() {
+        // Messages are only ever appended, so their number makes ids that no other turn has.
+        let id = format!("call_{}_{}", asked_at + 1, index + 1);
+        let answers = |call: &Option<String>| call.as_ref() == Some(&id);
+        let mut done = state.messages[asked_at..].iter();
+        match done.find(|message| answers(&message.tool_call_id)) {
+            Some(result) => replies.push(reply::reply(request, &result.content)),
+            None => open_calls.push(tool_call(id, request)),
+        }
+    }
+    if open_calls.is_empty() {
+        Step::Answer(replies.join("\n"))
+    } else {
+        Step::ToolCalls {
+            content: String::new(),
+            calls: open_calls,
+        }
+    }
+}
+
+fn tool_call(id: String, request: &Request) -> ToolCall {
+    let (name, arguments) = match &request.intent {
+        Intent::Remember { topic, value } => {
+            ("remember", json!({"name": topic.name, "value": value}))
+        }
+        Intent::Recall(topic) => ("recall", json!({"name": topic.name})),
+        Intent::RecallAll => ("recall", json!({})),
+        Intent::Calculate { expression } => ("calculate", json!({"expression": expression})),
+        Intent::TellTime => ("current_time", json!({})),
+        Intent::Search { words } => ("search_history", json!({"words": words, "role": "user"})),
+    };
+    ToolCall {
+        id,
+        name: name.to_owned(),
+        arguments,
+    }
+}

@@ -1,0 +1,123 @@
+//! The agent behind any OpenAI-compatible chat completions endpoint.
+
+mod transport;
+mod wire;
+
+use std::{fmt, time::Duration};
+
+use async_openai::{Client, config::OpenAIConfig};
+use async_trait::async_trait;
+use reqwest::{Url, header::HeaderValue};
+use tower::service_fn;
+use yai_agentkit_core::{Error, Result};
+
+use super::{Agent, AgentError, AgentState, Step, ToolCall, tools::Toolbox};
+
+/// How to reach a model. `Debug` does not show the key.
+#[derive(Clone)]
+pub struct OpenAiConfig {
+    /// The secret; may be empty for an endpoint that asks for none.
+    pub api_key: String,
+    /// The endpoint up to its version, such as `https://api.openai.com/v1`.
+    pub base_url: String,
+    /// Which model.
+    pub model: String,
+    /// How long one step may take, retries included.
+    pub timeout: Duration,
+    /// What the model is told first, in place of AgentKit's own words.
+    pub system_prompt: Option<String>,
+}
+
+impl OpenAiConfig {
+    /// For OpenAI's own endpoint.
+    pub fn new(api_key: impl Into<String>, model: impl Into<String>) -> Self {
+        Self {
+            api_key: api_key.into(),
+            base_url: "https://api.openai.com/v1".to_owned(),
+            model: model.into(),
+            timeout: Duration::from_secs(60),
+            system_prompt: None,
+        }
+    }
+}
+
+impl fmt::Debug for OpenAiConfig {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("OpenAiConfig")
+            .field("base_url", &self.base_url)
+            .field("model", &self.model)
+            .field("timeout", &self.timeout)
+            .field("system_prompt", &self.system_prompt)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Lets a model decide, which is told of the remembered facts and may use all tools.
+pub struct OpenAiAgent {
+    config: OpenAiConfig,
+    client: Client<OpenAIConfig>,
+    toolbox: Toolbox,
+}
+
+impl OpenAiAgent {
+    /// An agent with the default tools. It does not connect yet.
+    pub fn new(config: OpenAiConfig) -> Result<Self> {
+        let base_url = Url::parse(&config.base_url).ok();
+        let is_plain = |url: Url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.username().is_empty()
+                && url.password().is_none()
+        };
+        if !base_url.is_some_and(is_plain) {
+            let reason = "must be a URL such as https://api.openai.com/v1, without a password";
+            return Err(Error::configuration("OPENAI_BASE_URL", reason));
+        }
+        if HeaderValue::from_str(&config.api_key).is_err() {
+            let reason = "holds a character that no key has, such as a line break";
+            return Err(Error::configuration("OPENAI_API_KEY", reason));
+        }
+        if config.model.trim().is_empty() {
+            return Err(Error::configuration("OPENAI_MODEL", "must name a model"));
+        }
+        let http = transport::client()?;
+        let settings = OpenAIConfig::new()
+            .with_api_key(config.api_key.as_str())
+            .with_api_base(config.base_url.trim_end_matches('/'));
+        let secret = config.api_key.clone();
+        // The library's own retries wait as long as the endpoint says, be it hours.
+        let service =
+            service_fn(move |request| transport::send(http.clone(), request, secret.clone()));
+        Ok(Self {
+            config,
+            client: Client::with_config(settings).with_http_service(service),
+            toolbox: Toolbox::default(),
+        })
+    }
+
+    /// Replaces the tools, for a clock of one's own.
+    #[must_use]
+    pub fn with_toolbox(self, toolbox: Toolbox) -> Self {
+        Self { toolbox, ..self }
+    }
+}
+
+#[async_trait]
+impl Agent for OpenAiAgent {
+    async fn step(&self, state: &AgentState) -> Result<Step, AgentError> {
+        let request = wire::request(&self.config, &self.toolbox, state);
+        let chat = self.client.chat();
+        let completion = tokio::time::timeout(self.config.timeout, chat.create_byot(request))
+            .await
+            .map_err(|elapsed| AgentError::Unavailable {
+                reason: format!("it did not answer within {:?}", self.config.timeout),
+                source: Some(elapsed.into()),
+            })?
+            .map_err(transport::agent_error)?;
+        wire::step(completion, state)
+    }
+
+    async fn run_tool(&self, call: &ToolCall, state: &mut AgentState) -> String {
+        self.toolbox.run(call, state)
+    }
+}

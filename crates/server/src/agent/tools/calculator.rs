@@ -1,0 +1,61 @@
+//! Exact arithmetic on untrusted expressions.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+const MAX_EXPRESSION: usize = 200;
+const MAX_NUMBER: usize = 1_000;
+const TIME_LIMIT: Duration = Duration::from_millis(250);
+/// The library recurses some 50 KB deep for every parenthesis when it isn't optimised.
+const STACK: usize = 32 << 20;
+
+/// The value of `expression`; where it is not exact it begins with `approx.`.
+pub(super) fn evaluate(expression: &str) -> Result<String, String> {
+    let expression = expression.replace('（', "(").replace('）', ")");
+    if expression.chars().count() > MAX_EXPRESSION {
+        return Err(format!(
+            "an expression has at most {MAX_EXPRESSION} characters"
+        ));
+    }
+    // Letters would open the library's whole language: units, dates, functions that never return.
+    let is_arithmetic = |c: char| c.is_ascii_digit() || " .,+-−*×/÷%^!()".contains(c);
+    if let Some(other) = expression.chars().find(|c| !is_arithmetic(*c)) {
+        return Err(format!("`{other}` is not arithmetic"));
+    }
+    let deadline = Deadline(Instant::now() + TIME_LIMIT);
+    let value = thread::Builder::new()
+        .stack_size(STACK)
+        .spawn(move || {
+            let mut context = fend_core::Context::new();
+            fend_core::evaluate_with_interrupt(&expression, &mut context, &deadline)
+        })
+        .map_err(|error| format!("the calculator can't start: {error}"))?
+        .join()
+        .map_err(|_| "the calculator gave up".to_owned())?;
+    match value.as_ref().map(fend_core::FendResult::get_main_result) {
+        Ok("") => Err("the expression is empty".to_owned()),
+        Ok(number) if number.len() > MAX_NUMBER => {
+            Err(format!("the result has more than {MAX_NUMBER} digits"))
+        }
+        Ok(number) => Ok(number.to_owned()),
+        Err(_) if deadline.has_passed() => Err("the calculation takes too long".to_owned()),
+        Err(reason) => Err(reason.clone()),
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Deadline(Instant);
+
+impl Deadline {
+    fn has_passed(self) -> bool {
+        Instant::now() > self.0
+    }
+}
+
+impl fend_core::Interrupt for Deadline {
+    fn should_interrupt(&self) -> bool {
+        self.has_passed()
+    }
+}

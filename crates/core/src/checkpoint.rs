@@ -203,9 +203,10 @@ fn contains(value: &Json, pattern: &Json) -> bool {
         (Json::Array(items), Json::Array(patterns)) => patterns
             .iter()
             .all(|pattern| items.iter().any(|item| contains(item, pattern))),
-        // Numbers compare by value, whatever their notation.
-        (Json::Number(number), Json::Number(pattern)) => {
-            number == pattern || number.as_f64() == pattern.as_f64()
+        // Numbers compare by value, whatever their notation. Two integers are equal or they are
+        // not: as floats, large neighbours would be the same.
+        (Json::Number(number), Json::Number(pattern)) if number.is_f64() || pattern.is_f64() => {
+            number.as_f64() == pattern.as_f64()
         }
         _ => value == pattern,
     }
@@ -262,6 +263,10 @@ mod tests {
         assert!(contains(json!({"a": 1.0}), json!({"a": 1})));
         assert!(contains(json!({"a": null}), json!({"a": null})));
         assert!(contains(json!({"a": 1}), json!({})));
+        assert!(!contains(
+            json!({"a": u64::MAX}),
+            json!({"a": u64::MAX - 1})
+        ));
         assert!(!contains(json!({"a": [1]}), json!({"a": 1})));
         assert!(!contains(json!({"a": "1"}), json!({"a": 1})));
         assert!(!contains(json!({}), json!({"a": null})));

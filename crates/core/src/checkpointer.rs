@@ -5,8 +5,8 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value as Json};
 
 use crate::{
-    Checkpoint, CheckpointId, CheckpointMetadata, CheckpointTuple, Error, Namespace, Page,
-    PendingWrite, Result, ThreadId, Value, Version, validate,
+    ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, CheckpointTuple, Error, Namespace,
+    Page, PendingWrite, Result, ThreadId, Value, Version, validate,
 };
 
 /// The place of one checkpoint.
@@ -106,27 +106,32 @@ impl NewCheckpoint {
         }
     }
 
-    /// Refuses what no back end can store: NUL characters, an empty checkpoint id.
+    /// Refuses what no back end can store: NUL characters, an empty checkpoint id, a version that
+    /// is not a number.
     pub fn validate(&self) -> Result<()> {
         validate_key(&self.key())?;
         if let Some(parent) = &self.parent {
             validate::text("parent", parent.as_str())?;
         }
-        for (channel, version) in &self.checkpoint.channel_versions {
+        let versions = self.checkpoint.channel_versions.iter();
+        for (channel, version) in versions.chain(&self.new_versions) {
             validate::text("channel", channel)?;
-            validate::text("version", &version.to_string())?;
+            validate_version("version", version)?;
         }
         for (channel, value) in &self.checkpoint.channel_values {
             validate::text("channel", channel)?;
-            if let crate::ChannelValue::Inline(json) = value {
-                validate::json("channel_values", json)?;
+            match value {
+                ChannelValue::Inline(json) => validate::json("channel_values", json)?,
+                ChannelValue::Stored(value) | ChannelValue::DeltaSnapshot(value) => {
+                    validate::text("type", value.type_tag())?;
+                }
             }
         }
         for (node, seen) in &self.checkpoint.versions_seen {
             validate::text("versions_seen", node)?;
             for (channel, version) in seen {
                 validate::text("versions_seen", channel)?;
-                validate::text("versions_seen", &version.to_string())?;
+                validate_version("versions_seen", version)?;
             }
         }
         validate::text("ts", &self.checkpoint.ts)?;
@@ -203,6 +208,16 @@ impl NewWrites {
     }
 }
 
+fn validate_version(field: &'static str, version: &Version) -> Result<()> {
+    match version {
+        Version::Text(version) => validate::text(field, version),
+        Version::Float(version) if !version.is_finite() => {
+            Err(Error::invalid(field, "must be a finite number"))
+        }
+        Version::Integer(_) | Version::Float(_) => Ok(()),
+    }
+}
+
 fn validate_key(key: &CheckpointKey) -> Result<()> {
     validate::text("thread_id", key.thread_id.as_str())?;
     validate::text("checkpoint_ns", key.namespace.as_str())?;
@@ -240,7 +255,7 @@ pub enum PruneStrategy {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DeltaChannelHistory {
     /// The nearest stored value among the ancestors; `None` where there is none up to the root.
-    pub seed: Option<crate::ChannelValue>,
+    pub seed: Option<ChannelValue>,
     /// The writes since then, oldest first, and within one checkpoint by task path, task id and
     /// index. The checkpoint's own pending writes are not among them.
     pub writes: Vec<PendingWrite>,

@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use crate::{ConversationId, Entity, Result, ThreadId, now, validate};
+use crate::{ConversationId, Entity, Result, ThreadId, clock, now, validate};
 
 /// A conversation: what was said, and the thread in which its agent works.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,6 +79,6 @@ impl Entity for Conversation {
     }
 
     fn touch(&mut self, now: DateTime<Utc>) {
-        self.updated_at = now;
+        self.updated_at = clock::later(now, self.updated_at);
     }
 }

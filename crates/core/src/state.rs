@@ -222,9 +222,10 @@ fn decode_state<S: DeserializeOwned>(
             ChannelValue::Stored(value) | ChannelValue::DeltaSnapshot(value) => value.decode()?,
         };
         if channel == ROOT && values.len() == 1 {
-            return rmpv::ext::from_value(value).map_err(EncodeError::new);
+            return Value::encode(&value)?.decode();
         }
         fields.push((Msgpack::from(channel.as_str()), value));
     }
-    rmpv::ext::from_value(Msgpack::Map(fields)).map_err(EncodeError::new)
+    // Through bytes: rmpv's own deserializer knows no enum variant without a value.
+    Value::encode(&Msgpack::Map(fields))?.decode()
 }

@@ -1,7 +1,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{ConversationId, Entity, MessageId, Result, TurnId, now, validate};
+use crate::{ConversationId, Entity, MessageId, Result, TurnId, clock, now, validate};
 
 /// How far a turn is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -112,6 +112,6 @@ impl Entity for Turn {
     }
 
     fn touch(&mut self, now: DateTime<Utc>) {
-        self.updated_at = now;
+        self.updated_at = clock::later(now, self.updated_at);
     }
 }

@@ -1,67 +1,326 @@
-use std::sync::Arc;
-
-use async_trait::async_trait;
-use yai_agentkit_core::{
-    Checkpointer, Conversation, Message, Repository, Result, Storage, Turn, UnitOfWork,
-    memory::MemoryStorage,
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use crate::{DatabaseConfig, Migration};
+use async_trait::async_trait;
+use sea_orm::{ConnectionTrait, DbErr, Statement};
+use sqlx::{
+    Connection as _, PgConnection, SqlitePool,
+    pool::PoolOptions,
+    postgres::{PgConnectOptions, PgPoolOptions},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use yai_agentkit_core::{
+    Checkpointer, Conversation, Error, Message, Repository, Result, Storage, Turn, UnitOfWork,
+};
 
-/// A connected database. A clone shares the connections.
+use crate::{
+    DatabaseConfig, Migration,
+    checkpointer::SqlCheckpointer,
+    config::Target,
+    connection::{Connection, PostgresPool, SqlitePools, Transaction, retrying},
+    error::{from_sqlx, is_transient, storage_error},
+    migration,
+    repository::{SqlRepository, StoredEntity},
+};
+
+/// A connection that has been idle for longer is tried before it is used.
+const TRUSTED_IDLE: Duration = Duration::from_secs(5);
+
+/// A connected database: hands out repositories and the checkpointer, and runs units of work.
+///
+/// A clone shares the connections. Lost connections are replaced; the call that finds one lost is
+/// repeated where it runs alone, and fails with [`Error::Unavailable`] within a unit of work.
+///
+/// ```
+/// use yai_agentkit_core::{Conversation, Message, Role, Storage};
+/// use yai_agentkit_persistence::{Database, DatabaseConfig};
+///
+/// # tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(async {
+/// let database = Database::connect(&DatabaseConfig::new("sqlite::memory:")?).await?;
+/// let unit = database.begin().await?;
+/// let conversation = unit.conversations().add(Conversation::titled("First chat")).await?;
+/// unit.messages().add(Message::new(conversation.id, Role::User, "Hello")).await?;
+/// unit.commit().await?;
+/// database.close().await;
+/// # Ok::<(), yai_agentkit_core::Error>(()) }).unwrap();
+/// ```
 #[derive(Clone)]
-pub struct Database(MemoryStorage);
+pub struct Database {
+    connection: Connection,
+    config: Arc<DatabaseConfig>,
+}
 
 impl Database {
-    /// Connects, with retries within the connection timeout, and migrates unless
-    /// `generate_schemas` is off.
+    /// Connects, trying again with growing pauses within the connection timeout. Then migrates, or
+    /// with `generate_schemas` off refuses an outdated schema.
     pub async fn connect(config: &DatabaseConfig) -> Result<Self> {
-        let _ = config;
-        Ok(Self(MemoryStorage::default()))
+        let database = Self::connect_unmigrated(config).await?;
+        if config.generate_schemas {
+            database.migrate().await?;
+        } else {
+            let pending = migration::pending(&database.connection).await?;
+            if let Some(first) = pending.first() {
+                let reason = format!(
+                    "lacks {} of this version's migrations, from {} on: run `agentkit migrate`",
+                    pending.len(),
+                    first.name,
+                );
+                return Err(Error::configuration("database schema", reason));
+            }
+        }
+        Ok(database)
     }
 
-    /// Connects without looking at the schema, for [`migrate`](Self::migrate).
+    /// Connects without looking at the schema, to [`migrate`](Self::migrate) by hand.
     pub async fn connect_unmigrated(config: &DatabaseConfig) -> Result<Self> {
-        Self::connect(config).await
+        let target = config.target()?;
+        let deadline = Instant::now() + config.connection_timeout;
+        let mut pause = Duration::from_millis(50);
+        loop {
+            match open(config, &target).await {
+                Ok(connection) => {
+                    return Ok(Self {
+                        connection,
+                        config: Arc::new(config.clone()),
+                    });
+                }
+                Err(error) if is_transient(&error) && Instant::now() + pause < deadline => {
+                    tracing::warn!(%error, url = config.display_url(), "no connection yet, trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(2));
+                }
+                Err(error) => return Err(storage_error("connect to DATABASE_URL", error)),
+            }
+        }
     }
 
-    /// Every migration with its state; changes nothing.
+    /// Every migration with its state. Changes nothing.
     pub async fn migrations(&self) -> Result<Vec<Migration>> {
-        Ok(Vec::new())
+        migration::status(&self.connection).await
     }
 
-    /// Applies what is pending and returns it.
+    /// Applies the pending migrations, all or none, and returns them. Safe to run from any number
+    /// of processes at once.
     pub async fn migrate(&self) -> Result<Vec<Migration>> {
-        Ok(Vec::new())
+        let schema = self.config.schema.as_deref();
+        migration::migrate(&self.connection, schema, self.config.connection_timeout).await
+    }
+
+    /// The repository of any entity, an application's own included; see [`StoredEntity`].
+    pub fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
+        Arc::new(SqlRepository::new(self.connection.clone()))
+    }
+
+    /// Begins a [`DatabaseUnitOfWork`], the unit of work that an application's own entities can
+    /// take part in.
+    pub async fn begin_unit(&self) -> Result<DatabaseUnitOfWork> {
+        let transaction = self.connection.begin().await;
+        Ok(DatabaseUnitOfWork(
+            transaction.map_err(|error| storage_error("begin", error))?,
+        ))
+    }
+
+    /// Runs one SQL script as it stands, for an application's own tables.
+    pub async fn execute_script(&self, sql: &str) -> Result<()> {
+        let done = self.connection.execute_unprepared(sql).await;
+        done.map(drop)
+            .map_err(|error| storage_error("execute script", error))
     }
 
     /// Waits for what is under way, then closes all connections.
-    pub async fn close(&self) {}
+    pub async fn close(&self) {
+        self.connection.close().await;
+    }
 }
 
 #[async_trait]
 impl Storage for Database {
     fn conversations(&self) -> Arc<dyn Repository<Conversation>> {
-        self.0.conversations()
+        self.repository()
     }
 
     fn messages(&self) -> Arc<dyn Repository<Message>> {
-        self.0.messages()
+        self.repository()
     }
 
     fn turns(&self) -> Arc<dyn Repository<Turn>> {
-        self.0.turns()
+        self.repository()
     }
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
-        self.0.checkpointer()
+        Arc::new(SqlCheckpointer(self.connection.clone()))
     }
 
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>> {
-        self.0.begin().await
+        Ok(Box::new(self.begin_unit().await?))
     }
 
     async fn ping(&self) -> Result<()> {
-        self.0.ping().await
+        let backend = self.connection.get_database_backend();
+        let statement = || Statement::from_string(backend, "SELECT 1");
+        let answer = retrying!(self.connection, self.connection.query_one_raw(statement()));
+        answer
+            .map(drop)
+            .map_err(|error| storage_error("ping", error))
     }
+}
+
+/// One transaction on a [`Database`]. Dropping it undoes everything.
+pub struct DatabaseUnitOfWork(Transaction);
+
+impl DatabaseUnitOfWork {
+    /// The repository of any entity, within this transaction.
+    pub fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
+        Arc::new(SqlRepository::new(self.0.clone()))
+    }
+}
+
+#[async_trait]
+impl UnitOfWork for DatabaseUnitOfWork {
+    fn conversations(&self) -> Arc<dyn Repository<Conversation>> {
+        self.repository()
+    }
+
+    fn messages(&self) -> Arc<dyn Repository<Message>> {
+        self.repository()
+    }
+
+    fn turns(&self) -> Arc<dyn Repository<Turn>> {
+        self.repository()
+    }
+
+    fn checkpointer(&self) -> Arc<dyn Checkpointer> {
+        Arc::new(SqlCheckpointer(self.0.clone()))
+    }
+
+    async fn commit(self: Box<Self>) -> Result<()> {
+        self.0
+            .commit()
+            .await
+            .map_err(|error| storage_error("commit", error))
+    }
+}
+
+async fn open(config: &DatabaseConfig, target: &Target) -> Result<Connection, DbErr> {
+    match target {
+        Target::Postgres(options) => open_postgres(config, options).await,
+        Target::Sqlite(options) => open_sqlite(config, options).await,
+        Target::SqliteMemory => open_sqlite_memory(config).await,
+    }
+    .map_err(from_sqlx)
+}
+
+fn pool_options<DB: sqlx::Database>(config: &DatabaseConfig) -> PoolOptions<DB> {
+    PoolOptions::new()
+        .max_connections(config.max_connections)
+        .min_connections(config.min_connections)
+        .acquire_timeout(config.connection_timeout)
+        .test_before_acquire(false)
+}
+
+async fn open_postgres(
+    config: &DatabaseConfig,
+    options: &PgConnectOptions,
+) -> Result<Connection, sqlx::Error> {
+    let timeout = config.query_timeout.as_millis().max(1);
+    let plain = options
+        .clone()
+        .application_name("agentkit")
+        .extra_float_digits(None);
+    let mut settings = vec![("statement_timeout", timeout.to_string())];
+    settings.extend(config.schema.clone().map(|schema| ("search_path", schema)));
+    let direct = plain.clone().options(settings.clone());
+
+    let behind_pooler = match config.transaction_pooler {
+        Some(known) => known,
+        None => is_transaction_pooler(&direct).await?,
+    };
+    let set_local = |(setting, value): &(&str, String)| format!("; SET LOCAL {setting} = {value}");
+    let pooler_begin = behind_pooler.then(|| {
+        let settings: String = settings.iter().map(set_local).collect();
+        format!("BEGIN{settings}").into()
+    });
+    let pool: PgPoolOptions =
+        pool_options(config).before_acquire(|connection: &mut PgConnection, meta| {
+            Box::pin(
+                async move { Ok(meta.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok()) },
+            )
+        });
+    let pool = pool
+        .connect_with(if behind_pooler { plain } else { direct })
+        .await?;
+    Ok(Connection::Postgres(PostgresPool { pool, pooler_begin }))
+}
+
+/// Whether settings given on connecting don't arrive, as behind PgBouncer: it refuses them, or
+/// drops them where it is told to ignore them.
+async fn is_transaction_pooler(direct: &PgConnectOptions) -> Result<bool, sqlx::Error> {
+    const PROTOCOL_VIOLATION: &str = "08P01";
+    let probe = direct.clone().options([("agentkit.direct", "yes")]);
+    let mut connection = match PgConnection::connect_with(&probe).await {
+        Ok(connection) => connection,
+        Err(sqlx::Error::Database(error))
+            if error.code().as_deref() == Some(PROTOCOL_VIOLATION) =>
+        {
+            return Ok(true);
+        }
+        Err(error) => return Err(error),
+    };
+    // Without parameters, so that nothing is prepared.
+    let row = sqlx::Executor::fetch_one(
+        &mut connection,
+        sqlx::raw_sql("SELECT current_setting('agentkit.direct', true) IS NOT DISTINCT FROM 'yes'"),
+    )
+    .await?;
+    connection.close().await?;
+    let arrived: bool = sqlx::Row::try_get(&row, 0)?;
+    Ok(!arrived)
+}
+
+async fn open_sqlite(
+    config: &DatabaseConfig,
+    options: &SqliteConnectOptions,
+) -> Result<Connection, sqlx::Error> {
+    let options = options
+        .clone()
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // A commit that was acknowledged survives a power cut.
+        .synchronous(SqliteSynchronous::Full);
+    open_sqlite_with(config, options).await
+}
+
+async fn open_sqlite_with(
+    config: &DatabaseConfig,
+    options: SqliteConnectOptions,
+) -> Result<Connection, sqlx::Error> {
+    let options = options.foreign_keys(true).busy_timeout(config.query_timeout);
+    let writer = sqlite_pool(config)
+        .max_connections(1)
+        .min_connections(1)
+        .connect_with(options.clone());
+    let writer = writer.await?;
+    let readers = sqlite_pool(config)
+        .max_connections(config.max_connections.saturating_sub(1).max(1))
+        .min_connections(0)
+        .connect_lazy_with(options.pragma("query_only", "ON"));
+    Ok(Connection::Sqlite(SqlitePools {
+        writer,
+        readers,
+        query_timeout: config.query_timeout,
+    }))
+}
+
+/// A file that SQLite keeps in memory, under a name of its own. It lives as long as the writer.
+async fn open_sqlite_memory(config: &DatabaseConfig) -> Result<Connection, sqlx::Error> {
+    let name = format!("/agentkit-{}", uuid::Uuid::new_v4());
+    let options = SqliteConnectOptions::new().filename(name).vfs("memdb");
+    open_sqlite_with(config, options.create_if_missing(true)).await
+}
+
+/// A file needs no test of its connections, and no renewal.
+fn sqlite_pool(config: &DatabaseConfig) -> SqlitePoolOptions {
+    pool_options(config).idle_timeout(None).max_lifetime(None)
 }

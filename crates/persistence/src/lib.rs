@@ -3,10 +3,16 @@
 //! [`Database`] implements [`Storage`](yai_agentkit_core::Storage): application code connects once
 //! and from there depends on the traits of `yai-agentkit-core` alone.
 
+mod checkpointer;
 mod config;
+mod connection;
 mod database;
+mod entity;
+mod error;
 mod migration;
+mod repository;
 
 pub use config::DatabaseConfig;
-pub use database::Database;
+pub use database::{Database, DatabaseUnitOfWork};
 pub use migration::{Migration, MigrationState};
+pub use repository::StoredEntity;

@@ -1,1 +1,71 @@
-//! Suites.
+//! What every back end of [`Storage`] must do, as tests that take the storage: the contracts of
+//! this crate's traits, and the rules that LangGraph relies on.
+//!
+//! A back end runs every one of [`cases`] as a test of its own. Each makes its own ids, so that
+//! all of them can run at once on one database, beside whatever else it holds.
+
+/// The cases of one topic. The functions are private: one that is not listed is dead code.
+macro_rules! cases {
+    ($topic:literal: $($name:ident),+ $(,)?) => {
+        &[$($crate::conformance::Case {
+            name: concat!($topic, "::", stringify!($name)),
+            run: |storage| Box::pin($name(storage)),
+        }),+]
+    };
+}
+
+mod checkpoint_lists;
+mod checkpoints;
+mod concurrency;
+mod conversations;
+mod copying;
+mod delta_channels;
+mod fixtures;
+mod isolation;
+mod messages;
+mod pages;
+mod pending_writes;
+mod pruning;
+mod refusals;
+mod runs;
+mod state;
+mod threads;
+mod turns;
+mod unit_of_work;
+
+use std::{pin::Pin, sync::Arc};
+
+use crate::Storage;
+
+/// One behaviour of a storage.
+#[derive(Debug)]
+pub struct Case {
+    /// The behaviour, as `topic::sentence`.
+    pub name: &'static str,
+    /// Panics where the storage behaves otherwise.
+    pub run: fn(Arc<dyn Storage>) -> Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// Every case of every suite.
+pub fn cases() -> impl Iterator<Item = &'static Case> {
+    let suites = [
+        conversations::CASES,
+        messages::CASES,
+        turns::CASES,
+        pages::CASES,
+        checkpoints::CASES,
+        checkpoint_lists::CASES,
+        pending_writes::CASES,
+        threads::CASES,
+        isolation::CASES,
+        delta_channels::CASES,
+        refusals::CASES,
+        concurrency::CASES,
+        pruning::CASES,
+        runs::CASES,
+        copying::CASES,
+        unit_of_work::CASES,
+        state::CASES,
+    ];
+    suites.into_iter().flatten()
+}

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
+use serde_json::Value as Json;
 
 use super::Access;
 use crate::{
@@ -9,6 +10,7 @@ use crate::{
     NewCheckpoint, NewWrites, Page, PendingWrite, PruneStrategy, Result, TASKS, Thread,
     ThreadCursor, ThreadId, Value, now,
     retention::{CheckpointSummary, Place, Retention},
+    validate,
 };
 
 /// The tables of checkpoints, as a database has them.
@@ -106,9 +108,15 @@ impl Checkpoints {
             else {
                 continue;
             };
+            // What LangGraph stores for a channel that has a version and no value.
+            if value.type_tag() == "empty" {
+                continue;
+            }
             let value = match checkpoint.channel_values.get(channel) {
-                Some(_) => ChannelValue::DeltaSnapshot(value.clone()),
-                None => ChannelValue::Stored(value.clone()),
+                Some(ChannelValue::Inline(Json::Bool(true))) => {
+                    ChannelValue::DeltaSnapshot(value.clone())
+                }
+                _ => ChannelValue::Stored(value.clone()),
             };
             checkpoint.channel_values.insert(channel.clone(), value);
         }
@@ -336,6 +344,7 @@ impl Checkpointer for MemoryCheckpointer {
     }
 
     async fn copy_thread(&self, source: &ThreadId, target: &ThreadId) -> Result<()> {
+        validate::text("thread_id", target.as_str())?;
         self.0
             .write(|state| {
                 let tables = &mut state.checkpoints;

@@ -16,8 +16,10 @@ pub(super) trait MemoryEntity: Entity {
     fn rows_mut(state: &mut State) -> &mut Rows<Self>;
     fn matches(&self, filter: &Self::Filter) -> bool;
 
-    /// Whether a unique index lets only one of the two in.
-    fn excludes(&self, other: &Self) -> bool;
+    /// Whether a unique index, other than the primary key's, does not let it in beside `others`.
+    fn is_excluded<'a>(&self, _others: impl Iterator<Item = &'a Self>) -> bool {
+        false
+    }
 
     fn parent_exists(&self, state: &State) -> bool;
 
@@ -39,16 +41,16 @@ impl<E: MemoryEntity> MemoryRepository<E> {
     }
 }
 
+/// What the schema of a database would refuse.
 fn check<E: MemoryEntity>(state: &State, entity: &E) -> Result<()> {
-    entity.validate()?;
     if let Some((parent, id)) = entity.parent()
         && !entity.parent_exists(state)
     {
         return Err(Error::not_found(parent, id));
     }
     let id = entity.id();
-    let excluded = |other: &E| other.id() != id && entity.excludes(other);
-    if E::rows(state).values().any(excluded) {
+    let others = E::rows(state).values().filter(|other| other.id() != id);
+    if entity.is_excluded(others) {
         return Err(Error::conflict(E::NAME, id));
     }
     Ok(())
@@ -93,6 +95,7 @@ impl<E: MemoryEntity> Repository<E> for MemoryRepository<E> {
     }
 
     async fn add_many(&self, entities: Vec<E>) -> Result<Vec<E>> {
+        entities.iter().try_for_each(Entity::validate)?;
         self.access
             .write(|state| {
                 let mut changed = state.clone();
@@ -110,17 +113,16 @@ impl<E: MemoryEntity> Repository<E> for MemoryRepository<E> {
     }
 
     async fn update(&self, mut entity: E) -> Result<E> {
+        entity.validate()?;
         self.access
             .write(|state| {
                 entity.touch(now());
-                check(state, &entity)?;
-                match E::rows_mut(state).get_mut(&entity.id()) {
-                    Some(stored) => {
-                        stored.clone_from(&entity);
-                        Ok(entity)
-                    }
-                    None => Err(Error::not_found(E::NAME, entity.id())),
+                if !E::rows(state).contains_key(&entity.id()) {
+                    return Err(Error::not_found(E::NAME, entity.id()));
                 }
+                check(state, &entity)?;
+                E::rows_mut(state).insert(entity.id(), entity.clone());
+                Ok(entity)
             })
             .await
     }
@@ -170,8 +172,8 @@ impl MemoryEntity for Conversation {
             .is_none_or(|title| self.title.as_ref() == Some(title))
     }
 
-    fn excludes(&self, other: &Self) -> bool {
-        self.checkpoint_thread_id == other.checkpoint_thread_id
+    fn is_excluded<'a>(&self, mut others: impl Iterator<Item = &'a Self>) -> bool {
+        others.any(|other| other.checkpoint_thread_id == self.checkpoint_thread_id)
     }
 
     fn parent_exists(&self, _state: &State) -> bool {
@@ -200,10 +202,6 @@ impl MemoryEntity for Message {
             && admits(filter.role.as_ref(), &self.role)
     }
 
-    fn excludes(&self, _other: &Self) -> bool {
-        false
-    }
-
     fn parent_exists(&self, state: &State) -> bool {
         state.conversations.contains_key(&self.conversation_id)
     }
@@ -223,10 +221,11 @@ impl MemoryEntity for Turn {
             && admits(filter.status.as_ref(), &self.status)
     }
 
-    fn excludes(&self, other: &Self) -> bool {
-        self.conversation_id == other.conversation_id
-            && self.status == TurnStatus::Running
-            && other.status == TurnStatus::Running
+    fn is_excluded<'a>(&self, mut others: impl Iterator<Item = &'a Self>) -> bool {
+        self.status == TurnStatus::Running
+            && others.any(|other| {
+                other.status == TurnStatus::Running && other.conversation_id == self.conversation_id
+            })
     }
 
     fn parent_exists(&self, state: &State) -> bool {

@@ -1,0 +1,239 @@
+//! Lists of rows, by offset and by keyset.
+
+use std::sync::Arc;
+
+use super::{Case, fixtures::add_conversation};
+use crate::{
+    Conversation, ConversationId, ListQuery, Message, MessageFilter, MessageId, Order, Role, Start,
+    Storage,
+};
+
+pub(super) const CASES: &[Case] = cases!["pages":
+    the_default_is_the_hundred_newest,
+    both_orders_are_by_id_and_not_by_time_of_writing,
+    limit_and_offset_cut_out_a_page,
+    an_offset_beyond_the_end_is_an_empty_last_page,
+    a_limit_of_zero_takes_nothing,
+    the_greatest_limit_and_offset_are_numbers_like_others,
+    keyset_pages_give_each_row_once,
+    next_is_none_exactly_on_the_last_page,
+    a_cursor_outlives_its_row_and_new_rows_disturb_no_page,
+    a_cursor_takes_only_rows_behind_it_and_of_its_filter,
+    all_conversations_are_paged_newest_first,
+];
+
+async fn the_default_is_the_hundred_newest(storage: Arc<dyn Storage>) {
+    let rows = Rows::add(&storage, 101).await;
+    let page = storage.messages().list(&rows.query()).await.unwrap();
+    let expected: Vec<_> = rows.ids[1..].iter().rev().copied().collect();
+    assert_eq!(ids(&page.items), expected);
+    assert_eq!(page.next, expected.last().copied());
+}
+
+async fn both_orders_are_by_id_and_not_by_time_of_writing(storage: Arc<dyn Storage>) {
+    let conversation = add_conversation(&storage).await.id;
+    let mut batch: Vec<_> = (0..5).map(|_| message(conversation)).collect();
+    let ascending = ids(&batch);
+    batch.swap(0, 3);
+    batch.swap(1, 4);
+    for row in batch {
+        storage.messages().add(row).await.unwrap();
+    }
+    let query = ListQuery::filtered(MessageFilter::of(conversation));
+    let newest = storage.messages().list(&query).await.unwrap();
+    let oldest = storage
+        .messages()
+        .list(&query.oldest_first())
+        .await
+        .unwrap();
+    assert_eq!(ids(&oldest.items), ascending);
+    let descending: Vec<_> = ascending.into_iter().rev().collect();
+    assert_eq!(ids(&newest.items), descending);
+}
+
+async fn limit_and_offset_cut_out_a_page(storage: Arc<dyn Storage>) {
+    let rows = Rows::add(&storage, 7).await;
+    for order in [Order::NewestFirst, Order::OldestFirst] {
+        let expected = rows.ordered(order);
+        for offset in 0..9 {
+            for limit in 1..9 {
+                let query = ListQuery {
+                    order,
+                    ..rows.query().limit(limit as u64).offset(offset as u64)
+                };
+                let page = storage.messages().list(&query).await.unwrap();
+                let from = offset.min(7);
+                let to = (offset + limit).min(7);
+                assert_eq!(ids(&page.items), expected[from..to]);
+                let next = (offset + limit < 7).then(|| expected[to - 1]);
+                assert_eq!(page.next, next, "offset {offset}, limit {limit}");
+            }
+        }
+    }
+}
+
+async fn an_offset_beyond_the_end_is_an_empty_last_page(storage: Arc<dyn Storage>) {
+    let rows = Rows::add(&storage, 3).await;
+    let query = rows.query().offset(4);
+    let page = storage.messages().list(&query).await.unwrap();
+    assert_eq!((page.items, page.next), (Vec::new(), None));
+}
+
+async fn a_limit_of_zero_takes_nothing(storage: Arc<dyn Storage>) {
+    let rows = Rows::add(&storage, 3).await;
+    let page = storage.messages().list(&rows.query().limit(0)).await;
+    let page = page.unwrap();
+    assert_eq!((page.items, page.next), (Vec::new(), None));
+}
+
+async fn the_greatest_limit_and_offset_are_numbers_like_others(storage: Arc<dyn Storage>) {
+    let rows = Rows::add(&storage, 3).await;
+    let all = rows.query().limit(u64::MAX);
+    let page = storage.messages().list(&all).await.unwrap();
+    assert_eq!(ids(&page.items), rows.ordered(Order::NewestFirst));
+    assert_eq!(page.next, None);
+    let page = storage.messages().list(&all.offset(u64::MAX)).await;
+    assert_eq!(page.unwrap().items, []);
+}
+
+async fn keyset_pages_give_each_row_once(storage: Arc<dyn Storage>) {
+    let rows = Rows::add(&storage, 10).await;
+    for order in [Order::NewestFirst, Order::OldestFirst] {
+        for limit in [1, 2, 3, 5, 9, 10, 11] {
+            let pages = rows.pages(order, limit).await;
+            assert_eq!(pages.concat(), rows.ordered(order), "limit {limit}");
+        }
+    }
+}
+
+async fn next_is_none_exactly_on_the_last_page(storage: Arc<dyn Storage>) {
+    let rows = Rows::add(&storage, 6).await;
+    for order in [Order::NewestFirst, Order::OldestFirst] {
+        for (limit, lengths) in [(2, vec![2, 2, 2]), (4, vec![4, 2]), (6, vec![6])] {
+            let pages = rows.pages(order, limit).await;
+            let found: Vec<_> = pages.iter().map(Vec::len).collect();
+            assert_eq!(found, lengths);
+        }
+    }
+}
+
+async fn a_cursor_outlives_its_row_and_new_rows_disturb_no_page(storage: Arc<dyn Storage>) {
+    for order in [Order::NewestFirst, Order::OldestFirst] {
+        let rows = Rows::add(&storage, 9).await;
+        let mut expected = rows.ordered(order);
+        let mut found = Vec::new();
+        let mut query = ListQuery {
+            order,
+            ..rows.query().limit(2)
+        };
+        loop {
+            let page = storage.messages().list(&query).await.unwrap();
+            found.extend(ids(&page.items));
+            let Some(next) = page.next else { break };
+            assert!(storage.messages().delete(&next).await.unwrap());
+            query = query.after(next);
+            if expected.len() < 12 {
+                // A newer row: behind the cursor only where the order goes that way.
+                let row = message(rows.conversation);
+                if order == Order::OldestFirst {
+                    expected.push(row.id);
+                }
+                storage.messages().add(row).await.unwrap();
+            }
+            assert!(found.len() < 30, "the pages have no end");
+        }
+        assert_eq!(found, expected);
+    }
+}
+
+async fn a_cursor_takes_only_rows_behind_it_and_of_its_filter(storage: Arc<dyn Storage>) {
+    let rows = Rows::add(&storage, 2).await;
+    let other = Rows::add(&storage, 2).await;
+    let interleaved = message(rows.conversation);
+    storage.messages().add(interleaved.clone()).await.unwrap();
+    let query = rows.query().after(other.ids[0]);
+    let older = storage.messages().list(&query).await.unwrap();
+    assert_eq!(ids(&older.items), rows.ordered(Order::NewestFirst));
+    let newer = storage.messages().list(&query.oldest_first()).await;
+    assert_eq!(newer.unwrap().items, [interleaved]);
+}
+
+async fn all_conversations_are_paged_newest_first(storage: Arc<dyn Storage>) {
+    let mut expected: Vec<ConversationId> = Vec::new();
+    for _ in 0..5 {
+        expected.push(add_conversation(&storage).await.id);
+    }
+    expected.reverse();
+    // Others add conversations at the same time; the cursor starts behind those.
+    let mut query = ListQuery::<Conversation>::default().limit(2);
+    query.start = Start::After(ConversationId::new());
+    let mut found = Vec::new();
+    while found.len() < expected.len() {
+        let page = storage.conversations().list(&query).await.unwrap();
+        assert!(page.items.is_sorted_by(|a, b| a.id > b.id));
+        let own = page.items.iter().map(|row| row.id);
+        found.extend(own.filter(|id| expected.contains(id)));
+        match page.next {
+            Some(next) if next >= expected[4] => query = query.after(next),
+            _ => break,
+        }
+    }
+    assert_eq!(found, expected);
+}
+
+/// The messages of a new conversation.
+struct Rows {
+    storage: Arc<dyn Storage>,
+    conversation: ConversationId,
+    /// Ascending.
+    ids: Vec<MessageId>,
+}
+
+impl Rows {
+    async fn add(storage: &Arc<dyn Storage>, count: usize) -> Self {
+        let conversation = add_conversation(storage).await.id;
+        let batch: Vec<_> = (0..count).map(|_| message(conversation)).collect();
+        let ids = ids(&batch);
+        storage.messages().add_many(batch).await.unwrap();
+        Self {
+            storage: Arc::clone(storage),
+            conversation,
+            ids,
+        }
+    }
+
+    fn query(&self) -> ListQuery<Message> {
+        ListQuery::filtered(MessageFilter::of(self.conversation))
+    }
+
+    fn ordered(&self, order: Order) -> Vec<MessageId> {
+        let mut ids = self.ids.clone();
+        if order == Order::NewestFirst {
+            ids.reverse();
+        }
+        ids
+    }
+
+    async fn pages(&self, order: Order, limit: u64) -> Vec<Vec<MessageId>> {
+        let mut pages = Vec::new();
+        let mut query = ListQuery {
+            order,
+            ..self.query().limit(limit)
+        };
+        loop {
+            let page = self.storage.messages().list(&query).await.unwrap();
+            pages.push(ids(&page.items));
+            let Some(next) = page.next else { return pages };
+            query = query.after(next);
+            assert!(pages.len() <= self.ids.len(), "the pages have no end");
+        }
+    }
+}
+
+fn message(conversation: ConversationId) -> Message {
+    Message::new(conversation, Role::User, "text")
+}
+
+fn ids(messages: &[Message]) -> Vec<MessageId> {
+    messages.iter().map(|message| message.id).collect()
+}

@@ -1,0 +1,214 @@
+//! What no storage takes, refused by all alike.
+
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
+
+use serde_json::{Map, json};
+
+use super::{
+    Case,
+    fixtures::{Draft, TestThread, assert_invalid, fresh, packed, stored, version},
+};
+use crate::{
+    ChannelValue, CheckpointId, CheckpointQuery, Error, NewCheckpoint, NewWrites, PruneStrategy,
+    Result, Storage, ThreadId, Value, Version,
+};
+
+pub(super) const CASES: &[Case] = cases!["refusals":
+    a_checkpoint_with_a_nul_character_is_refused_with_the_name_of_its_field,
+    writes_with_a_nul_character_are_refused_with_the_name_of_their_field,
+    a_version_that_is_no_number_is_refused,
+    a_checkpoint_without_an_id_is_refused,
+    a_copy_to_a_name_with_a_nul_character_is_refused,
+    a_nul_character_in_a_question_is_no_failure_of_the_storage,
+    what_follows_a_refusal_succeeds,
+];
+
+async fn a_checkpoint_with_a_nul_character_is_refused_with_the_name_of_its_field(
+    storage: Arc<dyn Storage>,
+) {
+    type Spoil = fn(&mut NewCheckpoint);
+    let refused: [(&str, Spoil); 17] = [
+        ("thread_id", |new| new.thread_id = "\0".into()),
+        ("checkpoint_ns", |new| new.namespace = "a\0".into()),
+        ("checkpoint_id", |new| new.checkpoint.id = "\0".into()),
+        ("parent", |new| new.parent = Some("\0".into())),
+        ("ts", |new| new.checkpoint.ts.push('\0')),
+        ("channel", |new| {
+            *new = new.clone().value("\0", version(1), stored(&1))
+        }),
+        ("channel", |new| {
+            *new = new.clone().unchanged("\0", version(1))
+        }),
+        ("version", |new| {
+            *new = new.clone().unchanged("a", nul_version())
+        }),
+        ("version", |new| {
+            new.new_versions.insert("good".to_owned(), nul_version());
+        }),
+        ("type", |new| {
+            let value = ChannelValue::Stored(Value::from_parts("a\0", Vec::new()));
+            *new = new.clone().value("a", version(1), value);
+        }),
+        ("type", |new| {
+            let value = ChannelValue::DeltaSnapshot(Value::from_parts("a\0", Vec::new()));
+            *new = new.clone().value("a", version(1), value);
+        }),
+        ("channel_values", |new| {
+            let value = ChannelValue::Inline("\0".into());
+            *new = new.clone().value("a", version(1), value);
+        }),
+        ("versions_seen", |new| {
+            let seen = &mut new.checkpoint.versions_seen;
+            seen.insert("\0".to_owned(), BTreeMap::new());
+        }),
+        ("versions_seen", |new| {
+            let seen = BTreeMap::from([("a".to_owned(), nul_version())]);
+            let nodes = &mut new.checkpoint.versions_seen;
+            nodes.insert("node".to_owned(), seen);
+        }),
+        ("checkpoint", |new| {
+            let extra = &mut new.checkpoint.extra;
+            extra.insert("updated_channels".to_owned(), json!(["\0"]));
+        }),
+        ("metadata", |new| *new = new.clone().metadata("\0", 1)),
+        ("metadata", |new| {
+            *new = new.clone().metadata("a", json!([{"b": "\0"}]))
+        }),
+    ];
+    for (field, spoil) in refused {
+        let thread = TestThread::new(&storage);
+        let mut draft = thread
+            .draft(None)
+            .value("good", version(1), stored(&["value"]));
+        let id = draft.checkpoint.id.clone();
+        spoil(&mut draft);
+        assert_invalid(storage.checkpointer().put(draft).await, field);
+        assert_nothing_written(&thread, &id).await;
+    }
+}
+
+async fn writes_with_a_nul_character_are_refused_with_the_name_of_their_field(
+    storage: Arc<dyn Storage>,
+) {
+    type Spoil = fn(&mut NewWrites);
+    let refused: [(&str, Spoil); 7] = [
+        ("thread_id", |new| new.key.thread_id = "a\0".into()),
+        ("checkpoint_ns", |new| new.key.namespace = "\0".into()),
+        ("checkpoint_id", |new| new.key.checkpoint_id = "\0".into()),
+        ("task_id", |new| new.task_id.push('\0')),
+        ("task_path", |new| new.task_path.push('\0')),
+        ("channel", |new| new.writes[1].channel.push('\0')),
+        ("type", |new| {
+            new.writes[1].value = Value::from_parts("a\0", Vec::new());
+        }),
+    ];
+    for (field, spoil) in refused {
+        let thread = TestThread::new(&storage);
+        let id = CheckpointId::after(None);
+        let mut writes = thread.writes(&id, "task", "path", &[("a", "1"), ("b", "2")]);
+        spoil(&mut writes);
+        assert_invalid(storage.checkpointer().put_writes(writes).await, field);
+        assert_nothing_written(&thread, &id).await;
+    }
+}
+
+async fn a_version_that_is_no_number_is_refused(storage: Arc<dyn Storage>) {
+    for float in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let thread = TestThread::new(&storage);
+        let draft = thread.draft(None).unchanged("a", Version::Float(float));
+        let id = draft.checkpoint.id.clone();
+        assert_invalid(storage.checkpointer().put(draft).await, "version");
+        assert_nothing_written(&thread, &id).await;
+    }
+}
+
+async fn a_checkpoint_without_an_id_is_refused(storage: Arc<dyn Storage>) {
+    let thread = TestThread::new(&storage);
+    let empty: CheckpointId = "".into();
+    let mut draft = thread.draft(None);
+    draft.checkpoint.id = empty.clone();
+    assert_invalid(storage.checkpointer().put(draft).await, "checkpoint_id");
+    let writes = thread.writes(&empty, "task", "", &[("a", "1")]);
+    let written = storage.checkpointer().put_writes(writes).await;
+    assert_invalid(written, "checkpoint_id");
+    assert_nothing_written(&thread, &CheckpointId::after(None)).await;
+}
+
+async fn a_copy_to_a_name_with_a_nul_character_is_refused(storage: Arc<dyn Storage>) {
+    let thread = TestThread::new(&storage);
+    thread.put_chain(1).await;
+    let target = ThreadId::from(format!("{}\0", fresh()));
+    assert_invalid(thread.copy_to(&target).await, "thread_id");
+}
+
+async fn a_nul_character_in_a_question_is_no_failure_of_the_storage(storage: Arc<dyn Storage>) {
+    let thread = TestThread::named(&storage, &format!("{}\0", fresh()));
+    let checkpointer = storage.checkpointer();
+    let selector = thread.selector(None);
+    assert_empty_or_refused(checkpointer.get(&selector).await, Option::is_none);
+    let query = CheckpointQuery::of(thread.id.clone());
+    assert_empty_or_refused(checkpointer.list(&query).await, Vec::is_empty);
+    let query = CheckpointQuery {
+        metadata: Map::from_iter([("a".to_owned(), thread.id.as_str().into())]),
+        ..CheckpointQuery::default()
+    };
+    assert_empty_or_refused(checkpointer.list(&query).await, Vec::is_empty);
+    let channels = ["a".to_owned(), "\0".to_owned()];
+    let histories = checkpointer.delta_channel_history(&selector, &channels);
+    assert_empty_or_refused(histories.await, |histories| {
+        histories.values().all(|history| history.writes.is_empty())
+    });
+    let is_done = |(): &()| true;
+    assert_empty_or_refused(checkpointer.delete_thread(&thread.id).await, is_done);
+    let runs = [thread.id.to_string()];
+    assert_empty_or_refused(checkpointer.delete_for_runs(&runs).await, is_done);
+    for strategy in [PruneStrategy::KeepLatest, PruneStrategy::Delete] {
+        let ids = std::slice::from_ref(&thread.id);
+        assert_empty_or_refused(checkpointer.prune(ids, strategy).await, is_done);
+    }
+    let copied = thread.copy_to(&fresh().into()).await;
+    let refused =
+        |error: &Error| matches!(error, Error::NotFound { .. } | Error::InvalidInput { .. });
+    assert!(copied.as_ref().is_err_and(refused), "{copied:?}");
+}
+
+async fn what_follows_a_refusal_succeeds(storage: Arc<dyn Storage>) {
+    let thread = TestThread::new(&storage);
+    let good = thread
+        .draft(None)
+        .value("a", version(1), ChannelValue::DeltaSnapshot(packed("a")));
+    let mut bad = good.clone();
+    bad.checkpoint.ts.push('\0');
+    for _ in 0..3 {
+        let put = storage.checkpointer().put(bad.clone()).await;
+        assert_invalid(put, "ts");
+        thread.put(&good).await;
+    }
+    assert_eq!(thread.ids().await, [good.checkpoint.id]);
+}
+
+fn nul_version() -> Version {
+    Version::Text("1\0".to_owned())
+}
+
+async fn assert_nothing_written(thread: &TestThread, id: &CheckpointId) {
+    assert_eq!(thread.list().await, []);
+    // The thread does not exist: a copy may take its place, and shows what is left of `id`.
+    let source = thread.called(fresh());
+    let mut draft = source.draft(None).unchanged("good", version(1));
+    draft.checkpoint.id = id.clone();
+    source.put(&draft).await;
+    source.copy_to(&thread.id).await.unwrap();
+    let tuple = thread.get(id).await;
+    assert_eq!(tuple.pending_writes, []);
+    assert!(tuple.checkpoint.channel_values.is_empty());
+}
+
+#[track_caller]
+fn assert_empty_or_refused<T: Debug>(result: Result<T>, is_empty: impl Fn(&T) -> bool) {
+    match &result {
+        Ok(found) if is_empty(found) => {}
+        Err(Error::InvalidInput { .. }) => {}
+        _ => panic!("{result:?}"),
+    }
+}

@@ -1,0 +1,325 @@
+//! What deletes, prunes and copies: rare, of several statements, each call one transaction.
+//!
+//! Each first locks the thread's row in `threads`, as every write of ours does, so that it sees
+//! and changes a thread between two writes. Rows that another writer adds meanwhile (LangGraph's
+//! own saver locks nothing) are never deleted: what goes, goes by its key.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sea_orm::{DbErr, QueryResult};
+use serde_json::{Map, Value as Json, json};
+use yai_agentkit_core::{
+    CheckpointId, CheckpointMetadata, Error, Namespace, PruneStrategy, Result, ThreadId,
+    retention::{CheckpointSummary, Place, Retention},
+};
+
+use super::{
+    Sql,
+    row::{CheckpointRow, Columns, read_json},
+    threads::touch,
+};
+use crate::{
+    connection::Connection,
+    error::{is_unique_violation, storage_error},
+};
+
+/// On SQLite the transaction itself is the lock.
+const LOCK_THREAD: Sql = Sql {
+    postgres: "SELECT FROM threads WHERE thread_id = $1 FOR UPDATE",
+    sqlite: "SELECT 1 FROM threads WHERE thread_id = $1",
+};
+
+const DELETE_THREAD: [Sql; 4] = [
+    Sql::same("DELETE FROM checkpoints WHERE thread_id = $1"),
+    Sql::same("DELETE FROM checkpoint_blobs WHERE thread_id = $1"),
+    Sql::same("DELETE FROM checkpoint_writes WHERE thread_id = $1"),
+    Sql::same("DELETE FROM threads WHERE thread_id = $1"),
+];
+
+const COPY_THREAD: [Sql; 3] = [
+    Sql::same(
+        "INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
+    type, checkpoint, metadata)
+SELECT $2, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata
+FROM checkpoints WHERE thread_id = $1",
+    ),
+    Sql::same(
+        "INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+SELECT $2, checkpoint_ns, channel, version, type, blob FROM checkpoint_blobs WHERE thread_id = $1",
+    ),
+    Sql::same(
+        "INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path,
+    idx, channel, type, blob)
+SELECT $2, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
+FROM checkpoint_writes WHERE thread_id = $1",
+    ),
+];
+
+const SET_PARENT: Sql = Sql::same("UPDATE threads SET parent_id = $2 WHERE thread_id = $1");
+
+/// Reads every checkpoint: LangGraph's tables have no index on the run.
+const THREADS_OF_RUNS: Sql = Sql {
+    postgres: "SELECT DISTINCT thread_id FROM checkpoints
+WHERE metadata ->> 'run_id' IN (SELECT jsonb_array_elements_text($1::jsonb))",
+    sqlite: "SELECT DISTINCT thread_id FROM checkpoints
+WHERE metadata ->> '$.run_id' IN (SELECT value FROM json_each($1))",
+};
+
+const CHECKPOINTS: Sql = Sql {
+    postgres: "SELECT c.checkpoint_ns, c.checkpoint_id, c.parent_checkpoint_id, c.checkpoint::text,
+    c.metadata::text, EXISTS (
+        SELECT FROM checkpoint_writes w
+        WHERE w.thread_id = c.thread_id AND w.checkpoint_ns = c.checkpoint_ns
+            AND w.checkpoint_id = c.checkpoint_id AND w.channel = '__pregel_tasks'
+    )
+FROM checkpoints c WHERE c.thread_id = $1",
+    sqlite: "SELECT c.checkpoint_ns, c.checkpoint_id, c.parent_checkpoint_id, c.checkpoint,
+    c.metadata, EXISTS (
+        SELECT 1 FROM checkpoint_writes w
+        WHERE w.thread_id = c.thread_id AND w.checkpoint_ns = c.checkpoint_ns
+            AND w.checkpoint_id = c.checkpoint_id AND w.channel = '__pregel_tasks'
+    )
+FROM checkpoints c WHERE c.thread_id = $1",
+};
+
+const STORED_VERSIONS: Sql = Sql::same(
+    "SELECT checkpoint_ns, channel, version FROM checkpoint_blobs
+WHERE thread_id = $1 AND type <> 'empty'",
+);
+
+/// $2 is a JSON array of [namespace, id].
+const REMOVE_CHECKPOINTS: [Sql; 3] = [
+    Sql {
+        postgres: "DELETE FROM checkpoint_writes w USING jsonb_array_elements($2::jsonb) gone
+WHERE w.thread_id = $1 AND w.checkpoint_ns = gone ->> 0 AND w.checkpoint_id = gone ->> 1",
+        sqlite: "DELETE FROM checkpoint_writes WHERE thread_id = $1
+AND (checkpoint_ns, checkpoint_id) IN (SELECT value ->> 0, value ->> 1 FROM json_each($2))",
+    },
+    Sql {
+        postgres: "DELETE FROM checkpoints c USING jsonb_array_elements($2::jsonb) gone
+WHERE c.thread_id = $1 AND c.checkpoint_ns = gone ->> 0 AND c.checkpoint_id = gone ->> 1",
+        sqlite: "DELETE FROM checkpoints WHERE thread_id = $1
+AND (checkpoint_ns, checkpoint_id) IN (SELECT value ->> 0, value ->> 1 FROM json_each($2))",
+    },
+    Sql {
+        postgres: "UPDATE checkpoints c SET parent_checkpoint_id = NULL
+FROM jsonb_array_elements($2::jsonb) gone
+WHERE c.thread_id = $1 AND c.checkpoint_ns = gone ->> 0 AND c.parent_checkpoint_id = gone ->> 1",
+        sqlite: "UPDATE checkpoints SET parent_checkpoint_id = NULL WHERE thread_id = $1
+AND (checkpoint_ns, parent_checkpoint_id) IN (SELECT value ->> 0, value ->> 1 FROM json_each($2))",
+    },
+];
+
+/// $2 is a JSON array of [namespace, channel, version].
+const REMOVE_VALUES: Sql = Sql {
+    postgres: "DELETE FROM checkpoint_blobs b USING jsonb_array_elements($2::jsonb) gone
+WHERE b.thread_id = $1 AND b.checkpoint_ns = gone ->> 0 AND b.channel = gone ->> 1
+    AND b.version = gone ->> 2",
+    sqlite: "DELETE FROM checkpoint_blobs WHERE thread_id = $1
+AND (checkpoint_ns, channel, version) IN
+    (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each($2))",
+};
+
+pub(super) async fn delete_thread(connection: &Connection, id: &ThreadId) -> Result<()> {
+    prune(connection, std::slice::from_ref(id), PruneStrategy::Delete).await
+}
+
+pub(super) async fn prune(
+    connection: &Connection,
+    thread_ids: &[ThreadId],
+    strategy: PruneStrategy,
+) -> Result<()> {
+    // In one order, so that two calls can't wait for each other.
+    let thread_ids: BTreeSet<&ThreadId> = thread_ids.iter().collect();
+    let transaction = connection.begin().await.map_err(failed)?;
+    for id in thread_ids {
+        lock(&transaction, id).await?;
+        match strategy {
+            PruneStrategy::Delete => delete_all(&transaction, id).await?,
+            PruneStrategy::KeepLatest => {
+                remove(&transaction, id, Retention::all_but_latest).await?;
+            }
+        }
+    }
+    transaction.commit().await.map_err(failed)
+}
+
+pub(super) async fn delete_for_runs(connection: &Connection, run_ids: &[String]) -> Result<()> {
+    if run_ids.is_empty() {
+        return Ok(());
+    }
+    let transaction = connection.begin().await.map_err(failed)?;
+    let rows = THREADS_OF_RUNS.rows(&transaction, vec![json!(run_ids).to_string().into()]);
+    let threads = rows.await.map_err(failed)?;
+    let threads = threads
+        .iter()
+        .map(|row| row.try_get_by_index::<String>(0).map(ThreadId::from));
+    // In one order, as above, and not in that of a collation.
+    for id in threads
+        .collect::<Result<BTreeSet<_>, _>>()
+        .map_err(failed)?
+    {
+        lock(&transaction, &id).await?;
+        remove(&transaction, &id, |retention| retention.of_runs(run_ids)).await?;
+    }
+    transaction.commit().await.map_err(failed)
+}
+
+pub(super) async fn copy_thread(
+    connection: &Connection,
+    source: &ThreadId,
+    target: &ThreadId,
+) -> Result<()> {
+    let transaction = connection.begin().await.map_err(failed)?;
+    lock(&transaction, source).await?;
+    if !lock(&transaction, target).await?.is_empty() {
+        return Err(Error::conflict("thread", target));
+    }
+    touch(&transaction, target).await.map_err(failed)?;
+    let parent = vec![target.as_str().into(), source.as_str().into()];
+    SET_PARENT
+        .execute(&transaction, parent)
+        .await
+        .map_err(failed)?;
+    let [checkpoints, others @ ..] = COPY_THREAD;
+    let ids = || vec![source.as_str().into(), target.as_str().into()];
+    let copied = match checkpoints.execute(&transaction, ids()).await {
+        Err(error) if is_unique_violation(&error) => return Err(Error::conflict("thread", target)),
+        copied => copied.map_err(failed)?,
+    };
+    if copied == 0 {
+        return Err(Error::not_found("thread", source));
+    }
+    for sql in others {
+        sql.execute(&transaction, ids()).await.map_err(failed)?;
+    }
+    transaction.commit().await.map_err(failed)
+}
+
+fn failed(error: DbErr) -> Error {
+    storage_error("maintain threads", error)
+}
+
+async fn lock(transaction: &Connection, id: &ThreadId) -> Result<Vec<QueryResult>> {
+    LOCK_THREAD
+        .rows(transaction, vec![id.as_str().into()])
+        .await
+        .map_err(failed)
+}
+
+async fn delete_all(transaction: &Connection, id: &ThreadId) -> Result<()> {
+    for sql in DELETE_THREAD {
+        sql.execute(transaction, vec![id.as_str().into()])
+            .await
+            .map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Removes the checkpoints that `choose` gives up, their pending writes, and the values that no
+/// other checkpoint uses; the whole thread when no checkpoint is left.
+async fn remove(
+    transaction: &Connection,
+    id: &ThreadId,
+    choose: impl FnOnce(&Retention) -> BTreeSet<Place>,
+) -> Result<()> {
+    let checkpoints = load(transaction, id).await?;
+    let retention = Retention::new(checkpoints.values().map(|(summary, _)| summary.clone()));
+    let gone = choose(&retention);
+    if gone.is_empty() {
+        return Ok(());
+    }
+    if gone.len() == checkpoints.len() {
+        return delete_all(transaction, id).await;
+    }
+    let used = |is_gone: bool| -> BTreeSet<[&str; 3]> {
+        checkpoints
+            .iter()
+            .filter(|(place, _)| gone.contains(*place) == is_gone)
+            .flat_map(|(place, (_, versions))| {
+                let versions = versions.iter();
+                versions.map(|(channel, version)| [place.0.as_str(), channel, version])
+            })
+            .collect()
+    };
+    let freed: Vec<[&str; 3]> = used(true).difference(&used(false)).copied().collect();
+    let gone: Vec<[&str; 2]> = gone
+        .iter()
+        .map(|(namespace, id)| [namespace.as_str(), id.as_str()])
+        .collect();
+    for sql in REMOVE_CHECKPOINTS {
+        let values = vec![id.as_str().into(), json!(gone).to_string().into()];
+        sql.execute(transaction, values).await.map_err(failed)?;
+    }
+    let values = vec![id.as_str().into(), json!(freed).to_string().into()];
+    REMOVE_VALUES
+        .execute(transaction, values)
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// A checkpoint with the version of each of its channels.
+type Loaded = (CheckpointSummary, BTreeMap<String, String>);
+
+async fn load(transaction: &Connection, id: &ThreadId) -> Result<BTreeMap<Place, Loaded>> {
+    let thread = || vec![id.as_str().into()];
+    let rows = STORED_VERSIONS
+        .rows(transaction, thread())
+        .await
+        .map_err(failed)?;
+    let stored = rows
+        .iter()
+        .map(stored_version)
+        .collect::<Result<BTreeSet<_>, _>>();
+    let stored = stored.map_err(failed)?;
+    let rows = CHECKPOINTS
+        .rows(transaction, thread())
+        .await
+        .map_err(failed)?;
+    rows.iter().map(|row| summary(row, &stored)).collect()
+}
+
+fn stored_version(row: &QueryResult) -> Result<(String, String, String), DbErr> {
+    let mut columns = Columns::new(row);
+    Ok((columns.take()?, columns.take()?, columns.take()?))
+}
+
+fn summary(
+    row: &QueryResult,
+    stored: &BTreeSet<(String, String, String)>,
+) -> Result<(Place, Loaded)> {
+    let mut columns = Columns::new(row);
+    let namespace: String = columns.take().map_err(failed)?;
+    let id: String = columns.take().map_err(failed)?;
+    let parent: Option<String> = columns.take().map_err(failed)?;
+    let checkpoint: String = columns.take().map_err(failed)?;
+    let metadata: String = columns.take().map_err(failed)?;
+    let has_sends: bool = columns.take().map_err(failed)?;
+
+    let checkpoint: CheckpointRow = read_json("checkpoint", &checkpoint)?;
+    let metadata: Map<String, Json> = read_json("metadata", &metadata)?;
+    let versions: BTreeMap<String, String> = checkpoint
+        .channel_versions
+        .iter()
+        .map(|(channel, version)| (channel.clone(), version.to_string()))
+        .collect();
+    let has_value = |(channel, version): (&String, &String)| {
+        let key = (namespace.clone(), channel.clone(), version.clone());
+        (
+            channel.clone(),
+            checkpoint.channel_values.contains_key(channel) || stored.contains(&key),
+        )
+    };
+    let summary = CheckpointSummary {
+        namespace: Namespace::from(namespace.as_str()),
+        id: CheckpointId::from(id),
+        parent: parent.map(CheckpointId::from),
+        v: checkpoint.format(),
+        metadata: CheckpointMetadata(metadata),
+        channels: versions.iter().map(has_value).collect(),
+        has_sends,
+    };
+    let place = (summary.namespace.clone(), summary.id.clone());
+    Ok((place, (summary, versions)))
+}

@@ -1,0 +1,125 @@
+//! LangGraph's checkpoint protocol on LangGraph's tables, by our own SQL.
+//!
+//! What both databases share is written once; where they differ, their texts stand side by side in
+//! a [`Sql`]. On PostgreSQL `get`, `list`, `put`, `put_writes`, `threads` and
+//! `delta_channel_history` are one statement each, so one round trip and one transaction.
+
+mod delta;
+mod maintenance;
+mod read;
+mod row;
+mod threads;
+mod write;
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value as SqlValue};
+use yai_agentkit_core::{
+    CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
+    DeltaChannelHistory, NewCheckpoint, NewWrites, Page, PruneStrategy, Result, Thread,
+    ThreadCursor, ThreadId,
+};
+
+use crate::connection::Connection;
+
+/// A statement on both databases. Both number their parameters `$1`, `$2`, ….
+#[derive(Clone, Copy)]
+struct Sql {
+    postgres: &'static str,
+    sqlite: &'static str,
+}
+
+impl Sql {
+    /// One text for both.
+    const fn same(sql: &'static str) -> Self {
+        Self {
+            postgres: sql,
+            sqlite: sql,
+        }
+    }
+
+    fn on(self, connection: &Connection) -> &'static str {
+        if connection.is_postgres() {
+            self.postgres
+        } else {
+            self.sqlite
+        }
+    }
+
+    async fn rows(
+        self,
+        connection: &Connection,
+        values: Vec<SqlValue>,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        connection
+            .query_all_raw(self.statement(connection, values))
+            .await
+    }
+
+    async fn execute(self, connection: &Connection, values: Vec<SqlValue>) -> Result<u64, DbErr> {
+        let result = connection
+            .execute_raw(self.statement(connection, values))
+            .await?;
+        Ok(result.rows_affected())
+    }
+
+    fn statement(self, connection: &Connection, values: Vec<SqlValue>) -> Statement {
+        let backend = connection.get_database_backend();
+        Statement::from_sql_and_values(backend, self.on(connection), values)
+    }
+}
+
+/// A [`Checkpointer`] on a pool or within a transaction.
+pub(crate) struct SqlCheckpointer(pub(crate) Connection);
+
+#[async_trait]
+impl Checkpointer for SqlCheckpointer {
+    async fn get(&self, selector: &CheckpointSelector) -> Result<Option<CheckpointTuple>> {
+        read::get(&self.0, selector).await
+    }
+
+    async fn list(&self, query: &CheckpointQuery) -> Result<Vec<CheckpointTuple>> {
+        read::list(&self.0, query).await
+    }
+
+    async fn put(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
+        write::put(&self.0, checkpoint).await
+    }
+
+    async fn put_writes(&self, writes: NewWrites) -> Result<()> {
+        write::put_writes(&self.0, writes).await
+    }
+
+    async fn delete_thread(&self, thread_id: &ThreadId) -> Result<()> {
+        maintenance::delete_thread(&self.0, thread_id).await
+    }
+
+    async fn delete_for_runs(&self, run_ids: &[String]) -> Result<()> {
+        maintenance::delete_for_runs(&self.0, run_ids).await
+    }
+
+    async fn copy_thread(&self, source: &ThreadId, target: &ThreadId) -> Result<()> {
+        maintenance::copy_thread(&self.0, source, target).await
+    }
+
+    async fn prune(&self, thread_ids: &[ThreadId], strategy: PruneStrategy) -> Result<()> {
+        maintenance::prune(&self.0, thread_ids, strategy).await
+    }
+
+    async fn delta_channel_history(
+        &self,
+        selector: &CheckpointSelector,
+        channels: &[String],
+    ) -> Result<BTreeMap<String, DeltaChannelHistory>> {
+        delta::history(&self.0, selector, channels).await
+    }
+
+    async fn threads(
+        &self,
+        limit: u64,
+        after: Option<&ThreadCursor>,
+    ) -> Result<Page<Thread, ThreadCursor>> {
+        threads::list(&self.0, limit, after).await
+    }
+}

@@ -1,0 +1,164 @@
+//! A checkpoint as the JSON of its row.
+
+use std::collections::BTreeMap;
+
+use sea_orm::{DbErr, QueryResult, TryGetable, Value as SqlValue};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
+use yai_agentkit_core::{
+    ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, Error, Result, Value, Version,
+};
+
+/// The column `checkpoint`. `channel_values` holds only the inline ones, and `true` for the
+/// snapshot of a delta channel.
+#[derive(Serialize, Deserialize)]
+pub(super) struct CheckpointRow {
+    v: i64,
+    id: CheckpointId,
+    #[serde(default)]
+    ts: String,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub(super) channel_values: Map<String, Json>,
+    #[serde(default)]
+    pub(super) channel_versions: BTreeMap<String, Version>,
+    #[serde(default)]
+    versions_seen: BTreeMap<String, BTreeMap<String, Version>>,
+    #[serde(flatten)]
+    extra: Map<String, Json>,
+}
+
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Map<String, Json>, D::Error> {
+    Option::<Map<String, Json>>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+impl CheckpointRow {
+    /// Splits a checkpoint into its row and the values that are stored apart.
+    pub(super) fn split(checkpoint: Checkpoint) -> (Self, BTreeMap<String, Value>) {
+        let mut inline = Map::new();
+        let mut stored = BTreeMap::new();
+        for (channel, value) in checkpoint.channel_values {
+            match value {
+                ChannelValue::Inline(json) => {
+                    inline.insert(channel, json);
+                }
+                ChannelValue::Stored(value) => {
+                    stored.insert(channel, value);
+                }
+                ChannelValue::DeltaSnapshot(value) => {
+                    inline.insert(channel.clone(), true.into());
+                    stored.insert(channel, value);
+                }
+            }
+        }
+        let row = Self {
+            v: checkpoint.v,
+            id: checkpoint.id,
+            ts: checkpoint.ts,
+            channel_values: inline,
+            channel_versions: checkpoint.channel_versions,
+            versions_seen: checkpoint.versions_seen,
+            extra: checkpoint.extra,
+        };
+        (row, stored)
+    }
+
+    /// Joins the row with the stored values, which `stored` finds by channel and version.
+    pub(super) fn join(self, stored: impl Fn(&str, &str) -> Option<Value>) -> Checkpoint {
+        let mut values: BTreeMap<_, _> = self
+            .channel_values
+            .into_iter()
+            .map(|(channel, json)| (channel, ChannelValue::Inline(json)))
+            .collect();
+        for (channel, version) in &self.channel_versions {
+            if let Some(value) = stored(channel, &version.to_string()) {
+                let value = stored_channel_value(values.get(channel), value);
+                values.insert(channel.clone(), value);
+            }
+        }
+        Checkpoint {
+            v: self.v,
+            id: self.id,
+            ts: self.ts,
+            channel_values: values,
+            channel_versions: self.channel_versions,
+            versions_seen: self.versions_seen,
+            extra: self.extra,
+        }
+    }
+
+    pub(super) fn format(&self) -> i64 {
+        self.v
+    }
+}
+
+/// A stored value as a channel's value: a snapshot where the checkpoint marks it as one.
+pub(super) fn stored_channel_value(inline: Option<&ChannelValue>, stored: Value) -> ChannelValue {
+    match inline {
+        Some(ChannelValue::Inline(Json::Bool(true))) => ChannelValue::DeltaSnapshot(stored),
+        _ => ChannelValue::Stored(stored),
+    }
+}
+
+/// JSON of a row that this library or LangGraph wrote.
+pub(super) fn read_json<T: for<'de> Deserialize<'de>>(column: &str, text: &str) -> Result<T> {
+    serde_json::from_str(text)
+        .map_err(|error| Error::backend(format!("read checkpoints.{column}"), error))
+}
+
+pub(super) fn write_json<T: Serialize>(column: &str, value: &T) -> Result<String> {
+    serde_json::to_string(value)
+        .map_err(|error| Error::backend(format!("write checkpoints.{column}"), error))
+}
+
+pub(super) fn metadata_json(metadata: &CheckpointMetadata) -> Result<String> {
+    write_json("metadata", metadata)
+}
+
+/// A stored value, `None` for LangGraph's tag of no value.
+pub(super) fn stored_value(type_tag: Option<String>, bytes: Option<Vec<u8>>) -> Option<Value> {
+    match type_tag.as_deref() {
+        Some("empty") => None,
+        // The one tag worth not to allocate.
+        Some("msgpack") => Some(Value::from_parts("msgpack", bytes.unwrap_or_default())),
+        _ => Some(Value::from_parts(
+            type_tag.unwrap_or_default(),
+            bytes.unwrap_or_default(),
+        )),
+    }
+}
+
+/// The columns of a row from left to right.
+pub(super) struct Columns<'a> {
+    row: &'a QueryResult,
+    next: usize,
+}
+
+impl<'a> Columns<'a> {
+    pub(super) fn new(row: &'a QueryResult) -> Self {
+        Self { row, next: 0 }
+    }
+
+    pub(super) fn take<T: TryGetable>(&mut self) -> Result<T, DbErr> {
+        let column = self.next;
+        self.next += 1;
+        self.row.try_get_by_index(column)
+    }
+}
+
+/// A PostgreSQL array of texts.
+pub(super) fn texts(items: Vec<String>) -> SqlValue {
+    array(sea_orm::sea_query::ArrayType::String, items)
+}
+
+/// A PostgreSQL array.
+pub(super) fn array<T: Into<SqlValue>>(
+    kind: sea_orm::sea_query::ArrayType,
+    items: impl IntoIterator<Item = T>,
+) -> SqlValue {
+    SqlValue::Array(
+        kind,
+        Some(Box::new(items.into_iter().map(Into::into).collect())),
+    )
+}

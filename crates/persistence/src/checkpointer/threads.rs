@@ -1,0 +1,96 @@
+//! The table `threads`: which threads there are, by the time of their last write.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use sea_orm::{DbErr, QueryResult, Value as SqlValue};
+use yai_agentkit_core::{Error, Page, Result, Thread, ThreadCursor, ThreadId, now};
+
+use super::{Sql, row::Columns};
+use crate::{
+    connection::{Connection, retrying},
+    error::storage_error,
+};
+
+/// SQLite has no clock with microseconds; the only process that writes lends it its own.
+const TOUCH: Sql = Sql {
+    postgres: "INSERT INTO threads AS t (thread_id, updated_at) VALUES ($1, clock_timestamp())
+ON CONFLICT (thread_id) DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)",
+    sqlite: "INSERT INTO threads (thread_id, updated_at) VALUES ($1, $2)
+ON CONFLICT (thread_id) DO UPDATE SET updated_at = MAX(updated_at, excluded.updated_at)",
+};
+
+/// By threads_updated_at_idx, backwards.
+const FIRST_PAGE: Sql = Sql::same(
+    "SELECT thread_id, parent_id, updated_at FROM threads
+ORDER BY updated_at DESC, thread_id DESC LIMIT $1",
+);
+const NEXT_PAGE: Sql = Sql::same(
+    "SELECT thread_id, parent_id, updated_at FROM threads WHERE (updated_at, thread_id) < ($2, $3)
+ORDER BY updated_at DESC, thread_id DESC LIMIT $1",
+);
+
+/// Records that the thread is written to.
+pub(super) async fn touch(connection: &Connection, id: &ThreadId) -> Result<(), DbErr> {
+    let mut values = vec![id.as_str().into()];
+    if !connection.is_postgres() {
+        values.push(time_value(connection, now()));
+    }
+    TOUCH.execute(connection, values).await.map(drop)
+}
+
+pub(super) async fn list(
+    connection: &Connection,
+    limit: u64,
+    after: Option<&ThreadCursor>,
+) -> Result<Page<Thread, ThreadCursor>> {
+    // One more tells whether there is a next page.
+    let limit = limit.min(i64::MAX as u64 - 1);
+    let mut values = vec![SqlValue::from(limit.cast_signed() + 1)];
+    let sql = match after {
+        None => FIRST_PAGE,
+        Some(cursor) => {
+            values.push(time_value(connection, cursor.updated_at));
+            values.push(cursor.id.as_str().into());
+            NEXT_PAGE
+        }
+    };
+    let rows = retrying!(connection, sql.rows(connection, values.clone()));
+    let rows = rows.map_err(|error| storage_error("list threads", error))?;
+    let is_last = rows.len() as u64 <= limit;
+    let items = rows
+        .iter()
+        .take(usize::try_from(limit).unwrap_or(usize::MAX))
+        .map(|row| read(connection, row))
+        .collect::<Result<Vec<_>>>()?;
+    let next = items.last().filter(|_| !is_last).map(ThreadCursor::from);
+    Ok(Page { items, next })
+}
+
+fn read(connection: &Connection, row: &QueryResult) -> Result<Thread> {
+    let columns = || -> Result<_, DbErr> {
+        let mut columns = Columns::new(row);
+        let (id, parent): (String, Option<String>) = (columns.take()?, columns.take()?);
+        let updated_at = if connection.is_postgres() {
+            Ok(columns.take::<DateTime<Utc>>()?)
+        } else {
+            let text: String = columns.take()?;
+            DateTime::parse_from_rfc3339(&text).map(|time| time.to_utc())
+        };
+        Ok((id, parent, updated_at))
+    };
+    let (id, parent, updated_at) =
+        columns().map_err(|error| storage_error("list threads", error))?;
+    Ok(Thread {
+        id: id.into(),
+        parent: parent.map(ThreadId::from),
+        updated_at: updated_at.map_err(|error| Error::backend("read threads.updated_at", error))?,
+    })
+}
+
+/// A time as `threads` holds it: on SQLite as text whose order is that of time.
+fn time_value(connection: &Connection, time: DateTime<Utc>) -> SqlValue {
+    if connection.is_postgres() {
+        time.into()
+    } else {
+        time.to_rfc3339_opts(SecondsFormat::Micros, true).into()
+    }
+}

@@ -1,0 +1,61 @@
+use sea_orm::{Condition, entity::prelude::*};
+use yai_agentkit_core::{Conversation, ConversationFilter, ConversationId, Result};
+
+use crate::StoredEntity;
+
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[sea_orm(table_name = "agent_conversations")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    id: Uuid,
+    checkpoint_thread_id: Uuid,
+    title: Option<String>,
+    metadata_: Option<Json>,
+    created_at: DateTimeUtc,
+    updated_at: DateTimeUtc,
+}
+
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+impl StoredEntity for Conversation {
+    type Table = Entity;
+
+    fn from_model(model: Model) -> Result<Self> {
+        Ok(Self {
+            id: ConversationId(model.id),
+            checkpoint_thread_id: model.checkpoint_thread_id,
+            title: model.title,
+            metadata: model.metadata_,
+            created_at: model.created_at,
+            updated_at: model.updated_at,
+        })
+    }
+
+    fn into_model(self) -> Model {
+        Model {
+            id: self.id.0,
+            checkpoint_thread_id: self.checkpoint_thread_id,
+            title: self.title,
+            metadata_: self.metadata,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+        }
+    }
+
+    fn key(id: &ConversationId) -> Value {
+        id.0.into()
+    }
+
+    fn condition(filter: &ConversationFilter) -> Condition {
+        Condition::all()
+            .add_option(
+                filter
+                    .checkpoint_thread_id
+                    .map(|id| Column::CheckpointThreadId.eq(id)),
+            )
+            .add_option(filter.title.as_ref().map(|title| Column::Title.eq(title)))
+    }
+}

@@ -1,0 +1,140 @@
+//! The one translation of database errors, by code.
+
+use sea_orm::{DbErr, RuntimeErr};
+use yai_agentkit_core::Error;
+
+/// What a database error means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Unique,
+    ForeignKey,
+    Refused,
+    /// The connection is gone; another one may work at once.
+    Disconnected,
+    Busy,
+    /// The operator has to act: wrong password, no such database, not migrated.
+    Misconfigured,
+    Other,
+}
+
+/// `error` of `operation`, for errors that are no matter of a single row.
+pub(crate) fn storage_error(operation: &'static str, error: DbErr) -> Error {
+    match kind(&error) {
+        Kind::Disconnected | Kind::Busy => Error::unavailable(operation, error),
+        Kind::Refused => Error::invalid(operation, "holds a value that the database can't store"),
+        Kind::Misconfigured => Error::configuration(operation, without_secret(&error)),
+        Kind::Unique => Error::conflict("row", operation),
+        Kind::ForeignKey | Kind::Other => Error::backend(operation, error),
+    }
+}
+
+/// Whether the connection was lost, so that another one may work at once.
+pub(crate) fn is_disconnected(error: &DbErr) -> bool {
+    kind(error) == Kind::Disconnected
+}
+
+/// Whether trying again soon can help.
+pub(crate) fn is_transient(error: &DbErr) -> bool {
+    matches!(kind(error), Kind::Disconnected | Kind::Busy)
+}
+
+/// Whether a unique index refused the row.
+pub(crate) fn is_unique_violation(error: &DbErr) -> bool {
+    kind(error) == Kind::Unique
+}
+
+/// Whether a foreign key refused the change.
+pub(crate) fn is_foreign_key_violation(error: &DbErr) -> bool {
+    kind(error) == Kind::ForeignKey
+}
+
+pub(crate) fn from_sqlx(error: sqlx::Error) -> DbErr {
+    DbErr::Query(RuntimeErr::SqlxError(error.into()))
+}
+
+/// The code that PostgreSQL or SQLite gave.
+pub(crate) fn code(error: &DbErr) -> Option<String> {
+    sqlx_error(error)?
+        .as_database_error()?
+        .code()
+        .map(Into::into)
+}
+
+fn kind(error: &DbErr) -> Kind {
+    match sqlx_error(error) {
+        Some(sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed | sqlx::Error::Protocol(_)) => {
+            Kind::Disconnected
+        }
+        Some(sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::BeginFailed) => {
+            Kind::Busy
+        }
+        Some(sqlx::Error::Tls(_)) => Kind::Misconfigured,
+        Some(sqlx::Error::Database(error)) => {
+            let code = error.code().unwrap_or_default();
+            if error
+                .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+                .is_some()
+            {
+                postgres_kind(&code)
+            } else {
+                sqlite_kind(&code)
+            }
+        }
+        _ => Kind::Other,
+    }
+}
+
+fn sqlx_error(error: &DbErr) -> Option<&sqlx::Error> {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
+        _ => None,
+    }
+}
+
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+fn postgres_kind(code: &str) -> Kind {
+    match code {
+        "23505" => Kind::Unique,
+        "23503" => Kind::ForeignKey,
+        // Text too long, out of range, invalid encoding, an untranslatable character, \u0000 in JSON.
+        "22001" | "22003" | "22021" | "22P05" | "22P02" => Kind::Refused,
+        // Terminated by an administrator, a crash, starting up, or the connection failed.
+        "57P01" | "57P02" | "57P03" | "57P05" => Kind::Disconnected,
+        code if code.starts_with("08") => Kind::Disconnected,
+        // Timed out, locked, deadlock, serialization, too many connections, out of resources,
+        // a standby that can't write.
+        "57014" | "55P03" | "40P01" | "40001" | "25006" => Kind::Busy,
+        code if code.starts_with("53") => Kind::Busy,
+        // No such database, no such table or schema, may not.
+        "3D000" | "42P01" | "3F000" | "42501" => Kind::Misconfigured,
+        code if code.starts_with("28") => Kind::Misconfigured,
+        _ => Kind::Other,
+    }
+}
+
+/// <https://www.sqlite.org/rescode.html>; the low byte is the primary code.
+fn sqlite_kind(code: &str) -> Kind {
+    match code.parse::<u32>().unwrap_or_default() {
+        1555 | 2067 => Kind::Unique,
+        787 | 1811 => Kind::ForeignKey,
+        // Can't open, not a database, read-only, may not.
+        extended => match extended & 0xff {
+            5 | 6 | 9 | 13 => Kind::Busy,
+            3 | 8 | 14 | 26 => Kind::Misconfigured,
+            18 => Kind::Refused,
+            _ => Kind::Other,
+        },
+    }
+}
+
+/// The database's own words, which for these errors name users and databases but no secret.
+fn without_secret(error: &DbErr) -> String {
+    sqlx_error(error)
+        .and_then(sqlx::Error::as_database_error)
+        .map_or_else(
+            || "the TLS handshake failed".to_owned(),
+            |error| error.message().to_owned(),
+        )
+}

@@ -1,0 +1,244 @@
+//! The schema, one migration after the other. To change it, add a migration to [`MIGRATIONS`] with
+//! its SQL for both databases; one that has been released never changes.
+
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, DynIden,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait, sea_query::IntoIden,
+};
+use sea_orm_migration::{
+    MigrationName, MigrationStatus, MigrationTrait, MigratorTrait, SchemaManager,
+};
+use sqlx::postgres::PgPoolOptions;
+use yai_agentkit_core::{Error, Result};
+
+use crate::{connection::Connection, error};
+
+/// One migration of the schema.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Migration {
+    /// Its name.
+    pub name: String,
+    /// Whether the database has it.
+    pub state: MigrationState,
+    /// The SQL that it runs on this database.
+    pub sql: &'static str,
+}
+
+/// Whether a database has a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MigrationState {
+    /// It has.
+    Applied,
+    /// Not yet.
+    Pending,
+}
+
+#[derive(Clone, Copy)]
+struct Script {
+    name: &'static str,
+    postgres: &'static str,
+    sqlite: &'static str,
+}
+
+macro_rules! script {
+    ($number:literal, $name:literal) => {
+        Script {
+            name: concat!($number, "_", $name),
+            postgres: include_str!(concat!("postgres/", $name, ".sql")),
+            sqlite: include_str!(concat!("sqlite/", $name, ".sql")),
+        }
+    };
+}
+
+const MIGRATIONS: [Script; 3] = [
+    script!("0001", "checkpoints"),
+    script!("0002", "threads"),
+    script!("0003", "conversations"),
+];
+
+/// Every migration with its state. Reads only.
+pub(crate) async fn status(connection: &Connection) -> Result<Vec<Migration>> {
+    let migrations = Migrator::get_migration_with_status_read_only(connection)
+        .await
+        .map_err(migration_error)?;
+    let is_postgres = connection.is_postgres();
+    Ok(migrations
+        .iter()
+        .zip(MIGRATIONS)
+        .map(|(migration, script)| Migration {
+            name: migration.name().to_owned(),
+            state: match migration.status() {
+                MigrationStatus::Applied => MigrationState::Applied,
+                MigrationStatus::Pending => MigrationState::Pending,
+            },
+            sql: if is_postgres {
+                script.postgres
+            } else {
+                script.sqlite
+            },
+        })
+        .collect())
+}
+
+pub(crate) async fn pending(connection: &Connection) -> Result<Vec<Migration>> {
+    let mut migrations = status(connection).await?;
+    migrations.retain(|migration| migration.state == MigrationState::Pending);
+    Ok(migrations)
+}
+
+/// Applies what is pending, in one transaction. Of several processes that do so at once one does
+/// it; the others wait, at most for `patience`, and find nothing left to do.
+pub(crate) async fn migrate(
+    connection: &Connection,
+    schema: Option<&str>,
+    patience: Duration,
+) -> Result<Vec<Migration>> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let pending = pending(connection).await?;
+        if pending.is_empty()
+            || apply(connection, schema, patience)
+                .await
+                .map_err(migration_error)?
+        {
+            return Ok(pending);
+        }
+        if Instant::now() > deadline {
+            return Err(Error::unavailable(
+                "migrate",
+                "another process has been migrating this database all the time; see its logs",
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// `false` when another process is at it.
+async fn apply(
+    connection: &Connection,
+    schema: Option<&str>,
+    patience: Duration,
+) -> Result<bool, DbErr> {
+    match connection {
+        Connection::Postgres(postgres) => {
+            // A connection of its own, since SeaORM prepares statements by name. Behind a
+            // transaction pooler the session may hold those of other clients, and must not keep ours.
+            let options = postgres.pool.connect_options().as_ref().clone();
+            let pool = PgPoolOptions::new()
+                .max_connections(1)
+                .connect_with(options)
+                .await;
+            let pool = pool.map_err(error::from_sqlx)?;
+            let transaction = DatabaseConnection::from(pool).begin().await?;
+            let behind_pooler = postgres.pooler_begin.is_some();
+            if behind_pooler {
+                transaction.execute_unprepared("DEALLOCATE ALL").await?;
+            }
+            // A backfill may take long. A lock that an old open transaction keeps from us must not
+            // make everybody else queue up behind us.
+            let limits = format!(
+                "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {}",
+                patience.as_millis().clamp(1, 10_000),
+            );
+            transaction.execute_unprepared(&limits).await?;
+            if !try_lock(&transaction, schema.unwrap_or_default()).await? {
+                return Ok(false);
+            }
+            if let Some(schema) = schema {
+                // The name holds nothing but letters, digits and underscores.
+                let sql = format!(
+                    "CREATE SCHEMA IF NOT EXISTS {schema}; SET LOCAL search_path = {schema}"
+                );
+                transaction.execute_unprepared(&sql).await?;
+            }
+            Migrator::up(&transaction, None).await?;
+            if behind_pooler {
+                transaction.execute_unprepared("DEALLOCATE ALL").await?;
+            }
+            transaction.commit().await?;
+        }
+        Connection::Sqlite(sqlite) => {
+            let options = TransactionOptions {
+                sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+                ..TransactionOptions::default()
+            };
+            let writer = DatabaseConnection::from(sqlite.writer.clone());
+            let transaction = writer.begin_with_options(options).await?;
+            Migrator::up(&transaction, None).await?;
+            transaction.commit().await?;
+        }
+        Connection::PostgresTransaction(..) | Connection::SqliteTransaction(..) => {
+            return Err(DbErr::Custom(
+                "migrations need a transaction of their own".to_owned(),
+            ));
+        }
+    }
+    Ok(true)
+}
+
+/// Held until the end of the transaction, so that it works through a transaction pooler.
+async fn try_lock(transaction: &DatabaseTransaction, schema: &str) -> Result<bool, DbErr> {
+    let sql = format!("SELECT pg_try_advisory_xact_lock(hashtext('agentkit migrate {schema}'))");
+    let statement = sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, sql);
+    match transaction.query_one_raw(statement).await? {
+        Some(row) => row.try_get_by_index(0),
+        None => Ok(false),
+    }
+}
+
+fn migration_error(error: DbErr) -> Error {
+    if matches!(&error, DbErr::Custom(_)) {
+        return Error::configuration(
+            "database schema",
+            "has migrations that this version of AgentKit does not know: use a newer version",
+        );
+    }
+    match error::code(&error).as_deref() {
+        Some("42P07") => Error::configuration(
+            "database schema",
+            "holds a table of another application with the name of one of ours \
+             (threads, agent_conversations, agent_messages, agent_turns): set DB_SCHEMA",
+        ),
+        Some("55P03") => Error::unavailable(
+            "migrate: another transaction keeps a table locked; end it (see pg_stat_activity)",
+            error,
+        ),
+        _ => error::storage_error("migrate", error),
+    }
+}
+
+struct Migrator;
+
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        let boxed = |script: Script| -> Box<dyn MigrationTrait> { Box::new(script) };
+        MIGRATIONS.into_iter().map(boxed).collect()
+    }
+
+    /// Not SeaORM's default, which an application beside us may use for its own.
+    fn migration_table_name() -> DynIden {
+        "agentkit_migrations".into_iden()
+    }
+}
+
+impl MigrationName for Script {
+    fn name(&self) -> &str {
+        self.name
+    }
+}
+
+#[async_trait]
+impl MigrationTrait for Script {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let sql = match manager.get_database_backend() {
+            sea_orm::DbBackend::Postgres => self.postgres,
+            _ => self.sqlite,
+        };
+        manager.get_connection().execute_unprepared(sql).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,8 @@
+-- updated_at: RFC 3339 in UTC, always with six digits, so that text order is time order.
+CREATE TABLE threads (
+    thread_id TEXT NOT NULL PRIMARY KEY,
+    parent_id TEXT,
+    updated_at TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX threads_updated_at_idx ON threads (updated_at, thread_id);

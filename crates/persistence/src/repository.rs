@@ -1,0 +1,222 @@
+use std::marker::PhantomData;
+
+use async_trait::async_trait;
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, Condition, DbErr, EntityTrait, IntoActiveModel, Iterable,
+    PaginatorTrait, PrimaryKeyToColumn, QueryFilter, QueryOrder, QuerySelect, Select, SelectExt,
+    Value as SqlValue,
+};
+use yai_agentkit_core::{Entity, Error, ListQuery, Order, Page, Repository, Result, Start, now};
+
+use crate::{
+    connection::{Connection, retrying},
+    error::{is_disconnected, is_foreign_key_violation, is_unique_violation, storage_error},
+};
+
+/// How an [`Entity`] is stored: as a row of a SeaORM entity.
+///
+/// An application's own entity takes two steps: derive its SeaORM model, and say what its filter
+/// means. Then [`Database::repository`](crate::Database::repository) gives it the whole
+/// [`Repository`] on both databases. See `examples/own_entity.rs`.
+///
+/// The primary key is one column, set by the application.
+pub trait StoredEntity: Entity {
+    /// The SeaORM entity. Where its model is this entity itself, `from_model` and `into_model` are
+    /// the identity.
+    type Table: EntityTrait<
+            Model: IntoActiveModel<<Self::Table as EntityTrait>::ActiveModel> + Send + Sync,
+            ActiveModel: Send,
+        >;
+
+    /// The row as an entity.
+    fn from_model(model: <Self::Table as EntityTrait>::Model) -> Result<Self>;
+
+    /// The entity as a row.
+    fn into_model(self) -> <Self::Table as EntityTrait>::Model;
+
+    /// The primary key's value as SeaORM takes it.
+    fn key(id: &Self::Id) -> SqlValue;
+
+    /// Which rows `filter` takes.
+    fn condition(filter: &Self::Filter) -> Condition;
+}
+
+/// PostgreSQL takes 65535 parameters in a statement, SQLite 32766.
+const MAX_PARAMETERS: usize = 32_000;
+
+pub(crate) struct SqlRepository<E> {
+    connection: Connection,
+    entity: PhantomData<fn() -> E>,
+}
+
+impl<E: StoredEntity> SqlRepository<E> {
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            entity: PhantomData,
+        }
+    }
+
+    fn row(entity: &E) -> <E::Table as EntityTrait>::ActiveModel {
+        entity.clone().into_model().into_active_model().reset_all()
+    }
+
+    async fn insert(&self, entity: &E) -> Result<(), DbErr> {
+        let insert = E::Table::insert(Self::row(entity));
+        insert
+            .exec_without_returning(&self.connection)
+            .await
+            .map(drop)
+    }
+
+    async fn insert_all(&self, entities: &[E]) -> Result<(), DbErr> {
+        let columns = <E::Table as EntityTrait>::Column::iter().count();
+        let transaction = self.connection.begin().await?;
+        for chunk in entities.chunks(MAX_PARAMETERS / columns) {
+            let insert = E::Table::insert_many(chunk.iter().map(Self::row));
+            insert.exec_without_returning(&*transaction).await?;
+        }
+        transaction.commit().await
+    }
+
+    /// The exact error of the row at fault, where a statement of many rows failed: one after the
+    /// other, and nothing kept.
+    async fn error_of_row(&self, entities: &[E], error: DbErr) -> Error {
+        let Ok(transaction) = self.connection.begin().await else {
+            return storage_error("add", error);
+        };
+        let repository = Self::new(Connection::clone(&transaction));
+        for entity in entities {
+            if let Err(error) = repository.insert(entity).await {
+                return write_error("add", entity, error);
+            }
+        }
+        storage_error("add", error)
+    }
+}
+
+/// What an error says about the row of `entity`.
+fn write_error<E: Entity>(operation: &'static str, entity: &E, error: DbErr) -> Error {
+    if is_unique_violation(&error) {
+        return Error::conflict(E::NAME, entity.id());
+    }
+    if is_foreign_key_violation(&error) {
+        let (parent, id) = entity
+            .parent()
+            .unwrap_or(("row that it refers to", String::new()));
+        return Error::not_found(parent, id);
+    }
+    storage_error(operation, error)
+}
+
+fn key_column<E: StoredEntity>() -> <E::Table as EntityTrait>::Column {
+    let mut keys = <E::Table as EntityTrait>::PrimaryKey::iter();
+    let key = keys
+        .next()
+        .expect("SeaORM refuses an entity without primary key");
+    key.into_column()
+}
+
+fn find<E: StoredEntity>(id: &E::Id) -> Select<E::Table> {
+    E::Table::find().filter(key_column::<E>().eq(E::key(id)))
+}
+
+#[async_trait]
+impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
+    async fn get(&self, id: &E::Id) -> Result<Option<E>> {
+        let found = retrying!(self.connection, find::<E>(id).one(&self.connection));
+        found
+            .map_err(|error| storage_error("get", error))?
+            .map(E::from_model)
+            .transpose()
+    }
+
+    async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, E::Id>> {
+        let key = key_column::<E>();
+        let mut select = E::Table::find().filter(E::condition(&query.filter));
+        select = match query.order {
+            Order::NewestFirst => select.order_by_desc(key),
+            Order::OldestFirst => select.order_by_asc(key),
+        };
+        select = match (&query.start, query.order) {
+            (Start::Offset(0), _) => select,
+            (Start::Offset(offset), _) => select.offset((*offset).min(i64::MAX as u64)),
+            (Start::After(id), Order::NewestFirst) => select.filter(key.lt(E::key(id))),
+            (Start::After(id), Order::OldestFirst) => select.filter(key.gt(E::key(id))),
+        };
+        // One more tells whether there is a next page.
+        let limit = query.limit.min(i64::MAX as u64 - 1);
+        let select = select.limit(limit + 1);
+        let rows = retrying!(self.connection, select.clone().all(&self.connection));
+        let mut rows = rows.map_err(|error| storage_error("list", error))?;
+        let is_last = rows.len() as u64 <= limit;
+        rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let items: Vec<E> = rows.into_iter().map(E::from_model).collect::<Result<_>>()?;
+        let next = items.last().filter(|_| !is_last).map(Entity::id);
+        Ok(Page { items, next })
+    }
+
+    async fn add(&self, entity: E) -> Result<E> {
+        entity.validate()?;
+        let mut added = self.insert(&entity).await;
+        if added.as_ref().is_err_and(is_disconnected)
+            && self.connection.replace_dead_connections().await
+        {
+            added = self.insert(&entity).await;
+            // The first attempt may have been committed after all.
+            if added.as_ref().is_err_and(is_unique_violation)
+                && self.get(&entity.id()).await?.as_ref() == Some(&entity)
+            {
+                return Ok(entity);
+            }
+        }
+        added.map_err(|error| write_error("add", &entity, error))?;
+        Ok(entity)
+    }
+
+    async fn add_many(&self, entities: Vec<E>) -> Result<Vec<E>> {
+        for entity in &entities {
+            entity.validate()?;
+        }
+        match self.insert_all(&entities).await {
+            Ok(()) => Ok(entities),
+            Err(error) if is_unique_violation(&error) || is_foreign_key_violation(&error) => {
+                Err(self.error_of_row(&entities, error).await)
+            }
+            Err(error) => Err(storage_error("add", error)),
+        }
+    }
+
+    async fn update(&self, mut entity: E) -> Result<E> {
+        entity.touch(now());
+        entity.validate()?;
+        let update = || E::Table::update(Self::row(&entity));
+        match retrying!(self.connection, update().exec(&self.connection)) {
+            Ok(_) => Ok(entity),
+            Err(DbErr::RecordNotUpdated | DbErr::RecordNotFound(_)) => {
+                Err(Error::not_found(E::NAME, entity.id()))
+            }
+            Err(error) => Err(write_error("update", &entity, error)),
+        }
+    }
+
+    async fn delete(&self, id: &E::Id) -> Result<bool> {
+        let delete = || E::Table::delete_many().filter(key_column::<E>().eq(E::key(id)));
+        match retrying!(self.connection, delete().exec(&self.connection)) {
+            Ok(result) => Ok(result.rows_affected > 0),
+            Err(error) if is_foreign_key_violation(&error) => Err(Error::conflict(E::NAME, id)),
+            Err(error) => Err(storage_error("delete", error)),
+        }
+    }
+
+    async fn exists(&self, id: &E::Id) -> Result<bool> {
+        let exists = retrying!(self.connection, find::<E>(id).exists(&self.connection));
+        exists.map_err(|error| storage_error("exists", error))
+    }
+
+    async fn count(&self, filter: &E::Filter) -> Result<u64> {
+        let select = E::Table::find().filter(E::condition(filter));
+        let count = retrying!(self.connection, select.clone().count(&self.connection));
+        count.map_err(|error| storage_error("count", error))
+    }
+}

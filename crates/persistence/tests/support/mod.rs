@@ -1,0 +1,54 @@
+//! Databases for tests: each its own, on the servers that `./test` starts.
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+/// An empty PostgreSQL database.
+pub struct PostgresDatabase {
+    name: String,
+    pub url: String,
+    /// The same through PgBouncer in transaction mode.
+    pub pgbouncer_url: String,
+}
+
+impl PostgresDatabase {
+    pub async fn create(purpose: &str) -> Self {
+        let name = format!("{purpose}_{}", uuid::Uuid::new_v4().simple());
+        let on = |variable| {
+            let mut url: url::Url = environment(variable).parse().unwrap();
+            url.set_path(&name);
+            String::from(url)
+        };
+        let database = Self {
+            url: on("AGENTKIT_TEST_POSTGRES_URL"),
+            pgbouncer_url: on("AGENTKIT_TEST_PGBOUNCER_URL"),
+            name,
+        };
+        execute(&server(), &format!("CREATE DATABASE {}", database.name)).await;
+        database
+    }
+
+    /// Drops it. That of a test that has failed stays until the server goes.
+    pub async fn remove(self) {
+        let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
+        execute(&server(), &drop).await;
+    }
+}
+
+/// Runs a script on the database at `url`.
+pub async fn execute(url: &str, script: &str) {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(script))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+}
+
+/// The URL of the server's own database.
+pub fn server() -> String {
+    environment("AGENTKIT_TEST_POSTGRES_URL")
+}
+
+/// What `./test` says of its servers.
+pub fn environment(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run ./test"))
+}

@@ -10,6 +10,7 @@ pub struct Model {
     id: Uuid,
     checkpoint_thread_id: Uuid,
     title: Option<String>,
+    #[sea_orm(column_name = "metadata_")]
     metadata_: Option<Json>,
     created_at: DateTimeUtc,
     updated_at: DateTimeUtc,

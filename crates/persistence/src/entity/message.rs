@@ -11,6 +11,7 @@ pub struct Model {
     conversation_id: Uuid,
     role: String,
     content: String,
+    #[sea_orm(column_name = "metadata_")]
     metadata_: Option<Json>,
     created_at: DateTimeUtc,
 }

@@ -100,33 +100,43 @@ fn announce(address: SocketAddr) -> io::Result<()> {
     stdout.flush()
 }
 
-/// SIGTERM, where there is such a thing, and SIGINT.
+/// SIGTERM and SIGINT; elsewhere than on Unix, Ctrl-C.
 struct StopSignals {
     #[cfg(unix)]
-    terminate: signal::unix::Signal,
+    signals: [signal::unix::Signal; 2],
 }
 
 impl StopSignals {
+    /// From now on the signals do not end the process by themselves.
+    #[cfg(unix)]
     fn register() -> io::Result<Self> {
-        Ok(Self {
-            #[cfg(unix)]
-            terminate: signal::unix::signal(signal::unix::SignalKind::terminate())?,
-        })
+        use signal::unix::{SignalKind, signal};
+        let signals = [
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        ];
+        Ok(Self { signals })
     }
 
+    #[cfg(unix)]
     async fn next(&mut self) {
-        #[cfg(unix)]
-        let terminate = self.terminate.recv();
-        #[cfg(not(unix))]
-        let terminate = std::future::pending::<Option<()>>();
+        let [terminate, interrupt] = &mut self.signals;
         tokio::select! {
-            _ = terminate => {}
-            interrupted = signal::ctrl_c() => {
-                if let Err(error) = interrupted {
-                    tracing::error!(%error, "can't wait for Ctrl-C");
-                    std::future::pending::<()>().await;
-                }
-            }
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn register() -> io::Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) {
+        if let Err(error) = signal::ctrl_c().await {
+            tracing::error!(%error, "can't wait for Ctrl-C");
+            std::future::pending().await
         }
     }
 }

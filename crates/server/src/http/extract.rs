@@ -39,18 +39,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
                         "the body did not arrive whole in time",
                     ),
                 })?;
-        if bytes.is_empty() {
-            return Err(Problem::invalid(
-                "body",
-                "must be a JSON object, but is empty",
-            ));
-        }
-        if !is_json {
+        if !bytes.is_empty() && !is_json {
             return Err(Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported-media-type",
                 "the header `content-type` must be application/json",
             ));
+        }
+        // Serde would read an array as a struct, field by field.
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            return Err(Problem::invalid("body", "must be a JSON object"));
         }
         let mut json = serde_json::Deserializer::from_slice(&bytes);
         let value =
@@ -101,6 +99,10 @@ fn is_json(headers: &HeaderMap) -> bool {
 /// The problem of the field at which reading stopped; `whole` where that is no field.
 fn invalid<E: std::error::Error>(error: &serde_path_to_error::Error<E>, whole: &str) -> Problem {
     let path = error.path().to_string();
-    let field = if path == "." { whole } else { &path };
+    // A `?` is where the text itself is broken, a `.` the input as a whole.
+    let field = match path.trim_end_matches(['?', '.']) {
+        "" => whole,
+        field => field,
+    };
     Problem::invalid(field, error.inner())
 }

@@ -1,0 +1,388 @@
+//! The `agentkit` binary, as an operator runs it.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::{Child, ChildStdout, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// `agentkit`, with a directory and nothing of this process's environment.
+fn agentkit(directory: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agentkit"));
+    command.current_dir(directory).env_clear().env(
+        "DATABASE_URL",
+        format!("sqlite:{}", directory.join("test.db").display()),
+    );
+    command
+}
+
+fn run(directory: &Path, arguments: &[&str]) -> Output {
+    agentkit(directory).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A server on a free port, killed when dropped.
+struct Server {
+    process: Child,
+    stdout: BufReader<ChildStdout>,
+    address: String,
+}
+
+impl Server {
+    fn start(directory: &Path) -> Self {
+        Self::spawn(agentkit(directory).args(["--bind", "127.0.0.1:0"]))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let (_, rest) = line
+            .split_once("http://")
+            .expect("the server says where it listens");
+        let address = rest.split([',', ' ', '/']).next().unwrap().to_owned();
+        Self {
+            process,
+            stdout,
+            address,
+        }
+    }
+
+    /// The line that the server prints to be tried.
+    fn line_to_try(&mut self) -> String {
+        let lines = self.stdout.by_ref().lines().map(Result::unwrap);
+        let mut lines = lines.skip_while(|line| !line.contains("curl"));
+        lines.next().unwrap()
+    }
+
+    /// A request without a library: the status and the body.
+    fn request(&self, head: &str, body: &str) -> (u16, Value) {
+        let mut connection = TcpStream::connect(&self.address).unwrap();
+        write!(
+            connection,
+            "{head} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut response = String::new();
+        connection.read_to_string(&mut response).unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap())
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.process.id().to_string();
+        let sent = Command::new("kill").args([name, &id]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// The exit code, which must come within ten seconds.
+    fn exit_code(mut self) -> Option<i32> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match self.process.try_wait().unwrap() {
+                Some(status) => return status.code(),
+                None if Instant::now() > deadline => panic!("the server does not stop"),
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Ok(None) = self.process.try_wait() {
+            self.process.kill().unwrap();
+            self.process.wait().unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_server_is_ready_when_it_says_where_it_listens() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path());
+    assert_eq!(server.request("GET /healthz", "").0, 200);
+    let (status, body) = server.request("GET /readyz", "");
+    assert_eq!((status, &body["status"]), (200, &"ready".into()));
+    assert_eq!(
+        server.request("GET /openapi.json", "").1["openapi"],
+        "3.1.0"
+    );
+}
+
+#[test]
+fn the_line_that_the_server_prints_works_as_printed() {
+    let directory = TempDir::new().unwrap();
+    let mut server = Server::start(directory.path());
+    let tried = Command::new("sh")
+        .args(["-c", &server.line_to_try()])
+        .output()
+        .unwrap();
+    assert!(tried.status.success(), "{}", text(&tried.stderr));
+    let answers: Vec<Value> = text(&tried.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(answers.len(), 2);
+    assert!(
+        answers.iter().all(|answer| answer["role"] == "assistant"),
+        "{answers:?}"
+    );
+    let conversation = answers[0]["conversation_id"].as_str().unwrap();
+    let path = format!("GET /conversations/{conversation}/messages");
+    let messages = server.request(&path, "").1;
+    assert_eq!(messages["items"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn what_was_said_is_there_after_a_restart() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path());
+    let conversation = server.request("POST /conversations", "{}").1;
+    let id = conversation["id"].as_str().unwrap();
+    let send = format!("POST /chats/{id}/messages");
+    assert_eq!(
+        server.request(&send, r#"{"content":"My name is Ada."}"#).0,
+        200
+    );
+    let read = format!("GET /conversations/{id}/messages");
+    let before = server.request(&read, "");
+    server.signal("-TERM");
+    assert_eq!(server.exit_code(), Some(0));
+
+    let server = Server::start(directory.path());
+    assert_eq!(server.request(&read, ""), before);
+    let state = server.request(&format!("GET /chats/{id}/state"), "").1;
+    assert_eq!(state["values"]["messages"][0]["content"], "My name is Ada.");
+}
+
+#[test]
+fn the_server_stops_in_order_at_either_signal() {
+    for signal in ["-TERM", "-INT"] {
+        let directory = TempDir::new().unwrap();
+        let server = Server::start(directory.path());
+        // A connection that asks nothing must not hold it up.
+        let idle = TcpStream::connect(&server.address).unwrap();
+        server.signal(signal);
+        assert_eq!(server.exit_code(), Some(0), "{signal}");
+        drop(idle);
+    }
+}
+
+#[test]
+fn the_log_goes_to_stderr_one_json_object_a_line_if_so_set() {
+    let directory = TempDir::new().unwrap();
+    let mut command = agentkit(directory.path());
+    command.args(["serve", "--bind", "127.0.0.1:0", "--log-format", "json"]);
+    let mut server = Server::spawn(command.stderr(Stdio::piped()));
+    server.request("GET /healthz", "");
+    server.signal("-TERM");
+    let mut log = String::new();
+    let mut stderr = server.process.stderr.take().unwrap();
+    stderr.read_to_string(&mut log).unwrap();
+    assert_eq!(server.exit_code(), Some(0));
+    let lines: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let answered = lines
+        .iter()
+        .find(|line| line["message"] == "answered")
+        .unwrap();
+    assert_eq!(answered["span"]["path"], "/healthz");
+    assert!(answered["span"]["request_id"].is_string());
+}
+
+#[test]
+fn a_wrong_setting_exits_with_2_and_names_the_variable() {
+    let directory = TempDir::new().unwrap();
+    for (name, value) in [
+        ("AGENTKIT_BIND", "nowhere"),
+        ("AGENTKIT_AGENT", "nobody"),
+        ("AGENTKIT_CONFIG", "missing.toml"),
+        ("RUST_LOG", "a=b=c"),
+    ] {
+        let output = agentkit(directory.path())
+            .env(name, value)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        let error = text(&output.stderr);
+        assert!(error.starts_with(&format!("error: {name}: ")), "{error}");
+        assert!(error.contains(value) && output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    let directory = TempDir::new().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run(directory.path(), &["--bind", &address]);
+    assert_eq!(output.status.code(), Some(2));
+    let error = text(&output.stderr);
+    assert!(
+        error.contains("AGENTKIT_BIND") && error.contains(&address),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_help_names_every_command_and_variable() {
+    let directory = TempDir::new().unwrap();
+    let output = run(directory.path(), &["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let help = text(&output.stdout);
+    for expected in [
+        "serve",
+        "chat",
+        "migrate",
+        "threads",
+        "history",
+        "show",
+        "DATABASE_URL",
+        "AGENTKIT_CONFIG",
+        "AGENTKIT_BIND",
+        "AGENTKIT_AGENT",
+        "AGENTKIT_BODY_LIMIT",
+        "AGENTKIT_SHUTDOWN_TIMEOUT",
+        "AGENTKIT_MAX_STEPS",
+        "AGENTKIT_STEP_DELAY",
+        "AGENTKIT_LOG_FORMAT",
+        "RUST_LOG",
+        "OPENAI_API_KEY",
+        "OPENAI_BASE_URL",
+        "OPENAI_MODEL",
+        "OPENAI_TIMEOUT",
+        "Examples:",
+    ] {
+        assert!(help.contains(expected), "{expected}");
+    }
+    assert_eq!(
+        run(directory.path(), &["no-such-command"]).status.code(),
+        Some(2)
+    );
+}
+
+/// The conversation that `agentkit chat` has begun, as it says.
+fn conversation(output: &Output) -> String {
+    let error = text(&output.stderr);
+    let id = error
+        .lines()
+        .find_map(|line| line.strip_prefix("Conversation "));
+    id.unwrap().split(';').next().unwrap().to_owned()
+}
+
+#[test]
+fn a_chat_in_the_terminal_goes_on_where_it_was() {
+    let directory = TempDir::new().unwrap();
+    let first = run(directory.path(), &["chat", "My name is Ada."]);
+    assert_eq!(first.status.code(), Some(0), "{}", text(&first.stderr));
+    assert_eq!(text(&first.stdout).lines().count(), 1);
+    let id = conversation(&first);
+
+    let mut interactive = agentkit(directory.path())
+        .args(["chat", "--conversation", &id])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = interactive.stdin.take().unwrap();
+    stdin
+        .write_all(b"What is my name?\n\nThank you.\n")
+        .unwrap();
+    drop(stdin);
+    let output = interactive.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stdout).lines().count(), 2);
+
+    let unknown = "01900000-0000-7000-8000-000000000000";
+    let output = run(directory.path(), &["chat", "--conversation", unknown, "hi"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        text(&output.stderr),
+        format!("error: conversation {unknown} does not exist\n")
+    );
+    let output = run(directory.path(), &["chat", "--conversation", "abc", "hi"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn checkpoints_are_shown_to_people_and_to_machines() {
+    let directory = TempDir::new().unwrap();
+    assert_eq!(
+        run(directory.path(), &["chat", "My name is Ada."])
+            .status
+            .code(),
+        Some(0)
+    );
+    let threads = run(directory.path(), &["threads", "--json"]);
+    let thread: Value = serde_json::from_slice(&threads.stdout).unwrap();
+    let thread = thread["thread_id"].as_str().unwrap();
+    assert!(text(&run(directory.path(), &["threads"]).stdout).starts_with(thread));
+
+    let history = text(&run(directory.path(), &["history", thread, "--json"]).stdout);
+    let checkpoints: Vec<Value> = history
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let first = checkpoints.last().unwrap();
+    assert_eq!(
+        (&first["step"], &first["source"]),
+        (&(-1).into(), &"input".into())
+    );
+    let lines = text(&run(directory.path(), &["history", thread, "--namespace", ""]).stdout);
+    assert_eq!(lines.lines().count(), checkpoints.len());
+    let none = run(
+        directory.path(),
+        &["history", thread, "--namespace", "other"],
+    );
+    assert!(none.status.success() && none.stdout.is_empty());
+
+    let latest = run(directory.path(), &["show", thread, "--json"]);
+    let latest: Value = serde_json::from_slice(&latest.stdout).unwrap();
+    assert_eq!(latest, checkpoints[0]);
+    let shown = text(&run(directory.path(), &["show", thread]).stdout);
+    assert!(
+        shown.contains("\"content\": \"My name is Ada.\""),
+        "{shown}"
+    );
+    let id = first["checkpoint_id"].as_str().unwrap();
+    let shown = run(directory.path(), &["show", thread, id, "--json"]);
+    assert_eq!(
+        &serde_json::from_slice::<Value>(&shown.stdout).unwrap(),
+        first
+    );
+    let missing = run(directory.path(), &["show", "no-such-thread"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(text(&missing.stderr).contains("no-such-thread"));
+}
+
+#[test]
+fn a_schema_is_migrated_once() {
+    let directory = TempDir::new().unwrap();
+    let status = || text(&run(directory.path(), &["migrate", "status"]).stdout);
+    assert!(status().lines().all(|line| line.starts_with("pending")) && !status().is_empty());
+    let sql = text(&run(directory.path(), &["migrate", "--dry-run"]).stdout);
+    assert!(sql.contains("CREATE TABLE"), "{sql}");
+    assert!(status().lines().all(|line| line.starts_with("pending")));
+    let migrated = text(&run(directory.path(), &["migrate"]).stdout);
+    assert_eq!(migrated.lines().count(), status().lines().count());
+    assert!(status().lines().all(|line| line.starts_with("applied")));
+    assert_eq!(
+        text(&run(directory.path(), &["migrate"]).stdout),
+        "the schema is up to date\n"
+    );
+}

@@ -1,0 +1,172 @@
+use axum::http::StatusCode;
+use chrono::DateTime;
+use serde_json::{Value, json};
+use uuid::Uuid;
+use yai_agentkit_core::ListQuery;
+use yai_agentkit_core::{Conversation, Storage};
+
+use crate::support::{Api, ScriptedAgent};
+
+fn api() -> Api {
+    Api::new(ScriptedAgent::default())
+}
+
+fn ids(list: &Value) -> Vec<String> {
+    let items = list["items"].as_array().unwrap();
+    items
+        .iter()
+        .map(|item| item["id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_conversation_is_created_read_changed_and_deleted() {
+    let api = api();
+    let new = json!({"title": "Trip", "metadata": {"customer": 7}});
+    let created = api.post("/conversations", new).await;
+    assert_eq!(created.status, StatusCode::OK);
+    assert_eq!(created.body["title"], "Trip");
+    assert_eq!(created.body["metadata"], json!({"customer": 7}));
+    let fields: Vec<_> = created.body.as_object().unwrap().keys().collect();
+    let expected = [
+        "checkpoint_thread_id",
+        "created_at",
+        "id",
+        "metadata",
+        "title",
+        "updated_at",
+    ];
+    assert_eq!(fields, expected);
+    let id: Uuid = created.body["id"].as_str().unwrap().parse().unwrap();
+    let thread: Uuid = created.body["checkpoint_thread_id"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert_ne!(id, thread);
+    for time in ["created_at", "updated_at"] {
+        DateTime::parse_from_rfc3339(created.body[time].as_str().unwrap()).unwrap();
+    }
+
+    let path = format!("/conversations/{id}");
+    assert_eq!(api.get(&path).await.body, created.body);
+    let changed = api.patch(&path, json!({"title": "Two trips"})).await;
+    assert_eq!(changed.status, StatusCode::OK);
+    assert_eq!(changed.body["title"], "Two trips");
+    assert_eq!(changed.body["metadata"], json!({"customer": 7}));
+    assert!(changed.body["updated_at"].as_str() > created.body["updated_at"].as_str());
+    let cleared = api.patch(&path, json!({"metadata": null})).await;
+    assert_eq!(cleared.body["title"], "Two trips");
+    assert_eq!(cleared.body["metadata"], Value::Null);
+    assert_eq!(api.patch(&path, json!({})).await.body, cleared.body);
+
+    let deleted = api.delete(&path).await;
+    assert_eq!(deleted.status, StatusCode::NO_CONTENT);
+    assert_eq!(api.get(&path).await.problem(), "not-found");
+}
+
+#[tokio::test]
+async fn a_conversation_needs_neither_title_nor_metadata() {
+    let created = api().post("/conversations", json!({})).await;
+    assert_eq!(created.body["title"], Value::Null);
+    assert_eq!(created.body["metadata"], Value::Null);
+}
+
+#[tokio::test]
+async fn conversations_are_listed_newest_first_by_cursor_and_by_offset() {
+    let api = api();
+    let mut all = Vec::new();
+    for _ in 0..5 {
+        all.insert(0, api.conversation().await);
+    }
+    let first = api.get("/conversations?limit=2").await;
+    assert_eq!(first.status, StatusCode::OK);
+    assert_eq!(ids(&first.body), all[..2]);
+    let cursor = first.body["next_cursor"].as_str().unwrap();
+    let second = api
+        .get(&format!("/conversations?limit=3&cursor={cursor}"))
+        .await;
+    assert_eq!(ids(&second.body), all[2..]);
+    assert_eq!(second.body.get("next_cursor"), None);
+    let middle = api.get("/conversations?limit=2&offset=1").await;
+    assert_eq!(ids(&middle.body), all[1..3]);
+    assert_eq!(ids(&api.get("/conversations").await.body), all);
+    assert_eq!(ids(&api.get("/conversations?offset=9").await.body), [""; 0]);
+}
+
+#[tokio::test]
+async fn messages_are_listed_oldest_first_by_cursor() {
+    let api = api();
+    let id = api.conversation().await;
+    for text in ["one", "two"] {
+        api.post(&format!("/chats/{id}/messages"), json!({"content": text}))
+            .await;
+    }
+    let path = format!("/conversations/{id}/messages");
+    let all = api.get(&path).await;
+    assert_eq!(all.status, StatusCode::OK);
+    let items = all.body["items"].as_array().unwrap();
+    let roles: Vec<_> = items
+        .iter()
+        .map(|item| item["role"].as_str().unwrap())
+        .collect();
+    assert_eq!(roles, ["user", "assistant", "user", "assistant"]);
+    assert_eq!(items[0]["content"], "one");
+    assert!(
+        items
+            .iter()
+            .all(|item| item["conversation_id"] == id.as_str())
+    );
+
+    let first = api.get(&format!("{path}?limit=3")).await;
+    let cursor = first.body["next_cursor"].as_str().unwrap();
+    let rest = api.get(&format!("{path}?cursor={cursor}")).await;
+    assert_eq!([ids(&first.body), ids(&rest.body)].concat(), ids(&all.body));
+    assert_eq!(rest.body.get("next_cursor"), None);
+    let mut newest_first = ids(&api.get(&format!("{path}?order=desc")).await.body);
+    newest_first.reverse();
+    assert_eq!(newest_first, ids(&all.body));
+}
+
+#[tokio::test]
+async fn deleting_a_conversation_leaves_nothing_of_it_and_all_of_others() {
+    let api = api();
+    let (gone, stays) = (api.conversation().await, api.conversation().await);
+    for id in [&gone, &stays] {
+        api.post(&format!("/chats/{id}/messages"), json!({"content": "hi"}))
+            .await;
+    }
+    assert_eq!(api.rows().await, (2, 4, 2, 2));
+    api.delete(&format!("/conversations/{gone}")).await;
+    assert_eq!(api.rows().await, (1, 2, 1, 1));
+    let left: Vec<Conversation> = api
+        .storage
+        .conversations()
+        .list(&ListQuery::default())
+        .await
+        .unwrap()
+        .items;
+    assert_eq!(left[0].id.to_string(), stays);
+}
+
+#[tokio::test]
+async fn a_conversation_with_a_running_turn_is_not_deleted() {
+    let agent = ScriptedAgent::hanging_after(1);
+    let api = Api::new(agent.clone());
+    let id = api.conversation().await;
+    let path = format!("/chats/{id}/messages");
+    let (turn, ()) = tokio::join!(api.post(&path, json!({"content": "hi"})), async {
+        while agent.done().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let refused = api.delete(&format!("/conversations/{id}")).await;
+        assert_eq!(
+            (refused.status, refused.problem()),
+            (StatusCode::CONFLICT, "turn-running")
+        );
+        agent.permits.add_permits(100);
+    });
+    assert_eq!(turn.status, StatusCode::OK);
+    let deleted = api.delete(&format!("/conversations/{id}")).await;
+    assert_eq!(deleted.status, StatusCode::NO_CONTENT);
+}

@@ -1,0 +1,143 @@
+use std::{collections::HashMap, time::Duration};
+
+use yai_agentkit_core::{Error, Result};
+use yai_agentkit_server::settings::{AgentSettings, Flags, LogFormat, Settings};
+
+fn load(flags: &Flags, file: &str, variables: &[(&str, &str)]) -> Result<Settings> {
+    let variables: HashMap<_, _> = variables.iter().copied().collect();
+    Settings::load(flags, Some(file), |name| {
+        variables.get(name).map(|value| (*value).to_owned())
+    })
+}
+
+/// The setting at fault and what is said about it.
+fn fault(flags: &Flags, file: &str, variables: &[(&str, &str)]) -> (String, String) {
+    match load(flags, file, variables) {
+        Err(Error::Configuration { setting, reason }) => {
+            (setting.into_owned(), reason.into_owned())
+        }
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("{file} {variables:?} is allowed"),
+    }
+}
+
+#[test]
+fn a_flag_goes_before_a_variable_before_the_file_before_the_default() {
+    let file = "bind = '127.0.0.1:3'";
+    let variables = [("AGENTKIT_BIND", "127.0.0.1:2")];
+    let flags = Flags {
+        bind: Some("127.0.0.1:1".to_owned()),
+        ..Flags::default()
+    };
+    let port = |settings: Result<Settings>| settings.unwrap().bind.port();
+    assert_eq!(port(load(&flags, file, &variables)), 1);
+    assert_eq!(port(load(&Flags::default(), file, &variables)), 2);
+    assert_eq!(
+        port(load(&Flags::default(), file, &[("AGENTKIT_BIND", "")])),
+        3
+    );
+    assert_eq!(port(load(&Flags::default(), "", &[])), 8080);
+}
+
+#[test]
+fn the_defaults_need_no_setting() {
+    let settings = load(&Flags::default(), "", &[]).unwrap();
+    assert!(settings.bind.ip().is_loopback());
+    assert!(matches!(
+        settings.agent,
+        AgentSettings::Offline {
+            step_delay: Duration::ZERO
+        }
+    ));
+    assert_eq!(settings.body_limit, 1_048_576);
+    assert_eq!(settings.shutdown_timeout, Duration::from_secs(30));
+    assert_eq!(settings.max_steps, 50);
+    assert_eq!(settings.log, None);
+    assert_eq!(settings.log_format, LogFormat::Text);
+}
+
+#[test]
+fn the_file_holds_every_setting() {
+    let file = "
+        bind = '0.0.0.0:80'
+        agent = 'openai'
+        log = 'debug'
+        log_format = 'json'
+        body_limit = 10
+        shutdown_timeout = 5
+        max_steps = 7
+        step_delay = 9
+        [openai]
+        api_key = 'key'
+        base_url = 'http://127.0.0.1:1/v1'
+        model = 'small'
+        timeout = 3
+        [database]
+        url = 'sqlite::memory:'
+    ";
+    let settings = load(&Flags::default(), file, &[]).unwrap();
+    assert_eq!(settings.bind.to_string(), "0.0.0.0:80");
+    assert_eq!(settings.log.as_deref(), Some("debug"));
+    assert_eq!(settings.log_format, LogFormat::Json);
+    assert_eq!((settings.body_limit, settings.max_steps), (10, 7));
+    assert_eq!(settings.shutdown_timeout, Duration::from_secs(5));
+    let AgentSettings::OpenAi(openai) = settings.agent else {
+        panic!("not the openai agent");
+    };
+    assert_eq!(
+        (openai.api_key.as_str(), openai.model.as_str()),
+        ("key", "small")
+    );
+    assert_eq!(openai.base_url.as_deref(), Some("http://127.0.0.1:1/v1"));
+    assert_eq!(openai.timeout, Duration::from_secs(3));
+    let offline = load(&Flags::default(), file, &[("AGENTKIT_AGENT", "offline")]).unwrap();
+    let AgentSettings::Offline { step_delay } = offline.agent else {
+        panic!("not the offline agent");
+    };
+    assert_eq!(step_delay, Duration::from_millis(9));
+}
+
+#[test]
+fn a_bad_value_names_its_variable_and_what_is_allowed() {
+    for (name, value, allowed) in [
+        ("AGENTKIT_BIND", "localhost", "127.0.0.1:8080"),
+        ("AGENTKIT_AGENT", "gpt", "offline or openai"),
+        ("AGENTKIT_BODY_LIMIT", "1MiB", "number of bytes"),
+        ("AGENTKIT_SHUTDOWN_TIMEOUT", "0", "at least 1"),
+        ("AGENTKIT_MAX_STEPS", "-1", "number of steps"),
+        ("AGENTKIT_STEP_DELAY", "1s", "milliseconds"),
+        ("AGENTKIT_LOG_FORMAT", "xml", "text or json"),
+    ] {
+        let (setting, reason) = fault(&Flags::default(), "", &[(name, value)]);
+        assert_eq!(setting, name);
+        assert!(
+            reason.contains(value) && reason.contains(allowed),
+            "{reason}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_names_the_line_without_its_secrets() {
+    for (file, message) in [
+        ("\nbnd = 'x'", "line 2: unknown field `bnd`"),
+        ("[openai]\nkey = 'hunter2'", "line 2: unknown field `key`"),
+        ("bind = true", "line 1: expected a text or a number"),
+        ("\n\n[openai]\napi_key = 'hunter2", "line 4: "),
+    ] {
+        let (setting, reason) = fault(&Flags::default(), file, &[]);
+        assert_eq!(setting, "agentkit.toml");
+        assert!(reason.starts_with(message), "{reason}");
+        assert!(!reason.contains("hunter2"));
+    }
+}
+
+#[test]
+fn the_openai_agent_needs_a_key_or_another_endpoint() {
+    let agent = ("AGENTKIT_AGENT", "openai");
+    let (setting, _) = fault(&Flags::default(), "", &[agent]);
+    assert_eq!(setting, "OPENAI_API_KEY");
+    let base_url = ("OPENAI_BASE_URL", "http://127.0.0.1:1/v1");
+    assert!(load(&Flags::default(), "", &[agent, base_url]).is_ok());
+    assert!(load(&Flags::default(), "", &[agent, ("OPENAI_API_KEY", "key")]).is_ok());
+}

@@ -1,0 +1,311 @@
+//! A scripted agent, a storage that can fail, and the router without a socket.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
+
+use async_trait::async_trait;
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, Method, Request, StatusCode},
+};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tower::ServiceExt;
+use yai_agentkit_core::{
+    Checkpointer, Conversation, Error, ListQuery, Message, MessageFilter, Repository, Result, Role,
+    Storage, Turn, UnitOfWork, memory::MemoryStorage,
+};
+use yai_agentkit_server::{
+    agent::{Agent, AgentError, AgentState, Step, ToolCall},
+    http::{self, App},
+    turn::TurnEngine,
+};
+
+/// The body limit of the router in tests.
+pub(crate) const BODY_LIMIT: usize = 4096;
+
+/// Asks for two tools, then for one more, then answers with what the user said and the results.
+/// Users can make it misbehave: `refuse`, `unavailable`, `panic`, `forever`, `nul`.
+#[derive(Clone)]
+pub(crate) struct ScriptedAgent {
+    /// What it has done, over all clones.
+    pub(crate) done: Arc<Mutex<Vec<String>>>,
+    /// How many calls it still answers; further ones hang.
+    pub(crate) permits: Arc<Semaphore>,
+}
+
+impl Default for ScriptedAgent {
+    fn default() -> Self {
+        Self::hanging_after(Semaphore::MAX_PERMITS)
+    }
+}
+
+impl ScriptedAgent {
+    /// What it does in a turn.
+    pub(crate) const SCRIPT: [&str; 6] =
+        ["step 0", "tool a", "tool b", "step 1", "tool c", "step 2"];
+
+    pub(crate) fn hanging_after(calls: usize) -> Self {
+        Self {
+            done: Arc::default(),
+            permits: Arc::new(Semaphore::new(calls)),
+        }
+    }
+
+    pub(crate) fn done(&self) -> Vec<String> {
+        self.done.lock().unwrap().clone()
+    }
+
+    async fn record(&self, what: String) {
+        let permit = self.permits.acquire().await.expect("never closed");
+        permit.forget();
+        self.done.lock().unwrap().push(what);
+    }
+}
+
+fn call(id: &str) -> ToolCall {
+    ToolCall {
+        id: id.to_owned(),
+        name: "note".to_owned(),
+        arguments: json!({}),
+    }
+}
+
+#[async_trait]
+impl Agent for ScriptedAgent {
+    async fn step(&self, state: &AgentState) -> Result<Step, AgentError> {
+        let is_of_turn = |message: &&_| -> bool { !is_user(message) };
+        let question = state.messages.iter().rev().find(is_user).unwrap();
+        let of_turn: Vec<_> = state.messages.iter().rev().take_while(is_of_turn).collect();
+        let step = of_turn
+            .iter()
+            .filter(|message| message.role == Role::Assistant)
+            .count();
+        self.record(format!("step {step}")).await;
+        match (question.content.as_str(), step) {
+            ("refuse", _) => Err(AgentError::Refused {
+                reason: "no such model".to_owned(),
+                source: Some("secret-key-in-cause".into()),
+            }),
+            ("unavailable", _) => Err(AgentError::Unavailable {
+                reason: "too many requests".to_owned(),
+                source: None,
+            }),
+            ("panic", _) => panic!("a bug in the agent"),
+            ("nul", _) => Ok(Step::Answer("a\0b".to_owned())),
+            ("forever", _) => Ok(decision(&["again"])),
+            (_, 0) => Ok(decision(&["a", "b"])),
+            (_, 1) => Ok(decision(&["c"])),
+            (said, _) => {
+                let results = of_turn
+                    .iter()
+                    .rev()
+                    .filter(|message| message.role == Role::Tool);
+                let results: Vec<_> = results.map(|result| result.content.as_str()).collect();
+                Ok(Step::Answer(format!("{said}: {}", results.join(" "))))
+            }
+        }
+    }
+
+    async fn run_tool(&self, call: &ToolCall, state: &mut AgentState) -> String {
+        self.record(format!("tool {}", call.id)).await;
+        state.facts.insert(call.id.clone(), "noted".to_owned());
+        format!("result-{}", call.id)
+    }
+}
+
+fn is_user(message: &&yai_agentkit_server::agent::ChatMessage) -> bool {
+    message.role == Role::User
+}
+
+fn decision(ids: &[&str]) -> Step {
+    Step::ToolCalls {
+        content: String::new(),
+        calls: ids.iter().copied().map(call).collect(),
+    }
+}
+
+/// A storage whose units of work and pings fail while told so.
+#[derive(Clone, Default)]
+pub(crate) struct FailingStorage {
+    pub(crate) inner: MemoryStorage,
+    pub(crate) fails: Arc<AtomicBool>,
+    /// Whether pings panic.
+    pub(crate) panics: Arc<AtomicBool>,
+}
+
+impl FailingStorage {
+    fn check(&self, operation: &'static str) -> Result<()> {
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(Error::unavailable(operation, "SELECT secret FROM table"));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Storage for FailingStorage {
+    fn conversations(&self) -> Arc<dyn Repository<Conversation>> {
+        self.inner.conversations()
+    }
+
+    fn messages(&self) -> Arc<dyn Repository<Message>> {
+        self.inner.messages()
+    }
+
+    fn turns(&self) -> Arc<dyn Repository<Turn>> {
+        self.inner.turns()
+    }
+
+    fn checkpointer(&self) -> Arc<dyn Checkpointer> {
+        self.inner.checkpointer()
+    }
+
+    async fn begin(&self) -> Result<Box<dyn UnitOfWork>> {
+        self.check("begin")?;
+        self.inner.begin().await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        assert!(!self.panics.load(Ordering::SeqCst), "secret panic");
+        self.check("ping")
+    }
+}
+
+/// The router over a storage in memory.
+pub(crate) struct Api {
+    pub(crate) router: Router,
+    pub(crate) storage: FailingStorage,
+    pub(crate) turns: TurnEngine,
+}
+
+/// A response, its body read as JSON where there is one.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Api {
+    pub(crate) fn new(agent: ScriptedAgent) -> Self {
+        let storage = FailingStorage::default();
+        let turns = TurnEngine::new(Arc::new(storage.clone()), Arc::new(agent)).with_max_steps(5);
+        let app = App {
+            storage: Arc::new(storage.clone()),
+            turns: turns.clone(),
+        };
+        Self {
+            router: http::router(app, BODY_LIMIT),
+            storage,
+            turns,
+        }
+    }
+
+    pub(crate) async fn request(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.request(Request::get(path).body(Body::empty()).unwrap())
+            .await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.request(Request::delete(path).body(Body::empty()).unwrap())
+            .await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::POST, path, body.to_string()).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::PATCH, path, body.to_string()).await
+    }
+
+    pub(crate) async fn send(&self, method: Method, path: &str, body: impl Into<Body>) -> Answer {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", "application/json")
+            .body(body.into())
+            .unwrap();
+        self.request(request).await
+    }
+
+    /// Creates a conversation and returns its id.
+    pub(crate) async fn conversation(&self) -> String {
+        let answer = self.post("/conversations", json!({})).await;
+        answer.body["id"].as_str().unwrap().to_owned()
+    }
+
+    /// How many conversations, messages, turns and threads are stored.
+    pub(crate) async fn rows(&self) -> (u64, u64, u64, usize) {
+        let storage = &self.storage;
+        (
+            storage
+                .conversations()
+                .count(&Default::default())
+                .await
+                .unwrap(),
+            storage.messages().count(&Default::default()).await.unwrap(),
+            storage.turns().count(&Default::default()).await.unwrap(),
+            storage
+                .checkpointer()
+                .threads(100, None)
+                .await
+                .unwrap()
+                .items
+                .len(),
+        )
+    }
+}
+
+impl Answer {
+    /// Checks that this is a problem, and returns its name.
+    pub(crate) fn problem(&self) -> &str {
+        assert_eq!(
+            self.headers["content-type"], "application/problem+json",
+            "{}",
+            self.body
+        );
+        assert_eq!(self.body["status"], self.status.as_u16());
+        assert_eq!(
+            self.body["request_id"],
+            self.headers["x-request-id"].to_str().unwrap()
+        );
+        assert!(self.body["title"].is_string() && self.body["detail"].is_string());
+        let name = self.body["type"].as_str().unwrap();
+        name.strip_prefix("urn:agentkit:problem:").unwrap()
+    }
+
+    /// Checks that this is a 400 for bad input, and returns the field at fault.
+    pub(crate) fn invalid_field(&self) -> &str {
+        assert_eq!(self.problem(), "invalid-input");
+        assert_eq!(self.status, StatusCode::BAD_REQUEST, "{}", self.body);
+        self.body["field"].as_str().unwrap()
+    }
+}
+
+/// The roles and contents of a conversation, oldest first.
+pub(crate) async fn said(storage: &dyn Storage, conversation: &Conversation) -> Vec<String> {
+    let query = ListQuery::filtered(MessageFilter::of(conversation.id)).oldest_first();
+    let page = storage.messages().list(&query).await.unwrap();
+    let lines = page
+        .items
+        .iter()
+        .map(|message| format!("{}: {}", message.role, message.content));
+    lines.collect()
+}

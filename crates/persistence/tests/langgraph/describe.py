@@ -30,10 +30,7 @@ class Stored:
         tag, content = typed
         if tag == MIGRATED_SENDS:
             return content
-        stored = {"type": tag, "hex": bytes(content).hex()}
-        if tag == "msgpack" and isinstance(JsonPlusSerializer().loads_typed(typed), _DeltaSnapshot):
-            stored["snapshot"] = True
-        return stored
+        return {"type": tag, "hex": bytes(content).hex()}
 
 
 class WithPlaces:

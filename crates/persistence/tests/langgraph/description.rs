@@ -91,12 +91,7 @@ fn history(received: &DeltaChannelHistory) -> Json {
 fn channel_value(value: &ChannelValue) -> Json {
     match value {
         ChannelValue::Inline(json) => json.clone(),
-        ChannelValue::Stored(value) => stored(value),
-        ChannelValue::DeltaSnapshot(value) => {
-            let mut snapshot = stored(value);
-            snapshot["snapshot"] = true.into();
-            snapshot
-        }
+        ChannelValue::Stored(value) | ChannelValue::DeltaSnapshot(value) => stored(value),
     }
 }
 

@@ -48,7 +48,7 @@ pub struct DatabaseConfig {
 pub(crate) enum Target {
     Postgres(Box<PgConnectOptions>),
     Sqlite(Box<SqliteConnectOptions>),
-    /// One connection that lives as long as the database.
+    /// Gone with the process.
     SqliteMemory,
 }
 

@@ -14,6 +14,7 @@ use sqlx::{
     postgres::{PgArguments, PgQueryResult, PgRow},
     sqlite::{SqliteArguments, SqliteConnection, SqliteQueryResult, SqliteRow},
 };
+use tempfile::TempDir;
 use tokio::sync::Mutex;
 
 use crate::error::from_sqlx;
@@ -54,6 +55,8 @@ pub(crate) struct SqlitePools {
     pub(crate) writer: SqlitePool,
     pub(crate) readers: SqlitePool,
     pub(crate) query_timeout: Duration,
+    /// Holds the files of a database that is gone with its last connection.
+    pub(crate) _directory: Option<Arc<TempDir>>,
 }
 
 /// A transaction under way. Dropping it undoes it, unless it was only entered.

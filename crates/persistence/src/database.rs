@@ -6,7 +6,7 @@ use std::{
 use async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DbErr, Statement};
 use sqlx::{
-    Connection as _, PgConnection, SqlitePool,
+    Connection as _, PgConnection,
     pool::PoolOptions,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -283,20 +283,19 @@ async fn open_sqlite(
     config: &DatabaseConfig,
     options: &SqliteConnectOptions,
 ) -> Result<Connection, sqlx::Error> {
-    let options = options
-        .clone()
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        // A commit that was acknowledged survives a power cut.
-        .synchronous(SqliteSynchronous::Full);
-    open_sqlite_with(config, options).await
+    // A commit that was acknowledged survives a power cut.
+    let options = options.clone().synchronous(SqliteSynchronous::Full);
+    open_sqlite_with(config, options, None).await
 }
 
 async fn open_sqlite_with(
     config: &DatabaseConfig,
     options: SqliteConnectOptions,
+    directory: Option<Arc<tempfile::TempDir>>,
 ) -> Result<Connection, sqlx::Error> {
     let options = options
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
         .foreign_keys(true)
         .busy_timeout(config.query_timeout);
     let writer = sqlite_pool(config)
@@ -312,14 +311,18 @@ async fn open_sqlite_with(
         writer,
         readers,
         query_timeout: config.query_timeout,
+        _directory: directory,
     }))
 }
 
-/// A file that SQLite keeps in memory, under a name of its own. It lives as long as the writer.
+/// A file in a directory of its own, which goes with the database. SQLite's own database in memory
+/// has one connection, on which a reader would wait for the end of a unit of work.
 async fn open_sqlite_memory(config: &DatabaseConfig) -> Result<Connection, sqlx::Error> {
-    let name = format!("/agentkit-{}", uuid::Uuid::new_v4());
-    let options = SqliteConnectOptions::new().filename(name).vfs("memdb");
-    open_sqlite_with(config, options.create_if_missing(true)).await
+    let directory = tempfile::Builder::new().prefix("agentkit-").tempdir()?;
+    let options = SqliteConnectOptions::new()
+        .filename(directory.path().join("memory.db"))
+        .synchronous(SqliteSynchronous::Off);
+    open_sqlite_with(config, options, Some(Arc::new(directory))).await
 }
 
 /// A file needs no test of its connections, and no renewal.

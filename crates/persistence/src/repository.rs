@@ -31,7 +31,7 @@ pub trait StoredEntity: Entity {
     /// The row as an entity.
     fn from_model(model: <Self::Table as EntityTrait>::Model) -> Result<Self>;
 
-    /// The entity as a row.
+    /// The entity as a row, to the precision that both databases keep: times to the microsecond.
     fn into_model(self) -> <Self::Table as EntityTrait>::Model;
 
     /// The primary key's value as SeaORM takes it.
@@ -55,6 +55,12 @@ impl<E: StoredEntity> SqlRepository<E> {
             connection,
             entity: PhantomData,
         }
+    }
+
+    /// The entity as it will be read back.
+    fn as_stored(entity: E) -> Result<E> {
+        entity.validate()?;
+        E::from_model(entity.into_model())
     }
 
     fn row(entity: &E) -> <E::Table as EntityTrait>::ActiveModel {
@@ -157,7 +163,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     }
 
     async fn add(&self, entity: E) -> Result<E> {
-        entity.validate()?;
+        let entity = Self::as_stored(entity)?;
         let mut added = self.insert(&entity).await;
         if added.as_ref().is_err_and(is_disconnected)
             && self.connection.replace_dead_connections().await
@@ -175,9 +181,10 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     }
 
     async fn add_many(&self, entities: Vec<E>) -> Result<Vec<E>> {
-        for entity in &entities {
-            entity.validate()?;
-        }
+        let entities: Vec<E> = entities
+            .into_iter()
+            .map(Self::as_stored)
+            .collect::<Result<_>>()?;
         match self.insert_all(&entities).await {
             Ok(()) => Ok(entities),
             Err(error) if is_unique_violation(&error) || is_foreign_key_violation(&error) => {
@@ -189,7 +196,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
 
     async fn update(&self, mut entity: E) -> Result<E> {
         entity.touch(now());
-        entity.validate()?;
+        let entity = Self::as_stored(entity)?;
         let update = || E::Table::update(Self::row(&entity));
         match retrying!(self.connection, update().exec(&self.connection)) {
             Ok(_) => Ok(entity),

@@ -55,6 +55,15 @@ FROM checkpoint_writes WHERE thread_id = $1",
     ),
 ];
 
+/// Whether there is something to copy, and whether something is in its way: LangGraph's own saver
+/// keeps no row in `threads`.
+const MAY_COPY: Sql = Sql::same(
+    "SELECT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1),
+    EXISTS (SELECT 1 FROM threads WHERE thread_id = $2)
+    OR EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $2)
+    OR EXISTS (SELECT 1 FROM checkpoint_writes WHERE thread_id = $2)",
+);
+
 const SET_PARENT: Sql = Sql::same("UPDATE threads SET parent_id = $2 WHERE thread_id = $1");
 
 /// Reads every checkpoint: LangGraph's tables have no index on the run.
@@ -173,7 +182,17 @@ pub(super) async fn copy_thread(
     target.validate()?;
     let transaction = connection.begin().await.map_err(failed)?;
     lock(&transaction, source).await?;
-    if !lock(&transaction, target).await?.is_empty() {
+    let ids = || vec![source.as_str().into(), target.as_str().into()];
+    let rows = MAY_COPY.rows(&transaction, ids()).await.map_err(failed)?;
+    let [row] = &rows[..] else {
+        return Err(Error::backend("copy thread", "the database gave no answer"));
+    };
+    let source_exists: bool = row.try_get_by_index(0).map_err(failed)?;
+    let target_exists: bool = row.try_get_by_index(1).map_err(failed)?;
+    if !source_exists {
+        return Err(Error::not_found("thread", source));
+    }
+    if target_exists {
         return Err(Error::conflict("thread", target));
     }
     touch(&transaction, target).await.map_err(failed)?;
@@ -182,17 +201,14 @@ pub(super) async fn copy_thread(
         .execute(&transaction, parent)
         .await
         .map_err(failed)?;
-    let [checkpoints, others @ ..] = COPY_THREAD;
-    let ids = || vec![source.as_str().into(), target.as_str().into()];
-    let copied = match checkpoints.execute(&transaction, ids()).await {
-        Err(error) if is_unique_violation(&error) => return Err(Error::conflict("thread", target)),
-        copied => copied.map_err(failed)?,
-    };
-    if copied == 0 {
-        return Err(Error::not_found("thread", source));
-    }
-    for sql in others {
-        sql.execute(&transaction, ids()).await.map_err(failed)?;
+    for sql in COPY_THREAD {
+        match sql.execute(&transaction, ids()).await {
+            // Somebody began the target just now.
+            Err(error) if is_unique_violation(&error) => {
+                return Err(Error::conflict("thread", target));
+            }
+            copied => copied.map_err(failed)?,
+        };
     }
     transaction.commit().await.map_err(failed)
 }
@@ -201,11 +217,9 @@ fn failed(error: DbErr) -> Error {
     storage_error("maintain threads", error)
 }
 
-async fn lock(transaction: &Connection, id: &ThreadId) -> Result<Vec<QueryResult>> {
-    LOCK_THREAD
-        .rows(transaction, vec![id.as_str().into()])
-        .await
-        .map_err(failed)
+async fn lock(transaction: &Connection, id: &ThreadId) -> Result<()> {
+    let locked = LOCK_THREAD.rows(transaction, vec![id.as_str().into()]);
+    locked.await.map(drop).map_err(failed)
 }
 
 async fn delete_all(transaction: &Connection, id: &ThreadId) -> Result<()> {

@@ -1,3 +1,4 @@
+use chrono::SubsecRound;
 use sea_orm::{Condition, entity::prelude::*};
 use yai_agentkit_core::{Conversation, ConversationFilter, ConversationId, Result};
 
@@ -41,8 +42,8 @@ impl StoredEntity for Conversation {
             checkpoint_thread_id: self.checkpoint_thread_id,
             title: self.title,
             metadata_: self.metadata,
-            created_at: self.created_at,
-            updated_at: self.updated_at,
+            created_at: self.created_at.trunc_subsecs(6),
+            updated_at: self.updated_at.trunc_subsecs(6),
         }
     }
 

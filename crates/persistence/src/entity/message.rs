@@ -1,3 +1,4 @@
+use chrono::SubsecRound;
 use sea_orm::{Condition, entity::prelude::*};
 use yai_agentkit_core::{ConversationId, Message, MessageFilter, MessageId, Result, Role};
 
@@ -42,7 +43,7 @@ impl StoredEntity for Message {
             role: self.role.into(),
             content: self.content,
             metadata_: self.metadata,
-            created_at: self.created_at,
+            created_at: self.created_at.trunc_subsecs(6),
         }
     }
 

@@ -1,3 +1,4 @@
+use chrono::SubsecRound;
 use sea_orm::{Condition, entity::prelude::*};
 use yai_agentkit_core::{
     ConversationId, Error, MessageId, Result, Turn, TurnFilter, TurnId, TurnStatus,
@@ -60,8 +61,8 @@ impl StoredEntity for Turn {
             user_message_id: self.user_message_id.0,
             status: self.status.as_str().to_owned(),
             error: self.error,
-            created_at: self.created_at,
-            updated_at: self.updated_at,
+            created_at: self.created_at.trunc_subsecs(6),
+            updated_at: self.updated_at.trunc_subsecs(6),
         }
     }
 

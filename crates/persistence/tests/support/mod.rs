@@ -3,15 +3,15 @@
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 /// An empty PostgreSQL database.
-pub struct PostgresDatabase {
+pub(crate) struct PostgresDatabase {
     name: String,
-    pub url: String,
+    pub(crate) url: String,
     /// The same through PgBouncer in transaction mode.
-    pub pgbouncer_url: String,
+    pub(crate) pgbouncer_url: String,
 }
 
 impl PostgresDatabase {
-    pub async fn create(purpose: &str) -> Self {
+    pub(crate) async fn create(purpose: &str) -> Self {
         let name = format!("{purpose}_{}", uuid::Uuid::new_v4().simple());
         let on = |variable| {
             let mut url: url::Url = environment(variable).parse().unwrap();
@@ -28,14 +28,14 @@ impl PostgresDatabase {
     }
 
     /// Drops it. That of a test that has failed stays until the server goes.
-    pub async fn remove(self) {
+    pub(crate) async fn remove(self) {
         let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
         execute(&server(), &drop).await;
     }
 }
 
 /// Runs a script on the database at `url`.
-pub async fn execute(url: &str, script: &str) {
+pub(crate) async fn execute(url: &str, script: &str) {
     let mut connection = PgConnection::connect(url).await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(script))
         .execute(&mut connection)
@@ -44,11 +44,11 @@ pub async fn execute(url: &str, script: &str) {
 }
 
 /// The URL of the server's own database.
-pub fn server() -> String {
+pub(crate) fn server() -> String {
     environment("AGENTKIT_TEST_POSTGRES_URL")
 }
 
 /// What `./test` says of its servers.
-pub fn environment(variable: &str) -> String {
+pub(crate) fn environment(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run ./test"))
 }

@@ -110,30 +110,30 @@ impl DatabaseConfig {
         if let Some(url) = text("DATABASE_URL").or(table.url) {
             config = config.url(url)?;
         }
-        if let Some(on) = parsed(&text, "DB_GENERATE_SCHEMAS", FLAG)?.or(table.generate_schemas) {
+        if let Some(on) = parsed(text, "DB_GENERATE_SCHEMAS", FLAG)?.or(table.generate_schemas) {
             config = config.generate_schemas(on);
         }
         let count = "a whole number from 1 to 10000";
-        if let Some(count) = parsed(&text, "DB_MAX_CONNECTIONS", count)?.or(table.max_connections) {
+        if let Some(count) = parsed(text, "DB_MAX_CONNECTIONS", count)?.or(table.max_connections) {
             config.min_connections = config.min_connections.min(count);
             config = config.max_connections(count)?;
         }
         let count = "a whole number from 0 to DB_MAX_CONNECTIONS";
-        if let Some(count) = parsed(&text, "DB_MIN_CONNECTIONS", count)?.or(table.min_connections) {
+        if let Some(count) = parsed(text, "DB_MIN_CONNECTIONS", count)?.or(table.min_connections) {
             config = config.min_connections(count)?;
         }
-        let timeout = parsed(&text, "DB_CONNECTION_TIMEOUT", SECONDS)?.or(table.connection_timeout);
+        let timeout = parsed(text, "DB_CONNECTION_TIMEOUT", SECONDS)?.or(table.connection_timeout);
         if let Some(timeout) = timeout {
             config = config.connection_timeout(seconds("DB_CONNECTION_TIMEOUT", timeout)?)?;
         }
-        let timeout = parsed(&text, "DB_QUERY_TIMEOUT", SECONDS)?.or(table.query_timeout);
+        let timeout = parsed(text, "DB_QUERY_TIMEOUT", SECONDS)?.or(table.query_timeout);
         if let Some(timeout) = timeout {
             config = config.query_timeout(seconds("DB_QUERY_TIMEOUT", timeout)?)?;
         }
         if let Some(schema) = text("DB_SCHEMA").or(table.schema) {
             config = config.schema(schema)?;
         }
-        let pooler = parsed(&text, "DB_TRANSACTION_POOLER", FLAG)?.or(table.transaction_pooler);
+        let pooler = parsed(text, "DB_TRANSACTION_POOLER", FLAG)?.or(table.transaction_pooler);
         if let Some(pooler) = pooler {
             config = config.transaction_pooler(pooler);
         }

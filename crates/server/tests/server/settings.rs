@@ -88,7 +88,7 @@ fn the_file_holds_every_setting() {
         (openai.api_key.as_str(), openai.model.as_str()),
         ("key", "small")
     );
-    assert_eq!(openai.base_url.as_deref(), Some("http://127.0.0.1:1/v1"));
+    assert_eq!(openai.base_url, "http://127.0.0.1:1/v1");
     assert_eq!(openai.timeout, Duration::from_secs(3));
     let offline = load(&Flags::default(), file, &[("AGENTKIT_AGENT", "offline")]).unwrap();
     let AgentSettings::Offline { step_delay } = offline.agent else {

@@ -1,5 +1,5 @@
 use serde_json::Value as Json;
-use yai_agentkit_core::{PruneStrategy, Storage};
+use yai_agentkit_core::{ChannelValue, CheckpointQuery, PruneStrategy, Storage};
 
 use crate::{
     database::TestDatabase,
@@ -29,6 +29,12 @@ async fn a_graph_run_reads_as_it_reads_there(mode: &str) {
     let ours = database.connect().await;
     assert_eq!(database.rows().await, rows);
     assert_same(&describe(&*ours.checkpointer(), &CHANNELS).await, &theirs);
+    let all = CheckpointQuery::default();
+    let tuples = ours.checkpointer().list(&all).await.unwrap();
+    let mut logs = tuples
+        .iter()
+        .filter_map(|tuple| tuple.checkpoint.channel_values.get("log"));
+    assert!(logs.any(|log| matches!(log, ChannelValue::DeltaSnapshot(_))));
     assert_eq!(
         threads(&*ours.checkpointer()).await,
         ["answered", "failed", "waiting"]

@@ -15,26 +15,28 @@ const SPARED: &str = "_thread_id_idx ON ";
 
 #[tokio::test]
 async fn a_database_of_any_version_is_taken_over_with_its_data() {
-    for version in 0..=LAST_VERSION {
-        let database = TestDatabase::create().await;
-        database
-            .python("old_database.py", &[&version.to_string()])
-            .await;
-        let rows = database.rows().await;
+    futures::future::join_all((0..=LAST_VERSION).map(take_over)).await;
+}
 
-        let ours = database.connect().await;
-        assert_eq!(database.rows().await, rows, "version {version}");
-        let listed: &[&str] = if version == 0 { &[] } else { &["a", "b", "c"] };
-        assert_eq!(threads(&*ours.checkpointer()).await, listed);
+async fn take_over(version: u32) {
+    let database = TestDatabase::create().await;
+    let arguments = [&*version.to_string()];
+    database.python("old_database.py", &arguments).await;
+    let rows = database.rows().await;
 
-        let schema = database.schema().await;
-        let channels = ["messages", "gone"];
-        let theirs = database.describe("stored", &channels).await;
-        assert_eq!(database.schema().await, schema, "setup() changes nothing");
-        assert_same(&describe(&*ours.checkpointer(), &channels).await, &theirs);
-        ours.close().await;
-        database.remove().await;
-    }
+    let ours = database.connect().await;
+    assert_eq!(database.rows().await, rows, "version {version}");
+    let expected: &[&str] = if version == 0 { &[] } else { &["a", "b", "c"] };
+    let listed = threads(&*ours.checkpointer()).await;
+    assert_eq!(listed, expected, "version {version}");
+
+    let schema = database.schema().await;
+    let channels = ["messages", "gone"];
+    let theirs = database.describe("stored", &channels).await;
+    assert_eq!(database.schema().await, schema, "setup() changes nothing");
+    assert_same(&describe(&*ours.checkpointer(), &channels).await, &theirs);
+    ours.close().await;
+    database.remove().await;
 }
 
 #[tokio::test]

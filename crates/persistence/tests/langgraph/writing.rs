@@ -26,6 +26,10 @@ async fn what_we_write_their_savers_read_equal() {
     }
     let pending_writes = put_pending_writes(&*checkpointer, &second.key()).await;
 
+    for written in [&first, &second, &nested] {
+        let read = checkpointer.get(&written.key().into()).await.unwrap();
+        assert_eq!(read.unwrap().checkpoint, written.checkpoint);
+    }
     let mut changed = decoded_values();
     changed["list"] = json!(["changed"]);
     let mut expected = [

@@ -125,10 +125,7 @@ impl Settings {
             variable: &variable,
         };
         let seconds = |name, default| {
-            let seconds = sources.get(name, default, "a number of seconds, at least 1")?;
-            if seconds == 0 {
-                return Err(refused(name, "0", "a number of seconds, at least 1"));
-            }
+            let seconds = sources.positive(name, default, "a number of seconds, at least 1")?;
             Ok(Duration::from_secs(seconds))
         };
         let localhost = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
@@ -152,12 +149,16 @@ impl Settings {
                     AgentSettings::OpenAi(sources.openai(seconds("OPENAI_TIMEOUT", 60)?)?)
                 }
             },
-            body_limit: sources.get("AGENTKIT_BODY_LIMIT", 1024 * 1024, "a number of bytes")?,
+            body_limit: sources.positive(
+                "AGENTKIT_BODY_LIMIT",
+                1024 * 1024,
+                "a number of bytes, at least 1",
+            )?,
             shutdown_timeout: seconds("AGENTKIT_SHUTDOWN_TIMEOUT", 30)?,
-            max_steps: sources.get(
+            max_steps: sources.positive(
                 "AGENTKIT_MAX_STEPS",
                 TurnEngine::DEFAULT_MAX_STEPS,
-                "a number of steps",
+                "a number of steps, at least 1",
             )?,
             log: sources.text("RUST_LOG"),
             log_format: sources.get("AGENTKIT_LOG_FORMAT", LogFormat::Text, "text or json")?,
@@ -193,6 +194,18 @@ impl Sources<'_> {
             Some(text) => text.parse().map_err(|_| refused(name, &text, allowed)),
             None => Ok(default),
         }
+    }
+
+    /// A number that is not zero.
+    fn positive<T>(&self, name: &'static str, default: T, allowed: &str) -> Result<T>
+    where
+        T: FromStr + Default + PartialEq,
+    {
+        let number = self.get(name, default, allowed)?;
+        if number == T::default() {
+            return Err(refused(name, 0, allowed));
+        }
+        Ok(number)
     }
 
     fn openai(&self, timeout: Duration) -> Result<OpenAiConfig> {

@@ -104,7 +104,9 @@ fn a_bad_value_names_its_variable_and_what_is_allowed() {
         ("AGENTKIT_AGENT", "gpt", "offline or openai"),
         ("AGENTKIT_BODY_LIMIT", "1MiB", "number of bytes"),
         ("AGENTKIT_SHUTDOWN_TIMEOUT", "0", "at least 1"),
+        ("AGENTKIT_BODY_LIMIT", "0", "at least 1"),
         ("AGENTKIT_MAX_STEPS", "-1", "number of steps"),
+        ("AGENTKIT_MAX_STEPS", "0", "at least 1"),
         ("AGENTKIT_STEP_DELAY", "1s", "milliseconds"),
         ("AGENTKIT_LOG_FORMAT", "xml", "text or json"),
     ] {

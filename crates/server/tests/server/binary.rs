@@ -140,6 +140,10 @@ fn the_line_that_the_server_prints_works_as_printed() {
         answers.iter().all(|answer| answer["role"] == "assistant"),
         "{answers:?}"
     );
+    assert!(
+        answers[1]["content"].as_str().unwrap().contains("Ada"),
+        "{answers:?}"
+    );
     let conversation = answers[0]["conversation_id"].as_str().unwrap();
     let path = format!("GET /conversations/{conversation}/messages");
     let messages = server.request(&path, "").1;
@@ -166,6 +170,54 @@ fn what_was_said_is_there_after_a_restart() {
     assert_eq!(server.request(&read, ""), before);
     let state = server.request(&format!("GET /chats/{id}/state"), "").1;
     assert_eq!(state["values"]["messages"][0]["content"], "My name is Ada.");
+}
+
+#[test]
+fn a_turn_that_a_shutdown_cuts_short_is_answered_after_the_restart() {
+    let directory = TempDir::new().unwrap();
+    let mut slow = agentkit(directory.path());
+    slow.args(["--bind", "127.0.0.1:0"])
+        .env("AGENTKIT_STEP_DELAY", "300");
+    let server = Server::spawn(&mut slow);
+    let id = server.request("POST /conversations", "{}").1["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let read = format!("GET /conversations/{id}/messages");
+    let messages = |server: &Server| {
+        server.request(&read, "").1["items"]
+            .as_array()
+            .unwrap()
+            .clone()
+    };
+    let (status, problem) = std::thread::scope(|scope| {
+        let send = format!("POST /chats/{id}/messages");
+        let body = r#"{"content":"What is 17 * 23?"}"#;
+        let turn = scope.spawn(|| server.request(&{ send }, body));
+        while messages(&server).is_empty() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        server.signal("-TERM");
+        turn.join().unwrap()
+    });
+    assert_eq!(
+        (status, &problem["type"]),
+        (503, &"urn:agentkit:problem:turn-interrupted".into())
+    );
+    assert_eq!(server.exit_code(), Some(0));
+
+    let server = Server::start(directory.path());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while messages(&server).len() < 2 {
+        assert!(Instant::now() < deadline, "no answer after the restart");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let messages = messages(&server);
+    assert_eq!(messages.len(), 2);
+    assert!(
+        messages[1]["content"].as_str().unwrap().contains("391"),
+        "{messages:?}"
+    );
 }
 
 #[test]
@@ -306,7 +358,9 @@ fn a_chat_in_the_terminal_goes_on_where_it_was() {
     drop(stdin);
     let output = interactive.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
-    assert_eq!(text(&output.stdout).lines().count(), 2);
+    let answers = text(&output.stdout);
+    assert!(answers.lines().count() >= 2, "{answers}");
+    assert!(answers.lines().next().unwrap().contains("Ada"), "{answers}");
 
     let unknown = "01900000-0000-7000-8000-000000000000";
     let output = run(directory.path(), &["chat", "--conversation", unknown, "hi"]);

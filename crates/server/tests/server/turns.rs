@@ -380,6 +380,32 @@ async fn a_shutdown_stops_turns_at_their_next_checkpoint() {
 }
 
 #[tokio::test]
+async fn a_message_that_waits_for_an_unfinished_turn_at_a_shutdown_is_not_stored() {
+    let agent = ScriptedAgent::hanging_after(1);
+    let bench = Bench::with(FailingStorage::default(), agent.clone()).await;
+    let unfinished = bench.message("hi");
+    let before = tokio::spawn({
+        let engine = bench.engine.clone();
+        async move { engine.send(unfinished).await }
+    });
+    until_hanging(&agent, 1).await;
+    assert!(!bench.engine.shutdown(Duration::ZERO).await);
+    agent.permits.add_permits(1);
+    assert!(matches!(before.await.unwrap(), Err(TurnError::Interrupted)));
+
+    let engine = engine(&bench.storage, &agent);
+    let next = tokio::spawn({
+        let (engine, message) = (engine.clone(), bench.message("and?"));
+        async move { engine.send(message).await }
+    });
+    until_hanging(&agent, 2).await;
+    assert!(!engine.shutdown(Duration::ZERO).await);
+    agent.permits.add_permits(100);
+    assert!(matches!(next.await.unwrap(), Err(TurnError::ShuttingDown)));
+    assert_eq!(bench.said().await, ["user: hi"]);
+}
+
+#[tokio::test]
 async fn a_system_message_is_kept_for_the_agent_without_a_turn() {
     let bench = Bench::new().await;
     let instruction = Message::new(bench.conversation.id, Role::System, "Be brief.");

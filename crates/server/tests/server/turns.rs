@@ -325,6 +325,18 @@ async fn a_turn_whose_agent_fails_has_failed_and_the_next_starts_clean() {
 }
 
 #[tokio::test]
+async fn a_tool_that_panics_is_a_result_for_the_agent_and_changes_nothing() {
+    let bench = Bench::new().await;
+    let answer = bench.send("tool panic").await.unwrap();
+    assert_eq!(
+        answer.content,
+        "tool panic: result-a the tool crashed result-c"
+    );
+    let facts: Vec<_> = bench.state().await.facts.into_keys().collect();
+    assert_eq!(facts, ["a", "c"]);
+}
+
+#[tokio::test]
 async fn a_storage_that_fails_leaves_the_turn_to_be_finished() {
     let agent = ScriptedAgent::hanging_after(5);
     let bench = Bench::with(FailingStorage::default(), agent.clone()).await;

@@ -244,7 +244,7 @@ async fn a_call_that_is_not_finished_stays(storage: Arc<dyn Storage>) {
         let mut expected = graph.get(&id).await;
         expected.parent = None;
         prune(&thread).await;
-        assert_eq!(graph.ids().await, [id.clone()], "{namespace}");
+        assert_eq!(graph.ids().await, std::slice::from_ref(&id), "{namespace}");
         assert_eq!(graph.get(&id).await, expected);
     }
     // Nor does a call that names no root.

@@ -10,8 +10,8 @@ use crate::{
     NewWrites, PruneStrategy, Result, TASKS, ThreadId, Value, Version,
 };
 
-pub(super) const THREADS: u8 = 3;
-pub(super) const SLOTS: u8 = 6;
+pub(super) const THREADS: u8 = 4;
+pub(super) const SLOTS: u8 = 4;
 pub(super) const NAMESPACES: [&str; 3] = ["", "child", "node:task"];
 const CHANNELS: [&str; 3] = ["a", "b", "delta"];
 const VERSIONS: u8 = 5;
@@ -94,7 +94,7 @@ pub(super) fn operation() -> impl Strategy<Value = CheckpointOperation> {
     let writes = || vec((0..WRITTEN.len() as u8, any::<u8>()), 0..4);
     prop_oneof![
         10 => put().prop_map(Put),
-        6 => (place(), 0..3_u8, 0..2_u8, writes())
+        8 => (place(), 0..2_u8, 0..2_u8, writes())
             .prop_map(|(place, task, path, writes)| PutWrites { place, task, path, writes }),
         2 => (place(), any::<bool>()).prop_map(|(place, latest)| Get { place, latest }),
         2 => (place(), any::<bool>()).prop_map(|(place, latest)| History { place, latest }),
@@ -111,7 +111,7 @@ pub(super) fn operation() -> impl Strategy<Value = CheckpointOperation> {
         1 => (0..RUNS).prop_map(ListRun),
         1 => thread().prop_map(DeleteThread),
         1 => vec(0..RUNS, 0..3).prop_map(DeleteForRuns),
-        1 => (thread(), thread()).prop_map(|(source, target)| CopyThread { source, target }),
+        2 => (thread(), thread()).prop_map(|(source, target)| CopyThread { source, target }),
         3 => (vec(thread(), 0..3), prop::bool::weighted(0.2))
             .prop_map(|(threads, deletes)| Prune { threads, deletes }),
     ]
@@ -145,7 +145,10 @@ fn put() -> impl Strategy<Value = Put> {
 }
 
 fn place() -> impl Strategy<Value = Place> {
-    (0..THREADS, 0..NAMESPACES.len() as u8, 0..SLOTS).prop_map(|(thread, namespace, slot)| Place {
+    // Most of it happens in one place, where operations meet.
+    let thread = prop_oneof![6 => Just(0), 1 => 0..THREADS];
+    let namespace = prop_oneof![4 => Just(0), 1 => 0..NAMESPACES.len() as u8];
+    (thread, namespace, 0..SLOTS).prop_map(|(thread, namespace, slot)| Place {
         thread,
         namespace,
         slot,

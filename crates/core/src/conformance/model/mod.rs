@@ -50,7 +50,7 @@ pub fn steps() -> impl Strategy<Value = Vec<Step>> {
     let operation = || {
         prop_oneof![
             3 => checkpoints::operation().prop_map(Operation::Checkpoints),
-            1 => rows::operation().prop_map(Operation::Rows),
+            2 => rows::operation().prop_map(Operation::Rows),
         ]
     };
     let step = prop_oneof![
@@ -58,7 +58,7 @@ pub fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (vec(operation(), 0..5), any::<bool>())
             .prop_map(|(operations, commits)| Kind::Unit { operations, commits }),
     ];
-    vec(step.prop_map(Step), 1..40)
+    vec(step.prop_map(Step), 1..60)
 }
 
 /// Takes the steps on `subject` and in memory, and compares every result and all that is left.

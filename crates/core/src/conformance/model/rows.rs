@@ -11,7 +11,7 @@ use crate::{
     Order, Role, Start, Turn, TurnFilter, TurnId, TurnStatus, now,
 };
 
-pub(super) const CONVERSATIONS: u8 = 3;
+pub(super) const CONVERSATIONS: u8 = 2;
 const ROWS: u8 = 5;
 const TITLES: u8 = 3;
 const ROLES: [Role; 2] = [Role::User, Role::Assistant];
@@ -127,12 +127,12 @@ pub(super) fn operation() -> impl Strategy<Value = RowOperation> {
         option::of(0..ROLES.len() as u8),
         any::<bool>(),
         start,
-        0..7_u64,
+        0..5_u64,
     );
     let update = (conversation(), conversation(), option::of(0..TITLES));
     let status = || 0..STATUSES.len() as u8;
     prop_oneof![
-        4 => btree_set(conversation(), 0..3).prop_map(AddConversations),
+        4 => btree_set(conversation(), 1..3).prop_map(AddConversations),
         2 => update.prop_map(|(conversation, thread, title)| UpdateConversation {
             conversation,
             thread,
@@ -140,7 +140,7 @@ pub(super) fn operation() -> impl Strategy<Value = RowOperation> {
         }),
         1 => conversation().prop_map(DeleteConversation),
         1 => (0..TITLES).prop_map(ListConversations),
-        4 => (conversation(), btree_set(row(), 0..4), any::<u8>()).prop_map(
+        4 => (conversation(), btree_set(row(), 0..5), any::<u8>()).prop_map(
             |(conversation, messages, text)| AddMessages { conversation, messages, text },
         ),
         1 => (conversation(), row(), any::<u8>()).prop_map(

@@ -78,9 +78,13 @@ impl<E: StoredEntity> SqlRepository<E> {
     async fn insert_all(&self, entities: &[E]) -> Result<(), DbErr> {
         let columns = <E::Table as EntityTrait>::Column::iter().count();
         let transaction = self.connection.begin().await?;
+        transaction.save().await?;
         for chunk in entities.chunks(MAX_PARAMETERS / columns) {
             let insert = E::Table::insert_many(chunk.iter().map(Self::row));
-            insert.exec_without_returning(&*transaction).await?;
+            if let Err(error) = insert.exec_without_returning(&*transaction).await {
+                transaction.undo_to_save().await?;
+                return Err(error);
+            }
         }
         transaction.commit().await
     }

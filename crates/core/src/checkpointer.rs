@@ -20,6 +20,19 @@ pub struct CheckpointKey {
     pub checkpoint_id: CheckpointId,
 }
 
+impl CheckpointKey {
+    /// Refuses what no back end can store: NUL characters, an empty checkpoint id.
+    pub fn validate(&self) -> Result<()> {
+        self.thread_id.validate()?;
+        validate::text("checkpoint_ns", self.namespace.as_str())?;
+        validate::text("checkpoint_id", self.checkpoint_id.as_str())?;
+        if self.checkpoint_id.as_str().is_empty() {
+            return Err(Error::invalid("checkpoint_id", "must not be empty"));
+        }
+        Ok(())
+    }
+}
+
 /// Which checkpoint to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckpointSelector {
@@ -109,7 +122,7 @@ impl NewCheckpoint {
     /// Refuses what no back end can store: NUL characters, an empty checkpoint id, a version that
     /// is not a number.
     pub fn validate(&self) -> Result<()> {
-        validate_key(&self.key())?;
+        self.key().validate()?;
         if let Some(parent) = &self.parent {
             validate::text("parent", parent.as_str())?;
         }
@@ -197,7 +210,7 @@ impl NewWrites {
 
     /// Refuses what no back end can store: NUL characters, an empty checkpoint id.
     pub fn validate(&self) -> Result<()> {
-        validate_key(&self.key)?;
+        self.key.validate()?;
         validate::text("task_id", &self.task_id)?;
         validate::text("task_path", &self.task_path)?;
         for write in &self.writes {
@@ -216,16 +229,6 @@ fn validate_version(field: &'static str, version: &Version) -> Result<()> {
         }
         Version::Integer(_) | Version::Float(_) => Ok(()),
     }
-}
-
-fn validate_key(key: &CheckpointKey) -> Result<()> {
-    key.thread_id.validate()?;
-    validate::text("checkpoint_ns", key.namespace.as_str())?;
-    validate::text("checkpoint_id", key.checkpoint_id.as_str())?;
-    if key.checkpoint_id.as_str().is_empty() {
-        return Err(Error::invalid("checkpoint_id", "must not be empty"));
-    }
-    Ok(())
 }
 
 /// The index under which LangGraph stores a write to a special channel (`WRITES_IDX_MAP`).

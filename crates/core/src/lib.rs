@@ -33,7 +33,7 @@ pub mod retention;
 mod state;
 mod storage;
 mod turn;
-mod validate;
+pub mod validate;
 mod value;
 
 pub use checkpoint::{

@@ -7,7 +7,7 @@ use crate::{Error, Result};
 const NUL: &str = "must not contain a NUL character (\\u0000)";
 
 /// Refuses a NUL character, which PostgreSQL can't store in text.
-pub(crate) fn text(field: &'static str, text: &str) -> Result<()> {
+pub fn text(field: &'static str, text: &str) -> Result<()> {
     if text.contains('\0') {
         return Err(Error::invalid(field, NUL));
     }
@@ -28,7 +28,7 @@ pub(crate) fn bounded(field: &'static str, value: &str, maximum: usize) -> Resul
 }
 
 /// Refuses a NUL character in any key or string.
-pub(crate) fn json(field: &'static str, value: &Json) -> Result<()> {
+pub fn json(field: &'static str, value: &Json) -> Result<()> {
     if has_nul(value) {
         return Err(Error::invalid(field, NUL));
     }

@@ -17,7 +17,7 @@ use yai_agentkit_core::{
 
 use crate::{
     DatabaseConfig, Migration,
-    checkpointer::SqlCheckpointer,
+    checkpointer::{RawCheckpoints, SqlCheckpointer},
     config::Target,
     connection::{Connection, PostgresPool, SqlitePools, Transaction, retrying},
     error::{from_sqlx, is_transient, storage_error},
@@ -111,6 +111,11 @@ impl Database {
     /// The repository of any entity, an application's own included; see [`StoredEntity`].
     pub fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
         Arc::new(SqlRepository::new(self.connection.clone()))
+    }
+
+    /// The checkpoints with their JSON as text.
+    pub fn raw_checkpoints(&self) -> RawCheckpoints {
+        RawCheckpoints(self.connection.clone())
     }
 
     /// Begins a [`DatabaseUnitOfWork`], the unit of work that an application's own entities can

@@ -12,6 +12,7 @@ mod error;
 mod migration;
 mod repository;
 
+pub use checkpointer::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
 pub use config::DatabaseConfig;
 pub use database::{Database, DatabaseUnitOfWork};
 pub use migration::{Migration, MigrationState};

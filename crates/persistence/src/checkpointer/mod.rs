@@ -6,6 +6,7 @@
 
 mod delta;
 mod maintenance;
+mod raw;
 mod read;
 mod row;
 mod threads;
@@ -21,6 +22,7 @@ use yai_agentkit_core::{
     ThreadCursor, ThreadId,
 };
 
+pub use self::raw::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
 use crate::connection::Connection;
 
 /// A statement on both databases. Both number their parameters `$1`, `$2`, ….
@@ -76,15 +78,20 @@ pub(crate) struct SqlCheckpointer(pub(crate) Connection);
 #[async_trait]
 impl Checkpointer for SqlCheckpointer {
     async fn get(&self, selector: &CheckpointSelector) -> Result<Option<CheckpointTuple>> {
-        read::get(&self.0, selector).await
+        let found = read::get(&self.0, selector).await?;
+        found.map(RawCheckpoint::parse).transpose()
     }
 
     async fn list(&self, query: &CheckpointQuery) -> Result<Vec<CheckpointTuple>> {
-        read::list(&self.0, query).await
+        let found = read::list(&self.0, query).await?;
+        found.into_iter().map(RawCheckpoint::parse).collect()
     }
 
     async fn put(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
-        write::put(&self.0, checkpoint).await
+        checkpoint.validate()?;
+        let key = checkpoint.key();
+        write::put(&self.0, row::to_raw(checkpoint)?).await?;
+        Ok(key)
     }
 
     async fn put_writes(&self, writes: NewWrites) -> Result<()> {

@@ -1,18 +1,19 @@
 //! `get` and `list`: one statement brings the checkpoints with their values, writes and sends, each
 //! a row of its own kind. A value that several checkpoints of a page share comes once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value as SqlValue};
+use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 use yai_agentkit_core::{
-    CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery, CheckpointSelector,
-    CheckpointTuple, Namespace, PendingWrite, Result, ThreadId, Value,
+    CheckpointId, CheckpointKey, CheckpointQuery, CheckpointSelector, Namespace, PendingWrite,
+    Result, ThreadId, Value, Version,
 };
 
 use super::{
-    Sql,
-    row::{CheckpointRow, Columns, read_json, stored_value},
+    RawCheckpoint, Sql,
+    row::{Columns, read_json, stored_value},
 };
 use crate::{
     connection::{Connection, retrying},
@@ -96,7 +97,7 @@ WHERE w.thread_id = p.thread_id AND w.checkpoint_ns = p.checkpoint_ns
 pub(super) async fn get(
     connection: &Connection,
     selector: &CheckpointSelector,
-) -> Result<Option<CheckpointTuple>> {
+) -> Result<Option<RawCheckpoint>> {
     let mut conditions = Conditions::default();
     conditions.equal("thread_id", selector.thread_id.as_str());
     conditions.equal("checkpoint_ns", selector.namespace.as_str());
@@ -112,7 +113,7 @@ pub(super) async fn get(
 pub(super) async fn list(
     connection: &Connection,
     query: &CheckpointQuery,
-) -> Result<Vec<CheckpointTuple>> {
+) -> Result<Vec<RawCheckpoint>> {
     let mut conditions = Conditions::default();
     if let Some(id) = &query.thread_id {
         conditions.equal("thread_id", id.as_str());
@@ -151,7 +152,7 @@ async fn run(
     connection: &Connection,
     operation: &'static str,
     conditions: Conditions,
-) -> Result<Vec<CheckpointTuple>> {
+) -> Result<Vec<RawCheckpoint>> {
     let sql = format!("{PAGE}{}{}", conditions.sql, WITH_ALL.on(connection));
     let backend = connection.get_database_backend();
     let statement = Statement::from_sql_and_values(backend, sql, conditions.values);
@@ -194,7 +195,7 @@ impl Conditions {
     }
 
     /// PostgreSQL's `@>` for SQLite: that the JSON object `object` contains every field of
-    /// `pattern`. See [`CheckpointMetadata::contains`].
+    /// `pattern`. See [`CheckpointMetadata::contains`](yai_agentkit_core::CheckpointMetadata::contains).
     fn contains(&mut self, object: &str, pattern: &Map<String, Json>, depth: usize) {
         self.sql.push_str("(1");
         for (key, value) in pattern {
@@ -327,7 +328,14 @@ impl Part {
     }
 }
 
-fn assemble(parts: Vec<Part>) -> Result<Vec<CheckpointTuple>> {
+fn assemble(parts: Vec<Part>) -> Result<Vec<RawCheckpoint>> {
+    /// The part of a checkpoint's JSON that says which values belong to it.
+    #[derive(Deserialize)]
+    struct Versions {
+        #[serde(default)]
+        channel_versions: BTreeMap<String, Version>,
+    }
+
     let mut checkpoints = Vec::new();
     let mut values = HashMap::new();
     let mut writes: HashMap<CheckpointKey, Vec<PendingWrite>> = HashMap::new();
@@ -339,11 +347,7 @@ fn assemble(parts: Vec<Part>) -> Result<Vec<CheckpointTuple>> {
                 parent,
                 checkpoint,
                 metadata,
-            } => {
-                let checkpoint: CheckpointRow = read_json("checkpoint", &checkpoint)?;
-                let metadata: CheckpointMetadata = read_json("metadata", &metadata)?;
-                checkpoints.push((key, parent, checkpoint, metadata));
-            }
+            } => checkpoints.push((key, parent, checkpoint, metadata)),
             Part::Value(key, Some(value)) => {
                 values.insert(key, value);
             }
@@ -352,35 +356,36 @@ fn assemble(parts: Vec<Part>) -> Result<Vec<CheckpointTuple>> {
             Part::Send(key, write) => sends.entry(key).or_default().push(write),
         }
     }
-    let mut tuples: Vec<CheckpointTuple> = checkpoints
-        .into_iter()
-        .map(|(key, parent, checkpoint, metadata)| {
-            let mut pending_writes = writes.remove(&key).unwrap_or_default();
-            sort_writes(&mut pending_writes);
-            let mut pending_sends = sends.remove(&key).unwrap_or_default();
-            sort_writes(&mut pending_sends);
-            let (thread, namespace) = (key.thread_id.as_str(), key.namespace.as_str());
-            let checkpoint = checkpoint.join(|channel, version| {
-                let place = [thread, namespace, channel, version].map(str::to_owned);
-                values.get(&place.into()).cloned()
-            });
-            CheckpointTuple {
-                checkpoint,
-                metadata,
-                parent: parent.filter(|id| !id.is_empty()).map(CheckpointId::from),
-                pending_writes,
-                pending_sends: pending_sends.into_iter().map(|write| write.value).collect(),
-                key,
-            }
-        })
-        .collect();
-    tuples.sort_by(|a, b| {
+    let mut found = Vec::with_capacity(checkpoints.len());
+    for (key, parent, checkpoint, metadata) in checkpoints {
+        let mut pending_writes = writes.remove(&key).unwrap_or_default();
+        sort_writes(&mut pending_writes);
+        let mut pending_sends = sends.remove(&key).unwrap_or_default();
+        sort_writes(&mut pending_sends);
+        let versions: Versions = read_json("checkpoint", &checkpoint)?;
+        let (thread, namespace) = (key.thread_id.as_str(), key.namespace.as_str());
+        let own_values = versions.channel_versions.into_iter();
+        let own_values = own_values.filter_map(|(channel, version)| {
+            let place = [thread, namespace, &channel, &version.to_string()].map(str::to_owned);
+            Some((channel, values.get(&place.into())?.clone()))
+        });
+        found.push(RawCheckpoint {
+            values: own_values.collect(),
+            parent: parent.filter(|id| !id.is_empty()).map(CheckpointId::from),
+            checkpoint,
+            metadata,
+            pending_writes,
+            pending_sends: pending_sends.into_iter().map(|write| write.value).collect(),
+            key,
+        });
+    }
+    found.sort_by(|a, b| {
         b.key
             .checkpoint_id
             .cmp(&a.key.checkpoint_id)
             .then_with(|| a.key.cmp(&b.key))
     });
-    Ok(tuples)
+    Ok(found)
 }
 
 /// By task path, task id and index, in byte order whatever the database's collation.

@@ -6,8 +6,10 @@ use sea_orm::{DbErr, QueryResult, TryGetable, Value as SqlValue};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use yai_agentkit_core::{
-    ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, Error, Result, Value, Version,
+    ChannelValue, Checkpoint, CheckpointId, Error, NewCheckpoint, Result, Value, Version,
 };
+
+use super::{NewRawCheckpoint, RawValue};
 
 /// The column `checkpoint`. `channel_values` holds only the inline ones, and `true` for the
 /// snapshot of a delta channel.
@@ -34,48 +36,16 @@ fn null_is_empty<'de, D: serde::Deserializer<'de>>(
 }
 
 impl CheckpointRow {
-    /// Splits a checkpoint into its row and the values that are stored apart.
-    pub(super) fn split(checkpoint: Checkpoint) -> (Self, BTreeMap<String, Value>) {
-        let mut inline = Map::new();
-        let mut stored = BTreeMap::new();
-        for (channel, value) in checkpoint.channel_values {
-            match value {
-                ChannelValue::Inline(json) => {
-                    inline.insert(channel, json);
-                }
-                ChannelValue::Stored(value) => {
-                    stored.insert(channel, value);
-                }
-                ChannelValue::DeltaSnapshot(value) => {
-                    inline.insert(channel.clone(), true.into());
-                    stored.insert(channel, value);
-                }
-            }
-        }
-        let row = Self {
-            v: checkpoint.v,
-            id: checkpoint.id,
-            ts: checkpoint.ts,
-            channel_values: inline,
-            channel_versions: checkpoint.channel_versions,
-            versions_seen: checkpoint.versions_seen,
-            extra: checkpoint.extra,
-        };
-        (row, stored)
-    }
-
-    /// Joins the row with the stored values, which `stored` finds by channel and version.
-    pub(super) fn join(self, stored: impl Fn(&str, &str) -> Option<Value>) -> Checkpoint {
+    /// Joins the row with the values that are stored apart.
+    pub(super) fn join(self, stored: BTreeMap<String, Value>) -> Checkpoint {
         let mut values: BTreeMap<_, _> = self
             .channel_values
             .into_iter()
             .map(|(channel, json)| (channel, ChannelValue::Inline(json)))
             .collect();
-        for (channel, version) in &self.channel_versions {
-            if let Some(value) = stored(channel, &version.to_string()) {
-                let value = stored_channel_value(values.get(channel), value);
-                values.insert(channel.clone(), value);
-            }
+        for (channel, value) in stored {
+            let value = stored_channel_value(values.get(&channel), value);
+            values.insert(channel, value);
         }
         Checkpoint {
             v: self.v,
@@ -93,6 +63,53 @@ impl CheckpointRow {
     }
 }
 
+/// A checkpoint with its JSON as text and the values of its new versions.
+pub(super) fn to_raw(new: NewCheckpoint) -> Result<NewRawCheckpoint> {
+    let key = new.key();
+    let mut inline = Map::new();
+    let mut stored = BTreeMap::new();
+    for (channel, value) in new.checkpoint.channel_values {
+        match value {
+            ChannelValue::Inline(json) => {
+                inline.insert(channel, json);
+            }
+            ChannelValue::Stored(value) => {
+                stored.insert(channel, value);
+            }
+            ChannelValue::DeltaSnapshot(value) => {
+                inline.insert(channel.clone(), true.into());
+                stored.insert(channel, value);
+            }
+        }
+    }
+    let row = CheckpointRow {
+        v: new.checkpoint.v,
+        id: new.checkpoint.id,
+        ts: new.checkpoint.ts,
+        channel_values: inline,
+        channel_versions: new.checkpoint.channel_versions,
+        versions_seen: new.checkpoint.versions_seen,
+        extra: new.checkpoint.extra,
+    };
+    let values = new
+        .new_versions
+        .into_iter()
+        .filter_map(|(channel, version)| {
+            Some(RawValue {
+                value: stored.remove(&channel)?,
+                version: version.to_string(),
+                channel,
+            })
+        });
+    Ok(NewRawCheckpoint {
+        key,
+        parent: new.parent,
+        checkpoint: write_json("checkpoint", &row)?,
+        metadata: write_json("metadata", &new.metadata)?,
+        values: values.collect(),
+    })
+}
+
 /// A stored value as a channel's value: a snapshot where the checkpoint marks it as one.
 pub(super) fn stored_channel_value(inline: Option<&ChannelValue>, stored: Value) -> ChannelValue {
     match inline {
@@ -107,13 +124,9 @@ pub(super) fn read_json<T: for<'de> Deserialize<'de>>(column: &str, text: &str) 
         .map_err(|error| Error::backend(format!("read checkpoints.{column}"), error))
 }
 
-pub(super) fn write_json<T: Serialize>(column: &str, value: &T) -> Result<String> {
+fn write_json<T: Serialize>(column: &str, value: &T) -> Result<String> {
     serde_json::to_string(value)
         .map_err(|error| Error::backend(format!("write checkpoints.{column}"), error))
-}
-
-pub(super) fn metadata_json(metadata: &CheckpointMetadata) -> Result<String> {
-    write_json("metadata", metadata)
 }
 
 /// A stored value, `None` for LangGraph's tag of no value.

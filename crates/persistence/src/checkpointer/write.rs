@@ -4,11 +4,11 @@
 //! prunes or deletes it, come one after the other.
 
 use sea_orm::{ConnectionTrait, DbErr, Statement, Value as SqlValue, sea_query::ArrayType};
-use yai_agentkit_core::{ChannelWrite, CheckpointKey, NewCheckpoint, NewWrites, Result, ThreadId};
+use yai_agentkit_core::{ChannelWrite, CheckpointKey, NewWrites, Result, ThreadId};
 
 use super::{
-    Sql,
-    row::{CheckpointRow, array, metadata_json, texts, write_json},
+    NewRawCheckpoint, RawValue, Sql,
+    row::{array, texts},
     threads::touch,
 };
 use crate::{
@@ -74,33 +74,23 @@ const LAST_WRITE_COUNTS: Sql = put_writes!(
     "DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob"
 );
 
-pub(super) async fn put(connection: &Connection, new: NewCheckpoint) -> Result<CheckpointKey> {
-    new.validate()?;
-    let key = new.key();
-    let (row, mut stored) = CheckpointRow::split(new.checkpoint);
+pub(super) async fn put(connection: &Connection, new: NewRawCheckpoint) -> Result<()> {
+    let key = &new.key;
     let checkpoint = vec![
         key.thread_id.as_str().into(),
         key.namespace.as_str().into(),
         key.checkpoint_id.as_str().into(),
         SqlValue::String(new.parent.map(|id| id.as_str().to_owned())),
-        write_json("checkpoint", &row)?.into(),
-        metadata_json(&new.metadata)?.into(),
+        new.checkpoint.into(),
+        new.metadata.into(),
     ];
-    let values: Vec<NewValue> = new
-        .new_versions
-        .into_iter()
-        .filter_map(|(channel, version)| {
-            let (type_tag, bytes) = stored.remove(&channel)?.into_parts();
-            Some((channel, version.to_string(), type_tag, bytes))
-        })
-        .collect();
-
     let written = if connection.is_postgres() {
         let mut arguments = checkpoint;
         let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (channel, version, type_tag, bytes) in values {
-            columns.0.push(channel);
-            columns.1.push(version);
+        for stored in new.values {
+            let (type_tag, bytes) = stored.value.into_parts();
+            columns.0.push(stored.channel);
+            columns.1.push(stored.version);
             columns.2.push(type_tag);
             columns.3.push(bytes);
         }
@@ -108,10 +98,9 @@ pub(super) async fn put(connection: &Connection, new: NewCheckpoint) -> Result<C
         arguments.push(array(ArrayType::Bytes, columns.3));
         execute_postgres(connection, POSTGRES_PUT, arguments).await
     } else {
-        put_sqlite(connection, &key, checkpoint, values).await
+        put_sqlite(connection, key, checkpoint, new.values).await
     };
-    written.map_err(|error| storage_error("put checkpoint", error))?;
-    Ok(key)
+    written.map_err(|error| storage_error("put checkpoint", error))
 }
 
 pub(super) async fn put_writes(connection: &Connection, new: NewWrites) -> Result<()> {
@@ -157,21 +146,19 @@ pub(super) async fn put_writes(connection: &Connection, new: NewWrites) -> Resul
     written.map_err(|error| storage_error("put writes", error))
 }
 
-/// Channel, version, type tag, bytes.
-type NewValue = (String, String, String, Vec<u8>);
-
 async fn put_sqlite(
     connection: &Connection,
     key: &CheckpointKey,
     checkpoint: Vec<SqlValue>,
-    values: Vec<NewValue>,
+    values: Vec<RawValue>,
 ) -> Result<(), DbErr> {
     let transaction = connection.begin().await?;
     touch(&transaction, &key.thread_id).await?;
-    for (channel, version, type_tag, bytes) in values {
+    for stored in values {
+        let (type_tag, bytes) = stored.value.into_parts();
         let place = [key.thread_id.as_str(), key.namespace.as_str()];
         let mut arguments: Vec<SqlValue> = place.map(Into::into).into();
-        arguments.extend([channel, version, type_tag].map(SqlValue::from));
+        arguments.extend([stored.channel, stored.version, type_tag].map(SqlValue::from));
         arguments.push(bytes.into());
         Sql::same(SQLITE_PUT_VALUE)
             .execute(&transaction, arguments)

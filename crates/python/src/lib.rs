@@ -1,1 +1,27 @@
-//! The Python package `yai_agentkit`, a `LangGraph` checkpoint saver; an empty shell until its own issue.
+//! The native half of the Python package `yai_agentkit`: it moves bytes between Python and
+//! AgentKit's checkpointer. What the bytes mean is decided in Python, by LangGraph's serializer.
+
+mod call;
+mod convert;
+mod engine;
+mod error;
+mod runtime;
+
+use pyo3::prelude::*;
+
+#[pymodule(gil_used = true)]
+mod _native {
+    use super::{PyModule, PyResult, runtime};
+    #[pymodule_export]
+    use super::{
+        call::Call,
+        engine::Engine,
+        error::{ConflictError, NotFoundError, StorageError},
+    };
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        runtime::stop_at_exit(module.py())
+    }
+}

@@ -1,0 +1,505 @@
+from __future__ import annotations
+
+import builtins
+import json
+import math
+import os
+import random
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+    PendingWrite,
+    get_serializable_checkpoint_metadata,
+)
+from langgraph.checkpoint.serde.types import TASKS, _DeltaSnapshot
+
+from yai_agentkit._native import Engine
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.checkpoint.serde.base import SerializerProtocol
+    from typing_extensions import Self
+
+    from yai_agentkit._native import Call, _Place, _Stored, _Write
+
+
+class Thread(NamedTuple):
+    """A thread: one execution history."""
+
+    id: str
+    """Its id."""
+    parent_id: str | None
+    """The thread that it was copied from."""
+    updated_at: datetime
+    """When it was last written to."""
+
+
+class AgentkitSaver(BaseCheckpointSaver[str]):
+    """A LangGraph checkpoint saver on PostgreSQL or SQLite.
+
+    It keeps its checkpoints in the tables of `langgraph-checkpoint-postgres`: each reads what the
+    other wrote. One saver serves sync and async code, from any number of threads and event loops
+    at once. It connects at the first call and brings the tables up to date then, unless its
+    configuration says otherwise.
+
+    ```python
+    from yai_agentkit import AgentkitSaver
+
+    with AgentkitSaver.from_conn_string("sqlite::memory:") as checkpointer:
+        graph = builder.compile(checkpointer=checkpointer)
+        graph.invoke({"messages": ["hi"]}, {"configurable": {"thread_id": "1"}})
+    ```
+
+    `with` and `async with` connect at once and close at the end; without them call `close()`.
+
+    Every method raises `ValueError` for input or a configuration to mend, `ConnectionError` where
+    trying again can help, `LookupError` for what does not exist, `ConflictError` for what exists
+    already, and `StorageError` for every other failure of the storage. A failing storage never
+    looks like an empty one.
+    """
+
+    def __init__(self, engine: Engine, *, serde: SerializerProtocol | None = None) -> None:
+        """For `from_conn_string` and `from_config`."""
+        super().__init__(serde=serde)
+        self._engine = engine
+
+    @classmethod
+    def from_conn_string(
+        cls,
+        conn_string: str,
+        *,
+        pipeline: bool = False,
+        serde: SerializerProtocol | None = None,
+    ) -> Self:
+        """A saver for one URL.
+
+        Args:
+            conn_string: `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, `sqlite:FILE`
+                (`sqlite:///` before an absolute path), or `sqlite::memory:`.
+            pipeline: Accepted for the sake of LangGraph's savers. One call is one round trip anyway.
+            serde: How values become bytes; LangGraph's `JsonPlusSerializer` by default.
+
+        Raises:
+            ValueError: If the URL can't be read.
+        """
+        return cls(Engine({"DATABASE_URL": conn_string}), serde=serde)
+
+    @classmethod
+    def from_config(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        environ: Mapping[str, str] | None = None,
+        serde: SerializerProtocol | None = None,
+    ) -> Self:
+        """A saver for AgentKit's configuration: the environment over the file over the defaults.
+
+        Args:
+            path: A TOML file with a table `[database]`: `url`, `max_connections`, `schema`, …
+            environ: The environment, `os.environ` by default: `DATABASE_URL`,
+                `DB_MAX_CONNECTIONS`, `DB_SCHEMA`, …
+            serde: How values become bytes; LangGraph's `JsonPlusSerializer` by default.
+
+        Raises:
+            ValueError: If a setting is not allowed; it says what is.
+        """
+        toml = None if path is None else Path(path).read_text(encoding="utf-8")
+        return cls(Engine(dict(os.environ if environ is None else environ), toml), serde=serde)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._engine.display_url!r})"
+
+    def __enter__(self) -> Self:
+        self._engine.connect().wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        await self._engine.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def close(self) -> None:
+        """Wait for what is under way, then close the connections. A second time does nothing."""
+        self._engine.close().wait()
+
+    async def aclose(self) -> None:
+        """Wait for what is under way, then close the connections. A second time does nothing."""
+        await self._engine.close()
+
+    def setup(self) -> _Done:
+        """Bring the tables up to date.
+
+        The first call of any method does so too, unless `DB_GENERATE_SCHEMAS` is off. What is
+        returned may be awaited, as with LangGraph's async savers: the work is done by then.
+        """
+        self._engine.setup().wait()
+        return _Done()
+
+    async def asetup(self) -> None:
+        """Bring the tables up to date. See `setup`."""
+        await self._engine.setup()
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """The checkpoint that `config` names, or the thread's latest; `None` if there is none."""
+        stored = self._get(config).wait()
+        return None if stored is None else self._load(stored)
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """The checkpoint that `config` names, or the thread's latest; `None` if there is none."""
+        stored = await self._get(config)
+        return None if stored is None else self._load(stored)
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """The checkpoints that match, newest first.
+
+        Args:
+            config: Of this thread, and where it has them this namespace and this checkpoint.
+                `None` is all threads.
+            filter: Whose metadata contain this, as PostgreSQL's `@>` says, on SQLite too.
+            before: Older than this one.
+            limit: So many at most.
+        """
+        for stored in self._list(config, filter, before, limit).wait():
+            yield self._load(stored)
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """The checkpoints that match, newest first. See `list`."""
+        for stored in await self._list(config, filter, before, limit):
+            yield self._load(stored)
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint and the values of its new versions; return where it is."""
+        place, call = self._put(config, checkpoint, metadata, new_versions)
+        call.wait()
+        return _config(*place)
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint and the values of its new versions; return where it is."""
+        place, call = self._put(config, checkpoint, metadata, new_versions)
+        await call
+        return _config(*place)
+
+    def put_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Store what a task wrote, as pending writes of the checkpoint that it started from."""
+        self._put_writes(config, writes, task_id, task_path).wait()
+
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Store what a task wrote, as pending writes of the checkpoint that it started from."""
+        await self._put_writes(config, writes, task_id, task_path)
+
+    def delete_thread(self, thread_id: str) -> None:
+        """Delete everything of a thread. One that does not exist is no error."""
+        self._engine.delete_thread(str(thread_id)).wait()
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Delete everything of a thread. One that does not exist is no error."""
+        await self._engine.delete_thread(str(thread_id))
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete what the runs made, save what a remaining checkpoint needs to read back."""
+        self._engine.delete_for_runs(_ids("run_ids", run_ids)).wait()
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete what the runs made, save what a remaining checkpoint needs to read back."""
+        await self._engine.delete_for_runs(_ids("run_ids", run_ids))
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy everything of a thread to a new one.
+
+        Raises:
+            NotFoundError: If the source has no checkpoints.
+            ConflictError: If the target exists.
+        """
+        self._engine.copy_thread(str(source_thread_id), str(target_thread_id)).wait()
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy everything of a thread to a new one. See `copy_thread`."""
+        await self._engine.copy_thread(str(source_thread_id), str(target_thread_id))
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Delete of each thread what `strategy` does not keep.
+
+        Args:
+            thread_ids: The threads.
+            strategy: `"keep_latest"` keeps the latest checkpoint of each namespace, with all that
+                it needs to read back unchanged, delta channels included; `"delete"` keeps nothing.
+        """
+        self._prune(thread_ids, strategy).wait()
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Delete of each thread what `strategy` does not keep. See `prune`."""
+        await self._prune(thread_ids, strategy)
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """For each channel its nearest stored value among the ancestors, and the writes since."""
+        found = self._delta_channel_history(config, channels).wait()
+        return self._load_histories(channels, found)
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """For each channel its nearest stored value among the ancestors, and the writes since."""
+        found = await self._delta_channel_history(config, channels)
+        return self._load_histories(channels, found)
+
+    def threads(self, *, limit: int = 100, after: Thread | None = None) -> builtins.list[Thread]:
+        """The threads, the last written first.
+
+        Args:
+            limit: So many at most.
+            after: The last one of the page before.
+        """
+        return [_thread(*found) for found in self._threads(limit, after).wait()]
+
+    async def athreads(self, *, limit: int = 100, after: Thread | None = None) -> builtins.list[Thread]:
+        """The threads, the last written first. See `threads`."""
+        return [_thread(*found) for found in await self._threads(limit, after)]
+
+    def get_next_version(self, current: str | int | float | None, channel: None) -> str:
+        """The version after `current`: a count, and a random part against clashes."""
+        if current is None:
+            count = 0
+        elif isinstance(current, str):
+            count = int(current.split(".")[0])
+        else:
+            count = int(current)
+        return f"{count + 1:032}.{random.random():016}"
+
+    def _get(self, config: RunnableConfig) -> Call[_Stored | None]:
+        thread_id, namespace, checkpoint_id = _selector(config)
+        return self._engine.get(thread_id, namespace or "", checkpoint_id)
+
+    def _list(
+        self,
+        config: RunnableConfig | None,
+        filter: dict[str, Any] | None,
+        before: RunnableConfig | None,
+        limit: int | None,
+    ) -> Call[builtins.list[_Stored]]:
+        place = _selector(config) if config else (None, None, None)
+        contained = _json("filter", filter) if filter else None
+        before_id = _configurable(before).get("checkpoint_id") if before else None
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit: must not be negative, is {limit}")
+        return self._engine.query((*place, contained, before_id, limit))
+
+    def _put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> tuple[_Place, Call[None]]:
+        thread_id, namespace, parent = _selector(config)
+        place = (thread_id, namespace or "", checkpoint["id"])
+        inline: dict[str, Any] = {}
+        values = []
+        for channel, value in checkpoint["channel_values"].items():
+            if _is_inline(value):
+                inline[channel] = value
+                continue
+            if isinstance(value, _DeltaSnapshot):
+                inline[channel] = True
+            if channel in new_versions:
+                dumped = self.serde.dumps_typed(value)
+                values.append((channel, new_versions[channel], *dumped))
+        call = self._engine.put(
+            place,
+            parent,
+            _json("checkpoint", {**checkpoint, "channel_values": inline}),
+            _json("metadata", get_serializable_checkpoint_metadata(config, metadata)),
+            values,
+        )
+        return place, call
+
+    def _put_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str,
+    ) -> Call[None]:
+        thread_id, namespace, checkpoint_id = _selector(config)
+        if checkpoint_id is None:
+            raise ValueError(
+                "config: put_writes needs configurable.checkpoint_id, as put returned it"
+            )
+        dumped = [(channel, *self.serde.dumps_typed(value)) for channel, value in writes]
+        place = (thread_id, namespace or "", checkpoint_id)
+        return self._engine.put_writes(place, task_id, task_path, dumped)
+
+    def _prune(self, thread_ids: Sequence[str], strategy: str) -> Call[None]:
+        if strategy not in ("keep_latest", "delete"):
+            raise ValueError(f"strategy: must be 'keep_latest' or 'delete', is {strategy!r}")
+        return self._engine.prune(_ids("thread_ids", thread_ids), strategy == "keep_latest")
+
+    def _delta_channel_history(self, config: RunnableConfig, channels: Sequence[str]) -> Call[Any]:
+        thread_id, namespace, checkpoint_id = _selector(config)
+        return self._engine.delta_channel_history(
+            thread_id, namespace or "", checkpoint_id, _ids("channels", channels)
+        )
+
+    def _threads(self, limit: int, after: Thread | None) -> Call[builtins.list[tuple[str, str | None, str]]]:
+        if limit < 0:
+            raise ValueError(f"limit: must not be negative, is {limit}")
+        cursor = None if after is None else (after.updated_at.isoformat(), after.id)
+        return self._engine.threads(limit, cursor)
+
+    def _load(self, stored: _Stored) -> CheckpointTuple:
+        thread_id, namespace, checkpoint_id, parent, text, metadata, values, writes, sends = stored
+        checkpoint = json.loads(text)
+        channel_values = checkpoint.get("channel_values") or {}
+        for channel, type_tag, data in values:
+            channel_values[channel] = self.serde.loads_typed((type_tag, data))
+        if sends:
+            # As LangGraph does it: before v4 the sends stood among the parent's writes.
+            channel_values[TASKS] = [self.serde.loads_typed(send) for send in sends]
+            versions = checkpoint["channel_versions"]
+            versions[TASKS] = (
+                max(versions.values()) if versions else self.get_next_version(None, None)
+            )
+        return CheckpointTuple(
+            _config(thread_id, namespace, checkpoint_id),
+            {**checkpoint, "channel_values": channel_values},
+            json.loads(metadata),
+            _config(thread_id, namespace, parent) if parent else None,
+            self._load_writes(writes),
+        )
+
+    def _load_writes(self, writes: builtins.list[_Write]) -> builtins.list[PendingWrite]:
+        return [
+            (task_id, channel, self.serde.loads_typed((type_tag, data)))
+            for task_id, channel, type_tag, data in writes
+        ]
+
+    def _load_histories(
+        self, channels: Sequence[str], found: Mapping[str, Any]
+    ) -> dict[str, DeltaChannelHistory]:
+        histories: dict[str, DeltaChannelHistory] = {}
+        for channel in channels:
+            inline, stored, writes = found[channel]
+            history = DeltaChannelHistory(writes=self._load_writes(writes))
+            if stored is not None:
+                history["seed"] = self.serde.loads_typed(stored)
+            elif inline is not None:
+                history["seed"] = json.loads(inline)
+            histories[channel] = history
+        return histories
+
+
+class _Done:
+    """What `setup` returns: done, and awaitable for those who come from an async saver."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+def _is_inline(value: object) -> bool:
+    """Whether a value stays within the checkpoint's JSON, as in LangGraph's PostgreSQL saver.
+
+    What PostgreSQL's JSON has no room for is stored apart, where that saver fails and from where
+    it reads it back.
+    """
+    if isinstance(value, str):
+        return "\0" not in value
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, (bool, int))
+
+
+def _configurable(config: RunnableConfig) -> Mapping[str, Any]:
+    configurable = config.get("configurable")
+    if configurable is None:
+        raise ValueError("config: needs a 'configurable', as {'configurable': {'thread_id': '1'}}")
+    return configurable
+
+
+def _selector(config: RunnableConfig) -> tuple[str, str | None, str | None]:
+    """The thread, the namespace and the checkpoint that `config` names."""
+    configurable = _configurable(config)
+    thread_id = configurable.get("thread_id")
+    if thread_id is None:
+        raise ValueError("config: needs configurable.thread_id")
+    return str(thread_id), configurable.get("checkpoint_ns"), configurable.get("checkpoint_id") or None
+
+
+def _config(thread_id: str, namespace: str, checkpoint_id: str) -> RunnableConfig:
+    return {
+        "configurable": {
+            "thread_id": thread_id,
+            "checkpoint_ns": namespace,
+            "checkpoint_id": checkpoint_id,
+        }
+    }
+
+
+def _ids(name: str, ids: Sequence[str]) -> list[str]:
+    if isinstance(ids, str):
+        raise TypeError(f"{name}: must be a sequence of strings, not one string")
+    return [str(id) for id in ids]
+
+
+def _json(name: str, value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except ValueError as error:
+        raise ValueError(f"{name}: can't be stored as JSON: {error}") from error
+
+
+def _thread(id: str, parent_id: str | None, updated_at: str) -> Thread:
+    return Thread(id, parent_id, datetime.fromisoformat(updated_at))

@@ -3,6 +3,8 @@
 from collections.abc import Generator, Mapping, Sequence
 from typing import Generic, TypeAlias, TypeVar, final
 
+__all__ = ["Call", "ConflictError", "Engine", "NotFoundError", "StorageError"]
+
 _T = TypeVar("_T", covariant=True)
 
 _Bytes: TypeAlias = bytes | bytearray

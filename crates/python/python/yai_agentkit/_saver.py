@@ -305,7 +305,9 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         """
         return [_thread(*found) for found in self._threads(limit, after).wait()]
 
-    async def athreads(self, *, limit: int = 100, after: Thread | None = None) -> builtins.list[Thread]:
+    async def athreads(
+        self, *, limit: int = 100, after: Thread | None = None
+    ) -> builtins.list[Thread]:
         """The threads, the last written first. See `threads`."""
         return [_thread(*found) for found in await self._threads(limit, after)]
 
@@ -393,7 +395,9 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
             thread_id, namespace or "", checkpoint_id, _ids("channels", channels)
         )
 
-    def _threads(self, limit: int, after: Thread | None) -> Call[builtins.list[tuple[str, str | None, str]]]:
+    def _threads(
+        self, limit: int, after: Thread | None
+    ) -> Call[builtins.list[tuple[str, str | None, str]]]:
         if limit < 0:
             raise ValueError(f"limit: must not be negative, is {limit}")
         cursor = None if after is None else (after.updated_at.isoformat(), after.id)
@@ -401,8 +405,9 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
 
     def _load(self, stored: _Stored) -> CheckpointTuple:
         thread_id, namespace, checkpoint_id, parent, text, metadata, values, writes, sends = stored
-        checkpoint = json.loads(text)
+        checkpoint: Checkpoint = json.loads(text)
         channel_values = checkpoint.get("channel_values") or {}
+        checkpoint["channel_values"] = channel_values
         for channel, type_tag, data in values:
             channel_values[channel] = self.serde.loads_typed((type_tag, data))
         if sends:
@@ -414,7 +419,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
             )
         return CheckpointTuple(
             _config(thread_id, namespace, checkpoint_id),
-            {**checkpoint, "channel_values": channel_values},
+            checkpoint,
             json.loads(metadata),
             _config(thread_id, namespace, parent) if parent else None,
             self._load_writes(writes),
@@ -475,7 +480,11 @@ def _selector(config: RunnableConfig) -> tuple[str, str | None, str | None]:
     thread_id = configurable.get("thread_id")
     if thread_id is None:
         raise ValueError("config: needs configurable.thread_id")
-    return str(thread_id), configurable.get("checkpoint_ns"), configurable.get("checkpoint_id") or None
+    return (
+        str(thread_id),
+        configurable.get("checkpoint_ns"),
+        configurable.get("checkpoint_id") or None,
+    )
 
 
 def _config(thread_id: str, namespace: str, checkpoint_id: str) -> RunnableConfig:

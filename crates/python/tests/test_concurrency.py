@@ -1,0 +1,186 @@
+"""Any number of tasks, threads, event loops and processes, and of those that stop waiting."""
+
+import asyncio
+import gc
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from examples import checkpoint, config, metadata
+from yai_agentkit import AgentkitSaver
+
+TASKS = 64
+SECONDS = 60
+
+
+def put_arguments(thread_id, parent=None):
+    versions = {"list": "1"}
+    stored = checkpoint({"list": [thread_id], "text": "inline"}, versions)
+    return parent or config(thread_id), stored, metadata(0), versions
+
+
+async def test_tasks_cancelled_at_random_lose_no_acknowledged_write(saver, url):
+    acknowledged = []
+
+    async def write(thread_id):
+        place = None
+        while True:
+            place = await saver.aput(*put_arguments(thread_id, place))
+            acknowledged.append((place, "put"))
+            await saver.aput_writes(place, [("list", place)], "task")
+            acknowledged.append((place, "put_writes"))
+            assert (await saver.aget_tuple(config(thread_id))).config == place
+
+    async def cancelled(number):
+        for attempt in range(3):
+            task = asyncio.create_task(write(f"{number}-{attempt}"))
+            await asyncio.sleep(random.random() / 2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    await asyncio.wait_for(asyncio.gather(*map(cancelled, range(TASKS))), SECONDS)
+    assert acknowledged
+    for place, what in acknowledged:
+        found = await saver.aget_tuple(place)
+        assert found.checkpoint["channel_values"]["text"] == "inline"
+        if what == "put_writes":
+            assert found.pending_writes == [("task", "list", place)]
+    # As many calls at once as the pool has connections: none is leaked.
+    threads = [f"{number}-0" for number in range(TASKS)]
+    found = asyncio.gather(*(saver.aget_tuple(config(thread)) for thread in threads))
+    await asyncio.wait_for(found, SECONDS)
+    if not url.startswith("sqlite"):
+        assert 0 < connections(url) <= 20
+
+
+def connections(url):
+    with psycopg.connect(url) as connection:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        return connection.execute(query).fetchone()[0] - 1
+
+
+async def test_closing_leaves_no_connection(postgres_url):
+    async with AgentkitSaver.from_conn_string(postgres_url) as saver:
+        await asyncio.gather(*(saver.aput(*put_arguments(str(n))) for n in range(TASKS)))
+        assert connections(postgres_url) > 0
+    for _ in range(50):
+        if connections(postgres_url) == 0:
+            return
+        await asyncio.sleep(0.1)
+    pytest.fail("connections are left")
+
+
+def test_one_saver_serves_threads_and_event_loops_at_once(saver):
+    async def in_loop(name):
+        places = await asyncio.gather(
+            *(saver.aput(*put_arguments(f"{name}-{n}")) for n in range(8))
+        )
+        # A sync call within the loop.
+        assert saver.get_tuple(places[0]).config == places[0]
+        return [await saver.aget_tuple(place) for place in places]
+
+    def in_thread(name):
+        if name % 2:
+            return asyncio.run(asyncio.wait_for(in_loop(name), SECONDS))
+        return [saver.get_tuple(saver.put(*put_arguments(f"{name}-{n}"))) for n in range(8)]
+
+    with ThreadPoolExecutor(8) as threads:
+        found = [item for items in threads.map(in_thread, range(16)) for item in items]
+    names = {item.config["configurable"]["thread_id"] for item in found}
+    assert names == {f"{name}-{n}" for name in range(16) for n in range(8)}
+    assert {thread.id for thread in saver.threads(limit=1000)} == names
+
+
+def test_a_waiting_thread_lets_others_run(postgres_url):
+    with AgentkitSaver.from_conn_string(postgres_url) as saver:
+        with psycopg.connect(postgres_url) as blocker:
+            blocker.execute("LOCK TABLE checkpoints IN ACCESS EXCLUSIVE MODE")
+            waiting = threading.Thread(target=saver.get_tuple, args=(config("thread"),))
+            waiting.start()
+            ran = 0
+            until = time.monotonic() + 0.3
+            while time.monotonic() < until:
+                ran += 1
+            assert waiting.is_alive() and ran > 1000
+        waiting.join(SECONDS)
+        assert not waiting.is_alive()
+
+
+def test_ctrl_c_ends_a_blocking_call(postgres_url):
+    with AgentkitSaver.from_conn_string(postgres_url) as saver:
+        with psycopg.connect(postgres_url) as blocker:
+            blocker.execute("LOCK TABLE checkpoints IN ACCESS EXCLUSIVE MODE")
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+            with pytest.raises(KeyboardInterrupt):
+                saver.get_tuple(config("thread"))
+        assert saver.get_tuple(config("thread")) is None
+
+
+async def test_a_call_runs_once(saver):
+    call = saver._engine.get("thread", "", None)
+    assert await call is None
+    with pytest.raises(RuntimeError, match="once"):
+        await call
+    with pytest.raises(RuntimeError, match="once"):
+        call.wait()
+
+
+async def test_calls_that_end_are_not_kept(saver):
+    place = await saver.aput(*put_arguments("thread"))
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(200):
+        await saver.aput(*put_arguments("thread", place))
+        await saver.aget_tuple(place)
+    gc.collect()
+    assert len(gc.get_objects()) < before + 100
+
+
+SCRIPT = """
+import asyncio, os, sys
+from yai_agentkit import AgentkitSaver
+
+saver = AgentkitSaver.from_conn_string(sys.argv[1])
+thread = {"configurable": {"thread_id": "thread"}}
+assert saver.get_tuple(thread) is None
+"""
+
+ENDINGS = {
+    "without a close": "",
+    "with calls under way": """
+async def main():
+    for _ in range(200):
+        asyncio.ensure_future(saver.aget_tuple(thread))
+    await asyncio.sleep(0)
+asyncio.run(main())
+""",
+    "after a fork": """
+if child := os.fork():
+    assert os.waitpid(child, 0)[1] == 0
+else:
+    try:
+        saver.get_tuple(thread)
+        os._exit(1)
+    except RuntimeError as error:
+        assert "fork" in str(error)
+    with AgentkitSaver.from_conn_string(sys.argv[1]) as fresh:
+        assert fresh.get_tuple(thread) is None
+    os._exit(0)
+assert saver.get_tuple(thread) is None
+""",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_process_ends_well(ending, url):
+    command = [sys.executable, "-X", "faulthandler", "-c", SCRIPT + ENDINGS[ending], url]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert (ended.returncode, ended.stderr) == (0, "")

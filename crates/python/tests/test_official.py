@@ -1,0 +1,118 @@
+"""LangGraph's own PostgreSQL savers and ours read from each other what they would from themselves."""
+
+from contextlib import asynccontextmanager
+
+import pytest
+from examples import config, store
+from langgraph.checkpoint.postgres import PostgresSaver
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from yai_agentkit import AgentkitSaver
+
+
+class Sync:
+    """The sync methods of a saver under the async names."""
+
+    def __init__(self, saver):
+        self.saver = saver
+        self.get_next_version = saver.get_next_version
+
+    async def aput(self, *arguments):
+        return self.saver.put(*arguments)
+
+    async def aput_writes(self, *arguments):
+        return self.saver.put_writes(*arguments)
+
+    async def aget_tuple(self, *arguments):
+        return self.saver.get_tuple(*arguments)
+
+    async def alist(self, *arguments, **options):
+        for found in self.saver.list(*arguments, **options):
+            yield found
+
+    async def aget_delta_channel_history(self, **options):
+        return self.saver.get_delta_channel_history(**options)
+
+
+@asynccontextmanager
+async def opened(kind, url, serde):
+    if kind == "official sync":
+        with PostgresSaver.from_conn_string(url) as saver:
+            saver.setup()
+            saver.serde = serde
+            yield Sync(saver)
+    elif kind == "official async":
+        async with AsyncPostgresSaver.from_conn_string(url, serde=serde) as saver:
+            await saver.setup()
+            yield saver
+    else:
+        async with AgentkitSaver.from_conn_string(url, serde=serde) as saver:
+            yield Sync(saver) if kind == "ours sync" else saver
+
+
+class Cipher:
+    """No secret to anybody, but no serializer reads it without this."""
+
+    def encrypt(self, plaintext):
+        return "xor", bytes(byte ^ 0x5A for byte in plaintext)
+
+    def decrypt(self, ciphername, ciphertext):
+        assert ciphername == "xor"
+        return self.encrypt(ciphertext)[1]
+
+
+SERIALIZERS = {"plain": JsonPlusSerializer, "encrypted": lambda: EncryptedSerializer(Cipher())}
+
+
+async def read(saver, places):
+    """All that a saver's reading methods say of a thread."""
+    thread = {"configurable": {"thread_id": places[0]["configurable"]["thread_id"]}}
+    listed = [found async for found in saver.alist(thread)]
+    filtered = []
+    for filter in [{"step": 0}, {"nested": {"list": [1.5]}}, {"user": "Ada"}, {"step": "0"}]:
+        filtered.append([found.config async for found in saver.alist(thread, filter=filter)])
+    return {
+        "list": listed,
+        "tuples": [await saver.aget_tuple(place) for place in places],
+        "latest": await saver.aget_tuple(config(thread["configurable"]["thread_id"])),
+        "filtered": filtered,
+        "before": [found async for found in saver.alist(thread, before=places[2], limit=1)],
+        "histories": [
+            await saver.aget_delta_channel_history(config=place, channels=["delta", "list", "no"])
+            for place in places
+        ],
+    }
+
+
+@pytest.mark.parametrize("serializer", SERIALIZERS)
+@pytest.mark.parametrize("writer", ["official sync", "official async", "ours sync", "ours async"])
+async def test_every_saver_reads_the_same_from(writer, serializer, postgres_url):
+    serde = SERIALIZERS[serializer]()
+    async with opened(writer, postgres_url, serde) as saver:
+        places = await store(saver.aput, saver.aput_writes, "thread", saver.get_next_version)
+    seen = {}
+    for reader in ["official sync", "official async", "ours sync", "ours async"]:
+        async with opened(reader, postgres_url, serde) as saver:
+            seen[reader] = await read(saver, places)
+    assert len(seen["official async"]["list"]) == 4
+    for reader in ["official sync", "ours sync", "ours async"]:
+        assert repr_of(seen[reader]) == repr_of(seen["official async"])
+        assert seen[reader] == seen["official async"]
+
+
+def repr_of(seen):
+    """Tells 1 from True and 3 from 3.0, which are equal in Python."""
+
+    def ordered(value):
+        match value:
+            case dict():
+                return {key: ordered(value[key]) for key in sorted(value, key=repr)}
+            case tuple() if hasattr(value, "_fields"):
+                return {name: ordered(getattr(value, name)) for name in value._fields}
+            case list() | tuple():
+                return type(value)(map(ordered, value))
+            case _:
+                return value
+
+    return repr(ordered(seen))

@@ -1,0 +1,187 @@
+"""What is ours alone: making a saver, the list of threads, errors, serializers."""
+
+import asyncio
+import math
+import socket
+from enum import Enum
+
+import psycopg
+import pytest
+from examples import checkpoint, config, metadata, store
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from yai_agentkit import AgentkitSaver, ConflictError, NotFoundError, StorageError
+
+
+def put(saver, thread_id, values):
+    versions = dict.fromkeys(values, 1)
+    place = config(thread_id)
+    return saver.put(place, checkpoint(values, versions), metadata(0), versions)
+
+
+def test_threads_are_listed_by_their_last_write_in_pages(saver):
+    for name in ["one", "two", "three", "one"]:
+        put(saver, name, {"text": name})
+    saver.copy_thread("two", "copy")
+    threads = saver.threads()
+    assert [thread.id for thread in threads] == ["copy", "one", "three", "two"]
+    assert [thread.parent_id for thread in threads] == ["two", None, None, None]
+    assert threads[0].updated_at.tzinfo is not None
+    pages = []
+    while page := saver.threads(limit=3, after=pages[-1] if pages else None):
+        pages += page
+    assert pages == threads
+    assert asyncio.run(saver.athreads()) == threads
+
+
+def test_without_a_context_manager_or_an_event_loop(url):
+    saver = AgentkitSaver.from_conn_string(url)
+    place = put(saver, "thread", {"list": [1]})
+    assert asyncio.run(saver.aget_tuple(place)) == saver.get_tuple(place)
+    saver.close()
+    saver.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        saver.get_tuple(place)
+
+
+async def test_setup_is_done_and_may_be_awaited(url):
+    saver = AgentkitSaver.from_conn_string(url)
+    saver.setup()
+    await saver.setup()
+    await saver.asetup()
+    await saver.aclose()
+
+
+def test_a_configuration_comes_from_the_environment_over_a_file(tmp_path):
+    file = tmp_path / "agentkit.toml"
+    file.write_text(f"[database]\nurl = 'sqlite://{tmp_path}/file.db'\ngenerate_schemas = false")
+    with pytest.raises(ValueError, match="migrate"):
+        AgentkitSaver.from_config(file, environ={}).__enter__()
+    saver = AgentkitSaver.from_config(file, environ={})
+    saver.setup()
+    put(saver, "thread", {})
+    saver.close()
+    environment = {"DATABASE_URL": f"sqlite://{tmp_path}/other.db", "DB_GENERATE_SCHEMAS": "true"}
+    with AgentkitSaver.from_config(file, environ=environment) as saver:
+        assert saver.threads() == []
+    with pytest.raises(ValueError, match=r"DB_MAX_CONNECTIONS.*1 to 10000"):
+        AgentkitSaver.from_config(environ={"DB_MAX_CONNECTIONS": "many"})
+
+
+def test_what_json_has_no_room_for_is_kept(saver):
+    values = {"nul": "a\0b", "infinity": math.inf, "nan": math.nan}
+    place = put(saver, "thread", values)
+    read = saver.get_tuple(place).checkpoint["channel_values"]
+    assert math.isnan(read.pop("nan"))
+    assert read == {"nul": "a\0b", "infinity": math.inf}
+
+
+def test_a_refused_write_changes_nothing_and_the_next_one_works(saver):
+    place = put(saver, "thread", {"text": "before"})
+    stored = checkpoint({"text": "after", "list": [1]}, {"text": 2, "list": 1})
+    for bad in [{"nested": {"nul": "a\0b"}}, {"not finite": math.nan}]:
+        with pytest.raises(ValueError, match="metadata"):
+            saver.put(place, stored, metadata(1, **bad), {"text": 2, "list": 1})
+    with pytest.raises(ValueError, match="NUL"):
+        put(saver, "a\0b", {})
+    with pytest.raises(TypeError):
+        saver.put(place, stored, metadata(1, object=object()), {})
+    assert [found.config for found in saver.list(config("thread"))] == [place]
+    put(saver, "thread", {"text": "after"})
+
+
+async def test_a_bad_call_says_what_is_wrong(saver):
+    with pytest.raises(ValueError, match="thread_id"):
+        saver.get_tuple({"configurable": {}})
+    with pytest.raises(ValueError, match="configurable"):
+        await saver.aget_tuple({})
+    with pytest.raises(ValueError, match="checkpoint_id"):
+        await saver.aput_writes(config("thread"), [("a", 1)], "task")
+    with pytest.raises(ValueError, match="'keep_latest' or 'delete'"):
+        await saver.aprune(["thread"], strategy="keep_some")
+    with pytest.raises(TypeError, match="thread_ids"):
+        saver.prune("thread")
+    with pytest.raises(ValueError, match="limit"):
+        list(saver.list(None, limit=-1))
+
+
+def test_a_copy_needs_a_source_and_a_free_target(saver):
+    put(saver, "source", {})
+    put(saver, "target", {})
+    with pytest.raises(NotFoundError, match="nothing") as missing:
+        saver.copy_thread("nothing", "new")
+    assert isinstance(missing.value, LookupError)
+    with pytest.raises(ConflictError, match="target"):
+        saver.copy_thread("source", "target")
+
+
+def test_a_bad_url_is_refused_at_once():
+    with pytest.raises(ValueError, match="postgresql://"):
+        AgentkitSaver.from_conn_string("mysql://localhost")
+
+
+async def test_a_database_that_is_down_is_not_an_empty_one():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {
+        "DATABASE_URL": f"postgresql://u:s3cret@127.0.0.1:{port}/d",
+        "DB_CONNECTION_TIMEOUT": "0.3",
+    }
+    saver = AgentkitSaver.from_config(environ=environment)
+    assert "s3cret" not in repr(saver)
+    with pytest.raises(ConnectionError, match="try again") as error:
+        await saver.aget_tuple(config("thread"))
+    assert "s3cret" not in str(error.value) + str(error.value.__cause__)
+    with pytest.raises(ConnectionError):
+        saver.threads()
+
+
+def test_a_lost_connection_is_replaced(postgres_url):
+    with AgentkitSaver.from_conn_string(postgres_url) as saver:
+        place = put(saver, "thread", {"list": [1]})
+        with psycopg.connect(postgres_url, autocommit=True) as administrator:
+            administrator.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        assert saver.get_tuple(place).config == place
+
+
+def test_a_broken_schema_is_an_error_with_its_cause(postgres_url):
+    with AgentkitSaver.from_conn_string(postgres_url) as saver:
+        with psycopg.connect(postgres_url, autocommit=True) as administrator:
+            administrator.execute("ALTER TABLE checkpoint_writes RENAME COLUMN idx TO gone")
+        with pytest.raises(StorageError) as error:
+            saver.get_tuple(config("thread"))
+        assert "idx" in str(error.value.__cause__)
+
+
+class Kind(Enum):
+    BLUE = "blue"
+
+
+class Unknown:
+    """Nothing that LangGraph's serializer knows."""
+
+
+async def test_values_are_never_pickled_and_types_come_back_only_as_allowed(saver):
+    strict = AgentkitSaver(saver._engine, serde=JsonPlusSerializer(allowed_msgpack_modules=None))
+    place = put(strict, "thread", {"kind": [Kind.BLUE]})
+    assert (await strict.aget_tuple(place)).checkpoint["channel_values"] == {"kind": ["blue"]}
+    allowing = strict.with_allowlist([(Kind.__module__, "Kind")])
+    assert (await allowing.aget_tuple(place)).checkpoint["channel_values"] == {"kind": [Kind.BLUE]}
+    with pytest.raises(TypeError, match="serializable: Unknown"):
+        put(saver, "thread", {"unknown": Unknown()})
+
+
+async def test_operations_on_runs_and_threads(saver):
+    for thread in ["one", "two"]:
+        await store(saver.aput, saver.aput_writes, thread, saver.get_next_version)
+    await saver.adelete_for_runs(["no such run"])
+    assert len([found async for found in saver.alist(config("one"))]) == 3
+    latest, copy = await saver.aget_tuple(config("one")), await saver.aget_tuple(config("two"))
+    await saver.aprune(["one"])
+    assert await saver.aget_tuple(latest.config) == latest
+    assert await saver.aget_tuple(config("two")) == copy
+    await saver.aprune(["one"], strategy="delete")
+    await saver.adelete_for_runs(["run"])
+    assert await saver.athreads() == []

@@ -16,3 +16,9 @@ pub use config::DatabaseConfig;
 pub use database::{Database, DatabaseUnitOfWork};
 pub use migration::{Migration, MigrationState};
 pub use repository::StoredEntity;
+
+/// Compiles and runs the code in the READMEs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../../../README.zh-CN.md")]
+struct Readme;

@@ -130,6 +130,7 @@ async fn apply(
             let options = postgres.pool.connect_options().as_ref().clone();
             let pool = PgPoolOptions::new()
                 .max_connections(1)
+                .acquire_timeout(patience)
                 .connect_with(options)
                 .await;
             let pool = pool.map_err(error::from_sqlx)?;
@@ -149,9 +150,12 @@ async fn apply(
                 return Ok(false);
             }
             if let Some(schema) = schema {
-                // The name holds nothing but letters, digits and underscores.
+                // The name holds nothing but letters, digits and underscores; it may be a keyword.
+                // IF NOT EXISTS asks for the right to create one even where there is one.
                 let sql = format!(
-                    "CREATE SCHEMA IF NOT EXISTS {schema}; SET LOCAL search_path = {schema}"
+                    "DO $$ BEGIN
+    IF to_regnamespace('\"{schema}\"') IS NULL THEN CREATE SCHEMA \"{schema}\"; END IF;
+END $$; SET LOCAL search_path = \"{schema}\""
                 );
                 transaction.execute_unprepared(&sql).await?;
             }
@@ -166,6 +170,7 @@ async fn apply(
                 sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
                 ..TransactionOptions::default()
             };
+            sqlite.lift_time_limit().await?;
             let writer = DatabaseConnection::from(sqlite.writer.clone());
             let transaction = writer.begin_with_options(options).await?;
             Migrator::up(&transaction, None).await?;
@@ -191,6 +196,11 @@ async fn try_lock(transaction: &DatabaseTransaction, schema: &str) -> Result<boo
 }
 
 fn migration_error(error: DbErr) -> Error {
+    const TABLE_EXISTS: &str = "42P07";
+    const NO_SUCH_COLUMN: &str = "42703";
+    // What SQLite says of both.
+    const SQLITE_ERROR: &str = "1";
+    const LOCKED: &str = "55P03";
     if matches!(&error, DbErr::Custom(_)) {
         return Error::configuration(
             "database schema",
@@ -198,12 +208,12 @@ fn migration_error(error: DbErr) -> Error {
         );
     }
     match error::code(&error).as_deref() {
-        Some("42P07") => Error::configuration(
+        Some(TABLE_EXISTS | NO_SUCH_COLUMN | SQLITE_ERROR) => Error::configuration(
             "database schema",
             "holds a table of another application with the name of one of ours \
-             (threads, agent_conversations, agent_messages, agent_turns): set DB_SCHEMA",
+             (checkpoints, checkpoint_*, threads, agent_*): set DB_SCHEMA, or for SQLite another file",
         ),
-        Some("55P03") => Error::unavailable(
+        Some(LOCKED) => Error::unavailable(
             "migrate: another transaction keeps a table locked; end it (see pg_stat_activity)",
             error,
         ),

@@ -11,7 +11,8 @@ async fn a_server_with_a_certificate_of_a_trusted_authority_is_verified() {
     by_name.set_host(Some("localhost")).unwrap();
     for url in [&*postgres.url, by_name.as_str()] {
         let database = connect(&verifying(url)).await;
-        let encrypted = "SELECT bool_and(ssl)::text FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+        let encrypted =
+            "SELECT bool_and(ssl)::text FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
             WHERE application_name = 'agentkit' AND datname = current_database()";
         assert_eq!(texts(&postgres.url, encrypted).await, ["true"]);
         database.close().await;

@@ -20,7 +20,7 @@ use crate::{
     DatabaseConfig, Migration,
     checkpointer::SqlCheckpointer,
     config::Target,
-    connection::{Connection, PostgresPool, SqlitePools, Transaction, answers, retrying},
+    connection::{Connection, PostgresSource, SqliteSource, Transaction, answers, retrying},
     error::{from_sqlx, is_transient, storage_error},
     migration,
     repository::{SqlRepository, StoredEntity},
@@ -271,7 +271,10 @@ async fn open_postgres(
     let pool = pool
         .connect_with(if behind_pooler { plain } else { direct })
         .await?;
-    Ok(Connection::Postgres(PostgresPool { pool, pooler_begin }))
+    Ok(Connection::Postgres(PostgresSource::new(
+        pool,
+        pooler_begin,
+    )))
 }
 
 /// Whether settings given on connecting don't arrive, as behind PgBouncer: it refuses them, or
@@ -327,12 +330,12 @@ async fn open_sqlite_with(
         .max_connections(config.max_connections.saturating_sub(1).max(1))
         .min_connections(0)
         .connect_lazy_with(options.pragma("query_only", "ON"));
-    Ok(Connection::Sqlite(SqlitePools {
+    Ok(Connection::Sqlite(SqliteSource::new(
         writer,
         readers,
-        query_timeout: config.query_timeout,
-        _directory: directory,
-    }))
+        config.query_timeout,
+        directory,
+    )))
 }
 
 /// A file in a directory of its own, which goes with the database. SQLite's own database in memory

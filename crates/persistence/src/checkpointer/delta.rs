@@ -21,7 +21,7 @@ use crate::{
 
 /// `chain` is the line of ancestors from the parent on; `open` are the channels that no nearer
 /// ancestor has a value of, as a JSON array. $3 is the checkpoint's id, or null for the latest.
-const HISTORY: Sql = Sql {
+pub(super) const HISTORY: Sql = Sql {
     postgres: "WITH RECURSIVE chain AS (
     SELECT 0 AS depth, c.checkpoint_id, c.parent_checkpoint_id, c.checkpoint, $4::jsonb AS open
     FROM checkpoints c

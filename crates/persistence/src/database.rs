@@ -237,7 +237,12 @@ async fn open_postgres(
         .clone()
         .application_name("agentkit")
         .extra_float_digits(None);
-    let mut settings = vec![("statement_timeout", timeout.to_string())];
+    let mut settings = vec![
+        ("statement_timeout", timeout.to_string()),
+        // Rows come by their keys, more of them in the planner's guess than in truth: compiling a
+        // statement would take longer than running it.
+        ("jit", "off".to_owned()),
+    ];
     settings.extend(config.schema.clone().map(|schema| ("search_path", schema)));
     let direct = plain.clone().options(settings.clone());
 

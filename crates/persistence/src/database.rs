@@ -52,7 +52,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// ```
 #[derive(Clone)]
 pub struct Database {
-    connection: Connection,
+    pub(crate) connection: Connection,
     config: Arc<DatabaseConfig>,
 }
 
@@ -250,7 +250,12 @@ async fn open_postgres(
         .clone()
         .application_name("agentkit")
         .extra_float_digits(None);
-    let mut settings = vec![("statement_timeout", timeout.to_string())];
+    let mut settings = vec![
+        ("statement_timeout", timeout.to_string()),
+        // Rows come by their keys, more of them in the planner's guess than in truth: compiling a
+        // statement would take longer than running it.
+        ("jit", "off".to_owned()),
+    ];
     settings.extend(config.schema.clone().map(|schema| ("search_path", schema)));
     let direct = plain.clone().options(settings.clone());
 
@@ -351,4 +356,38 @@ async fn open_sqlite_memory(config: &DatabaseConfig) -> Result<Connection, sqlx:
 /// A file needs no test of its connections, and no renewal.
 fn sqlite_pool(config: &DatabaseConfig) -> SqlitePoolOptions {
     pool_options(config).idle_timeout(None).max_lifetime(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::DbBackend;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_keeps_what_was_acknowledged() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", directory.path().join("agentkit.db").display());
+        let database = Database::connect(&DatabaseConfig::new(url).unwrap()).await;
+        let connection = database.unwrap().connection;
+        // The first goes to the connection that writes, the second to one that reads.
+        for (pragmas, query_only) in [
+            (
+                "/**/ SELECT * FROM pragma_journal_mode, pragma_synchronous, pragma_foreign_keys, pragma_query_only",
+                0,
+            ),
+            (
+                "SELECT * FROM pragma_journal_mode, pragma_synchronous, pragma_foreign_keys, pragma_query_only",
+                1,
+            ),
+        ] {
+            let statement = Statement::from_string(DbBackend::Sqlite, pragmas);
+            let row = connection.query_one_raw(statement).await.unwrap().unwrap();
+            let row: (String, i64, i64, i64) =
+                sqlx::FromRow::from_row(row.try_as_sqlite_row().unwrap()).unwrap();
+            const FULL: i64 = 2;
+            assert_eq!(row, ("wal".to_owned(), FULL, 1, query_only));
+        }
+        connection.close().await;
+    }
 }

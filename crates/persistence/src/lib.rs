@@ -9,6 +9,8 @@ mod connection;
 mod database;
 mod entity;
 mod error;
+#[cfg(test)]
+mod explain;
 mod migration;
 mod repository;
 

@@ -224,6 +224,22 @@ fn find<E: StoredEntity>(id: &E::Id) -> Select<E::Table> {
     E::Table::find().filter(key_column::<E>().eq(key::<E>(id)))
 }
 
+/// The rows of `query`, of which a page takes the first.
+fn page<E: StoredEntity>(query: &ListQuery<E>) -> Select<E::Table> {
+    let column = key_column::<E>();
+    let select = E::Table::find().filter(E::condition(&query.filter));
+    let select = match query.order {
+        Order::NewestFirst => select.order_by_desc(column),
+        Order::OldestFirst => select.order_by_asc(column),
+    };
+    match (&query.start, query.order) {
+        (Start::Offset(0), _) => select,
+        (Start::Offset(offset), _) => select.offset((*offset).min(i64::MAX as u64)),
+        (Start::After(id), Order::NewestFirst) => select.filter(column.lt(key::<E>(id))),
+        (Start::After(id), Order::OldestFirst) => select.filter(column.gt(key::<E>(id))),
+    }
+}
+
 #[async_trait]
 impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     async fn get(&self, id: &E::Id) -> Result<Option<E>> {
@@ -235,21 +251,9 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     }
 
     async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, E::Id>> {
-        let column = key_column::<E>();
-        let mut select = E::Table::find().filter(E::condition(&query.filter));
-        select = match query.order {
-            Order::NewestFirst => select.order_by_desc(column),
-            Order::OldestFirst => select.order_by_asc(column),
-        };
-        select = match (&query.start, query.order) {
-            (Start::Offset(0), _) => select,
-            (Start::Offset(offset), _) => select.offset((*offset).min(i64::MAX as u64)),
-            (Start::After(id), Order::NewestFirst) => select.filter(column.lt(key::<E>(id))),
-            (Start::After(id), Order::OldestFirst) => select.filter(column.gt(key::<E>(id))),
-        };
-        // One more tells whether there is a next page.
         let limit = query.limit.min(i64::MAX as u64 - 1);
-        let select = select.limit(limit + 1);
+        // One more tells whether there is a next page.
+        let select = page(query).limit(limit + 1);
         let rows = retrying!(self.connection, select.clone().all(&self.connection));
         let mut rows = rows.map_err(|error| storage_error("list", error))?;
         let is_last = rows.len() as u64 <= limit;
@@ -322,5 +326,50 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
         let select = E::Table::find().filter(E::condition(filter));
         let count = retrying!(self.connection, select.clone().count(&self.connection));
         count.map_err(|error| storage_error("count", error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::{ConnectionTrait, QueryTrait};
+    use yai_agentkit_core::{Conversation, ConversationId, Message, MessageFilter, MessageId};
+
+    use super::*;
+    use crate::explain::Databases;
+
+    const ROWS: &str = "
+INSERT INTO agent_conversations (id, checkpoint_thread_id, created_at, updated_at)
+SELECT {id}, {id}, {time}, {time} FROM numbers;
+INSERT INTO agent_messages (id, conversation_id, role, content, created_at)
+SELECT {id}, c.id, 'user', 'Hello', {time}
+FROM (SELECT id FROM agent_conversations LIMIT 1000) c JOIN numbers ON i <= 20;";
+
+    #[tokio::test]
+    async fn pages_are_read_by_their_indexes() {
+        let databases = Databases::with(ROWS).await;
+        let of_all = ListQuery::<Conversation>::default();
+        let of_one = ListQuery::<Message>::filtered(MessageFilter::of(ConversationId::new()));
+        for query in [of_all.clone(), of_all.after(ConversationId::new())] {
+            assert_uses(&databases, &query, "agent_conversations_pkey").await;
+        }
+        for query in [
+            of_one.clone(),
+            of_one.after(MessageId::new()).oldest_first(),
+        ] {
+            assert_uses(&databases, &query, "agent_messages_conversation_id_idx").await;
+        }
+        databases.remove().await;
+    }
+
+    async fn assert_uses<E: StoredEntity>(
+        databases: &Databases,
+        query: &ListQuery<E>,
+        index: &str,
+    ) {
+        let statement = |connection: &Connection| {
+            let backend = connection.get_database_backend();
+            page(query).limit(query.limit + 1).build(backend)
+        };
+        databases.assert_uses(statement, &[index]).await;
     }
 }

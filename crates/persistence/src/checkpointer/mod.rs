@@ -6,6 +6,8 @@
 
 mod delta;
 mod maintenance;
+#[cfg(test)]
+mod plans;
 mod read;
 mod row;
 mod threads;

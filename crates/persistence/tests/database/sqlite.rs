@@ -44,7 +44,7 @@ async fn what_is_no_database_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_file_that_may_only_be_read_is_refused() {
+async fn a_file_opened_for_reading_refuses_a_write() {
     let (_directory, _, url) = sqlite_file();
     let read_only = format!("{url}?mode=ro");
     connect(&url).await.close().await;

@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, Statement};
 use sea_query_sqlx::SqlxValues;
 use sqlx::{
-    AssertSqlSafe, Executor, PgPool, Postgres, SqlSafeStr, SqlStr, Sqlite, SqlitePool,
+    AssertSqlSafe, Connection as _, Execute, Executor, PgConnection, PgPool, Postgres, SqlSafeStr,
+    SqlStr, Sqlite, SqlitePool,
     postgres::{PgArguments, PgQueryResult, PgRow},
     sqlite::{SqliteArguments, SqliteConnection, SqliteQueryResult, SqliteRow},
 };
@@ -66,6 +67,24 @@ pub(crate) struct Transaction {
 }
 
 impl Transaction {
+    /// Makes what follows undoable within a transaction that was entered, and that would be of no
+    /// more use on PostgreSQL after an error.
+    pub(crate) async fn save(&self) -> Result<(), DbErr> {
+        self.if_entered("SAVEPOINT entered").await
+    }
+
+    /// Undoes what came after [`save`](Self::save).
+    pub(crate) async fn undo_to_save(&self) -> Result<(), DbErr> {
+        self.if_entered("ROLLBACK TO SAVEPOINT entered").await
+    }
+
+    async fn if_entered(&self, sql: &str) -> Result<(), DbErr> {
+        if self.entered {
+            self.connection.execute_unprepared(sql).await?;
+        }
+        Ok(())
+    }
+
     /// Commits, unless whoever began the transaction will.
     pub(crate) async fn commit(self) -> Result<(), DbErr> {
         if self.entered {
@@ -102,6 +121,9 @@ macro_rules! retrying {
 }
 pub(crate) use retrying;
 
+/// More than a server in use takes to say that it is there.
+const TIME_TO_ANSWER: Duration = Duration::from_secs(2);
+
 /// SQLite asks after this many of its instructions whether the time is up: some 10 µs.
 const INSTRUCTIONS_BETWEEN_CLOCK_READS: i32 = 2_000;
 
@@ -117,7 +139,7 @@ impl Connection {
         };
         for _ in 0..pool.num_idle() {
             if let Some(mut connection) = pool.try_acquire()
-                && sqlx::Connection::ping(&mut *connection).await.is_err()
+                && !answers(&mut connection).await
             {
                 connection.close_on_drop();
             }
@@ -330,6 +352,19 @@ impl PostgresPool {
         transaction.commit().await?;
         Ok(result)
     }
+
+    async fn execute_script<'q>(
+        &'q self,
+        script: impl Execute<'q, Postgres> + 'q,
+    ) -> Result<PgQueryResult, sqlx::Error> {
+        if self.pooler_begin.is_none() {
+            return self.pool.execute(script).await;
+        }
+        let mut transaction = self.begin().await?;
+        let result = transaction.execute(script).await?;
+        transaction.commit().await?;
+        Ok(result)
+    }
 }
 
 impl SqlitePools {
@@ -337,6 +372,15 @@ impl SqlitePools {
     /// wait for another writer.
     async fn begin(&self) -> Result<sqlx::Transaction<'static, Sqlite>, sqlx::Error> {
         self.writer.begin_with("BEGIN IMMEDIATE").await
+    }
+
+    /// For a migration, which may take its time: the limit of an earlier statement stays on its
+    /// connection.
+    pub(crate) async fn lift_time_limit(&self) -> Result<(), DbErr> {
+        let mut connection = self.writer.acquire().await.map_err(from_sqlx)?;
+        let mut handle = connection.lock_handle().await.map_err(from_sqlx)?;
+        handle.remove_progress_handler();
+        Ok(())
     }
 
     /// A statement that returns rows reads when it begins so; none of ours is `WITH … INSERT`, and
@@ -373,6 +417,12 @@ async fn limit_time(
     Ok(())
 }
 
+/// Whether the server is there. One that a firewall has cut off says nothing, for long.
+pub(crate) async fn answers(connection: &mut PgConnection) -> bool {
+    let ping = tokio::time::timeout(TIME_TO_ANSWER, connection.ping()).await;
+    ping.is_ok_and(|answer| answer.is_ok())
+}
+
 fn finished() -> DbErr {
     DbErr::Custom("the transaction is finished".to_owned())
 }
@@ -406,16 +456,26 @@ impl ConnectionTrait for Connection {
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
         let sql = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
         match self {
-            Self::Postgres(postgres) => sql.execute(&postgres.pool).await.map(Into::into),
-            Self::Sqlite(sqlite) => sql.execute(&sqlite.writer).await.map(Into::into),
+            Self::Postgres(postgres) => postgres.execute_script(sql).await.map(Into::into),
+            Self::Sqlite(sqlite) => {
+                let mut connection = sqlite.writer.acquire().await.map_err(from_sqlx)?;
+                limit_time(&mut connection, sqlite.query_timeout)
+                    .await
+                    .map_err(from_sqlx)?;
+                connection.execute(sql).await.map(Into::into)
+            }
             Self::PostgresTransaction(transaction, _) => match transaction.lock().await.as_mut() {
                 Some(transaction) => transaction.execute(sql).await.map(Into::into),
                 None => return Err(finished()),
             },
-            Self::SqliteTransaction(transaction, _) => match transaction.lock().await.as_mut() {
-                Some(transaction) => transaction.execute(sql).await.map(Into::into),
-                None => return Err(finished()),
-            },
+            Self::SqliteTransaction(transaction, timeout) => {
+                let mut transaction = transaction.lock().await;
+                let Some(transaction) = transaction.as_mut() else {
+                    return Err(finished());
+                };
+                limit_time(transaction, *timeout).await.map_err(from_sqlx)?;
+                transaction.execute(sql).await.map(Into::into)
+            }
         }
         .map_err(from_sqlx)
     }

@@ -5,6 +5,7 @@ use std::{
 
 use async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DbErr, Statement};
+use sea_orm_migration::MigratorTrait;
 use sqlx::{
     Connection as _, PgConnection,
     pool::PoolOptions,
@@ -19,7 +20,7 @@ use crate::{
     DatabaseConfig, Migration,
     checkpointer::SqlCheckpointer,
     config::Target,
-    connection::{Connection, PostgresPool, SqlitePools, Transaction, retrying},
+    connection::{Connection, PostgresPool, SqlitePools, Transaction, answers, retrying},
     error::{from_sqlx, is_transient, storage_error},
     migration,
     repository::{SqlRepository, StoredEntity},
@@ -27,6 +28,9 @@ use crate::{
 
 /// A connection that has been idle for longer is tried before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(5);
+
+/// Between two attempts to connect.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connected database: hands out repositories and the checkpointer, and runs units of work.
 ///
@@ -77,18 +81,20 @@ impl Database {
     pub async fn connect_unmigrated(config: &DatabaseConfig) -> Result<Self> {
         let target = config.target()?;
         let deadline = Instant::now() + config.connection_timeout;
-        let mut pause = Duration::from_millis(50);
+        let mut pause = SHORTEST_PAUSE;
         loop {
-            match open(config, &target).await {
+            let opened = tokio::time::timeout_at(deadline.into(), open(config, &target)).await;
+            let left = deadline.saturating_duration_since(Instant::now());
+            match opened.unwrap_or_else(|_| Err(from_sqlx(sqlx::Error::PoolTimedOut))) {
                 Ok(connection) => {
                     return Ok(Self {
                         connection,
                         config: Arc::new(config.clone()),
                     });
                 }
-                Err(error) if is_transient(&error) && Instant::now() + pause < deadline => {
+                Err(error) if is_transient(&error) && left > SHORTEST_PAUSE => {
                     tracing::warn!(%error, url = config.display_url(), "no connection yet, trying again");
-                    tokio::time::sleep(pause).await;
+                    tokio::time::sleep(pause.min(left / 2)).await;
                     pause = (pause * 2).min(Duration::from_secs(2));
                 }
                 Err(error) => return Err(storage_error("connect to DATABASE_URL", error)),
@@ -108,6 +114,15 @@ impl Database {
         migration::migrate(&self.connection, schema, self.config.connection_timeout).await
     }
 
+    /// Applies the pending migrations of the application's own tables as [`migrate`](Self::migrate)
+    /// does ours, and returns their names. They run in the schema of ours, and may refer to it.
+    pub async fn migrate_with<M: MigratorTrait>(&self) -> Result<Vec<String>> {
+        let schema = self.config.schema.as_deref();
+        let patience = self.config.connection_timeout;
+        let explain = migration::migration_error;
+        migration::migrate_with::<M>(&self.connection, schema, patience, explain).await
+    }
+
     /// The repository of any entity, an application's own included; see [`StoredEntity`].
     pub fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
         Arc::new(SqlRepository::new(self.connection.clone()))
@@ -122,8 +137,11 @@ impl Database {
         ))
     }
 
-    /// Runs one SQL script as it stands, for an application's own tables.
+    /// Runs one SQL script as it stands, for an application's own tables. The query timeout holds
+    /// for all of it.
     pub async fn execute_script(&self, sql: &str) -> Result<()> {
+        // It can't be repeated, so that it must not meet a lost connection.
+        self.connection.replace_dead_connections().await;
         let done = self.connection.execute_unprepared(sql).await;
         done.map(drop)
             .map_err(|error| storage_error("execute script", error))
@@ -175,6 +193,12 @@ impl DatabaseUnitOfWork {
     pub fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
         Arc::new(SqlRepository::new(self.0.clone()))
     }
+
+    /// Makes everything durable, or nothing.
+    pub async fn commit(self) -> Result<()> {
+        let committed = self.0.commit().await;
+        committed.map_err(|error| storage_error("commit", error))
+    }
 }
 
 #[async_trait]
@@ -196,10 +220,7 @@ impl UnitOfWork for DatabaseUnitOfWork {
     }
 
     async fn commit(self: Box<Self>) -> Result<()> {
-        self.0
-            .commit()
-            .await
-            .map_err(|error| storage_error("commit", error))
+        (*self).commit().await
     }
 }
 
@@ -237,16 +258,15 @@ async fn open_postgres(
         Some(known) => known,
         None => is_transaction_pooler(&direct).await?,
     };
-    let set_local = |(setting, value): &(&str, String)| format!("; SET LOCAL {setting} = {value}");
+    let set_local =
+        |(setting, value): &(&str, String)| format!("; SET LOCAL {setting} = '{value}'");
     let pooler_begin = behind_pooler.then(|| {
         let settings: String = settings.iter().map(set_local).collect();
         format!("BEGIN{settings}").into()
     });
     let pool: PgPoolOptions =
         pool_options(config).before_acquire(|connection: &mut PgConnection, meta| {
-            Box::pin(
-                async move { Ok(meta.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok()) },
-            )
+            Box::pin(async move { Ok(meta.idle_for < TRUSTED_IDLE || answers(connection).await) })
         });
     let pool = pool
         .connect_with(if behind_pooler { plain } else { direct })

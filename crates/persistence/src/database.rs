@@ -5,6 +5,7 @@ use std::{
 
 use async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DbErr, Statement};
+use sea_orm_migration::MigratorTrait;
 use sqlx::{
     Connection as _, PgConnection,
     pool::PoolOptions,
@@ -108,6 +109,15 @@ impl Database {
         migration::migrate(&self.connection, schema, self.config.connection_timeout).await
     }
 
+    /// Applies the pending migrations of the application's own tables as [`migrate`](Self::migrate)
+    /// does ours, and returns their names. They run in the schema of ours, and may refer to it.
+    pub async fn migrate_with<M: MigratorTrait>(&self) -> Result<Vec<String>> {
+        let schema = self.config.schema.as_deref();
+        let patience = self.config.connection_timeout;
+        let explain = migration::migration_error;
+        migration::migrate_with::<M>(&self.connection, schema, patience, explain).await
+    }
+
     /// The repository of any entity, an application's own included; see [`StoredEntity`].
     pub fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
         Arc::new(SqlRepository::new(self.connection.clone()))
@@ -120,13 +130,6 @@ impl Database {
         Ok(DatabaseUnitOfWork(
             transaction.map_err(|error| storage_error("begin", error))?,
         ))
-    }
-
-    /// Runs one SQL script as it stands, for an application's own tables.
-    pub async fn execute_script(&self, sql: &str) -> Result<()> {
-        let done = self.connection.execute_unprepared(sql).await;
-        done.map(drop)
-            .map_err(|error| storage_error("execute script", error))
     }
 
     /// Waits for what is under way, then closes all connections.
@@ -175,6 +178,12 @@ impl DatabaseUnitOfWork {
     pub fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
         Arc::new(SqlRepository::new(self.0.clone()))
     }
+
+    /// Makes everything durable, or nothing.
+    pub async fn commit(self) -> Result<()> {
+        let committed = self.0.commit().await;
+        committed.map_err(|error| storage_error("commit", error))
+    }
 }
 
 #[async_trait]
@@ -196,10 +205,7 @@ impl UnitOfWork for DatabaseUnitOfWork {
     }
 
     async fn commit(self: Box<Self>) -> Result<()> {
-        self.0
-            .commit()
-            .await
-            .map_err(|error| storage_error("commit", error))
+        (*self).commit().await
     }
 }
 

@@ -10,9 +10,14 @@ mod database;
 mod entity;
 mod error;
 mod migration;
+mod precision;
 mod repository;
 
 pub use config::DatabaseConfig;
 pub use database::{Database, DatabaseUnitOfWork};
 pub use migration::{Migration, MigrationState};
 pub use repository::StoredEntity;
+/// In the version that [`StoredEntity`] takes.
+pub use sea_orm;
+/// In the version that [`Database::migrate_with`] takes.
+pub use sea_orm_migration;

@@ -3,43 +3,95 @@ use std::marker::PhantomData;
 use async_trait::async_trait;
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, DbErr, EntityTrait, IntoActiveModel, Iterable,
-    PaginatorTrait, PrimaryKeyToColumn, QueryFilter, QueryOrder, QuerySelect, Select, SelectExt,
-    Value as SqlValue,
+    PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QueryOrder, QuerySelect,
+    Select, SelectExt, Value as SqlValue,
 };
-use yai_agentkit_core::{Entity, Error, ListQuery, Order, Page, Repository, Result, Start, now};
+use yai_agentkit_core::{
+    BoxError, Entity, Error, ListQuery, Order, Page, Repository, Result, Start, now,
+};
 
 use crate::{
     connection::{Connection, retrying},
     error::{is_disconnected, is_foreign_key_violation, is_unique_violation, storage_error},
+    precision::truncate_times,
 };
 
 /// How an [`Entity`] is stored: as a row of a SeaORM entity.
 ///
 /// An application's own entity takes two steps: derive its SeaORM model, and say what its filter
 /// means. Then [`Database::repository`](crate::Database::repository) gives it the whole
-/// [`Repository`] on both databases. See `examples/own_entity.rs`.
+/// [`Repository`] on both databases:
 ///
-/// The primary key is one column, set by the application.
+/// ```
+/// use uuid::Uuid;
+/// use yai_agentkit_core::Entity;
+/// use yai_agentkit_persistence::{StoredEntity, sea_orm::{ColumnTrait, Condition}};
+///
+/// mod note {
+///     use yai_agentkit_persistence::sea_orm::{self, entity::prelude::*};
+///
+///     #[sea_orm::model]
+///     #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+///     #[sea_orm(table_name = "notes")]
+///     pub struct Model {
+///         #[sea_orm(primary_key, auto_increment = false)]
+///         pub id: Uuid,
+///         pub author: String,
+///         pub text: String,
+///     }
+///
+///     impl ActiveModelBehavior for ActiveModel {}
+/// }
+///
+/// #[derive(Clone, Debug, Default)]
+/// pub struct NoteFilter {
+///     pub author: Option<String>,
+/// }
+///
+/// impl Entity for note::Model {
+///     type Id = Uuid;
+///     type Filter = NoteFilter;
+///     const NAME: &'static str = "note";
+///
+///     fn id(&self) -> Uuid {
+///         self.id
+///     }
+/// }
+///
+/// impl StoredEntity for note::Model {
+///     type Table = note::Entity;
+///
+///     fn condition(filter: &NoteFilter) -> Condition {
+///         let author = filter.author.as_deref();
+///         Condition::all().add_option(author.map(|author| note::Column::Author.eq(author)))
+///     }
+/// }
+/// ```
+///
+/// `examples/own_entity.rs` goes on from there: it makes the table and uses the repository.
+///
+/// The model may be the entity itself, as here, or any type that converts from and into it. The
+/// primary key is one column, set by the application. Times are kept to the microsecond.
 pub trait StoredEntity: Entity {
-    /// The SeaORM entity. Where its model is this entity itself, `from_model` and `into_model` are
-    /// the identity.
+    /// The SeaORM entity.
     type Table: EntityTrait<
-            Model: IntoActiveModel<<Self::Table as EntityTrait>::ActiveModel> + Send + Sync,
+            Model: From<Self>
+                       + TryInto<Self, Error: Into<BoxError>>
+                       + IntoActiveModel<<Self::Table as EntityTrait>::ActiveModel>
+                       + Send
+                       + Sync,
             ActiveModel: Send,
+            PrimaryKey: PrimaryKeyTrait<ValueType: From<Self::Id> + Into<SqlValue>>,
         >;
-
-    /// The row as an entity.
-    fn from_model(model: <Self::Table as EntityTrait>::Model) -> Result<Self>;
-
-    /// The entity as a row, to the precision that both databases keep: times to the microsecond.
-    fn into_model(self) -> <Self::Table as EntityTrait>::Model;
-
-    /// The primary key's value as SeaORM takes it.
-    fn key(id: &Self::Id) -> SqlValue;
 
     /// Which rows `filter` takes.
     fn condition(filter: &Self::Filter) -> Condition;
 }
+
+type Model<E> = <<E as StoredEntity>::Table as EntityTrait>::Model;
+type ActiveModel<E> = <<E as StoredEntity>::Table as EntityTrait>::ActiveModel;
+type Column<E> = <<E as StoredEntity>::Table as EntityTrait>::Column;
+type PrimaryKey<E> = <<E as StoredEntity>::Table as EntityTrait>::PrimaryKey;
 
 /// PostgreSQL takes 65535 parameters in a statement, SQLite 32766.
 const MAX_PARAMETERS: usize = 32_000;
@@ -60,11 +112,15 @@ impl<E: StoredEntity> SqlRepository<E> {
     /// The entity as it will be read back.
     fn as_stored(entity: E) -> Result<E> {
         entity.validate()?;
-        E::from_model(entity.into_model())
+        let mut model = Model::<E>::from(entity);
+        truncate_times(&mut model);
+        entity_of(model)
     }
 
-    fn row(entity: &E) -> <E::Table as EntityTrait>::ActiveModel {
-        entity.clone().into_model().into_active_model().reset_all()
+    fn row(entity: &E) -> ActiveModel<E> {
+        Model::<E>::from(entity.clone())
+            .into_active_model()
+            .reset_all()
     }
 
     async fn insert(&self, entity: &E) -> Result<(), DbErr> {
@@ -76,7 +132,7 @@ impl<E: StoredEntity> SqlRepository<E> {
     }
 
     async fn insert_all(&self, entities: &[E]) -> Result<(), DbErr> {
-        let columns = <E::Table as EntityTrait>::Column::iter().count();
+        let columns = Column::<E>::iter().count();
         let transaction = self.connection.begin().await?;
         for chunk in entities.chunks(MAX_PARAMETERS / columns) {
             let insert = E::Table::insert_many(chunk.iter().map(Self::row));
@@ -115,16 +171,23 @@ fn write_error<E: Entity>(operation: &'static str, entity: &E, error: DbErr) -> 
     storage_error(operation, error)
 }
 
-fn key_column<E: StoredEntity>() -> <E::Table as EntityTrait>::Column {
-    let mut keys = <E::Table as EntityTrait>::PrimaryKey::iter();
-    let key = keys
-        .next()
-        .expect("SeaORM refuses an entity without primary key");
-    key.into_column()
+fn entity_of<E: StoredEntity>(model: Model<E>) -> Result<E> {
+    let read = model.try_into();
+    read.map_err(|error| Error::backend(format!("read {}", E::NAME), error))
+}
+
+fn key_column<E: StoredEntity>() -> Column<E> {
+    let key = PrimaryKey::<E>::iter().next();
+    key.expect("SeaORM refuses an entity without primary key")
+        .into_column()
+}
+
+fn key<E: StoredEntity>(id: &E::Id) -> SqlValue {
+    <PrimaryKey<E> as PrimaryKeyTrait>::ValueType::from(id.clone()).into()
 }
 
 fn find<E: StoredEntity>(id: &E::Id) -> Select<E::Table> {
-    E::Table::find().filter(key_column::<E>().eq(E::key(id)))
+    E::Table::find().filter(key_column::<E>().eq(key::<E>(id)))
 }
 
 #[async_trait]
@@ -133,22 +196,22 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
         let found = retrying!(self.connection, find::<E>(id).one(&self.connection));
         found
             .map_err(|error| storage_error("get", error))?
-            .map(E::from_model)
+            .map(entity_of)
             .transpose()
     }
 
     async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, E::Id>> {
-        let key = key_column::<E>();
+        let column = key_column::<E>();
         let mut select = E::Table::find().filter(E::condition(&query.filter));
         select = match query.order {
-            Order::NewestFirst => select.order_by_desc(key),
-            Order::OldestFirst => select.order_by_asc(key),
+            Order::NewestFirst => select.order_by_desc(column),
+            Order::OldestFirst => select.order_by_asc(column),
         };
         select = match (&query.start, query.order) {
             (Start::Offset(0), _) => select,
             (Start::Offset(offset), _) => select.offset((*offset).min(i64::MAX as u64)),
-            (Start::After(id), Order::NewestFirst) => select.filter(key.lt(E::key(id))),
-            (Start::After(id), Order::OldestFirst) => select.filter(key.gt(E::key(id))),
+            (Start::After(id), Order::NewestFirst) => select.filter(column.lt(key::<E>(id))),
+            (Start::After(id), Order::OldestFirst) => select.filter(column.gt(key::<E>(id))),
         };
         // One more tells whether there is a next page.
         let limit = query.limit.min(i64::MAX as u64 - 1);
@@ -157,7 +220,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
         let mut rows = rows.map_err(|error| storage_error("list", error))?;
         let is_last = rows.len() as u64 <= limit;
         rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        let items: Vec<E> = rows.into_iter().map(E::from_model).collect::<Result<_>>()?;
+        let items: Vec<E> = rows.into_iter().map(entity_of).collect::<Result<_>>()?;
         let next = items.last().filter(|_| !is_last).map(Entity::id);
         Ok(Page { items, next })
     }
@@ -208,7 +271,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     }
 
     async fn delete(&self, id: &E::Id) -> Result<bool> {
-        let delete = || E::Table::delete_many().filter(key_column::<E>().eq(E::key(id)));
+        let delete = || E::Table::delete_many().filter(key_column::<E>().eq(key::<E>(id)));
         match retrying!(self.connection, delete().exec(&self.connection)) {
             Ok(result) => Ok(result.rows_affected > 0),
             Err(error) if is_foreign_key_violation(&error) => Err(Error::conflict(E::NAME, id)),

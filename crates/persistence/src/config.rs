@@ -48,7 +48,7 @@ pub struct DatabaseConfig {
 pub(crate) enum Target {
     Postgres(Box<PgConnectOptions>),
     Sqlite(Box<SqliteConnectOptions>),
-    /// Gone with the process.
+    /// Gone when it is closed.
     SqliteMemory,
 }
 

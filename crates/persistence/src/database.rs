@@ -322,7 +322,8 @@ async fn open_sqlite_with(
     directory: Option<Arc<tempfile::TempDir>>,
 ) -> Result<Connection, sqlx::Error> {
     let options = options
-        .create_if_missing(true)
+        // Who may not make tables has no use for an empty file.
+        .create_if_missing(config.generate_schemas)
         .journal_mode(SqliteJournalMode::Wal)
         .foreign_keys(true)
         .busy_timeout(config.query_timeout);
@@ -347,6 +348,7 @@ async fn open_sqlite_with(
 /// has one connection, on which a reader would wait for the end of a unit of work.
 async fn open_sqlite_memory(config: &DatabaseConfig) -> Result<Connection, sqlx::Error> {
     let directory = tempfile::Builder::new().prefix("agentkit-").tempdir()?;
+    std::fs::File::create(directory.path().join("memory.db"))?;
     let options = SqliteConnectOptions::new()
         .filename(directory.path().join("memory.db"))
         .synchronous(SqliteSynchronous::Off);

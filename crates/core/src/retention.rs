@@ -117,9 +117,12 @@ impl Retention {
             needed.push(parent);
         }
         let mut unseeded = checkpoint.replayed_channels();
+        let mut seen = BTreeSet::new();
         let mut ancestor = self.parent(checkpoint);
+        // Nothing keeps a caller from storing parents that go round in a circle.
         while let Some(current) = ancestor
             && !unseeded.is_empty()
+            && seen.insert(&current.id)
         {
             needed.push(current);
             unseeded.retain(|channel| current.channels.get(*channel) != Some(&true));

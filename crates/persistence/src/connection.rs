@@ -67,6 +67,24 @@ pub(crate) struct Transaction {
 }
 
 impl Transaction {
+    /// Makes what follows undoable within a transaction that was entered, and that would be of no
+    /// more use on PostgreSQL after an error.
+    pub(crate) async fn save(&self) -> Result<(), DbErr> {
+        self.if_entered("SAVEPOINT entered").await
+    }
+
+    /// Undoes what came after [`save`](Self::save).
+    pub(crate) async fn undo_to_save(&self) -> Result<(), DbErr> {
+        self.if_entered("ROLLBACK TO SAVEPOINT entered").await
+    }
+
+    async fn if_entered(&self, sql: &str) -> Result<(), DbErr> {
+        if self.entered {
+            self.connection.execute_unprepared(sql).await?;
+        }
+        Ok(())
+    }
+
     /// Commits, unless whoever began the transaction will.
     pub(crate) async fn commit(self) -> Result<(), DbErr> {
         if self.entered {

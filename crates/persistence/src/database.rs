@@ -5,6 +5,7 @@ use std::{
 
 use async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DbErr, Statement};
+use sea_orm_migration::MigratorTrait;
 use sqlx::{
     Connection as _, PgConnection,
     pool::PoolOptions,
@@ -113,6 +114,15 @@ impl Database {
         migration::migrate(&self.connection, schema, self.config.connection_timeout).await
     }
 
+    /// Applies the pending migrations of the application's own tables as [`migrate`](Self::migrate)
+    /// does ours, and returns their names. They run in the schema of ours, and may refer to it.
+    pub async fn migrate_with<M: MigratorTrait>(&self) -> Result<Vec<String>> {
+        let schema = self.config.schema.as_deref();
+        let patience = self.config.connection_timeout;
+        let explain = migration::migration_error;
+        migration::migrate_with::<M>(&self.connection, schema, patience, explain).await
+    }
+
     /// The repository of any entity, an application's own included; see [`StoredEntity`].
     pub fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
         Arc::new(SqlRepository::new(self.connection.clone()))
@@ -183,6 +193,12 @@ impl DatabaseUnitOfWork {
     pub fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
         Arc::new(SqlRepository::new(self.0.clone()))
     }
+
+    /// Makes everything durable, or nothing.
+    pub async fn commit(self) -> Result<()> {
+        let committed = self.0.commit().await;
+        committed.map_err(|error| storage_error("commit", error))
+    }
 }
 
 #[async_trait]
@@ -204,10 +220,7 @@ impl UnitOfWork for DatabaseUnitOfWork {
     }
 
     async fn commit(self: Box<Self>) -> Result<()> {
-        self.0
-            .commit()
-            .await
-            .map_err(|error| storage_error("commit", error))
+        (*self).commit().await
     }
 }
 

@@ -18,3 +18,13 @@ pub use config::DatabaseConfig;
 pub use database::{Database, DatabaseUnitOfWork};
 pub use migration::{Migration, MigrationState};
 pub use repository::StoredEntity;
+/// In the version that [`StoredEntity`] takes.
+pub use sea_orm;
+/// In the version that [`Database::migrate_with`] takes.
+pub use sea_orm_migration;
+
+/// Compiles and runs the code in the READMEs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../../../README.zh-CN.md")]
+struct Readme;

@@ -1,10 +1,11 @@
 use std::marker::PhantomData;
 
 use async_trait::async_trait;
+use chrono::SubsecRound;
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, DbErr, EntityTrait, IntoActiveModel, Iterable,
-    PaginatorTrait, PrimaryKeyToColumn, QueryFilter, QueryOrder, QuerySelect, Select, SelectExt,
-    Value as SqlValue,
+    ModelTrait, PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QueryOrder,
+    QuerySelect, Select, SelectExt, Value as SqlValue, sea_query::ArrayType,
 };
 use yai_agentkit_core::{Entity, Error, ListQuery, Order, Page, Repository, Result, Start, now};
 
@@ -17,29 +18,78 @@ use crate::{
 ///
 /// An application's own entity takes two steps: derive its SeaORM model, and say what its filter
 /// means. Then [`Database::repository`](crate::Database::repository) gives it the whole
-/// [`Repository`] on both databases. See `examples/own_entity.rs`.
+/// [`Repository`] on both databases:
 ///
-/// The primary key is one column, set by the application.
+/// ```
+/// use yai_agentkit_core::Entity;
+/// use yai_agentkit_persistence::StoredEntity;
+/// use yai_agentkit_persistence::sea_orm::{self, Condition, entity::prelude::*};
+///
+/// mod note {
+///     use super::*;
+///
+///     #[sea_orm::model]
+///     #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+///     #[sea_orm(table_name = "notes")]
+///     pub struct Model {
+///         #[sea_orm(primary_key, auto_increment = false)]
+///         pub id: Uuid,
+///         pub author: String,
+///         pub text: String,
+///     }
+///
+///     impl ActiveModelBehavior for ActiveModel {}
+/// }
+///
+/// #[derive(Clone, Debug, Default)]
+/// struct NoteFilter {
+///     author: Option<String>,
+/// }
+///
+/// impl Entity for note::Model {
+///     type Id = Uuid;
+///     type Filter = NoteFilter;
+///     const NAME: &'static str = "note";
+///
+///     fn id(&self) -> Uuid {
+///         self.id
+///     }
+/// }
+///
+/// impl StoredEntity for note::Model {
+///     type Table = note::Entity;
+///
+///     fn condition(filter: &NoteFilter) -> Condition {
+///         let author = filter.author.as_deref();
+///         Condition::all().add_option(author.map(|author| note::Column::Author.eq(author)))
+///     }
+/// }
+/// ```
+///
+/// `examples/own_entity.rs` goes on from there: it makes the table and uses the repository.
+///
+/// The model may be the entity itself, as here, or any type that converts from and into it. The
+/// primary key is one column, set by the application. Times are kept to the microsecond.
 pub trait StoredEntity: Entity {
-    /// The SeaORM entity. Where its model is this entity itself, `from_model` and `into_model` are
-    /// the identity.
+    /// The SeaORM entity.
     type Table: EntityTrait<
-            Model: IntoActiveModel<<Self::Table as EntityTrait>::ActiveModel> + Send + Sync,
+            Model: From<Self>
+                       + TryInto<Self, Error: Into<Error>>
+                       + IntoActiveModel<<Self::Table as EntityTrait>::ActiveModel>
+                       + Send
+                       + Sync,
             ActiveModel: Send,
+            PrimaryKey: PrimaryKeyTrait<ValueType: From<Self::Id> + Into<SqlValue>>,
         >;
-
-    /// The row as an entity.
-    fn from_model(model: <Self::Table as EntityTrait>::Model) -> Result<Self>;
-
-    /// The entity as a row, to the precision that both databases keep: times to the microsecond.
-    fn into_model(self) -> <Self::Table as EntityTrait>::Model;
-
-    /// The primary key's value as SeaORM takes it.
-    fn key(id: &Self::Id) -> SqlValue;
 
     /// Which rows `filter` takes.
     fn condition(filter: &Self::Filter) -> Condition;
 }
+
+type Model<E> = <<E as StoredEntity>::Table as EntityTrait>::Model;
+type ActiveModel<E> = <<E as StoredEntity>::Table as EntityTrait>::ActiveModel;
+type Column<E> = <<E as StoredEntity>::Table as EntityTrait>::Column;
+type PrimaryKey<E> = <<E as StoredEntity>::Table as EntityTrait>::PrimaryKey;
 
 /// PostgreSQL takes 65535 parameters in a statement, SQLite 32766.
 const MAX_PARAMETERS: usize = 32_000;
@@ -60,11 +110,15 @@ impl<E: StoredEntity> SqlRepository<E> {
     /// The entity as it will be read back.
     fn as_stored(entity: E) -> Result<E> {
         entity.validate()?;
-        E::from_model(entity.into_model())
+        let mut model = Model::<E>::from(entity);
+        round_times(&mut model);
+        entity_of(model)
     }
 
-    fn row(entity: &E) -> <E::Table as EntityTrait>::ActiveModel {
-        entity.clone().into_model().into_active_model().reset_all()
+    fn row(entity: &E) -> ActiveModel<E> {
+        Model::<E>::from(entity.clone())
+            .into_active_model()
+            .reset_all()
     }
 
     async fn insert(&self, entity: &E) -> Result<(), DbErr> {
@@ -76,11 +130,15 @@ impl<E: StoredEntity> SqlRepository<E> {
     }
 
     async fn insert_all(&self, entities: &[E]) -> Result<(), DbErr> {
-        let columns = <E::Table as EntityTrait>::Column::iter().count();
+        let columns = Column::<E>::iter().count();
         let transaction = self.connection.begin().await?;
+        transaction.save().await?;
         for chunk in entities.chunks(MAX_PARAMETERS / columns) {
             let insert = E::Table::insert_many(chunk.iter().map(Self::row));
-            insert.exec_without_returning(&*transaction).await?;
+            if let Err(error) = insert.exec_without_returning(&*transaction).await {
+                transaction.undo_to_save().await?;
+                return Err(error);
+            }
         }
         transaction.commit().await
     }
@@ -115,31 +173,70 @@ fn write_error<E: Entity>(operation: &'static str, entity: &E, error: DbErr) -> 
     storage_error(operation, error)
 }
 
-fn key_column<E: StoredEntity>() -> <E::Table as EntityTrait>::Column {
-    let mut keys = <E::Table as EntityTrait>::PrimaryKey::iter();
-    let key = keys
-        .next()
-        .expect("SeaORM refuses an entity without primary key");
-    key.into_column()
+fn entity_of<E: StoredEntity>(model: Model<E>) -> Result<E> {
+    model.try_into().map_err(Into::into)
+}
+
+/// To the microsecond: what both databases keep of a time.
+fn round_times<M: ModelTrait>(model: &mut M) {
+    for column in <M::Entity as EntityTrait>::Column::iter() {
+        // The type tells without a copy of the value.
+        let rounded = match M::get_value_type(column) {
+            ArrayType::ChronoTime
+            | ArrayType::ChronoDateTime
+            | ArrayType::ChronoDateTimeUtc
+            | ArrayType::ChronoDateTimeLocal
+            | ArrayType::ChronoDateTimeWithTimeZone => rounded(model.get(column)),
+            _ => continue,
+        };
+        model.set(column, rounded);
+    }
+}
+
+fn rounded(value: SqlValue) -> SqlValue {
+    fn to_microseconds<T: SubsecRound>(time: Option<T>) -> SqlValue
+    where
+        Option<T>: Into<SqlValue>,
+    {
+        time.map(|time| time.trunc_subsecs(6)).into()
+    }
+    match value {
+        SqlValue::ChronoTime(time) => to_microseconds(time),
+        SqlValue::ChronoDateTime(time) => to_microseconds(time),
+        SqlValue::ChronoDateTimeUtc(time) => to_microseconds(time),
+        SqlValue::ChronoDateTimeLocal(time) => to_microseconds(time),
+        SqlValue::ChronoDateTimeWithTimeZone(time) => to_microseconds(time),
+        other => other,
+    }
+}
+
+fn key_column<E: StoredEntity>() -> Column<E> {
+    let key = PrimaryKey::<E>::iter().next();
+    key.expect("SeaORM refuses an entity without primary key")
+        .into_column()
+}
+
+fn key<E: StoredEntity>(id: &E::Id) -> SqlValue {
+    <PrimaryKey<E> as PrimaryKeyTrait>::ValueType::from(id.clone()).into()
 }
 
 fn find<E: StoredEntity>(id: &E::Id) -> Select<E::Table> {
-    E::Table::find().filter(key_column::<E>().eq(E::key(id)))
+    E::Table::find().filter(key_column::<E>().eq(key::<E>(id)))
 }
 
 /// The rows of `query`, of which a page takes the first.
 fn page<E: StoredEntity>(query: &ListQuery<E>) -> Select<E::Table> {
-    let key = key_column::<E>();
+    let column = key_column::<E>();
     let select = E::Table::find().filter(E::condition(&query.filter));
     let select = match query.order {
-        Order::NewestFirst => select.order_by_desc(key),
-        Order::OldestFirst => select.order_by_asc(key),
+        Order::NewestFirst => select.order_by_desc(column),
+        Order::OldestFirst => select.order_by_asc(column),
     };
     match (&query.start, query.order) {
         (Start::Offset(0), _) => select,
         (Start::Offset(offset), _) => select.offset((*offset).min(i64::MAX as u64)),
-        (Start::After(id), Order::NewestFirst) => select.filter(key.lt(E::key(id))),
-        (Start::After(id), Order::OldestFirst) => select.filter(key.gt(E::key(id))),
+        (Start::After(id), Order::NewestFirst) => select.filter(column.lt(key::<E>(id))),
+        (Start::After(id), Order::OldestFirst) => select.filter(column.gt(key::<E>(id))),
     }
 }
 
@@ -149,7 +246,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
         let found = retrying!(self.connection, find::<E>(id).one(&self.connection));
         found
             .map_err(|error| storage_error("get", error))?
-            .map(E::from_model)
+            .map(entity_of)
             .transpose()
     }
 
@@ -161,7 +258,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
         let mut rows = rows.map_err(|error| storage_error("list", error))?;
         let is_last = rows.len() as u64 <= limit;
         rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        let items: Vec<E> = rows.into_iter().map(E::from_model).collect::<Result<_>>()?;
+        let items: Vec<E> = rows.into_iter().map(entity_of).collect::<Result<_>>()?;
         let next = items.last().filter(|_| !is_last).map(Entity::id);
         Ok(Page { items, next })
     }
@@ -212,7 +309,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     }
 
     async fn delete(&self, id: &E::Id) -> Result<bool> {
-        let delete = || E::Table::delete_many().filter(key_column::<E>().eq(E::key(id)));
+        let delete = || E::Table::delete_many().filter(key_column::<E>().eq(key::<E>(id)));
         match retrying!(self.connection, delete().exec(&self.connection)) {
             Ok(result) => Ok(result.rows_affected > 0),
             Err(error) if is_foreign_key_violation(&error) => Err(Error::conflict(E::NAME, id)),

@@ -11,6 +11,12 @@ pub mod turn;
 pub fn error_chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |chain, cause| {
-        format!("{chain}: {cause}")
+        let cause = cause.to_string();
+        // Some libraries say the cause in the error too.
+        if chain.ends_with(&cause) {
+            chain
+        } else {
+            format!("{chain}: {cause}")
+        }
     })
 }

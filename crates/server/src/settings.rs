@@ -30,9 +30,10 @@ use serde::{Deserialize, de::IgnoredAny};
 use yai_agentkit_core::{Error, Result};
 use yai_agentkit_persistence::DatabaseConfig;
 
-use crate::turn::TurnEngine;
+use crate::{agent::openai::OpenAiConfig, turn::TurnEngine};
 
 const DEFAULT_FILE: &str = "agentkit.toml";
+const DEFAULT_MODEL: &str = "gpt-5-mini";
 
 /// All settings, checked. Holds secrets, so it does not print.
 pub struct Settings {
@@ -62,19 +63,7 @@ pub enum AgentSettings {
         step_delay: Duration,
     },
     /// A model behind OpenAI's interface.
-    OpenAi(OpenAiSettings),
-}
-
-/// How to reach a model behind OpenAI's interface.
-pub struct OpenAiSettings {
-    /// Empty where the endpoint wants none.
-    pub api_key: String,
-    /// `None` is OpenAI itself.
-    pub base_url: Option<String>,
-    /// Which model.
-    pub model: String,
-    /// How long one answer of the model may take.
-    pub timeout: Duration,
+    OpenAi(OpenAiConfig),
 }
 
 /// How log lines look.
@@ -88,6 +77,7 @@ pub enum LogFormat {
 
 /// The settings on the command line.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Settings")]
 pub struct Flags {
     /// The settings file [env: AGENTKIT_CONFIG] [default: agentkit.toml, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
@@ -135,11 +125,8 @@ impl Settings {
             variable: &variable,
         };
         let seconds = |name, default| {
-            let seconds = sources.get(name, default, "a number of seconds, at least 1")?;
-            if seconds == 0 {
-                return Err(refused(name, "0", "a number of seconds, at least 1"));
-            }
-            Ok(Duration::from_secs(seconds))
+            let seconds = sources.positive(name, default, "a number of seconds, at least 1")?;
+            Ok::<_, Error>(Duration::from_secs(seconds))
         };
         let localhost = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
         let agent = sources.get("AGENTKIT_AGENT", AgentName::Offline, "offline or openai")?;
@@ -162,12 +149,16 @@ impl Settings {
                     AgentSettings::OpenAi(sources.openai(seconds("OPENAI_TIMEOUT", 60)?)?)
                 }
             },
-            body_limit: sources.get("AGENTKIT_BODY_LIMIT", 1024 * 1024, "a number of bytes")?,
+            body_limit: sources.positive(
+                "AGENTKIT_BODY_LIMIT",
+                1024 * 1024,
+                "a number of bytes, at least 1",
+            )?,
             shutdown_timeout: seconds("AGENTKIT_SHUTDOWN_TIMEOUT", 30)?,
-            max_steps: sources.get(
+            max_steps: sources.positive(
                 "AGENTKIT_MAX_STEPS",
                 TurnEngine::DEFAULT_MAX_STEPS,
-                "a number of steps",
+                "a number of steps, at least 1",
             )?,
             log: sources.text("RUST_LOG"),
             log_format: sources.get("AGENTKIT_LOG_FORMAT", LogFormat::Text, "text or json")?,
@@ -205,7 +196,19 @@ impl Sources<'_> {
         }
     }
 
-    fn openai(&self, timeout: Duration) -> Result<OpenAiSettings> {
+    /// A number that is not zero.
+    fn positive<T>(&self, name: &'static str, default: T, allowed: &str) -> Result<T>
+    where
+        T: FromStr + Default + PartialEq,
+    {
+        let number = self.get(name, default, allowed)?;
+        if number == T::default() {
+            return Err(refused(name, 0, allowed));
+        }
+        Ok(number)
+    }
+
+    fn openai(&self, timeout: Duration) -> Result<OpenAiConfig> {
         let base_url = self.text("OPENAI_BASE_URL");
         let api_key = self.text("OPENAI_API_KEY");
         if api_key.is_none() && base_url.is_none() {
@@ -214,13 +217,15 @@ impl Sources<'_> {
                 "must be set for the openai agent, or OPENAI_BASE_URL to an endpoint without keys",
             ));
         }
-        Ok(OpenAiSettings {
-            api_key: api_key.unwrap_or_default(),
-            base_url,
-            model: self
-                .text("OPENAI_MODEL")
-                .unwrap_or_else(|| "gpt-5-mini".to_owned()),
+        let model = self.text("OPENAI_MODEL");
+        let config = OpenAiConfig::new(
+            api_key.unwrap_or_default(),
+            model.unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
+        );
+        Ok(OpenAiConfig {
+            base_url: base_url.unwrap_or(config.base_url),
             timeout,
+            ..config
         })
     }
 }

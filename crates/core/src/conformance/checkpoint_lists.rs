@@ -210,6 +210,7 @@ async fn a_history_of_300_checkpoints_reads_back_in_order(storage: Arc<dyn Stora
     let mut paged = Vec::new();
     loop {
         let page = thread.checkpointer.list(&query).await.unwrap();
+        assert!(paged.len() <= 300, "the pages have no end");
         let Some(last) = page.last() else { break };
         query.before = Some(last.checkpoint.id.clone());
         paged.extend(page);

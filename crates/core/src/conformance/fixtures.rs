@@ -333,7 +333,8 @@ pub(super) async fn listed_until(
         if ids.iter().all(is_listed) {
             return listed;
         }
-        assert!(page.next.is_some(), "not all of {ids:?} are listed");
+        let goes_on = page.next.is_some() && listed.len() < 100_000;
+        assert!(goes_on, "not all of {ids:?} are listed");
         cursor = page.next;
     }
 }

@@ -23,6 +23,7 @@ mod delta_channels;
 mod fixtures;
 mod isolation;
 mod messages;
+pub mod model;
 mod pages;
 mod pending_writes;
 mod pruning;
@@ -43,8 +44,10 @@ pub struct Case {
     /// The behaviour, as `topic::sentence`.
     pub name: &'static str,
     /// Panics where the storage behaves otherwise.
-    pub run: fn(Arc<dyn Storage>) -> Pin<Box<dyn Future<Output = ()> + Send>>,
+    pub run: fn(Arc<dyn Storage>) -> Run,
 }
+
+type Run = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Every case of every suite.
 pub fn cases() -> impl Iterator<Item = &'static Case> {
@@ -66,6 +69,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         copying::CASES,
         unit_of_work::CASES,
         state::CASES,
+        model::CASES,
     ];
     suites.into_iter().flatten()
 }

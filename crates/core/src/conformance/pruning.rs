@@ -231,23 +231,29 @@ async fn a_finished_call_of_a_subgraph_goes(storage: Arc<dyn Storage>) {
 }
 
 async fn a_call_that_is_not_finished_stays(storage: Arc<dyn Storage>) {
-    let thread = TestThread::new(&storage);
-    let roots = thread.put_chain(2).await;
-    let not_yet_stored = CheckpointId::after(Some(&roots[1].checkpoint.id));
     for (namespace, root) in [
-        ("running:task", &roots[1].checkpoint.id),
-        ("ahead of its root:task", &not_yet_stored),
-        ("with a state of its own", &roots[0].checkpoint.id),
+        ("running:task", 2),
+        ("ahead of its root:task", 3),
+        ("with a state of its own", 1),
     ] {
+        let thread = TestThread::new(&storage);
+        let ids = ascending_ids(4);
+        for id in &ids[..3] {
+            let mut draft = thread.draft(None);
+            draft.checkpoint.id = id.clone();
+            thread.put(&draft).await;
+        }
         let graph = thread.within(namespace);
-        let id = put_call(&graph, root).await;
+        let id = put_call(&graph, &ids[root]).await;
         let mut expected = graph.get(&id).await;
         expected.parent = None;
         prune(&thread).await;
-        assert_eq!(graph.ids().await, [id.clone()], "{namespace}");
+        assert_eq!(graph.ids().await, std::slice::from_ref(&id), "{namespace}");
         assert_eq!(graph.get(&id).await, expected);
     }
     // Nor does a call that names no root.
+    let thread = TestThread::new(&storage);
+    thread.put_chain(1).await;
     let unknown = thread.within("unknown:task");
     let chain = unknown.put_chain(2).await;
     prune(&thread).await;

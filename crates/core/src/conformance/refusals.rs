@@ -34,13 +34,13 @@ async fn a_checkpoint_with_a_nul_character_is_refused_with_the_name_of_its_field
         ("parent", |new| new.parent = Some("\0".into())),
         ("ts", |new| new.checkpoint.ts.push('\0')),
         ("channel", |new| {
-            *new = new.clone().value("\0", version(1), stored(&1))
+            *new = new.clone().value("\0", version(1), stored(&1));
         }),
         ("channel", |new| {
-            *new = new.clone().unchanged("\0", version(1))
+            *new = new.clone().unchanged("\0", version(1));
         }),
         ("version", |new| {
-            *new = new.clone().unchanged("a", nul_version())
+            *new = new.clone().unchanged("a", nul_version());
         }),
         ("version", |new| {
             new.new_versions.insert("good".to_owned(), nul_version());
@@ -72,7 +72,7 @@ async fn a_checkpoint_with_a_nul_character_is_refused_with_the_name_of_its_field
         }),
         ("metadata", |new| *new = new.clone().metadata("\0", 1)),
         ("metadata", |new| {
-            *new = new.clone().metadata("a", json!([{"b": "\0"}]))
+            *new = new.clone().metadata("a", json!([{"b": "\0"}]));
         }),
     ];
     for (field, spoil) in refused {

@@ -67,6 +67,7 @@ async fn pages_give_each_thread_once(storage: Arc<dyn Storage>) {
             let page = storage.checkpointer().threads(limit, Some(&after)).await;
             let page = page.unwrap();
             assert!(page.items.len() as u64 <= limit);
+            assert!(!page.items.iter().any(|item| *item == found[0]));
             paged.extend(page.items.into_iter().filter(|item| found.contains(item)));
             cursor = page.next;
         }

@@ -428,9 +428,15 @@ impl Checkpointer for MemoryCheckpointer {
                 .map(|channel| (channel.clone(), DeltaChannelHistory::default()))
                 .collect();
             let mut ancestor = tables.get(selector);
+            let mut seen = BTreeSet::new();
             while let Some(parent) = ancestor.as_ref().and_then(|tuple| {
                 let key = sibling(&tuple.key, tuple.parent.as_ref()?);
-                Some(tables.tuple(&key, tables.checkpoints.get(&key)?))
+                // Nothing keeps a caller from storing parents that go round in a circle.
+                let row = tables
+                    .checkpoints
+                    .get(&key)
+                    .filter(|_| seen.insert(key.clone()))?;
+                Some(tables.tuple(&key, row))
             }) {
                 for (channel, history) in &mut histories {
                     if history.seed.is_none() {

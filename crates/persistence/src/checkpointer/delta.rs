@@ -20,8 +20,10 @@ use crate::{
 };
 
 /// `chain` is the line of ancestors from the parent on; `open` are the channels that no nearer
-/// ancestor has a value of, as a JSON array. $3 is the checkpoint's id, or null for the latest.
-/// OFFSET 0 as in `read.rs`: else every step may read the whole thread.
+/// ancestor has a value of, as a JSON array. A checkpoint that is its own parent ends the line;
+/// a longer circle, which only a broken writer makes, ends with the query timeout. $3 is the
+/// checkpoint's id, or null for the latest. OFFSET 0 as in `read.rs`: else every step may read the
+/// whole thread.
 pub(super) const HISTORY: Sql = Sql {
     postgres: "WITH RECURSIVE chain AS (
     SELECT 0 AS depth, c.checkpoint_id, c.parent_checkpoint_id, c.checkpoint, $4::jsonb AS open
@@ -53,7 +55,7 @@ pub(super) const HISTORY: Sql = Sql {
         WHERE thread_id = $1 AND checkpoint_ns = $2 AND checkpoint_id = chain.parent_checkpoint_id
         OFFSET 0
     ) c
-    WHERE rest.open IS NOT NULL
+    WHERE rest.open IS NOT NULL AND c.checkpoint_id <> chain.checkpoint_id
 )
 SELECT 0, chain.depth, w.channel, w.type, w.blob, w.task_id, w.task_path, w.idx
 FROM chain CROSS JOIN LATERAL (
@@ -102,7 +104,7 @@ WHERE chain.checkpoint -> 'channel_values' ? o.channel",
     FROM chain
     JOIN checkpoints c ON c.thread_id = $1 AND c.checkpoint_ns = $2
         AND c.checkpoint_id = chain.parent_checkpoint_id
-    WHERE chain.open <> '[]'
+    WHERE chain.open <> '[]' AND c.checkpoint_id <> chain.checkpoint_id
 )
 SELECT 0, chain.depth, o.value, w.type, w.blob, w.task_id, w.task_path, w.idx
 FROM chain CROSS JOIN json_each(chain.open) o

@@ -1,4 +1,3 @@
-use chrono::SubsecRound;
 use sea_orm::{Condition, entity::prelude::*};
 use yai_agentkit_core::{
     ConversationId, Error, MessageId, Result, Turn, TurnFilter, TurnId, TurnStatus,
@@ -27,7 +26,25 @@ impl ActiveModelBehavior for ActiveModel {}
 impl StoredEntity for Turn {
     type Table = Entity;
 
-    fn from_model(model: Model) -> Result<Self> {
+    fn condition(filter: &TurnFilter) -> Condition {
+        Condition::all()
+            .add_option(
+                filter
+                    .conversation_id
+                    .map(|id| Column::ConversationId.eq(id.0)),
+            )
+            .add_option(
+                filter
+                    .status
+                    .map(|status| Column::Status.eq(status.as_str())),
+            )
+    }
+}
+
+impl TryFrom<Model> for Turn {
+    type Error = Error;
+
+    fn try_from(model: Model) -> Result<Self> {
         let known = [
             TurnStatus::Running,
             TurnStatus::Completed,
@@ -53,34 +70,18 @@ impl StoredEntity for Turn {
             updated_at: model.updated_at,
         })
     }
+}
 
-    fn into_model(self) -> Model {
-        Model {
-            id: self.id.0,
-            conversation_id: self.conversation_id.0,
-            user_message_id: self.user_message_id.0,
-            status: self.status.as_str().to_owned(),
-            error: self.error,
-            created_at: self.created_at.trunc_subsecs(6),
-            updated_at: self.updated_at.trunc_subsecs(6),
+impl From<Turn> for Model {
+    fn from(turn: Turn) -> Self {
+        Self {
+            id: turn.id.0,
+            conversation_id: turn.conversation_id.0,
+            user_message_id: turn.user_message_id.0,
+            status: turn.status.as_str().to_owned(),
+            error: turn.error,
+            created_at: turn.created_at,
+            updated_at: turn.updated_at,
         }
-    }
-
-    fn key(id: &TurnId) -> Value {
-        id.0.into()
-    }
-
-    fn condition(filter: &TurnFilter) -> Condition {
-        Condition::all()
-            .add_option(
-                filter
-                    .conversation_id
-                    .map(|id| Column::ConversationId.eq(id.0)),
-            )
-            .add_option(
-                filter
-                    .status
-                    .map(|status| Column::Status.eq(status.as_str())),
-            )
     }
 }

@@ -150,18 +150,6 @@ mod endless {
     impl StoredEntity for Model {
         type Table = Entity;
 
-        fn from_model(model: Model) -> Result<Self> {
-            Ok(model)
-        }
-
-        fn into_model(self) -> Model {
-            self
-        }
-
-        fn key(id: &Uuid) -> Value {
-            (*id).into()
-        }
-
         fn condition((): &()) -> Condition {
             Condition::all().add(Expr::cust(format!("({}) > 0", super::ENDLESS)))
         }

@@ -1,6 +1,5 @@
 //! The commands of the `agentkit` binary.
 
-mod agent;
 mod chat;
 mod inspect;
 mod log;
@@ -14,8 +13,9 @@ use yai_agentkit_core::{BoxError, Error};
 use yai_agentkit_persistence::Database;
 
 use crate::{
+    agent::{Agent, offline::OfflineAgent, openai::OpenAiAgent},
     error_chain,
-    settings::{Flags, Settings},
+    settings::{AgentSettings, Flags, Settings},
     turn::TurnEngine,
 };
 
@@ -71,7 +71,7 @@ Environment (a flag goes before it, agentkit.toml behind it):
   OPENAI_API_KEY             the key of the openai agent
   OPENAI_BASE_URL            its endpoint, for others than OpenAI
   OPENAI_MODEL               its model [gpt-5-mini]
-  OPENAI_TIMEOUT             seconds one answer of the model may take [60]
+  OPENAI_TIMEOUT             seconds one step of the model may take [60]
 
 Exit codes: 0 done, 1 failed, 2 a setting or an argument is wrong.";
 
@@ -110,8 +110,17 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
 
 /// The turns of the agent that the settings name, kept in `database`.
 fn turn_engine(settings: &Settings, database: &Database) -> Result<TurnEngine, Error> {
-    let agent = agent::build_agent(settings)?;
+    let agent = build_agent(settings)?;
     Ok(TurnEngine::new(Arc::new(database.clone()), agent).with_max_steps(settings.max_steps))
+}
+
+fn build_agent(settings: &Settings) -> Result<Arc<dyn Agent>, Error> {
+    Ok(match &settings.agent {
+        AgentSettings::Offline { step_delay } => {
+            Arc::new(OfflineAgent::new().with_step_delay(*step_delay))
+        }
+        AgentSettings::OpenAi(config) => Arc::new(OpenAiAgent::new(config.clone())?),
+    })
 }
 
 /// Whether the reader of the output has gone, as in `agentkit threads | head`.

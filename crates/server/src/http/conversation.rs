@@ -90,6 +90,7 @@ struct ConversationPage {
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: u64,
     /// How many to leave out at the start; costs more the more there are. Not with `cursor`.
+    #[param(value_type = Option<u64>, maximum = 4294967295u64)]
     offset: Option<u32>,
     /// The `next_cursor` of the page before; costs the same at any depth.
     #[param(value_type = Option<Uuid>)]

@@ -70,6 +70,8 @@ impl TurnEngine {
         }
         self.in_chat(message.conversation_id, |mut chat| async move {
             match chat.finish().await {
+                // That turn is kept, but this message is not.
+                Err(TurnError::Interrupted) => return Err(TurnError::ShuttingDown),
                 Err(error) if error.ends_turn() => {
                     tracing::warn!(%error, "the unfinished turn before failed");
                 }

@@ -124,7 +124,15 @@ impl Chat {
         let agent = &self.engine.agent;
         let mut state = self.state.clone();
         if let Some(call) = state.open_tool_calls().into_iter().next() {
-            let result = guarded(agent.run_tool(&call, &mut state)).await?;
+            let before = state.clone();
+            let result = match guarded(agent.run_tool(&call, &mut state)).await {
+                Ok(result) => result,
+                // Models refuse a history in which a call has no result.
+                Err(_) => {
+                    state = before;
+                    "the tool crashed".to_owned()
+                }
+            };
             state.messages.push(ChatMessage {
                 tool_call_id: Some(call.id),
                 ..ChatMessage::new(Role::Tool, result)

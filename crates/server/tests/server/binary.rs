@@ -1,113 +1,16 @@
 //! The `agentkit` binary, as an operator runs it.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::TcpStream,
-    path::Path,
-    process::{Child, ChildStdout, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// `agentkit`, with a directory and nothing of this process's environment.
-fn agentkit(directory: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_agentkit"));
-    command.current_dir(directory).env_clear().env(
-        "DATABASE_URL",
-        format!("sqlite:{}", directory.join("test.db").display()),
-    );
-    command
-}
-
-fn run(directory: &Path, arguments: &[&str]) -> Output {
-    agentkit(directory).args(arguments).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// A server on a free port, killed when dropped.
-struct Server {
-    process: Child,
-    stdout: BufReader<ChildStdout>,
-    address: String,
-}
-
-impl Server {
-    fn start(directory: &Path) -> Self {
-        Self::spawn(agentkit(directory).args(["--bind", "127.0.0.1:0"]))
-    }
-
-    fn spawn(command: &mut Command) -> Self {
-        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut stdout = BufReader::new(process.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let (_, rest) = line
-            .split_once("http://")
-            .expect("the server says where it listens");
-        let address = rest.split([',', ' ', '/']).next().unwrap().to_owned();
-        Self {
-            process,
-            stdout,
-            address,
-        }
-    }
-
-    /// The line that the server prints to be tried.
-    fn line_to_try(&mut self) -> String {
-        let lines = self.stdout.by_ref().lines().map(Result::unwrap);
-        let mut lines = lines.skip_while(|line| !line.contains("curl"));
-        lines.next().unwrap()
-    }
-
-    /// A request without a library: the status and the body.
-    fn request(&self, head: &str, body: &str) -> (u16, Value) {
-        let mut connection = TcpStream::connect(&self.address).unwrap();
-        write!(
-            connection,
-            "{head} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
-             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .unwrap();
-        let mut response = String::new();
-        connection.read_to_string(&mut response).unwrap();
-        let (head, body) = response.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, serde_json::from_str(body).unwrap())
-    }
-
-    fn signal(&self, name: &str) {
-        let id = self.process.id().to_string();
-        let sent = Command::new("kill").args([name, &id]).status().unwrap();
-        assert!(sent.success());
-    }
-
-    /// The exit code, which must come within ten seconds.
-    fn exit_code(mut self) -> Option<i32> {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            match self.process.try_wait().unwrap() {
-                Some(status) => return status.code(),
-                None if Instant::now() > deadline => panic!("the server does not stop"),
-                None => std::thread::sleep(Duration::from_millis(10)),
-            }
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Ok(None) = self.process.try_wait() {
-            self.process.kill().unwrap();
-            self.process.wait().unwrap();
-        }
-    }
-}
+use crate::process::{Server, agentkit, run, text};
 
 #[test]
 fn the_server_is_ready_when_it_says_where_it_listens() {
@@ -140,6 +43,10 @@ fn the_line_that_the_server_prints_works_as_printed() {
         answers.iter().all(|answer| answer["role"] == "assistant"),
         "{answers:?}"
     );
+    assert!(
+        answers[1]["content"].as_str().unwrap().contains("Ada"),
+        "{answers:?}"
+    );
     let conversation = answers[0]["conversation_id"].as_str().unwrap();
     let path = format!("GET /conversations/{conversation}/messages");
     let messages = server.request(&path, "").1;
@@ -166,6 +73,54 @@ fn what_was_said_is_there_after_a_restart() {
     assert_eq!(server.request(&read, ""), before);
     let state = server.request(&format!("GET /chats/{id}/state"), "").1;
     assert_eq!(state["values"]["messages"][0]["content"], "My name is Ada.");
+}
+
+#[test]
+fn a_turn_that_a_shutdown_cuts_short_is_answered_after_the_restart() {
+    let directory = TempDir::new().unwrap();
+    let mut slow = agentkit(directory.path());
+    slow.args(["--bind", "127.0.0.1:0"])
+        .env("AGENTKIT_STEP_DELAY", "300");
+    let server = Server::spawn(&mut slow);
+    let id = server.request("POST /conversations", "{}").1["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let read = format!("GET /conversations/{id}/messages");
+    let messages = |server: &Server| {
+        server.request(&read, "").1["items"]
+            .as_array()
+            .unwrap()
+            .clone()
+    };
+    let (status, problem) = std::thread::scope(|scope| {
+        let send = format!("POST /chats/{id}/messages");
+        let body = r#"{"content":"What is 17 * 23?"}"#;
+        let turn = scope.spawn(|| server.request(&{ send }, body));
+        while messages(&server).is_empty() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        server.signal("-TERM");
+        turn.join().unwrap()
+    });
+    assert_eq!(
+        (status, &problem["type"]),
+        (503, &"urn:agentkit:problem:turn-interrupted".into())
+    );
+    assert_eq!(server.exit_code(), Some(0));
+
+    let server = Server::start(directory.path());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while messages(&server).len() < 2 {
+        assert!(Instant::now() < deadline, "no answer after the restart");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let messages = messages(&server);
+    assert_eq!(messages.len(), 2);
+    assert!(
+        messages[1]["content"].as_str().unwrap().contains("391"),
+        "{messages:?}"
+    );
 }
 
 #[test]
@@ -306,7 +261,9 @@ fn a_chat_in_the_terminal_goes_on_where_it_was() {
     drop(stdin);
     let output = interactive.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
-    assert_eq!(text(&output.stdout).lines().count(), 2);
+    let answers = text(&output.stdout);
+    assert!(answers.lines().count() >= 2, "{answers}");
+    assert!(answers.lines().next().unwrap().contains("Ada"), "{answers}");
 
     let unknown = "01900000-0000-7000-8000-000000000000";
     let output = run(directory.path(), &["chat", "--conversation", unknown, "hi"]);

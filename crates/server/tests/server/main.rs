@@ -3,7 +3,9 @@
 mod binary;
 mod chats;
 mod conversations;
+mod crash;
 mod problems;
+mod process;
 mod settings;
 mod support;
 mod turns;

@@ -88,7 +88,7 @@ fn the_file_holds_every_setting() {
         (openai.api_key.as_str(), openai.model.as_str()),
         ("key", "small")
     );
-    assert_eq!(openai.base_url.as_deref(), Some("http://127.0.0.1:1/v1"));
+    assert_eq!(openai.base_url, "http://127.0.0.1:1/v1");
     assert_eq!(openai.timeout, Duration::from_secs(3));
     let offline = load(&Flags::default(), file, &[("AGENTKIT_AGENT", "offline")]).unwrap();
     let AgentSettings::Offline { step_delay } = offline.agent else {
@@ -104,7 +104,9 @@ fn a_bad_value_names_its_variable_and_what_is_allowed() {
         ("AGENTKIT_AGENT", "gpt", "offline or openai"),
         ("AGENTKIT_BODY_LIMIT", "1MiB", "number of bytes"),
         ("AGENTKIT_SHUTDOWN_TIMEOUT", "0", "at least 1"),
+        ("AGENTKIT_BODY_LIMIT", "0", "at least 1"),
         ("AGENTKIT_MAX_STEPS", "-1", "number of steps"),
+        ("AGENTKIT_MAX_STEPS", "0", "at least 1"),
         ("AGENTKIT_STEP_DELAY", "1s", "milliseconds"),
         ("AGENTKIT_LOG_FORMAT", "xml", "text or json"),
     ] {

@@ -29,7 +29,7 @@ use yai_agentkit_server::{
 pub(crate) const BODY_LIMIT: usize = 4096;
 
 /// Asks for two tools, then for one more, then answers with what the user said and the results.
-/// Users can make it misbehave: `refuse`, `unavailable`, `panic`, `forever`, `nul`.
+/// Users can make it misbehave: `refuse`, `unavailable`, `panic`, `tool panic`, `forever`, `nul`.
 #[derive(Clone)]
 pub(crate) struct ScriptedAgent {
     /// What it has done, over all clones.
@@ -113,6 +113,15 @@ impl Agent for ScriptedAgent {
 
     async fn run_tool(&self, call: &ToolCall, state: &mut AgentState) -> String {
         self.record(format!("tool {}", call.id)).await;
+        let is_bug = |said: &str| said == "tool panic" && call.id == "b";
+        if state
+            .messages
+            .iter()
+            .any(|message| is_bug(&message.content))
+        {
+            state.facts.clear();
+            panic!("a bug in a tool");
+        }
         state.facts.insert(call.id.clone(), "noted".to_owned());
         format!("result-{}", call.id)
     }

@@ -325,6 +325,18 @@ async fn a_turn_whose_agent_fails_has_failed_and_the_next_starts_clean() {
 }
 
 #[tokio::test]
+async fn a_tool_that_panics_is_a_result_for_the_agent_and_changes_nothing() {
+    let bench = Bench::new().await;
+    let answer = bench.send("tool panic").await.unwrap();
+    assert_eq!(
+        answer.content,
+        "tool panic: result-a the tool crashed result-c"
+    );
+    let facts: Vec<_> = bench.state().await.facts.into_keys().collect();
+    assert_eq!(facts, ["a", "c"]);
+}
+
+#[tokio::test]
 async fn a_storage_that_fails_leaves_the_turn_to_be_finished() {
     let agent = ScriptedAgent::hanging_after(5);
     let bench = Bench::with(FailingStorage::default(), agent.clone()).await;
@@ -377,6 +389,32 @@ async fn a_shutdown_stops_turns_at_their_next_checkpoint() {
     engine(&bench.storage, &agent).resume_all().await.unwrap();
     assert_eq!(bench.said().await, ["user: hi", ANSWER]);
     assert_eq!(agent.done(), ScriptedAgent::SCRIPT);
+}
+
+#[tokio::test]
+async fn a_message_that_waits_for_an_unfinished_turn_at_a_shutdown_is_not_stored() {
+    let agent = ScriptedAgent::hanging_after(1);
+    let bench = Bench::with(FailingStorage::default(), agent.clone()).await;
+    let unfinished = bench.message("hi");
+    let before = tokio::spawn({
+        let engine = bench.engine.clone();
+        async move { engine.send(unfinished).await }
+    });
+    until_hanging(&agent, 1).await;
+    assert!(!bench.engine.shutdown(Duration::ZERO).await);
+    agent.permits.add_permits(1);
+    assert!(matches!(before.await.unwrap(), Err(TurnError::Interrupted)));
+
+    let engine = engine(&bench.storage, &agent);
+    let next = tokio::spawn({
+        let (engine, message) = (engine.clone(), bench.message("and?"));
+        async move { engine.send(message).await }
+    });
+    until_hanging(&agent, 2).await;
+    assert!(!engine.shutdown(Duration::ZERO).await);
+    agent.permits.add_permits(100);
+    assert!(matches!(next.await.unwrap(), Err(TurnError::ShuttingDown)));
+    assert_eq!(bench.said().await, ["user: hi"]);
 }
 
 #[tokio::test]

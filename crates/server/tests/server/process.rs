@@ -1,0 +1,113 @@
+//! The `agentkit` binary as a process.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::{Child, ChildStdout, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// `agentkit`, with a directory and nothing of this process's environment.
+pub(crate) fn agentkit(directory: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agentkit"));
+    command.current_dir(directory).env_clear().env(
+        "DATABASE_URL",
+        format!("sqlite:{}", directory.join("test.db").display()),
+    );
+    command
+}
+
+pub(crate) fn run(directory: &Path, arguments: &[&str]) -> Output {
+    agentkit(directory).args(arguments).output().unwrap()
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A server on a free port, killed when dropped.
+pub(crate) struct Server {
+    pub(crate) process: Child,
+    stdout: BufReader<ChildStdout>,
+    pub(crate) address: String,
+}
+
+impl Server {
+    pub(crate) fn start(directory: &Path) -> Self {
+        Self::spawn(agentkit(directory).args(["--bind", "127.0.0.1:0"]))
+    }
+
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let (_, rest) = line
+            .split_once("http://")
+            .expect("the server says where it listens");
+        let address = rest.split([',', ' ', '/']).next().unwrap().to_owned();
+        Self {
+            process,
+            stdout,
+            address,
+        }
+    }
+
+    /// The line that the server prints to be tried.
+    pub(crate) fn line_to_try(&mut self) -> String {
+        let lines = self.stdout.by_ref().lines().map(Result::unwrap);
+        let mut lines = lines.skip_while(|line| !line.contains("curl"));
+        lines.next().unwrap()
+    }
+
+    /// The status and the body of the answer.
+    pub(crate) fn request(&self, head: &str, body: &str) -> (u16, Value) {
+        request(&self.address, head, body).expect("an answer")
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.process.id().to_string();
+        let sent = Command::new("kill").args([name, &id]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// The exit code, which must come within ten seconds.
+    pub(crate) fn exit_code(mut self) -> Option<i32> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match self.process.try_wait().unwrap() {
+                Some(status) => return status.code(),
+                None if Instant::now() > deadline => panic!("the server does not stop"),
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Ok(None) = self.process.try_wait() {
+            self.process.kill().unwrap();
+            self.process.wait().unwrap();
+        }
+    }
+}
+
+/// A request without a library: the status and the body, or `None` where the server goes away.
+pub(crate) fn request(address: &str, head: &str, body: &str) -> Option<(u16, Value)> {
+    let mut connection = TcpStream::connect(address).ok()?;
+    let request = format!(
+        "{head} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    connection.write_all(request.as_bytes()).ok()?;
+    let mut response = String::new();
+    connection.read_to_string(&mut response).ok()?;
+    let (head, body) = response.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, serde_json::from_str(body).ok()?))
+}

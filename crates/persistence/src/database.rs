@@ -20,7 +20,7 @@ use crate::{
     DatabaseConfig, Migration,
     checkpointer::SqlCheckpointer,
     config::Target,
-    connection::{Connection, PostgresPool, SqlitePools, Transaction, answers, retrying},
+    connection::{Connection, PostgresSource, SqliteSource, Transaction, answers, retrying},
     error::{from_sqlx, is_transient, storage_error},
     migration,
     repository::{SqlRepository, StoredEntity},
@@ -276,7 +276,10 @@ async fn open_postgres(
     let pool = pool
         .connect_with(if behind_pooler { plain } else { direct })
         .await?;
-    Ok(Connection::Postgres(PostgresPool { pool, pooler_begin }))
+    Ok(Connection::Postgres(PostgresSource::new(
+        pool,
+        pooler_begin,
+    )))
 }
 
 /// Whether settings given on connecting don't arrive, as behind PgBouncer: it refuses them, or
@@ -332,12 +335,12 @@ async fn open_sqlite_with(
         .max_connections(config.max_connections.saturating_sub(1).max(1))
         .min_connections(0)
         .connect_lazy_with(options.pragma("query_only", "ON"));
-    Ok(Connection::Sqlite(SqlitePools {
+    Ok(Connection::Sqlite(SqliteSource::new(
         writer,
         readers,
-        query_timeout: config.query_timeout,
-        _directory: directory,
-    }))
+        config.query_timeout,
+        directory,
+    )))
 }
 
 /// A file in a directory of its own, which goes with the database. SQLite's own database in memory
@@ -357,6 +360,8 @@ fn sqlite_pool(config: &DatabaseConfig) -> SqlitePoolOptions {
 
 #[cfg(test)]
 mod tests {
+    use sea_orm::DbBackend;
+
     use super::*;
 
     #[tokio::test]
@@ -376,11 +381,10 @@ mod tests {
                 1,
             ),
         ] {
-            let rows = connection
-                .sqlite_rows(pragmas, Default::default())
-                .await
-                .unwrap();
-            let row: (String, i64, i64, i64) = sqlx::FromRow::from_row(&rows[0]).unwrap();
+            let statement = Statement::from_string(DbBackend::Sqlite, pragmas);
+            let row = connection.query_one_raw(statement).await.unwrap().unwrap();
+            let row: (String, i64, i64, i64) =
+                sqlx::FromRow::from_row(row.try_as_sqlite_row().unwrap()).unwrap();
             const FULL: i64 = 2;
             assert_eq!(row, ("wal".to_owned(), FULL, 1, query_only));
         }

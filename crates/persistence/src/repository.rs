@@ -42,8 +42,8 @@ use crate::{
 /// }
 ///
 /// #[derive(Clone, Debug, Default)]
-/// struct NoteFilter {
-///     author: Option<String>,
+/// pub struct NoteFilter {
+///     pub author: Option<String>,
 /// }
 ///
 /// impl Entity for note::Model {
@@ -64,6 +64,7 @@ use crate::{
 ///         Condition::all().add_option(author.map(|author| note::Column::Author.eq(author)))
 ///     }
 /// }
+/// # fn main() {}
 /// ```
 ///
 /// `examples/own_entity.rs` goes on from there: it makes the table and uses the repository.

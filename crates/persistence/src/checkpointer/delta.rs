@@ -20,8 +20,8 @@ use crate::{
 };
 
 /// `chain` is the line of ancestors from the parent on; `open` are the channels that no nearer
-/// ancestor has a value of, as a JSON array. A checkpoint that is its own parent ends the line;
-/// a longer circle, which only a broken writer makes, ends with the query timeout. $3 is the
+/// ancestor has a value of, as a JSON array. A checkpoint that is its own parent ends the line; a
+/// longer circle, which only a broken writer makes, ends with the query timeout. $3 is the
 /// checkpoint's id, or null for the latest. OFFSET 0 as in `read.rs`: else every step may read the
 /// whole thread.
 pub(super) const HISTORY: Sql = Sql {

@@ -196,11 +196,6 @@ END $$; SET LOCAL search_path = \"{schema}\""
             M::up(&transaction, None).await?;
             transaction.commit().await?;
         }
-        Connection::PostgresTransaction(..) | Connection::SqliteTransaction(..) => {
-            return Err(DbErr::Custom(
-                "migrations need a transaction of their own".to_owned(),
-            ));
-        }
     }
     Ok(true)
 }

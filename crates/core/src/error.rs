@@ -1,4 +1,4 @@
-use std::{borrow::Cow, convert::Infallible};
+use std::borrow::Cow;
 
 /// A boxed error, the kept cause of an [`Error`].
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -122,12 +122,5 @@ impl Error {
             operation: operation.into(),
             source: source.into(),
         }
-    }
-}
-
-/// For a conversion that can't fail where one that can would do.
-impl From<Infallible> for Error {
-    fn from(never: Infallible) -> Self {
-        match never {}
     }
 }

@@ -12,6 +12,7 @@ mod error;
 #[cfg(test)]
 mod explain;
 mod migration;
+mod precision;
 mod repository;
 
 pub use config::DatabaseConfig;

@@ -1,17 +1,19 @@
 use std::marker::PhantomData;
 
 use async_trait::async_trait;
-use chrono::SubsecRound;
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, DbErr, EntityTrait, IntoActiveModel, Iterable,
-    ModelTrait, PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QueryOrder,
-    QuerySelect, Select, SelectExt, Value as SqlValue, sea_query::ArrayType,
+    PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QueryOrder, QuerySelect,
+    Select, SelectExt, Value as SqlValue,
 };
-use yai_agentkit_core::{Entity, Error, ListQuery, Order, Page, Repository, Result, Start, now};
+use yai_agentkit_core::{
+    BoxError, Entity, Error, ListQuery, Order, Page, Repository, Result, Start, now,
+};
 
 use crate::{
     connection::{Connection, retrying},
     error::{is_disconnected, is_foreign_key_violation, is_unique_violation, storage_error},
+    precision::truncate_times,
 };
 
 /// How an [`Entity`] is stored: as a row of a SeaORM entity.
@@ -21,12 +23,12 @@ use crate::{
 /// [`Repository`] on both databases:
 ///
 /// ```
+/// use uuid::Uuid;
 /// use yai_agentkit_core::Entity;
-/// use yai_agentkit_persistence::StoredEntity;
-/// use yai_agentkit_persistence::sea_orm::{self, Condition, entity::prelude::*};
+/// use yai_agentkit_persistence::{StoredEntity, sea_orm::{ColumnTrait, Condition}};
 ///
 /// mod note {
-///     use super::*;
+///     use yai_agentkit_persistence::sea_orm::{self, entity::prelude::*};
 ///
 ///     #[sea_orm::model]
 ///     #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
@@ -64,7 +66,6 @@ use crate::{
 ///         Condition::all().add_option(author.map(|author| note::Column::Author.eq(author)))
 ///     }
 /// }
-/// # fn main() {}
 /// ```
 ///
 /// `examples/own_entity.rs` goes on from there: it makes the table and uses the repository.
@@ -75,7 +76,7 @@ pub trait StoredEntity: Entity {
     /// The SeaORM entity.
     type Table: EntityTrait<
             Model: From<Self>
-                       + TryInto<Self, Error: Into<Error>>
+                       + TryInto<Self, Error: Into<BoxError>>
                        + IntoActiveModel<<Self::Table as EntityTrait>::ActiveModel>
                        + Send
                        + Sync,
@@ -112,7 +113,7 @@ impl<E: StoredEntity> SqlRepository<E> {
     fn as_stored(entity: E) -> Result<E> {
         entity.validate()?;
         let mut model = Model::<E>::from(entity);
-        round_times(&mut model);
+        truncate_times(&mut model);
         entity_of(model)
     }
 
@@ -175,40 +176,8 @@ fn write_error<E: Entity>(operation: &'static str, entity: &E, error: DbErr) -> 
 }
 
 fn entity_of<E: StoredEntity>(model: Model<E>) -> Result<E> {
-    model.try_into().map_err(Into::into)
-}
-
-/// To the microsecond: what both databases keep of a time.
-fn round_times<M: ModelTrait>(model: &mut M) {
-    for column in <M::Entity as EntityTrait>::Column::iter() {
-        // The type tells without a copy of the value.
-        let rounded = match M::get_value_type(column) {
-            ArrayType::ChronoTime
-            | ArrayType::ChronoDateTime
-            | ArrayType::ChronoDateTimeUtc
-            | ArrayType::ChronoDateTimeLocal
-            | ArrayType::ChronoDateTimeWithTimeZone => rounded(model.get(column)),
-            _ => continue,
-        };
-        model.set(column, rounded);
-    }
-}
-
-fn rounded(value: SqlValue) -> SqlValue {
-    fn to_microseconds<T: SubsecRound>(time: Option<T>) -> SqlValue
-    where
-        Option<T>: Into<SqlValue>,
-    {
-        time.map(|time| time.trunc_subsecs(6)).into()
-    }
-    match value {
-        SqlValue::ChronoTime(time) => to_microseconds(time),
-        SqlValue::ChronoDateTime(time) => to_microseconds(time),
-        SqlValue::ChronoDateTimeUtc(time) => to_microseconds(time),
-        SqlValue::ChronoDateTimeLocal(time) => to_microseconds(time),
-        SqlValue::ChronoDateTimeWithTimeZone(time) => to_microseconds(time),
-        other => other,
-    }
+    let read = model.try_into();
+    read.map_err(|error| Error::backend(format!("read {}", E::NAME), error))
 }
 
 fn key_column<E: StoredEntity>() -> Column<E> {

@@ -126,7 +126,7 @@ impl Settings {
         };
         let seconds = |name, default| {
             let seconds = sources.positive(name, default, "a number of seconds, at least 1")?;
-            Ok::<_, Error>(Duration::from_secs(seconds))
+            Ok(Duration::from_secs(seconds))
         };
         let localhost = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
         let agent = sources.get("AGENTKIT_AGENT", AgentName::Offline, "offline or openai")?;

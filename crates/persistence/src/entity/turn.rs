@@ -1,7 +1,5 @@
 use sea_orm::{Condition, entity::prelude::*};
-use yai_agentkit_core::{
-    ConversationId, Error, MessageId, Result, Turn, TurnFilter, TurnId, TurnStatus,
-};
+use yai_agentkit_core::{ConversationId, MessageId, Turn, TurnFilter, TurnId, TurnStatus};
 
 use crate::StoredEntity;
 
@@ -42,9 +40,9 @@ impl StoredEntity for Turn {
 }
 
 impl TryFrom<Model> for Turn {
-    type Error = Error;
+    type Error = String;
 
-    fn try_from(model: Model) -> Result<Self> {
+    fn try_from(model: Model) -> Result<Self, String> {
         let known = [
             TurnStatus::Running,
             TurnStatus::Completed,
@@ -53,13 +51,12 @@ impl TryFrom<Model> for Turn {
         let status = known
             .into_iter()
             .find(|status| status.as_str() == model.status);
-        let Some(status) = status else {
-            let reason = format!(
+        let status = status.ok_or_else(|| {
+            format!(
                 "turn {} has the unknown status `{}`",
                 model.id, model.status
-            );
-            return Err(Error::backend("read turn", reason));
-        };
+            )
+        })?;
         Ok(Self {
             id: TurnId(model.id),
             conversation_id: ConversationId(model.conversation_id),

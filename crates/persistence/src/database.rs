@@ -60,6 +60,13 @@ impl Database {
     /// Connects, trying again with growing pauses within the connection timeout. Then migrates, or
     /// with `generate_schemas` off refuses an outdated schema.
     pub async fn connect(config: &DatabaseConfig) -> Result<Self> {
+        if let Target::Sqlite(options) = config.target()?
+            && !config.generate_schemas
+            && !options.get_filename().exists()
+        {
+            let reason = "names a SQLite file that does not exist: run `agentkit migrate`";
+            return Err(Error::configuration("DATABASE_URL", reason));
+        }
         let database = Self::connect_unmigrated(config).await?;
         if config.generate_schemas {
             database.migrate().await?;
@@ -322,8 +329,7 @@ async fn open_sqlite_with(
     directory: Option<Arc<tempfile::TempDir>>,
 ) -> Result<Connection, sqlx::Error> {
     let options = options
-        // Who may not make tables has no use for an empty file.
-        .create_if_missing(config.generate_schemas)
+        .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .foreign_keys(true)
         .busy_timeout(config.query_timeout);
@@ -348,7 +354,6 @@ async fn open_sqlite_with(
 /// has one connection, on which a reader would wait for the end of a unit of work.
 async fn open_sqlite_memory(config: &DatabaseConfig) -> Result<Connection, sqlx::Error> {
     let directory = tempfile::Builder::new().prefix("agentkit-").tempdir()?;
-    std::fs::File::create(directory.path().join("memory.db"))?;
     let options = SqliteConnectOptions::new()
         .filename(directory.path().join("memory.db"))
         .synchronous(SqliteSynchronous::Off);

@@ -22,9 +22,7 @@ enum Command {
 }
 
 pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<(), BoxError> {
-    // Asked for by name, whatever the setting says.
-    let config = settings.database.generate_schemas(true);
-    let database = Database::connect_unmigrated(&config).await?;
+    let database = Database::connect_unmigrated(&settings.database).await?;
     let mut out = stdout().lock();
     if let Some(Command::Status) = arguments.command {
         for migration in database.migrations().await? {

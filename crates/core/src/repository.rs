@@ -146,8 +146,8 @@ pub trait Repository<E: Entity>: Send + Sync {
     /// [`Error::NotFound`](crate::Error::NotFound). The last writer wins.
     async fn update(&self, entity: E) -> Result<E>;
 
-    /// Deletes the row and what belongs to it. `false` when there is none. A row that others still
-    /// refer to is [`Error::Conflict`](crate::Error::Conflict).
+    /// Deletes the row and what belongs to it. `false` when there is none (or none any more, where
+    /// a back end had to repeat the call on another connection). A row that others still refer to is [`Error::Conflict`](crate::Error::Conflict).
     async fn delete(&self, id: &E::Id) -> Result<bool>;
 
     /// Whether there is a row with `id`.

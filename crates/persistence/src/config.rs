@@ -1,4 +1,4 @@
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, path::Path, str::FromStr, time::Duration};
 
 use serde::Deserialize;
 use sqlx::{postgres::PgConnectOptions, sqlite::SqliteConnectOptions};
@@ -48,7 +48,7 @@ pub struct DatabaseConfig {
 pub(crate) enum Target {
     Postgres(Box<PgConnectOptions>),
     Sqlite(Box<SqliteConnectOptions>),
-    /// Gone with the process.
+    /// Gone when it is closed.
     SqliteMemory,
 }
 
@@ -243,6 +243,7 @@ impl DatabaseConfig {
         };
         match self.url.split(':').next() {
             Some("postgres" | "postgresql") => {
+                self.find_certificates()?;
                 let options = PgConnectOptions::from_str(&self.url).map_err(unreadable)?;
                 Ok(Target::Postgres(Box::new(options)))
             }
@@ -259,6 +260,23 @@ impl DatabaseConfig {
                 "must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE, sqlite:FILE or sqlite::memory:",
             )),
         }
+    }
+}
+
+impl DatabaseConfig {
+    /// On connecting, a certificate that is not there would pass for a server that is not there.
+    fn find_certificates(&self) -> Result<()> {
+        let Ok(url) = Url::parse(&self.url) else {
+            return Ok(());
+        };
+        for (key, file) in url.query_pairs() {
+            let is_file = matches!(&*key, "sslrootcert" | "sslcert" | "sslkey");
+            if is_file && !Path::new(&*file).is_file() {
+                let reason = format!("{key} names `{file}`, which is no file");
+                return Err(Error::configuration("DATABASE_URL", reason));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -340,6 +358,11 @@ mod tests {
             ("DB_GENERATE_SCHEMAS", "yes please", "`true` or `false`"),
             ("DB_SCHEMA", "a\"; drop", "a-z, 0-9 and _"),
             ("DATABASE_URL", "mysql://localhost", "postgresql://"),
+            (
+                "DATABASE_URL",
+                "postgres://h/d?sslrootcert=none.pem",
+                "none.pem",
+            ),
         ] {
             let error = load("", &[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(allowed), "{error}");

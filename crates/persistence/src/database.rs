@@ -5,6 +5,7 @@ use std::{
 
 use async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DbErr, Statement};
+use sea_orm_migration::MigratorTrait;
 use sqlx::{
     Connection as _, PgConnection,
     pool::PoolOptions,
@@ -19,7 +20,7 @@ use crate::{
     DatabaseConfig, Migration,
     checkpointer::{RawCheckpoints, SqlCheckpointer},
     config::Target,
-    connection::{Connection, PostgresPool, SqlitePools, Transaction, retrying},
+    connection::{Connection, PostgresSource, SqliteSource, Transaction, answers, retrying},
     error::{from_sqlx, is_transient, storage_error},
     migration,
     repository::{SqlRepository, StoredEntity},
@@ -27,6 +28,9 @@ use crate::{
 
 /// A connection that has been idle for longer is tried before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(5);
+
+/// Between two attempts to connect.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connected database: hands out repositories and the checkpointer, and runs units of work.
 ///
@@ -48,7 +52,7 @@ const TRUSTED_IDLE: Duration = Duration::from_secs(5);
 /// ```
 #[derive(Clone)]
 pub struct Database {
-    connection: Connection,
+    pub(crate) connection: Connection,
     config: Arc<DatabaseConfig>,
 }
 
@@ -56,6 +60,13 @@ impl Database {
     /// Connects, trying again with growing pauses within the connection timeout. Then migrates, or
     /// with `generate_schemas` off refuses an outdated schema.
     pub async fn connect(config: &DatabaseConfig) -> Result<Self> {
+        if let Target::Sqlite(options) = config.target()?
+            && !config.generate_schemas
+            && !options.get_filename().exists()
+        {
+            let reason = "names a SQLite file that does not exist: run `agentkit migrate`";
+            return Err(Error::configuration("DATABASE_URL", reason));
+        }
         let database = Self::connect_unmigrated(config).await?;
         if config.generate_schemas {
             database.migrate().await?;
@@ -77,18 +88,20 @@ impl Database {
     pub async fn connect_unmigrated(config: &DatabaseConfig) -> Result<Self> {
         let target = config.target()?;
         let deadline = Instant::now() + config.connection_timeout;
-        let mut pause = Duration::from_millis(50);
+        let mut pause = SHORTEST_PAUSE;
         loop {
-            match open(config, &target).await {
+            let opened = tokio::time::timeout_at(deadline.into(), open(config, &target)).await;
+            let left = deadline.saturating_duration_since(Instant::now());
+            match opened.unwrap_or_else(|_| Err(from_sqlx(sqlx::Error::PoolTimedOut))) {
                 Ok(connection) => {
                     return Ok(Self {
                         connection,
                         config: Arc::new(config.clone()),
                     });
                 }
-                Err(error) if is_transient(&error) && Instant::now() + pause < deadline => {
+                Err(error) if is_transient(&error) && left > SHORTEST_PAUSE => {
                     tracing::warn!(%error, url = config.display_url(), "no connection yet, trying again");
-                    tokio::time::sleep(pause).await;
+                    tokio::time::sleep(pause.min(left / 2)).await;
                     pause = (pause * 2).min(Duration::from_secs(2));
                 }
                 Err(error) => return Err(storage_error("connect to DATABASE_URL", error)),
@@ -106,6 +119,15 @@ impl Database {
     pub async fn migrate(&self) -> Result<Vec<Migration>> {
         let schema = self.config.schema.as_deref();
         migration::migrate(&self.connection, schema, self.config.connection_timeout).await
+    }
+
+    /// Applies the pending migrations of the application's own tables as [`migrate`](Self::migrate)
+    /// does ours, and returns their names. They run in the schema of ours, and may refer to it.
+    pub async fn migrate_with<M: MigratorTrait>(&self) -> Result<Vec<String>> {
+        let schema = self.config.schema.as_deref();
+        let patience = self.config.connection_timeout;
+        let explain = migration::migration_error;
+        migration::migrate_with::<M>(&self.connection, schema, patience, explain).await
     }
 
     /// The repository of any entity, an application's own included; see [`StoredEntity`].
@@ -127,8 +149,11 @@ impl Database {
         ))
     }
 
-    /// Runs one SQL script as it stands, for an application's own tables.
+    /// Runs one SQL script as it stands, for an application's own tables. The query timeout holds
+    /// for all of it.
     pub async fn execute_script(&self, sql: &str) -> Result<()> {
+        // It can't be repeated, so that it must not meet a lost connection.
+        self.connection.replace_dead_connections().await;
         let done = self.connection.execute_unprepared(sql).await;
         done.map(drop)
             .map_err(|error| storage_error("execute script", error))
@@ -180,6 +205,12 @@ impl DatabaseUnitOfWork {
     pub fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
         Arc::new(SqlRepository::new(self.0.clone()))
     }
+
+    /// Makes everything durable, or nothing.
+    pub async fn commit(self) -> Result<()> {
+        let committed = self.0.commit().await;
+        committed.map_err(|error| storage_error("commit", error))
+    }
 }
 
 #[async_trait]
@@ -201,10 +232,7 @@ impl UnitOfWork for DatabaseUnitOfWork {
     }
 
     async fn commit(self: Box<Self>) -> Result<()> {
-        self.0
-            .commit()
-            .await
-            .map_err(|error| storage_error("commit", error))
+        (*self).commit().await
     }
 }
 
@@ -234,7 +262,12 @@ async fn open_postgres(
         .clone()
         .application_name("agentkit")
         .extra_float_digits(None);
-    let mut settings = vec![("statement_timeout", timeout.to_string())];
+    let mut settings = vec![
+        ("statement_timeout", timeout.to_string()),
+        // Rows come by their keys, more of them in the planner's guess than in truth: compiling a
+        // statement would take longer than running it.
+        ("jit", "off".to_owned()),
+    ];
     settings.extend(config.schema.clone().map(|schema| ("search_path", schema)));
     let direct = plain.clone().options(settings.clone());
 
@@ -242,21 +275,23 @@ async fn open_postgres(
         Some(known) => known,
         None => is_transaction_pooler(&direct).await?,
     };
-    let set_local = |(setting, value): &(&str, String)| format!("; SET LOCAL {setting} = {value}");
+    let set_local =
+        |(setting, value): &(&str, String)| format!("; SET LOCAL {setting} = '{value}'");
     let pooler_begin = behind_pooler.then(|| {
         let settings: String = settings.iter().map(set_local).collect();
         format!("BEGIN{settings}").into()
     });
     let pool: PgPoolOptions =
         pool_options(config).before_acquire(|connection: &mut PgConnection, meta| {
-            Box::pin(
-                async move { Ok(meta.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok()) },
-            )
+            Box::pin(async move { Ok(meta.idle_for < TRUSTED_IDLE || answers(connection).await) })
         });
     let pool = pool
         .connect_with(if behind_pooler { plain } else { direct })
         .await?;
-    Ok(Connection::Postgres(PostgresPool { pool, pooler_begin }))
+    Ok(Connection::Postgres(PostgresSource::new(
+        pool,
+        pooler_begin,
+    )))
 }
 
 /// Whether settings given on connecting don't arrive, as behind PgBouncer: it refuses them, or
@@ -312,12 +347,12 @@ async fn open_sqlite_with(
         .max_connections(config.max_connections.saturating_sub(1).max(1))
         .min_connections(0)
         .connect_lazy_with(options.pragma("query_only", "ON"));
-    Ok(Connection::Sqlite(SqlitePools {
+    Ok(Connection::Sqlite(SqliteSource::new(
         writer,
         readers,
-        query_timeout: config.query_timeout,
-        _directory: directory,
-    }))
+        config.query_timeout,
+        directory,
+    )))
 }
 
 /// A file in a directory of its own, which goes with the database. SQLite's own database in memory
@@ -333,4 +368,38 @@ async fn open_sqlite_memory(config: &DatabaseConfig) -> Result<Connection, sqlx:
 /// A file needs no test of its connections, and no renewal.
 fn sqlite_pool(config: &DatabaseConfig) -> SqlitePoolOptions {
     pool_options(config).idle_timeout(None).max_lifetime(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::DbBackend;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_keeps_what_was_acknowledged() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", directory.path().join("agentkit.db").display());
+        let database = Database::connect(&DatabaseConfig::new(url).unwrap()).await;
+        let connection = database.unwrap().connection;
+        // The first goes to the connection that writes, the second to one that reads.
+        for (pragmas, query_only) in [
+            (
+                "/**/ SELECT * FROM pragma_journal_mode, pragma_synchronous, pragma_foreign_keys, pragma_query_only",
+                0,
+            ),
+            (
+                "SELECT * FROM pragma_journal_mode, pragma_synchronous, pragma_foreign_keys, pragma_query_only",
+                1,
+            ),
+        ] {
+            let statement = Statement::from_string(DbBackend::Sqlite, pragmas);
+            let row = connection.query_one_raw(statement).await.unwrap().unwrap();
+            let row: (String, i64, i64, i64) =
+                sqlx::FromRow::from_row(row.try_as_sqlite_row().unwrap()).unwrap();
+            const FULL: i64 = 2;
+            assert_eq!(row, ("wal".to_owned(), FULL, 1, query_only));
+        }
+        connection.close().await;
+    }
 }

@@ -1,5 +1,7 @@
 //! The one translation of database errors, by code.
 
+use std::io;
+
 use sea_orm::{DbErr, RuntimeErr};
 use yai_agentkit_core::Error;
 
@@ -62,6 +64,10 @@ pub(crate) fn code(error: &DbErr) -> Option<String> {
 
 fn kind(error: &DbErr) -> Kind {
     match sqlx_error(error) {
+        // What a certificate is refused with, that of a wrong host or of an unknown authority.
+        Some(sqlx::Error::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
+            Kind::Misconfigured
+        }
         Some(sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed | sqlx::Error::Protocol(_)) => {
             Kind::Disconnected
         }
@@ -129,12 +135,12 @@ fn sqlite_kind(code: &str) -> Kind {
     }
 }
 
-/// The database's own words, which for these errors name users and databases but no secret.
+/// The words of the database or of TLS, which for these errors name users, databases and hosts but
+/// no secret.
 fn without_secret(error: &DbErr) -> String {
-    sqlx_error(error)
-        .and_then(sqlx::Error::as_database_error)
-        .map_or_else(
-            || "the TLS handshake failed".to_owned(),
-            |error| error.message().to_owned(),
-        )
+    match sqlx_error(error) {
+        Some(sqlx::Error::Database(error)) => error.message().to_owned(),
+        Some(error) => error.to_string(),
+        None => error.to_string(),
+    }
 }

@@ -9,7 +9,10 @@ mod connection;
 mod database;
 mod entity;
 mod error;
+#[cfg(test)]
+mod explain;
 mod migration;
+mod precision;
 mod repository;
 
 pub use checkpointer::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
@@ -17,3 +20,13 @@ pub use config::DatabaseConfig;
 pub use database::{Database, DatabaseUnitOfWork};
 pub use migration::{Migration, MigrationState};
 pub use repository::StoredEntity;
+/// In the version that [`StoredEntity`] takes.
+pub use sea_orm;
+/// In the version that [`Database::migrate_with`] takes.
+pub use sea_orm_migration;
+
+/// Compiles and runs the code in the READMEs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../../../README.zh-CN.md")]
+struct Readme;

@@ -3,43 +3,95 @@ use std::marker::PhantomData;
 use async_trait::async_trait;
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, DbErr, EntityTrait, IntoActiveModel, Iterable,
-    PaginatorTrait, PrimaryKeyToColumn, QueryFilter, QueryOrder, QuerySelect, Select, SelectExt,
-    Value as SqlValue,
+    PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QueryOrder, QuerySelect,
+    Select, SelectExt, Value as SqlValue,
 };
-use yai_agentkit_core::{Entity, Error, ListQuery, Order, Page, Repository, Result, Start, now};
+use yai_agentkit_core::{
+    BoxError, Entity, Error, ListQuery, Order, Page, Repository, Result, Start, now,
+};
 
 use crate::{
     connection::{Connection, retrying},
     error::{is_disconnected, is_foreign_key_violation, is_unique_violation, storage_error},
+    precision::truncate_times,
 };
 
 /// How an [`Entity`] is stored: as a row of a SeaORM entity.
 ///
 /// An application's own entity takes two steps: derive its SeaORM model, and say what its filter
 /// means. Then [`Database::repository`](crate::Database::repository) gives it the whole
-/// [`Repository`] on both databases. See `examples/own_entity.rs`.
+/// [`Repository`] on both databases:
 ///
-/// The primary key is one column, set by the application.
+/// ```
+/// use uuid::Uuid;
+/// use yai_agentkit_core::Entity;
+/// use yai_agentkit_persistence::{StoredEntity, sea_orm::{ColumnTrait, Condition}};
+///
+/// mod note {
+///     use yai_agentkit_persistence::sea_orm::{self, entity::prelude::*};
+///
+///     #[sea_orm::model]
+///     #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+///     #[sea_orm(table_name = "notes")]
+///     pub struct Model {
+///         #[sea_orm(primary_key, auto_increment = false)]
+///         pub id: Uuid,
+///         pub author: String,
+///         pub text: String,
+///     }
+///
+///     impl ActiveModelBehavior for ActiveModel {}
+/// }
+///
+/// #[derive(Clone, Debug, Default)]
+/// pub struct NoteFilter {
+///     pub author: Option<String>,
+/// }
+///
+/// impl Entity for note::Model {
+///     type Id = Uuid;
+///     type Filter = NoteFilter;
+///     const NAME: &'static str = "note";
+///
+///     fn id(&self) -> Uuid {
+///         self.id
+///     }
+/// }
+///
+/// impl StoredEntity for note::Model {
+///     type Table = note::Entity;
+///
+///     fn condition(filter: &NoteFilter) -> Condition {
+///         let author = filter.author.as_deref();
+///         Condition::all().add_option(author.map(|author| note::Column::Author.eq(author)))
+///     }
+/// }
+/// ```
+///
+/// `examples/own_entity.rs` goes on from there: it makes the table and uses the repository.
+///
+/// The model may be the entity itself, as here, or any type that converts from and into it. The
+/// primary key is one column, set by the application. Times are kept to the microsecond.
 pub trait StoredEntity: Entity {
-    /// The SeaORM entity. Where its model is this entity itself, `from_model` and `into_model` are
-    /// the identity.
+    /// The SeaORM entity.
     type Table: EntityTrait<
-            Model: IntoActiveModel<<Self::Table as EntityTrait>::ActiveModel> + Send + Sync,
+            Model: From<Self>
+                       + TryInto<Self, Error: Into<BoxError>>
+                       + IntoActiveModel<<Self::Table as EntityTrait>::ActiveModel>
+                       + Send
+                       + Sync,
             ActiveModel: Send,
+            PrimaryKey: PrimaryKeyTrait<ValueType: From<Self::Id> + Into<SqlValue>>,
         >;
-
-    /// The row as an entity.
-    fn from_model(model: <Self::Table as EntityTrait>::Model) -> Result<Self>;
-
-    /// The entity as a row, to the precision that both databases keep: times to the microsecond.
-    fn into_model(self) -> <Self::Table as EntityTrait>::Model;
-
-    /// The primary key's value as SeaORM takes it.
-    fn key(id: &Self::Id) -> SqlValue;
 
     /// Which rows `filter` takes.
     fn condition(filter: &Self::Filter) -> Condition;
 }
+
+type Model<E> = <<E as StoredEntity>::Table as EntityTrait>::Model;
+type ActiveModel<E> = <<E as StoredEntity>::Table as EntityTrait>::ActiveModel;
+type Column<E> = <<E as StoredEntity>::Table as EntityTrait>::Column;
+type PrimaryKey<E> = <<E as StoredEntity>::Table as EntityTrait>::PrimaryKey;
 
 /// PostgreSQL takes 65535 parameters in a statement, SQLite 32766.
 const MAX_PARAMETERS: usize = 32_000;
@@ -60,11 +112,15 @@ impl<E: StoredEntity> SqlRepository<E> {
     /// The entity as it will be read back.
     fn as_stored(entity: E) -> Result<E> {
         entity.validate()?;
-        E::from_model(entity.into_model())
+        let mut model = Model::<E>::from(entity);
+        truncate_times(&mut model);
+        entity_of(model)
     }
 
-    fn row(entity: &E) -> <E::Table as EntityTrait>::ActiveModel {
-        entity.clone().into_model().into_active_model().reset_all()
+    fn row(entity: &E) -> ActiveModel<E> {
+        Model::<E>::from(entity.clone())
+            .into_active_model()
+            .reset_all()
     }
 
     async fn insert(&self, entity: &E) -> Result<(), DbErr> {
@@ -76,7 +132,7 @@ impl<E: StoredEntity> SqlRepository<E> {
     }
 
     async fn insert_all(&self, entities: &[E]) -> Result<(), DbErr> {
-        let columns = <E::Table as EntityTrait>::Column::iter().count();
+        let columns = Column::<E>::iter().count();
         let transaction = self.connection.begin().await?;
         transaction.save().await?;
         for chunk in entities.chunks(MAX_PARAMETERS / columns) {
@@ -119,16 +175,39 @@ fn write_error<E: Entity>(operation: &'static str, entity: &E, error: DbErr) -> 
     storage_error(operation, error)
 }
 
-fn key_column<E: StoredEntity>() -> <E::Table as EntityTrait>::Column {
-    let mut keys = <E::Table as EntityTrait>::PrimaryKey::iter();
-    let key = keys
-        .next()
-        .expect("SeaORM refuses an entity without primary key");
-    key.into_column()
+fn entity_of<E: StoredEntity>(model: Model<E>) -> Result<E> {
+    let read = model.try_into();
+    read.map_err(|error| Error::backend(format!("read {}", E::NAME), error))
+}
+
+fn key_column<E: StoredEntity>() -> Column<E> {
+    let key = PrimaryKey::<E>::iter().next();
+    key.expect("SeaORM refuses an entity without primary key")
+        .into_column()
+}
+
+fn key<E: StoredEntity>(id: &E::Id) -> SqlValue {
+    <PrimaryKey<E> as PrimaryKeyTrait>::ValueType::from(id.clone()).into()
 }
 
 fn find<E: StoredEntity>(id: &E::Id) -> Select<E::Table> {
-    E::Table::find().filter(key_column::<E>().eq(E::key(id)))
+    E::Table::find().filter(key_column::<E>().eq(key::<E>(id)))
+}
+
+/// The rows of `query`, of which a page takes the first.
+fn page<E: StoredEntity>(query: &ListQuery<E>) -> Select<E::Table> {
+    let column = key_column::<E>();
+    let select = E::Table::find().filter(E::condition(&query.filter));
+    let select = match query.order {
+        Order::NewestFirst => select.order_by_desc(column),
+        Order::OldestFirst => select.order_by_asc(column),
+    };
+    match (&query.start, query.order) {
+        (Start::Offset(0), _) => select,
+        (Start::Offset(offset), _) => select.offset((*offset).min(i64::MAX as u64)),
+        (Start::After(id), Order::NewestFirst) => select.filter(column.lt(key::<E>(id))),
+        (Start::After(id), Order::OldestFirst) => select.filter(column.gt(key::<E>(id))),
+    }
 }
 
 #[async_trait]
@@ -137,31 +216,19 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
         let found = retrying!(self.connection, find::<E>(id).one(&self.connection));
         found
             .map_err(|error| storage_error("get", error))?
-            .map(E::from_model)
+            .map(entity_of)
             .transpose()
     }
 
     async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, E::Id>> {
-        let key = key_column::<E>();
-        let mut select = E::Table::find().filter(E::condition(&query.filter));
-        select = match query.order {
-            Order::NewestFirst => select.order_by_desc(key),
-            Order::OldestFirst => select.order_by_asc(key),
-        };
-        select = match (&query.start, query.order) {
-            (Start::Offset(0), _) => select,
-            (Start::Offset(offset), _) => select.offset((*offset).min(i64::MAX as u64)),
-            (Start::After(id), Order::NewestFirst) => select.filter(key.lt(E::key(id))),
-            (Start::After(id), Order::OldestFirst) => select.filter(key.gt(E::key(id))),
-        };
-        // One more tells whether there is a next page.
         let limit = query.limit.min(i64::MAX as u64 - 1);
-        let select = select.limit(limit + 1);
+        // One more tells whether there is a next page.
+        let select = page(query).limit(limit + 1);
         let rows = retrying!(self.connection, select.clone().all(&self.connection));
         let mut rows = rows.map_err(|error| storage_error("list", error))?;
         let is_last = rows.len() as u64 <= limit;
         rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        let items: Vec<E> = rows.into_iter().map(E::from_model).collect::<Result<_>>()?;
+        let items: Vec<E> = rows.into_iter().map(entity_of).collect::<Result<_>>()?;
         let next = items.last().filter(|_| !is_last).map(Entity::id);
         Ok(Page { items, next })
     }
@@ -212,7 +279,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     }
 
     async fn delete(&self, id: &E::Id) -> Result<bool> {
-        let delete = || E::Table::delete_many().filter(key_column::<E>().eq(E::key(id)));
+        let delete = || E::Table::delete_many().filter(key_column::<E>().eq(key::<E>(id)));
         match retrying!(self.connection, delete().exec(&self.connection)) {
             Ok(result) => Ok(result.rows_affected > 0),
             Err(error) if is_foreign_key_violation(&error) => Err(Error::conflict(E::NAME, id)),
@@ -229,5 +296,50 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
         let select = E::Table::find().filter(E::condition(filter));
         let count = retrying!(self.connection, select.clone().count(&self.connection));
         count.map_err(|error| storage_error("count", error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::{ConnectionTrait, QueryTrait};
+    use yai_agentkit_core::{Conversation, ConversationId, Message, MessageFilter, MessageId};
+
+    use super::*;
+    use crate::explain::Databases;
+
+    const ROWS: &str = "
+INSERT INTO agent_conversations (id, checkpoint_thread_id, created_at, updated_at)
+SELECT {id}, {id}, {time}, {time} FROM numbers;
+INSERT INTO agent_messages (id, conversation_id, role, content, created_at)
+SELECT {id}, c.id, 'user', 'Hello', {time}
+FROM (SELECT id FROM agent_conversations LIMIT 1000) c JOIN numbers ON i <= 20;";
+
+    #[tokio::test]
+    async fn pages_are_read_by_their_indexes() {
+        let databases = Databases::with(ROWS).await;
+        let of_all = ListQuery::<Conversation>::default();
+        let of_one = ListQuery::<Message>::filtered(MessageFilter::of(ConversationId::new()));
+        for query in [of_all.clone(), of_all.after(ConversationId::new())] {
+            assert_uses(&databases, &query, "agent_conversations_pkey").await;
+        }
+        for query in [
+            of_one.clone(),
+            of_one.after(MessageId::new()).oldest_first(),
+        ] {
+            assert_uses(&databases, &query, "agent_messages_conversation_id_idx").await;
+        }
+        databases.remove().await;
+    }
+
+    async fn assert_uses<E: StoredEntity>(
+        databases: &Databases,
+        query: &ListQuery<E>,
+        index: &str,
+    ) {
+        let statement = |connection: &Connection| {
+            let backend = connection.get_database_backend();
+            page(query).limit(query.limit + 1).build(backend)
+        };
+        databases.assert_uses(statement, &[index]).await;
     }
 }

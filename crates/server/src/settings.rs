@@ -270,7 +270,7 @@ impl File {
             let before = error.span().and_then(|span| text.get(..span.start));
             let line = before.map_or(1, |before| before.matches('\n').count() + 1);
             let reason = format!("line {line}: {}", error.message());
-            Error::configuration(DEFAULT_FILE, reason)
+            Error::configuration("settings file", reason)
         })
     }
 

@@ -36,6 +36,22 @@ const DELETE_THREAD: [Sql; 4] = [
     Sql::same("DELETE FROM threads WHERE thread_id = $1"),
 ];
 
+/// What is left of a thread without checkpoints.
+const DELETE_EMPTY_THREAD: [Sql; 3] = [
+    Sql::same(
+        "DELETE FROM checkpoint_blobs WHERE thread_id = $1
+AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1)",
+    ),
+    Sql::same(
+        "DELETE FROM checkpoint_writes WHERE thread_id = $1
+AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1)",
+    ),
+    Sql::same(
+        "DELETE FROM threads WHERE thread_id = $1
+AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1)",
+    ),
+];
+
 const COPY_THREAD: [Sql; 3] = [
     Sql::same(
         "INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
@@ -244,9 +260,6 @@ async fn remove(
     if gone.is_empty() {
         return Ok(());
     }
-    if gone.len() == checkpoints.len() {
-        return delete_all(transaction, id).await;
-    }
     let used = |is_gone: bool| -> BTreeSet<[&str; 3]> {
         checkpoints
             .iter()
@@ -271,6 +284,10 @@ async fn remove(
         .execute(transaction, values)
         .await
         .map_err(failed)?;
+    for sql in DELETE_EMPTY_THREAD {
+        let thread = vec![id.as_str().into()];
+        sql.execute(transaction, thread).await.map_err(failed)?;
+    }
     Ok(())
 }
 

@@ -6,6 +6,8 @@
 
 mod delta;
 mod maintenance;
+#[cfg(test)]
+mod plans;
 mod raw;
 mod read;
 mod row;

@@ -98,6 +98,11 @@ pub(super) async fn get(
     connection: &Connection,
     selector: &CheckpointSelector,
 ) -> Result<Option<RawCheckpoint>> {
+    let statement = get_statement(connection, selector);
+    Ok(run(connection, "get checkpoint", statement).await?.pop())
+}
+
+pub(super) fn get_statement(connection: &Connection, selector: &CheckpointSelector) -> Statement {
     let mut conditions = Conditions::default();
     conditions.equal("thread_id", selector.thread_id.as_str());
     conditions.equal("checkpoint_ns", selector.namespace.as_str());
@@ -107,13 +112,22 @@ pub(super) async fn get(
     conditions
         .sql
         .push_str(" ORDER BY checkpoint_id DESC LIMIT 1");
-    Ok(run(connection, "get checkpoint", conditions).await?.pop())
+    conditions.statement(connection)
 }
 
 pub(super) async fn list(
     connection: &Connection,
     query: &CheckpointQuery,
 ) -> Result<Vec<RawCheckpoint>> {
+    run(
+        connection,
+        "list checkpoints",
+        list_statement(connection, query),
+    )
+    .await
+}
+
+pub(super) fn list_statement(connection: &Connection, query: &CheckpointQuery) -> Statement {
     let mut conditions = Conditions::default();
     if let Some(id) = &query.thread_id {
         conditions.equal("thread_id", id.as_str());
@@ -145,17 +159,14 @@ pub(super) async fn list(
         conditions.sql.push_str(" LIMIT ");
         conditions.value(i64::try_from(limit).unwrap_or(i64::MAX));
     }
-    run(connection, "list checkpoints", conditions).await
+    conditions.statement(connection)
 }
 
 async fn run(
     connection: &Connection,
     operation: &'static str,
-    conditions: Conditions,
+    statement: Statement,
 ) -> Result<Vec<RawCheckpoint>> {
-    let sql = format!("{PAGE}{}{}", conditions.sql, WITH_ALL.on(connection));
-    let backend = connection.get_database_backend();
-    let statement = Statement::from_sql_and_values(backend, sql, conditions.values);
     let rows = retrying!(connection, connection.query_all_raw(statement.clone()))
         .map_err(|error| storage_error(operation, error))?;
     let parts = rows
@@ -174,6 +185,12 @@ struct Conditions {
 }
 
 impl Conditions {
+    /// The whole statement.
+    fn statement(self, connection: &Connection) -> Statement {
+        let sql = format!("{PAGE}{}{}", self.sql, WITH_ALL.on(connection));
+        Statement::from_sql_and_values(connection.get_database_backend(), sql, self.values)
+    }
+
     fn and(&mut self, condition: &str) {
         self.sql.push_str(if self.sql.is_empty() {
             " WHERE "

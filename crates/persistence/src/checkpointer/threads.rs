@@ -19,11 +19,11 @@ ON CONFLICT (thread_id) DO UPDATE SET updated_at = MAX(updated_at, excluded.upda
 };
 
 /// By threads_updated_at_idx, backwards.
-const FIRST_PAGE: Sql = Sql::same(
+pub(super) const FIRST_PAGE: Sql = Sql::same(
     "SELECT thread_id, parent_id, updated_at FROM threads
 ORDER BY updated_at DESC, thread_id DESC LIMIT $1",
 );
-const NEXT_PAGE: Sql = Sql::same(
+pub(super) const NEXT_PAGE: Sql = Sql::same(
     "SELECT thread_id, parent_id, updated_at FROM threads WHERE (updated_at, thread_id) < ($2, $3)
 ORDER BY updated_at DESC, thread_id DESC LIMIT $1",
 );

@@ -16,7 +16,7 @@ use crate::{
     error::storage_error,
 };
 
-const POSTGRES_PUT: &str = "WITH thread AS (
+pub(super) const POSTGRES_PUT: &str = "WITH thread AS (
     INSERT INTO threads AS t (thread_id, updated_at) VALUES ($1, clock_timestamp())
     ON CONFLICT (thread_id) DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
     RETURNING 1
@@ -69,8 +69,8 @@ ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) ",
     };
 }
 
-const FIRST_WRITE_STAYS: Sql = put_writes!("DO NOTHING");
-const LAST_WRITE_COUNTS: Sql = put_writes!(
+pub(super) const FIRST_WRITE_STAYS: Sql = put_writes!("DO NOTHING");
+pub(super) const LAST_WRITE_COUNTS: Sql = put_writes!(
     "DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob"
 );
 

@@ -1,6 +1,5 @@
-use chrono::SubsecRound;
 use sea_orm::{Condition, entity::prelude::*};
-use yai_agentkit_core::{Conversation, ConversationFilter, ConversationId, Result};
+use yai_agentkit_core::{Conversation, ConversationFilter, ConversationId};
 
 use crate::StoredEntity;
 
@@ -25,32 +24,6 @@ impl ActiveModelBehavior for ActiveModel {}
 impl StoredEntity for Conversation {
     type Table = Entity;
 
-    fn from_model(model: Model) -> Result<Self> {
-        Ok(Self {
-            id: ConversationId(model.id),
-            checkpoint_thread_id: model.checkpoint_thread_id,
-            title: model.title,
-            metadata: model.metadata_,
-            created_at: model.created_at,
-            updated_at: model.updated_at,
-        })
-    }
-
-    fn into_model(self) -> Model {
-        Model {
-            id: self.id.0,
-            checkpoint_thread_id: self.checkpoint_thread_id,
-            title: self.title,
-            metadata_: self.metadata,
-            created_at: self.created_at.trunc_subsecs(6),
-            updated_at: self.updated_at.trunc_subsecs(6),
-        }
-    }
-
-    fn key(id: &ConversationId) -> Value {
-        id.0.into()
-    }
-
     fn condition(filter: &ConversationFilter) -> Condition {
         Condition::all()
             .add_option(
@@ -59,5 +32,31 @@ impl StoredEntity for Conversation {
                     .map(|id| Column::CheckpointThreadId.eq(id)),
             )
             .add_option(filter.title.as_ref().map(|title| Column::Title.eq(title)))
+    }
+}
+
+impl From<Model> for Conversation {
+    fn from(model: Model) -> Self {
+        Self {
+            id: ConversationId(model.id),
+            checkpoint_thread_id: model.checkpoint_thread_id,
+            title: model.title,
+            metadata: model.metadata_,
+            created_at: model.created_at,
+            updated_at: model.updated_at,
+        }
+    }
+}
+
+impl From<Conversation> for Model {
+    fn from(conversation: Conversation) -> Self {
+        Self {
+            id: conversation.id.0,
+            checkpoint_thread_id: conversation.checkpoint_thread_id,
+            title: conversation.title,
+            metadata_: conversation.metadata,
+            created_at: conversation.created_at,
+            updated_at: conversation.updated_at,
+        }
     }
 }

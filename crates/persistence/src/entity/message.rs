@@ -1,6 +1,5 @@
-use chrono::SubsecRound;
 use sea_orm::{Condition, entity::prelude::*};
-use yai_agentkit_core::{ConversationId, Message, MessageFilter, MessageId, Result, Role};
+use yai_agentkit_core::{ConversationId, Message, MessageFilter, MessageId, Role};
 
 use crate::StoredEntity;
 
@@ -25,32 +24,6 @@ impl ActiveModelBehavior for ActiveModel {}
 impl StoredEntity for Message {
     type Table = Entity;
 
-    fn from_model(model: Model) -> Result<Self> {
-        Ok(Self {
-            id: MessageId(model.id),
-            conversation_id: ConversationId(model.conversation_id),
-            role: Role::from(model.role),
-            content: model.content,
-            metadata: model.metadata_,
-            created_at: model.created_at,
-        })
-    }
-
-    fn into_model(self) -> Model {
-        Model {
-            id: self.id.0,
-            conversation_id: self.conversation_id.0,
-            role: self.role.into(),
-            content: self.content,
-            metadata_: self.metadata,
-            created_at: self.created_at.trunc_subsecs(6),
-        }
-    }
-
-    fn key(id: &MessageId) -> Value {
-        id.0.into()
-    }
-
     fn condition(filter: &MessageFilter) -> Condition {
         Condition::all()
             .add_option(
@@ -64,5 +37,31 @@ impl StoredEntity for Message {
                     .as_ref()
                     .map(|role| Column::Role.eq(role.as_str())),
             )
+    }
+}
+
+impl From<Model> for Message {
+    fn from(model: Model) -> Self {
+        Self {
+            id: MessageId(model.id),
+            conversation_id: ConversationId(model.conversation_id),
+            role: Role::from(model.role),
+            content: model.content,
+            metadata: model.metadata_,
+            created_at: model.created_at,
+        }
+    }
+}
+
+impl From<Message> for Model {
+    fn from(message: Message) -> Self {
+        Self {
+            id: message.id.0,
+            conversation_id: message.conversation_id.0,
+            role: message.role.into(),
+            content: message.content,
+            metadata_: message.metadata,
+            created_at: message.created_at,
+        }
     }
 }

@@ -1,8 +1,5 @@
-use chrono::SubsecRound;
 use sea_orm::{Condition, entity::prelude::*};
-use yai_agentkit_core::{
-    ConversationId, Error, MessageId, Result, Turn, TurnFilter, TurnId, TurnStatus,
-};
+use yai_agentkit_core::{ConversationId, MessageId, Turn, TurnFilter, TurnId, TurnStatus};
 
 use crate::StoredEntity;
 
@@ -27,49 +24,6 @@ impl ActiveModelBehavior for ActiveModel {}
 impl StoredEntity for Turn {
     type Table = Entity;
 
-    fn from_model(model: Model) -> Result<Self> {
-        let known = [
-            TurnStatus::Running,
-            TurnStatus::Completed,
-            TurnStatus::Failed,
-        ];
-        let status = known
-            .into_iter()
-            .find(|status| status.as_str() == model.status);
-        let Some(status) = status else {
-            let reason = format!(
-                "turn {} has the unknown status `{}`",
-                model.id, model.status
-            );
-            return Err(Error::backend("read turn", reason));
-        };
-        Ok(Self {
-            id: TurnId(model.id),
-            conversation_id: ConversationId(model.conversation_id),
-            user_message_id: MessageId(model.user_message_id),
-            status,
-            error: model.error,
-            created_at: model.created_at,
-            updated_at: model.updated_at,
-        })
-    }
-
-    fn into_model(self) -> Model {
-        Model {
-            id: self.id.0,
-            conversation_id: self.conversation_id.0,
-            user_message_id: self.user_message_id.0,
-            status: self.status.as_str().to_owned(),
-            error: self.error,
-            created_at: self.created_at.trunc_subsecs(6),
-            updated_at: self.updated_at.trunc_subsecs(6),
-        }
-    }
-
-    fn key(id: &TurnId) -> Value {
-        id.0.into()
-    }
-
     fn condition(filter: &TurnFilter) -> Condition {
         Condition::all()
             .add_option(
@@ -82,5 +36,49 @@ impl StoredEntity for Turn {
                     .status
                     .map(|status| Column::Status.eq(status.as_str())),
             )
+    }
+}
+
+impl TryFrom<Model> for Turn {
+    type Error = String;
+
+    fn try_from(model: Model) -> Result<Self, String> {
+        let known = [
+            TurnStatus::Running,
+            TurnStatus::Completed,
+            TurnStatus::Failed,
+        ];
+        let status = known
+            .into_iter()
+            .find(|status| status.as_str() == model.status);
+        let status = status.ok_or_else(|| {
+            format!(
+                "turn {} has the unknown status `{}`",
+                model.id, model.status
+            )
+        })?;
+        Ok(Self {
+            id: TurnId(model.id),
+            conversation_id: ConversationId(model.conversation_id),
+            user_message_id: MessageId(model.user_message_id),
+            status,
+            error: model.error,
+            created_at: model.created_at,
+            updated_at: model.updated_at,
+        })
+    }
+}
+
+impl From<Turn> for Model {
+    fn from(turn: Turn) -> Self {
+        Self {
+            id: turn.id.0,
+            conversation_id: turn.conversation_id.0,
+            user_message_id: turn.user_message_id.0,
+            status: turn.status.as_str().to_owned(),
+            error: turn.error,
+            created_at: turn.created_at,
+            updated_at: turn.updated_at,
+        }
     }
 }

@@ -64,7 +64,7 @@ const MIGRATIONS: [Script; 3] = [
 pub(crate) async fn status(connection: &Connection) -> Result<Vec<Migration>> {
     let migrations = Migrator::get_migration_with_status_read_only(connection)
         .await
-        .map_err(migration_error)?;
+        .map_err(schema_error)?;
     let is_postgres = connection.is_postgres();
     Ok(migrations
         .iter()
@@ -90,22 +90,42 @@ pub(crate) async fn pending(connection: &Connection) -> Result<Vec<Migration>> {
     Ok(migrations)
 }
 
-/// Applies what is pending, in one transaction. Of several processes that do so at once one does
-/// it; the others wait, at most for `patience`, and find nothing left to do.
+/// Applies what is pending of our schema; see [`migrate_with`].
 pub(crate) async fn migrate(
     connection: &Connection,
     schema: Option<&str>,
     patience: Duration,
 ) -> Result<Vec<Migration>> {
+    let applied = migrate_with::<Migrator>(connection, schema, patience, schema_error).await?;
+    let mut migrations = Vec::new();
+    if !applied.is_empty() {
+        migrations = status(connection).await?;
+        migrations.retain(|migration| applied.contains(&migration.name));
+    }
+    Ok(migrations)
+}
+
+/// Applies what is pending of `M`, in one transaction, and returns the names. Of several processes
+/// that do so at once one does it; the others wait, at most for `patience`, and find nothing left
+/// to do.
+pub(crate) async fn migrate_with<M: MigratorTrait>(
+    connection: &Connection,
+    schema: Option<&str>,
+    patience: Duration,
+    explain: fn(DbErr) -> Error,
+) -> Result<Vec<String>> {
     let deadline = Instant::now() + patience;
     loop {
-        let pending = pending(connection).await?;
+        let pending = M::get_pending_migrations_read_only(connection)
+            .await
+            .map_err(explain)?;
         if pending.is_empty()
-            || apply(connection, schema, patience)
+            || apply::<M>(connection, schema, patience)
                 .await
-                .map_err(migration_error)?
+                .map_err(explain)?
         {
-            return Ok(pending);
+            let name = |migration: &sea_orm_migration::Migration| migration.name().to_owned();
+            return Ok(pending.iter().map(name).collect());
         }
         if Instant::now() > deadline {
             return Err(Error::unavailable(
@@ -118,7 +138,7 @@ pub(crate) async fn migrate(
 }
 
 /// `false` when another process is at it.
-async fn apply(
+async fn apply<M: MigratorTrait>(
     connection: &Connection,
     schema: Option<&str>,
     patience: Duration,
@@ -130,6 +150,7 @@ async fn apply(
             let options = postgres.pool.connect_options().as_ref().clone();
             let pool = PgPoolOptions::new()
                 .max_connections(1)
+                .acquire_timeout(patience)
                 .connect_with(options)
                 .await;
             let pool = pool.map_err(error::from_sqlx)?;
@@ -149,13 +170,16 @@ async fn apply(
                 return Ok(false);
             }
             if let Some(schema) = schema {
-                // The name holds nothing but letters, digits and underscores.
+                // The name holds nothing but letters, digits and underscores; it may be a keyword.
+                // IF NOT EXISTS asks for the right to create one even where there is one.
                 let sql = format!(
-                    "CREATE SCHEMA IF NOT EXISTS {schema}; SET LOCAL search_path = {schema}"
+                    "DO $$ BEGIN
+    IF to_regnamespace('\"{schema}\"') IS NULL THEN CREATE SCHEMA \"{schema}\"; END IF;
+END $$; SET LOCAL search_path = \"{schema}\""
                 );
                 transaction.execute_unprepared(&sql).await?;
             }
-            Migrator::up(&transaction, None).await?;
+            M::up(&transaction, None).await?;
             if behind_pooler {
                 transaction.execute_unprepared("DEALLOCATE ALL").await?;
             }
@@ -166,15 +190,11 @@ async fn apply(
                 sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
                 ..TransactionOptions::default()
             };
+            sqlite.lift_time_limit().await?;
             let writer = DatabaseConnection::from(sqlite.writer.clone());
             let transaction = writer.begin_with_options(options).await?;
-            Migrator::up(&transaction, None).await?;
+            M::up(&transaction, None).await?;
             transaction.commit().await?;
-        }
-        Connection::PostgresTransaction(..) | Connection::SqliteTransaction(..) => {
-            return Err(DbErr::Custom(
-                "migrations need a transaction of their own".to_owned(),
-            ));
         }
     }
     Ok(true)
@@ -190,7 +210,12 @@ async fn try_lock(transaction: &DatabaseTransaction, schema: &str) -> Result<boo
     }
 }
 
-fn migration_error(error: DbErr) -> Error {
+/// What an error says about our schema.
+fn schema_error(error: DbErr) -> Error {
+    const TABLE_EXISTS: &str = "42P07";
+    const NO_SUCH_COLUMN: &str = "42703";
+    // What SQLite says of both.
+    const SQLITE_ERROR: &str = "1";
     if matches!(&error, DbErr::Custom(_)) {
         return Error::configuration(
             "database schema",
@@ -198,17 +223,25 @@ fn migration_error(error: DbErr) -> Error {
         );
     }
     match error::code(&error).as_deref() {
-        Some("42P07") => Error::configuration(
+        Some(TABLE_EXISTS | NO_SUCH_COLUMN | SQLITE_ERROR) => Error::configuration(
             "database schema",
             "holds a table of another application with the name of one of ours \
-             (threads, agent_conversations, agent_messages, agent_turns): set DB_SCHEMA",
+             (checkpoints, checkpoint_*, threads, agent_*): set DB_SCHEMA, or for SQLite another file",
         ),
-        Some("55P03") => Error::unavailable(
+        _ => migration_error(error),
+    }
+}
+
+/// What an error says about any migration.
+pub(crate) fn migration_error(error: DbErr) -> Error {
+    const LOCKED: &str = "55P03";
+    if error::code(&error).as_deref() == Some(LOCKED) {
+        return Error::unavailable(
             "migrate: another transaction keeps a table locked; end it (see pg_stat_activity)",
             error,
-        ),
-        _ => error::storage_error("migrate", error),
+        );
     }
+    error::storage_error("migrate", error)
 }
 
 struct Migrator;

@@ -23,9 +23,26 @@ impl TestDatabase {
         }
     }
 
+    /// One that LangGraph's savers of an old version have written to.
+    pub(crate) async fn old(version: u32) -> Self {
+        let database = Self::create().await;
+        let arguments = [&*version.to_string()];
+        database.python("old_database.py", &arguments).await;
+        database
+    }
+
     /// Connects AgentKit, which migrates.
     pub(crate) async fn connect(&self) -> Database {
-        let config = DatabaseConfig::new(&*self.url).unwrap();
+        self.connect_at(&self.url).await
+    }
+
+    /// The same through PgBouncer.
+    pub(crate) async fn connect_through_pgbouncer(&self) -> Database {
+        self.connect_at(&self.database.pgbouncer_url).await
+    }
+
+    async fn connect_at(&self, url: &str) -> Database {
+        let config = DatabaseConfig::new(url).unwrap();
         Database::connect(&config).await.unwrap()
     }
 

@@ -1,7 +1,12 @@
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
-use yai_agentkit_core::Storage;
+use sqlx::{Connection, Executor, PgConnection, Postgres, Transaction};
+use yai_agentkit_core::{Error, Storage};
+use yai_agentkit_persistence::{Database, DatabaseConfig};
 
 use crate::{
     database::TestDatabase,
@@ -9,6 +14,9 @@ use crate::{
 };
 
 const LAST_VERSION: u32 = 9;
+
+/// The last one at which a table must change.
+const NEEDS_CHANGES: u32 = 8;
 
 /// The indexes that LangGraph's migrations 6 to 8 make, which repeat the primary keys.
 const SPARED: &str = "_thread_id_idx ON ";
@@ -19,12 +27,26 @@ async fn a_database_of_any_version_is_taken_over_with_its_data() {
 }
 
 async fn take_over(version: u32) {
-    let database = TestDatabase::create().await;
-    let arguments = [&*version.to_string()];
-    database.python("old_database.py", &arguments).await;
+    let database = TestDatabase::old(version).await;
     let rows = database.rows().await;
-
     let ours = database.connect().await;
+    assert_is_taken_over(version, database, ours, rows).await;
+}
+
+#[tokio::test]
+async fn a_database_is_taken_over_through_pgbouncer() {
+    let database = TestDatabase::old(NEEDS_CHANGES).await;
+    let rows = database.rows().await;
+    let ours = database.connect_through_pgbouncer().await;
+    assert_is_taken_over(NEEDS_CHANGES, database, ours, rows).await;
+}
+
+async fn assert_is_taken_over(
+    version: u32,
+    database: TestDatabase,
+    ours: Database,
+    rows: Vec<String>,
+) {
     assert_eq!(database.rows().await, rows, "version {version}");
     let expected: &[&str] = if version == 0 { &[] } else { &["a", "b", "c"] };
     let listed = threads(&*ours.checkpointer()).await;
@@ -41,14 +63,61 @@ async fn take_over(version: u32) {
 
 #[tokio::test]
 async fn a_second_connection_finds_nothing_left_to_migrate() {
-    let database = TestDatabase::create().await;
-    database.python("old_database.py", &["9"]).await;
+    let database = TestDatabase::old(LAST_VERSION).await;
     database.connect().await.close().await;
     let (schema, rows) = (database.schema().await, database.rows().await);
     database.connect().await.close().await;
     assert_eq!(database.schema().await, schema);
     assert_eq!(database.rows().await, rows);
     database.remove().await;
+}
+
+#[tokio::test]
+async fn an_old_open_transaction_is_reported_where_a_table_must_change() {
+    let database = TestDatabase::old(NEEDS_CHANGES).await;
+    let (schema, rows) = (database.schema().await, database.rows().await);
+    let mut reader = PgConnection::connect(&database.url).await.unwrap();
+    let transaction = read_all(&mut reader).await;
+
+    let timeout = Duration::from_secs(1);
+    let config = DatabaseConfig::new(&*database.url).unwrap();
+    let config = config.connection_timeout(timeout).unwrap();
+    let started = Instant::now();
+    let Err(error) = Database::connect(&config).await else {
+        panic!("it changed a table that another transaction reads");
+    };
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    assert!(error.to_string().contains("pg_stat_activity"), "{error}");
+    let elapsed = started.elapsed();
+    assert!(elapsed < timeout * 4, "{elapsed:?}");
+    assert_eq!(database.schema().await, schema);
+    assert_eq!(database.rows().await, rows);
+
+    transaction.rollback().await.unwrap();
+    database.connect().await.close().await;
+    assert_eq!(database.rows().await, rows);
+    database.remove().await;
+}
+
+#[tokio::test]
+async fn an_old_open_transaction_does_not_disturb_where_no_table_must_change() {
+    let database = TestDatabase::old(LAST_VERSION).await;
+    let rows = database.rows().await;
+    let mut reader = PgConnection::connect(&database.url).await.unwrap();
+    let transaction = read_all(&mut reader).await;
+    database.connect().await.close().await;
+    transaction.rollback().await.unwrap();
+    assert_eq!(database.rows().await, rows);
+    database.remove().await;
+}
+
+/// A transaction that has read every table of LangGraph's.
+async fn read_all(connection: &mut PgConnection) -> Transaction<'_, Postgres> {
+    let mut transaction = connection.begin().await.unwrap();
+    let script = "SELECT * FROM checkpoints; SELECT * FROM checkpoint_blobs;
+        SELECT * FROM checkpoint_writes; SELECT * FROM checkpoint_migrations";
+    transaction.execute(sqlx::raw_sql(script)).await.unwrap();
+    transaction
 }
 
 #[tokio::test]

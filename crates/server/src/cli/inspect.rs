@@ -51,7 +51,7 @@ pub(super) async fn threads(
     settings: Settings,
     arguments: ThreadsArguments,
 ) -> Result<(), BoxError> {
-    let database = Database::connect(&settings.database).await?;
+    let database = open(settings).await?;
     let page = database
         .checkpointer()
         .threads(arguments.limit, None)
@@ -78,7 +78,7 @@ pub(super) async fn history(
     settings: Settings,
     arguments: HistoryArguments,
 ) -> Result<(), BoxError> {
-    let database = Database::connect(&settings.database).await?;
+    let database = open(settings).await?;
     let query = CheckpointQuery {
         namespace: arguments.namespace.map(Namespace::from),
         limit: Some(arguments.limit),
@@ -98,7 +98,7 @@ pub(super) async fn history(
 }
 
 pub(super) async fn show(settings: Settings, arguments: ShowArguments) -> Result<(), BoxError> {
-    let database = Database::connect(&settings.database).await?;
+    let database = open(settings).await?;
     let selector = CheckpointSelector {
         namespace: arguments.namespace.into(),
         checkpoint_id: arguments.checkpoint.map(Into::into),
@@ -139,4 +139,9 @@ fn summary(view: &CheckpointView) -> String {
     };
     let (id, created_at) = (&view.checkpoint_id, &view.created_at);
     format!("{id}  {created_at}  step {step}  {source}{namespace}")
+}
+
+/// Who only looks neither makes a database nor migrates it.
+async fn open(settings: Settings) -> Result<Database, Error> {
+    Database::connect(&settings.database.generate_schemas(false)).await
 }

@@ -59,6 +59,13 @@ Examples:
 
 Environment (a flag goes before it, agentkit.toml behind it):
   DATABASE_URL               sqlite:FILE or postgresql://USER:PASSWORD@HOST/NAME
+  DB_GENERATE_SCHEMAS        migrate on connecting: true or false [true]
+  DB_MAX_CONNECTIONS         connections at most [20]
+  DB_MIN_CONNECTIONS         connections kept open [1]
+  DB_CONNECTION_TIMEOUT      seconds to wait for a connection, retries included [30]
+  DB_QUERY_TIMEOUT           seconds until the database ends a statement [30]
+  DB_SCHEMA                  the PostgreSQL schema of the tables [the connection's]
+  DB_TRANSACTION_POOLER      PgBouncer in transaction mode stands before it [found out]
   AGENTKIT_CONFIG            the settings file [agentkit.toml]
   AGENTKIT_BIND              where the server listens; port 0 takes a free one [127.0.0.1:8080]
   AGENTKIT_AGENT             offline (no network needed) or openai [offline]

@@ -94,11 +94,17 @@ impl Problem {
         .because(cause)
     }
 
+    /// Nothing was stored: the same request may come again in `seconds`.
     fn unavailable(name: &'static str, detail: impl Into<Cow<'static, str>>, seconds: u32) -> Self {
         Self {
             retry_after: Some(seconds),
-            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, name, detail)
+            ..Self::stored(name, detail)
         }
+    }
+
+    /// The message was stored: the same request would store it again.
+    fn stored(name: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, name, detail)
     }
 
     /// The storage does not answer.
@@ -143,9 +149,9 @@ impl From<TurnError> for Problem {
             TurnError::Storage(error) => error.into(),
             TurnError::Busy(_) => Self::new(StatusCode::CONFLICT, "turn-running", detail),
             TurnError::ShuttingDown => Self::shutting_down(),
-            TurnError::Interrupted => Self::unavailable("turn-interrupted", detail, 5),
+            TurnError::Interrupted => Self::stored("turn-interrupted", detail),
             TurnError::Agent(AgentError::Unavailable { .. }) => {
-                Self::unavailable("agent-unavailable", detail, 5).because(error)
+                Self::stored("agent-unavailable", detail).because(error)
             }
             TurnError::Agent(_)
             | TurnError::AgentCrashed

@@ -128,7 +128,7 @@ fn a_file_that_cannot_be_read_names_the_line_without_its_secrets() {
         ("\n\n[openai]\napi_key = 'hunter2", "line 4: "),
     ] {
         let (setting, reason) = fault(&Flags::default(), file, &[]);
-        assert_eq!(setting, "agentkit.toml");
+        assert_eq!(setting, "settings file");
         assert!(reason.starts_with(message), "{reason}");
         assert!(!reason.contains("hunter2"));
     }

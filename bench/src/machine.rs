@@ -1,0 +1,38 @@
+//! What the figures were measured on.
+
+use std::{fs, process::Command};
+
+use crate::server;
+
+/// Machine and versions as a list in Markdown.
+pub(crate) fn description() -> String {
+    let field = |file: &str, name: &str| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(name));
+        let value = line.and_then(|line| line.split_once(':'));
+        value.map_or("unknown".to_owned(), |(_, value)| value.trim().to_owned())
+    };
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let profile = if cfg!(debug_assertions) {
+        "debug"
+    } else {
+        "release"
+    };
+    format!(
+        "- {}, {cores} cores, memory {}\n- {} {}\n- {}, {profile} build, {}",
+        field("/proc/cpuinfo", "model name"),
+        field("/proc/meminfo", "MemTotal"),
+        std::env::consts::OS,
+        kernel.trim(),
+        version(server::binary().unwrap_or_default().as_os_str()),
+        version("rustc".as_ref()),
+    )
+}
+
+fn version(program: &std::ffi::OsStr) -> String {
+    let output = Command::new(program).arg("--version").output();
+    output.map_or("unknown".to_owned(), |output| {
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    })
+}

@@ -1,0 +1,230 @@
+//! Where statements run: a pool, or one transaction.
+
+mod postgres;
+mod session;
+mod sqlite;
+
+use std::ops::Deref;
+
+use async_trait::async_trait;
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, Statement};
+use sea_query_sqlx::SqlxValues;
+use sqlx::{AssertSqlSafe, Executor, SqlSafeStr, SqlStr};
+
+use crate::error::from_sqlx;
+
+pub(crate) use postgres::{PostgresSource, answers};
+pub(crate) use sqlite::SqliteSource;
+
+/// A pool, or a transaction on one of its connections. A clone is the same.
+#[derive(Clone)]
+pub(crate) enum Connection {
+    Postgres(PostgresSource),
+    Sqlite(SqliteSource),
+}
+
+/// A transaction under way. Dropping it undoes it, unless it was only entered.
+pub(crate) struct Transaction {
+    connection: Connection,
+    entered: bool,
+}
+
+impl Transaction {
+    /// Makes what follows undoable within a transaction that was entered, and that would be of no
+    /// more use on PostgreSQL after an error.
+    pub(crate) async fn save(&self) -> Result<(), DbErr> {
+        self.if_entered("SAVEPOINT entered").await
+    }
+
+    /// Undoes what came after [`save`](Self::save).
+    pub(crate) async fn undo_to_save(&self) -> Result<(), DbErr> {
+        self.if_entered("ROLLBACK TO SAVEPOINT entered").await
+    }
+
+    async fn if_entered(&self, sql: &str) -> Result<(), DbErr> {
+        if self.entered {
+            self.connection.execute_unprepared(sql).await?;
+        }
+        Ok(())
+    }
+
+    /// Commits, unless whoever began the transaction will.
+    pub(crate) async fn commit(self) -> Result<(), DbErr> {
+        if self.entered {
+            Ok(())
+        } else {
+            self.connection.commit().await
+        }
+    }
+}
+
+impl Deref for Transaction {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+/// Awaits `$attempt`, which must be safe to repeat; and once more where the connection turns out to
+/// have been lost and is not a transaction: a connection that died in the pool must not fail its
+/// next user. (A function that took an async closure could not promise that its future is `Send`.)
+macro_rules! retrying {
+    ($connection:expr, $attempt:expr) => {
+        match $attempt.await {
+            Err(error)
+                if $crate::error::is_disconnected(&error)
+                    && $connection.replace_dead_connections().await =>
+            {
+                $attempt.await
+            }
+            result => result,
+        }
+    };
+}
+pub(crate) use retrying;
+
+impl Connection {
+    pub(crate) fn is_postgres(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+
+    pub(crate) fn is_transaction(&self) -> bool {
+        match self {
+            Self::Postgres(postgres) => postgres.unit.is_some(),
+            Self::Sqlite(sqlite) => sqlite.unit.is_some(),
+        }
+    }
+
+    /// Drops the idle connections that don't answer. `false` where there is none to lose, or a
+    /// transaction went with it.
+    pub(crate) async fn replace_dead_connections(&self) -> bool {
+        match self {
+            Self::Postgres(postgres) if !self.is_transaction() => {
+                postgres.replace_dead_connections().await;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Begins a transaction, or enters this one where it is one.
+    pub(crate) async fn begin(&self) -> Result<Transaction, DbErr> {
+        let entered = self.is_transaction();
+        let connection = match self {
+            _ if entered => self.clone(),
+            // Nothing has happened yet, so that a lost connection shows without harm.
+            Self::Postgres(postgres) => Self::Postgres(retrying!(self, postgres.begin())?),
+            Self::Sqlite(sqlite) => Self::Sqlite(sqlite.begin().await?),
+        };
+        Ok(Transaction {
+            connection,
+            entered,
+        })
+    }
+
+    async fn commit(self) -> Result<(), DbErr> {
+        match self {
+            Self::Postgres(PostgresSource {
+                unit: Some(unit), ..
+            }) => session::commit(&unit).await,
+            Self::Sqlite(SqliteSource {
+                unit: Some(unit), ..
+            }) => session::commit(&unit).await,
+            Self::Postgres(_) | Self::Sqlite(_) => Ok(()),
+        }
+    }
+
+    /// Waits for what is under way and closes every connection.
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Postgres(postgres) => postgres.pool.close().await,
+            Self::Sqlite(sqlite) => {
+                sqlite.readers.close().await;
+                sqlite.writer.close().await;
+            }
+        }
+    }
+}
+
+/// Runs one statement: `$run` on a session of `$source`.
+macro_rules! in_session {
+    ($session:expr, |$connection:ident| $run:expr) => {{
+        let mut session = $session.await?;
+        let $connection = session.connection()?;
+        let result = $run.await.map_err(from_sqlx)?;
+        session.finish().await?;
+        result
+    }};
+}
+
+/// What SeaORM runs on, and our own SQL: one round trip and one transaction a statement.
+#[async_trait]
+impl ConnectionTrait for Connection {
+    fn get_database_backend(&self) -> DbBackend {
+        match self {
+            Self::Postgres(_) => DbBackend::Postgres,
+            Self::Sqlite(_) => DbBackend::Sqlite,
+        }
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        let (sql, values) = parts(statement);
+        Ok(match self {
+            Self::Postgres(postgres) => in_session!(postgres.session(), |connection| {
+                postgres.query(sql, values).execute(connection)
+            })
+            .into(),
+            Self::Sqlite(sqlite) => in_session!(sqlite.session(sql.as_str()), |connection| {
+                sqlite.query(sql, values).execute(connection)
+            })
+            .into(),
+        })
+    }
+
+    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        let script = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+        Ok(match self {
+            Self::Postgres(postgres) => in_session!(postgres.session(), |connection| {
+                connection.execute(script)
+            })
+            .into(),
+            Self::Sqlite(sqlite) => in_session!(sqlite.session(sql), |connection| {
+                connection.execute(script)
+            })
+            .into(),
+        })
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        Ok(self.query_all_raw(statement).await?.into_iter().next())
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        let (sql, values) = parts(statement);
+        Ok(match self {
+            Self::Postgres(postgres) => in_session!(postgres.session(), |connection| {
+                postgres.query(sql, values).fetch_all(connection)
+            })
+            .into_iter()
+            .map(Into::into)
+            .collect(),
+            Self::Sqlite(sqlite) => in_session!(sqlite.session(sql.as_str()), |connection| {
+                sqlite.query(sql, values).fetch_all(connection)
+            })
+            .into_iter()
+            .map(Into::into)
+            .collect(),
+        })
+    }
+}
+
+fn parts(statement: Statement) -> (SqlStr, SqlxValues) {
+    let values = statement
+        .values
+        .unwrap_or(sea_orm::sea_query::Values(Vec::new()));
+    (
+        AssertSqlSafe(statement.sql).into_sql_str(),
+        SqlxValues(values),
+    )
+}

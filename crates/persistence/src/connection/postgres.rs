@@ -1,0 +1,88 @@
+use std::{sync::Arc, time::Duration};
+
+use sea_orm::DbErr;
+use sea_query_sqlx::SqlxValues;
+use sqlx::{
+    AssertSqlSafe, Connection as _, IntoArguments, PgConnection, PgPool, Postgres, SqlStr,
+    postgres::PgArguments, query::Query,
+};
+use tokio::sync::Mutex;
+
+use super::session::{Session, Unit};
+use crate::error::from_sqlx;
+
+/// More than a server in use takes to say that it is there.
+const TIME_TO_ANSWER: Duration = Duration::from_secs(2);
+
+#[derive(Clone)]
+pub(crate) struct PostgresSource {
+    pub(crate) pool: PgPool,
+    /// Behind a transaction pooler every statement runs in a transaction of its own, begun with
+    /// this: nothing set on a connection, and no prepared statement, outlives a transaction there.
+    pub(crate) pooler_begin: Option<Arc<str>>,
+    /// The transaction to run in.
+    pub(super) unit: Option<Unit<Postgres>>,
+}
+
+impl PostgresSource {
+    pub(crate) fn new(pool: PgPool, pooler_begin: Option<Arc<str>>) -> Self {
+        Self {
+            pool,
+            pooler_begin,
+            unit: None,
+        }
+    }
+
+    pub(super) async fn begin(&self) -> Result<Self, DbErr> {
+        let unit = Arc::new(Mutex::new(Some(self.transaction().await?)));
+        Ok(Self {
+            unit: Some(unit),
+            ..self.clone()
+        })
+    }
+
+    pub(super) async fn session(&self) -> Result<Session<Postgres>, DbErr> {
+        match (&self.unit, &self.pooler_begin) {
+            (Some(unit), _) => Ok(Session::of_unit(unit).await),
+            (None, Some(_)) => Ok(Session::Wrapped(self.transaction().await?)),
+            (None, None) => {
+                let connection = self.pool.acquire().await;
+                Ok(Session::Alone(connection.map_err(from_sqlx)?))
+            }
+        }
+    }
+
+    pub(super) fn query(
+        &self,
+        sql: SqlStr,
+        values: SqlxValues,
+    ) -> Query<'static, Postgres, PgArguments> {
+        let arguments = IntoArguments::<Postgres>::into_arguments(values);
+        sqlx::query_with(sql, arguments).persistent(self.pooler_begin.is_none())
+    }
+
+    /// Drops the idle connections that don't answer.
+    pub(super) async fn replace_dead_connections(&self) {
+        for _ in 0..self.pool.num_idle() {
+            if let Some(mut connection) = self.pool.try_acquire()
+                && !answers(&mut connection).await
+            {
+                connection.close_on_drop();
+            }
+        }
+    }
+
+    async fn transaction(&self) -> Result<sqlx::Transaction<'static, Postgres>, DbErr> {
+        let begun = match &self.pooler_begin {
+            None => self.pool.begin().await,
+            Some(begin) => self.pool.begin_with(AssertSqlSafe(Arc::clone(begin))).await,
+        };
+        begun.map_err(from_sqlx)
+    }
+}
+
+/// Whether the server is there. One that a firewall has cut off says nothing, for long.
+pub(crate) async fn answers(connection: &mut PgConnection) -> bool {
+    let ping = tokio::time::timeout(TIME_TO_ANSWER, connection.ping()).await;
+    ping.is_ok_and(|answer| answer.is_ok())
+}

@@ -1,0 +1,154 @@
+//! What the databases plan for a statement: the plans of the statements that must stay fast are
+//! tested where these stand.
+
+use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
+
+use crate::{Database, DatabaseConfig, connection::Connection};
+
+/// One of each kind, filled.
+pub(crate) struct Databases {
+    postgres: Database,
+    sqlite: Database,
+    schema: String,
+}
+
+/// Those with many rows. On SQLite a plan names their aliases.
+const LARGE_TABLES: [&str; 10] = [
+    "checkpoints",
+    "checkpoint_blobs",
+    "checkpoint_writes",
+    "threads",
+    "agent_conversations",
+    "agent_messages",
+    "c",
+    "b",
+    "w",
+    "t",
+];
+
+impl Databases {
+    /// Filled by `rows`, a script for both: the table `numbers` holds an `i` from 1 to 20000.
+    pub(crate) async fn with(rows: &str) -> Self {
+        let url = std::env::var("AGENTKIT_TEST_POSTGRES_URL");
+        let url = url.expect("AGENTKIT_TEST_POSTGRES_URL is not set: run ./test");
+        let schema = format!("plans_{}", uuid::Uuid::new_v4().simple());
+        let config = DatabaseConfig::new(url).and_then(|config| config.schema(&*schema));
+        let postgres = Database::connect(&config.unwrap()).await.unwrap();
+        let config = DatabaseConfig::new("sqlite::memory:").unwrap();
+        let sqlite = Database::connect(&config).await.unwrap();
+        let (blob, time, id) = (
+            "'\\x00'::bytea",
+            "now() - i * interval '1 s'",
+            "gen_random_uuid()",
+        );
+        fill(&postgres, rows, blob, time, id).await;
+        let (blob, time, id) = ("x'00'", "datetime(1e9 - i, 'unixepoch')", "randomblob(16)");
+        fill(&sqlite, rows, blob, time, id).await;
+        Self {
+            postgres,
+            sqlite,
+            schema,
+        }
+    }
+
+    /// That the plans of `statement` use the indexes, named as on PostgreSQL, and read no large
+    /// table from end to end.
+    pub(crate) async fn assert_uses(
+        &self,
+        statement: impl Fn(&Connection) -> Statement,
+        indexes: &[&str],
+    ) {
+        let on_postgres = statement(&self.postgres.connection);
+        self.assert_postgres_uses(on_postgres, indexes).await;
+        let connection = &self.sqlite.connection;
+        let explain = prefixed("EXPLAIN QUERY PLAN", statement(connection));
+        let plan = lines(connection, explain, 3).await;
+        for index in indexes {
+            let name = match index.strip_suffix("_pkey") {
+                Some(table) => format!("sqlite_autoindex_{table}_1"),
+                None => (*index).to_owned(),
+            };
+            assert!(plan.contains(&name), "no {name} in\n{plan}");
+        }
+        for line in plan.lines() {
+            for table in LARGE_TABLES {
+                let is_scan = line == format!("SCAN {table}");
+                assert!(!is_scan, "{line} in\n{plan}");
+            }
+        }
+    }
+
+    /// The same on PostgreSQL alone: the plan for these values, and the one for any.
+    pub(crate) async fn assert_postgres_uses(&self, statement: Statement, indexes: &[&str]) {
+        let values = statement.values.iter().flat_map(|values| &values.0);
+        // As sqlx declares them; the server finds out the others.
+        let types = values.map(|value| match value {
+            Value::String(_) => "text",
+            _ => "unknown",
+        });
+        let types: Vec<&str> = types.collect();
+        let transaction = self.postgres.connection.begin().await.unwrap();
+        let custom = lines(&transaction, prefixed("EXPLAIN", statement.clone()), 0).await;
+        let prepare = format!(
+            "SET LOCAL plan_cache_mode = force_generic_plan; PREPARE explained ({}) AS {}",
+            types.join(", "),
+            statement.sql
+        );
+        transaction.execute_unprepared(&prepare).await.unwrap();
+        let arguments = vec!["NULL"; types.len()].join(", ");
+        let execute = format!("EXPLAIN EXECUTE explained ({arguments})");
+        let explain = Statement::from_string(DbBackend::Postgres, execute);
+        let generic = lines(&transaction, explain, 0).await;
+        transaction
+            .execute_unprepared("DEALLOCATE explained")
+            .await
+            .unwrap();
+        for plan in [custom, generic] {
+            for index in indexes {
+                assert!(plan.contains(index), "no {index} in\n{plan}");
+            }
+            // A hash or merge join reads one side whole; a nested loop looks rows up.
+            assert!(!plan.contains(" Join  ("), "{plan}");
+            for table in LARGE_TABLES {
+                let scan = format!("Seq Scan on {table} ");
+                assert!(!plan.contains(&scan), "{scan} in\n{plan}");
+            }
+        }
+    }
+
+    pub(crate) async fn remove(self) {
+        let drop = format!("DROP SCHEMA {} CASCADE", self.schema);
+        self.postgres.execute_script(&drop).await.unwrap();
+        self.postgres.close().await;
+        self.sqlite.close().await;
+    }
+}
+
+async fn fill(database: &Database, rows: &str, blob: &str, time: &str, id: &str) {
+    let rows = rows
+        .replace("{blob}", blob)
+        .replace("{time}", time)
+        .replace("{id}", id);
+    let script = format!(
+        "CREATE TABLE numbers (i INTEGER);
+WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+INSERT INTO numbers SELECT i FROM n;
+{rows}
+ANALYZE"
+    );
+    database.execute_script(&script).await.unwrap();
+}
+
+fn prefixed(prefix: &str, mut statement: Statement) -> Statement {
+    statement.sql = format!("{prefix} {}", statement.sql);
+    statement
+}
+
+async fn lines(connection: &Connection, explain: Statement, column: usize) -> String {
+    let rows = connection.query_all_raw(explain).await.unwrap();
+    let lines: Vec<String> = rows
+        .iter()
+        .map(|row| row.try_get_by_index(column).unwrap())
+        .collect();
+    lines.join("\n")
+}

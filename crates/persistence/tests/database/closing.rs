@@ -1,0 +1,48 @@
+use std::time::Duration;
+
+use yai_agentkit_core::{Conversation, Storage};
+
+use crate::{
+    fixture::{assert_unavailable, connect, sqlite_file, store_something},
+    support::PostgresDatabase,
+};
+
+#[tokio::test]
+async fn closing_postgres_waits_for_what_is_under_way() {
+    let postgres = PostgresDatabase::create("closing").await;
+    closing_waits_for_what_is_under_way(&postgres.url).await;
+    postgres.remove().await;
+}
+
+#[tokio::test]
+async fn closing_sqlite_waits_for_what_is_under_way() {
+    let (_directory, _, url) = sqlite_file();
+    closing_waits_for_what_is_under_way(&url).await;
+}
+
+async fn closing_waits_for_what_is_under_way(url: &str) {
+    let database = connect(url).await;
+    let stored = store_something(&database).await;
+    let unit = database.begin().await.unwrap();
+    let closing = tokio::spawn({
+        let database = database.clone();
+        async move { database.close().await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!closing.is_finished());
+
+    let conversation = Conversation::titled("the last");
+    let added = unit.conversations().add(conversation).await.unwrap();
+    unit.commit().await.unwrap();
+    closing.await.unwrap();
+    assert_unavailable(database.conversations().get(&stored.id).await);
+    assert_unavailable(database.conversations().delete(&stored.id).await);
+    assert_unavailable(database.checkpointer().threads(1, None).await);
+    assert_unavailable(database.begin().await);
+    assert_unavailable(database.ping().await);
+
+    let again = connect(url).await;
+    let found = again.conversations().get(&added.id).await.unwrap();
+    assert_eq!(found, Some(added));
+    again.close().await;
+}

@@ -1,0 +1,15 @@
+//! What a database handle promises beside the contracts: connecting, lost connections, limits of
+//! time, schemas, migrations, TLS, closing. `./test` provides the servers.
+
+mod closing;
+mod connecting;
+mod fixture;
+mod limits;
+mod lost_connections;
+mod migrating;
+mod proxy;
+mod schemas;
+mod sqlite;
+#[path = "../support/mod.rs"]
+mod support;
+mod tls;

@@ -1,0 +1,59 @@
+use std::time::{Duration, Instant};
+
+use yai_agentkit_core::{CheckpointerExt, ListQuery, Storage};
+
+use crate::fixture::{
+    assert_configuration, child, child_url, config, connect, refusal, sqlite_file, store_something,
+};
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_killed_process() {
+    const NAME: &str = "sqlite::what_was_acknowledged_survives_a_killed_process";
+    if let Some(url) = child_url() {
+        store_something(&connect(&url).await).await;
+        std::process::abort();
+    }
+    let (_directory, _, url) = sqlite_file();
+    let output = child(NAME, &url).output().await.unwrap();
+    assert_eq!(output.status.code(), None, "{output:?}");
+    let database = connect(&url).await;
+    let found = database.conversations().list(&ListQuery::default()).await;
+    let [conversation] = &found.unwrap().items[..] else {
+        panic!("not one conversation");
+    };
+    let threads = database.checkpointer().keys(10).await.unwrap();
+    assert_eq!(threads, [conversation.thread_id()]);
+}
+
+#[tokio::test]
+async fn what_is_no_database_is_refused_at_once() {
+    let (directory, file, url) = sqlite_file();
+    std::fs::write(&file, "Dear diary, ".repeat(1000)).unwrap();
+    let other = |path: &str| format!("sqlite:{path}");
+    let started = Instant::now();
+    for url in [
+        url,
+        other(&directory.path().display().to_string()),
+        other("/no/such/directory/agentkit.db"),
+        // A directory in which nobody may make a file, not even root.
+        other("/proc/agentkit.db"),
+    ] {
+        assert_configuration(&refusal(&config(&url)).await, "DATABASE_URL");
+    }
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_file_opened_for_reading_refuses_a_write() {
+    let (_directory, _, url) = sqlite_file();
+    let read_only = format!("{url}?mode=ro");
+    connect(&url).await.close().await;
+    let database = connect(&read_only).await;
+    let conversation = yai_agentkit_core::Conversation::titled("new");
+    let error = database
+        .conversations()
+        .add(conversation)
+        .await
+        .unwrap_err();
+    assert_configuration(&error, "readonly");
+}

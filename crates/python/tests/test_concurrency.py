@@ -114,7 +114,15 @@ def test_a_waiting_thread_lets_others_run(postgres_url):
         assert not waiting.is_alive()
 
 
-def test_ctrl_c_ends_a_blocking_call(postgres_url):
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in a terminal: a job in the background would not hear it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_a_blocking_call(ctrl_c, postgres_url):
     with AgentkitSaver.from_conn_string(postgres_url) as saver:
         with psycopg.connect(postgres_url) as blocker:
             blocker.execute("LOCK TABLE checkpoints IN ACCESS EXCLUSIVE MODE")

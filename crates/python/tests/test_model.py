@@ -13,7 +13,8 @@ from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, TASKS
 CHANNELS = ["a", "b", "中"]
 THREADS = ["one", "two"]
 NAMESPACES = ["", "child"]
-TASK_IDS = ["task-1", "task-2"]
+# A task has one path: its id is made of it.
+TASKS_AT = [("task-1", ""), ("task-2", "~1"), ("task-3", "~0")]
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1)
@@ -35,7 +36,7 @@ operation = st.one_of(
     st.tuples(st.just("put"), place, index, st.dictionaries(st.sampled_from(CHANNELS), values), metadata),
     st.tuples(
         st.just("put_writes"), index, writes,
-        st.sampled_from(TASK_IDS), st.sampled_from(["", "~0", "~1"]),
+        st.sampled_from(TASKS_AT),
     ),
     st.tuples(st.just("get"), place, index, st.booleans()),
     st.tuples(
@@ -123,11 +124,9 @@ class Run:
         )
         self.stored.append(place)
 
-    async def put_writes(self, index, writes, task_id, task_path):
+    async def put_writes(self, index, writes, task):
         if at := self.at(index):
-            await self.agree(
-                lambda saver: self.call(saver, "put_writes", at, writes, task_id, task_path)
-            )
+            await self.agree(lambda saver: self.call(saver, "put_writes", at, writes, *task))
 
     async def get(self, place, index, latest):
         at = config(self.thread(place[0]), namespace=place[1]) if latest else self.at(index)

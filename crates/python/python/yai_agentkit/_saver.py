@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import builtins
 import json
-import math
 import os
 import random
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
@@ -457,13 +456,13 @@ class _Done:
 def _is_inline(value: object) -> bool:
     """Whether a value stays within the checkpoint's JSON, as in LangGraph's PostgreSQL saver.
 
-    What PostgreSQL's JSON has no room for is stored apart, where that saver fails and from where
-    it reads it back.
+    What PostgreSQL's JSON would refuse or change (it writes a float from 1e16 on as an integer of
+    other digits) is stored apart, from where that saver reads it back too.
     """
     if isinstance(value, str):
         return "\0" not in value
     if isinstance(value, float):
-        return math.isfinite(value)
+        return abs(value) < 1e16
     return value is None or isinstance(value, (bool, int))
 
 

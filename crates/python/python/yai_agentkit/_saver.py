@@ -21,6 +21,7 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.types import TASKS, _DeltaSnapshot
 
+from yai_agentkit._conninfo import as_url
 from yai_agentkit._native import Engine
 
 if TYPE_CHECKING:
@@ -82,18 +83,19 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         pipeline: bool = False,
         serde: SerializerProtocol | None = None,
     ) -> Self:
-        """A saver for one URL.
+        """A saver for one database.
 
         Args:
-            conn_string: `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, `sqlite:FILE`
-                (`sqlite:///` before an absolute path), or `sqlite::memory:`.
+            conn_string: `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, libpq's
+                `host=… dbname=…`, `sqlite:FILE` (`sqlite:///` before an absolute path), or
+                `sqlite::memory:`.
             pipeline: Accepted for the sake of LangGraph's savers. One call is one round trip anyway.
             serde: How values become bytes; LangGraph's `JsonPlusSerializer` by default.
 
         Raises:
-            ValueError: If the URL can't be read.
+            ValueError: If it can't be read.
         """
-        return cls(Engine({"DATABASE_URL": conn_string}), serde=serde)
+        return cls(Engine({"DATABASE_URL": as_url(conn_string)}), serde=serde)
 
     @classmethod
     def from_config(

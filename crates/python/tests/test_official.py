@@ -1,7 +1,9 @@
 """LangGraph's own PostgreSQL savers and ours read from each other what they would from themselves."""
 
 import math
+import re
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -138,6 +140,27 @@ async def test_what_is_encrypted_is_not_in_the_database(postgres_url):
     with AgentkitSaver.from_conn_string(postgres_url) as saver:
         with pytest.raises(NotImplementedError, match="xor"):
             saver.get_tuple(place)
+
+
+async def test_going_back_leaves_everything_in_place(postgres_url):
+    page = Path(__file__).parents[3] / "docs" / "coming-from-async-postgres-saver.md"
+    (drop,) = re.findall("```sql\n(.*?)```", page.read_text(), re.DOTALL)
+    serde = JsonPlusSerializer()
+    async with opened("official async", postgres_url, serde) as official:
+        first = await store(official.aput, official.aput_writes, "1", official.get_next_version)
+    async with opened("ours async", postgres_url, serde) as ours:
+        second = await store(ours.aput, ours.aput_writes, "2", ours.get_next_version)
+        expected = [await read(ours, places) for places in (first, second)]
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute(drop)
+        tables = "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'"
+        assert all(name.startswith("checkpoint") for (name,) in connection.execute(tables))
+    async with opened("official async", postgres_url, serde) as official:
+        assert [await read(official, places) for places in (first, second)] == expected
+    # And forth again.
+    async with opened("ours async", postgres_url, serde) as ours:
+        assert [await read(ours, places) for places in (first, second)] == expected
+        assert {thread.id for thread in await ours.athreads()} == {"1", "2"}
 
 
 def repr_of(seen):

@@ -124,7 +124,7 @@ def test_a_bad_url_is_refused_at_once():
 
 CONNINFO = [
     "host={host} port={port} user={user} dbname={dbname}",
-    "  host = '{socket}'  port='{port}' user={user}\n dbname='{dbname}' application_name='a \\'b'  ",
+    "  host = '{socket}'  port='{port}' user={user}\n dbname='{dbname}' application_name='a \\'b' ",
     "postgresql://{user}@/{dbname}?host={socket}&port={port}",
 ]
 

@@ -3,6 +3,8 @@
 import asyncio
 import math
 import socket
+import subprocess
+import sys
 from enum import Enum
 from urllib.parse import parse_qsl, urlsplit
 
@@ -33,6 +35,11 @@ def test_threads_are_listed_by_their_last_write_in_pages(saver):
         pages += page
     assert pages == threads
     assert asyncio.run(saver.athreads()) == threads
+
+
+def test_it_needs_langgraphs_checkpoints_and_not_langgraph():
+    script = "import sys; sys.modules['langgraph.types'] = None; import yai_agentkit"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_without_a_context_manager_or_an_event_loop(url):

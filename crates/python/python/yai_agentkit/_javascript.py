@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
-from langgraph.types import Interrupt, Send
 
 from yai_agentkit._saver import AgentkitSaver, _number_after
 
@@ -61,11 +60,14 @@ def _encoded(value: object) -> dict[str, Any]:
             return {**message, "id": ["langchain_core", "messages", type(value).__name__]}
         case bytes() | bytearray():
             return _constructor(["Uint8Array"], list(value))
-        # These two are for Python alone: a task has another id in each language.
-        case Send(node=node, arg=arg, timeout=None):
+    # These two are for Python alone: a task has another id in each language. The package that has
+    # them is no dependency of this one.
+    module, name = type(value).__module__, type(value).__name__
+    match module, name, value:
+        case "langgraph.types", "Send", object(node=node, arg=arg, timeout=None):
             return _constructor(["langgraph", "types", "Send"], node, arg)
-        case Interrupt(value=question, id=id, response_schema=None):
-            return _constructor(["langgraph", "types", "Interrupt"], question, id)
+        case "langgraph.types", "Interrupt", object(value=asked, id=id, response_schema=None):
+            return _constructor(["langgraph", "types", "Interrupt"], asked, id)
     raise TypeError(f"LangGraph.js has no form for a {type(value).__name__}")
 
 

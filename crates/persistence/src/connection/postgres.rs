@@ -64,6 +64,20 @@ impl PostgresSource {
         sqlx::query_with(sql, arguments).persistent(self.pooler_begin.is_none())
     }
 
+    /// Runs one statement, and returns how many rows it changed.
+    pub(crate) async fn execute(
+        &self,
+        sql: &'static str,
+        arguments: PgArguments,
+    ) -> Result<u64, DbErr> {
+        let query = sqlx::query_with(sql, arguments).persistent(self.pooler_begin.is_none());
+        let mut session = self.session().await?;
+        let done = query.execute(&mut **session.connection()?).await;
+        let done = done.map_err(from_sqlx)?;
+        session.finish().await?;
+        Ok(done.rows_affected())
+    }
+
     /// Closes the idle connections that don't answer.
     pub(super) async fn replace_dead_connections(&self) {
         self.pool.close_dead(answers).await;

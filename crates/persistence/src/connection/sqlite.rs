@@ -9,7 +9,8 @@ use std::{
 use sea_orm::DbErr;
 use sea_query_sqlx::SqlxValues;
 use sqlx::{
-    IntoArguments, SqlSafeStr, SqlStr, Sqlite, SqlitePool, query::Query, sqlite::SqliteArguments,
+    AssertSqlSafe, IntoArguments, SqlSafeStr, SqlStr, Sqlite, SqlitePool, query::Query,
+    sqlite::SqliteArguments,
 };
 use tempfile::TempDir;
 use tokio::sync::Mutex;
@@ -78,6 +79,19 @@ impl SqliteSource {
         let limited = TimeLimit::begin(session.connection()?, self.query_timeout).await;
         limited.map_err(from_sqlx)?;
         Ok(session)
+    }
+
+    /// Runs one statement.
+    pub(crate) async fn execute(
+        &self,
+        sql: String,
+        arguments: SqliteArguments,
+    ) -> Result<(), DbErr> {
+        let mut session = self.session(&sql).await?;
+        let query = sqlx::query_with(AssertSqlSafe(sql), arguments);
+        let done = query.execute(&mut **session.connection()?).await;
+        done.map_err(from_sqlx)?;
+        session.finish().await
     }
 
     pub(super) fn query(

@@ -107,7 +107,11 @@ async fn one_that_the_database_refuses_fails_alone() {
         let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON checkpoints
             WHEN new.metadata = 'refused' BEGIN SELECT RAISE(ABORT, 'refused'); END";
         // PostgreSQL refuses what is no JSON by itself.
-        if database.execute_script("SELECT sqlite_version()").await.is_ok() {
+        if database
+            .execute_script("SELECT sqlite_version()")
+            .await
+            .is_ok()
+        {
             database.execute_script(refuse).await.unwrap();
         }
         let checkpoints = database.raw_checkpoints();

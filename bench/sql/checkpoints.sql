@@ -12,7 +12,7 @@ FROM (
 ) ordered;
 
 INSERT INTO threads (thread_id, updated_at)
-SELECT DISTINCT thread, timestamptz '2026-01-01' + random() * interval '300 days' FROM place;
+SELECT thread, timestamptz '2026-01-01' + random() * interval '300 days' FROM place WHERE number = 1;
 
 INSERT INTO checkpoints
     (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)

@@ -28,6 +28,15 @@ pub(crate) enum Kind {
     Postgres,
 }
 
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "SQLite",
+            Self::Postgres => "PostgreSQL",
+        }
+    }
+}
+
 enum Place {
     Sqlite(TempDir),
     Postgres { server: String },
@@ -86,8 +95,13 @@ impl Database {
     /// On the server of `server`.
     pub(crate) async fn postgres(server: &str) -> Result<Self> {
         let mut connection = PgConnection::connect(server).await?;
-        let version =
-            sqlx::query_scalar("SELECT split_part(current_setting('server_version'), ' ', 1)");
+        // With the settings that make it fast or safe.
+        let version = sqlx::query_scalar(
+            "SELECT split_part(current_setting('server_version'), ' ', 1) \
+             || ', ' || string_agg(name || ' ' || current_setting(name), ', ' ORDER BY name) \
+             FROM pg_settings \
+             WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes', 'shared_buffers')",
+        );
         let version: String = version.fetch_one(&mut connection).await?;
         let database = format!("agentkit_bench_{}", Uuid::now_v7().simple());
         execute_postgres(server, &format!("CREATE DATABASE {database}")).await?;

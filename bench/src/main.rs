@@ -5,20 +5,35 @@
 
 mod database;
 mod machine;
+mod picture;
 mod process;
 mod proxy;
 mod python;
 mod report;
 mod server;
+mod targets;
 mod workload;
 
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use database::{Database, Kind};
-use report::Report;
+use report::{Report, Table};
 
 type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
+
+const THREADS: [usize; 4] = [1, 16, 64, 256];
+
+/// The page begins with this.
+const PAGE: &str = "# Benchmark
+
+`bench/run` wrote this page: our code, its peers and the limit on the same work, in one run, on a
+PostgreSQL that it started and on SQLite files. Everything that is acknowledged is committed:
+`fsync` and `synchronous_commit` are on, SQLite's `synchronous` is `FULL`. Rows that say \"ours\" are
+AgentKit's.
+
+![Durable steps a second](benchmark.svg)
+";
 
 /// Measures AgentKit, its peers and the limits of the database on the same work.
 #[derive(Parser)]
@@ -29,7 +44,7 @@ struct Options {
     #[arg(long)]
     only: Vec<String>,
     /// How many threads, or connections, at once
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
+    #[arg(long, value_delimiter = ',', default_values_t = THREADS)]
     threads: Vec<usize>,
     /// How long one measurement takes, after its warm-up
     #[arg(long, default_value_t = 4)]
@@ -43,6 +58,14 @@ struct Options {
 enum Workload {
     /// Checkpoints as an agent writes them, against LangGraph's savers and pgbench
     AgentTurn,
+    /// LangGraph itself on each saver
+    Graph,
+    /// Reading where there is much else
+    History,
+    /// The server against the original design's stack
+    Http,
+    /// What an early and a late turn of our own agent write
+    Growth,
     /// What one turn of our own agent costs
     Turn,
     /// How soon the server is ready
@@ -50,20 +73,28 @@ enum Workload {
 }
 
 impl Options {
+    /// The whole, of which a page is written.
+    fn is_everything(&self) -> bool {
+        self.workloads.is_empty()
+            && self.only.is_empty()
+            && self.threads == THREADS
+            && self.postgres.is_some()
+    }
+
+    fn has(&self, kind: Kind) -> bool {
+        kind == Kind::Sqlite || self.postgres.is_some()
+    }
+
     fn measures(&self, workload: Workload) -> bool {
         self.workloads.is_empty() || self.workloads.contains(&workload)
     }
 
     /// Whether somebody of this name is to be measured on this database.
     fn takes(&self, kind: Kind, name: &str) -> bool {
-        if kind == Kind::Postgres && self.postgres.is_none() {
+        if !self.has(kind) {
             return false;
         }
-        let database = match kind {
-            Kind::Postgres => "postgresql",
-            Kind::Sqlite => "sqlite",
-        };
-        let name = format!("{database}: {}", name.to_lowercase());
+        let name = format!("{}: {name}", kind.name()).to_lowercase();
         self.only
             .iter()
             .all(|part| name.contains(&part.to_lowercase()))
@@ -86,36 +117,59 @@ impl Options {
 #[tokio::main]
 async fn main() -> Result<()> {
     let options = Options::parse();
-    if options.measures(Workload::Turn) || options.measures(Workload::Start) {
+    let with_server = [
+        Workload::Http,
+        Workload::Growth,
+        Workload::Turn,
+        Workload::Start,
+    ];
+    if with_server
+        .iter()
+        .any(|workload| options.measures(*workload))
+    {
         server::build()?;
     }
-    let mut databases = vec![Database::sqlite().await?];
-    if let Some(url) = &options.postgres {
-        databases.push(Database::postgres(url).await?);
-    }
     let mut report = Report::default();
-    report.write(&machine::description());
-    for database in &databases {
-        report.write(&format!("- {}", database.name));
-    }
-    let measured = run(&options, &databases, &mut report).await;
-    for database in databases {
-        database.remove().await?;
-    }
-    measured
-}
-
-async fn run(options: &Options, databases: &[Database], report: &mut Report) -> Result<()> {
-    if options.measures(Workload::AgentTurn) {
-        workload::agent_turn::run(options, report).await?;
-    }
-    if options.measures(Workload::Turn) {
-        workload::turn::run(databases, report).await?;
-    }
-    if options.measures(Workload::Start) {
-        workload::start::run(report).await?;
+    report.write(&machine::description(&options).await?);
+    run(&options, &mut report).await?;
+    let targets = targets::table(&report.figures);
+    report.write("\n## To reach\n");
+    report.table(&targets);
+    if options.is_everything() {
+        write_page(&report, &targets)?;
     }
     Ok(())
+}
+
+async fn run(options: &Options, report: &mut Report) -> Result<()> {
+    for workload in Workload::value_variants() {
+        if !options.measures(*workload) {
+            continue;
+        }
+        match workload {
+            Workload::AgentTurn => workload::agent_turn::run(options, report).await?,
+            Workload::Graph => workload::graph::run(options, report).await?,
+            Workload::History => workload::history::run(options, report).await?,
+            Workload::Http => workload::http::run(options, report).await?,
+            Workload::Growth => workload::growth::run(options, report).await?,
+            Workload::Turn => workload::turn::run(options, report).await?,
+            Workload::Start => workload::start::run(report).await?,
+        }
+    }
+    Ok(())
+}
+
+/// `docs/benchmark.md` and its picture.
+fn write_page(report: &Report, targets: &Table) -> Result<()> {
+    let docs = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs"));
+    fs::create_dir_all(docs)?;
+    let picture = picture::agent_turn(&report.figures).ok_or("nothing to draw")?;
+    fs::write(docs.join("benchmark.svg"), picture)?;
+    let page = format!(
+        "{PAGE}\n{targets}\n{}",
+        report.markdown.replace("\n\n\n", "\n\n")
+    );
+    Ok(fs::write(docs.join("benchmark.md"), page)?)
 }
 
 /// The value in the middle.

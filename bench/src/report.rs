@@ -1,6 +1,6 @@
 //! What was measured, as Markdown and by name.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 /// Prints while it grows.
 #[derive(Default)]
@@ -27,7 +27,7 @@ impl Report {
     }
 
     pub(crate) fn table(&mut self, table: &Table) {
-        self.write(&(table.lines.join("\n") + "\n"));
+        self.write(&table.to_string());
     }
 
     pub(crate) fn record(&mut self, name: String, figure: f64) {
@@ -46,5 +46,14 @@ impl Table {
 
     pub(crate) fn row(&mut self, cells: Vec<String>) {
         self.lines.push(format!("| {} |", cells.join(" | ")));
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.lines {
+            writeln!(f, "{line}")?;
+        }
+        Ok(())
     }
 }

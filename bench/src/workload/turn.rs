@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::{
-    Result,
-    database::{Database, RowsWritten},
+    Options, Result,
+    database::{Database, Kind, RowsWritten},
     median,
     proxy::Proxy,
     report::{Report, Table},
@@ -25,7 +25,7 @@ struct Cost {
     time: Duration,
 }
 
-pub(crate) async fn run(databases: &[Database], report: &mut Report) -> Result<()> {
+pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
     report.write(&format!(
         "\n## One turn of the offline agent on an existing chat: “{QUESTION}”\n\n\
          Medians of {TURNS} turns, after {EARLIER_TURNS} others. PostgreSQL's WAL is that of the \
@@ -40,10 +40,14 @@ pub(crate) async fn run(databases: &[Database], report: &mut Report) -> Result<(
         "bytes of WAL",
         "time",
     ]);
-    for database in databases {
-        let cost = measure(database).await?;
+    for kind in [Kind::Sqlite, Kind::Postgres] {
+        if !options.takes(kind, "agentkit") {
+            continue;
+        }
+        let database = options.database(kind).await?;
+        let cost = measure(&database).await?;
         table.row(vec![
-            database.name.clone(),
+            kind.name().to_owned(),
             cost.round_trips
                 .map_or("none".to_owned(), |n| n.to_string()),
             cost.rows.inserted.to_string(),
@@ -52,6 +56,7 @@ pub(crate) async fn run(databases: &[Database], report: &mut Report) -> Result<(
             cost.bytes.to_string(),
             format!("{:.1} ms", cost.time.as_secs_f64() * 1e3),
         ]);
+        database.remove().await?;
     }
     report.table(&table);
     Ok(())

@@ -129,7 +129,8 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
          put_writes (two writes). Times are p50 / p99. CPU and bytes are of one step; bytes on \
          SQLite are all that was written to the log and the file. Size is of 1,000 turns.\n",
     );
-    for (kind, title) in [(Kind::Postgres, "PostgreSQL"), (Kind::Sqlite, "SQLite")] {
+    for kind in [Kind::Postgres, Kind::Sqlite] {
+        let title = kind.name();
         let mut table = Table::new(&[
             title,
             "threads",

@@ -18,7 +18,7 @@ use yai_agentkit_core::{
 
 use crate::{
     DatabaseConfig, Migration,
-    checkpointer::{RawCheckpoints, SqlCheckpointer},
+    checkpointer::{Group, RawCheckpoints, SqlCheckpointer},
     config::Target,
     connection::{Connection, PostgresSource, SqliteSource, Transaction, answers, retrying},
     error::{from_sqlx, is_transient, storage_error},
@@ -53,6 +53,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub struct Database {
     pub(crate) connection: Connection,
+    writes: Group,
     config: Arc<DatabaseConfig>,
 }
 
@@ -95,6 +96,7 @@ impl Database {
             match opened.unwrap_or_else(|_| Err(from_sqlx(sqlx::Error::PoolTimedOut))) {
                 Ok(connection) => {
                     return Ok(Self {
+                        writes: Group::new(connection.clone(), config.connection_timeout),
                         connection,
                         config: Arc::new(config.clone()),
                     });
@@ -137,7 +139,7 @@ impl Database {
 
     /// The checkpoints with their JSON as text.
     pub fn raw_checkpoints(&self) -> RawCheckpoints {
-        RawCheckpoints(self.connection.clone())
+        RawCheckpoints(self.sql_checkpointer())
     }
 
     /// Begins a [`DatabaseUnitOfWork`], the unit of work that an application's own entities can
@@ -161,7 +163,12 @@ impl Database {
 
     /// Waits for what is under way, then closes all connections.
     pub async fn close(&self) {
+        self.writes.idle().await;
         self.connection.close().await;
+    }
+
+    fn sql_checkpointer(&self) -> SqlCheckpointer {
+        SqlCheckpointer::on_pool(self.connection.clone(), self.writes.clone())
     }
 }
 
@@ -180,7 +187,7 @@ impl Storage for Database {
     }
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
-        Arc::new(SqlCheckpointer(self.connection.clone()))
+        Arc::new(self.sql_checkpointer())
     }
 
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>> {
@@ -228,7 +235,7 @@ impl UnitOfWork for DatabaseUnitOfWork {
     }
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
-        Arc::new(SqlCheckpointer(self.0.clone()))
+        Arc::new(SqlCheckpointer::within(self.0.clone()))
     }
 
     async fn commit(self: Box<Self>) -> Result<()> {

@@ -5,6 +5,7 @@
 //! `delta_channel_history` are one statement each, so one round trip and one transaction.
 
 mod delta;
+mod group;
 mod maintenance;
 #[cfg(test)]
 mod plans;
@@ -24,8 +25,10 @@ use yai_agentkit_core::{
     ThreadCursor, ThreadId,
 };
 
+pub(crate) use self::group::Group;
 pub use self::raw::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
-use crate::connection::Connection;
+use self::write::Write;
+use crate::{connection::Connection, error::storage_error};
 
 /// A statement on both databases. Both number their parameters `$1`, `$2`, ….
 #[derive(Clone, Copy)]
@@ -75,45 +78,85 @@ impl Sql {
 }
 
 /// A [`Checkpointer`] on a pool or within a transaction.
-pub(crate) struct SqlCheckpointer(pub(crate) Connection);
+#[derive(Clone)]
+pub(crate) struct SqlCheckpointer {
+    connection: Connection,
+    /// Of a pool.
+    group: Option<Group>,
+}
+
+impl SqlCheckpointer {
+    /// Writes in groups.
+    pub(crate) fn on_pool(connection: Connection, group: Group) -> Self {
+        Self {
+            connection,
+            group: Some(group),
+        }
+    }
+
+    /// Takes part in a transaction.
+    pub(crate) fn within(transaction: Connection) -> Self {
+        Self {
+            connection: transaction,
+            group: None,
+        }
+    }
+
+    async fn put_raw(&self, checkpoint: NewRawCheckpoint) -> Result<()> {
+        let written = self.write(Write::Checkpoint(checkpoint)).await;
+        written.map_err(|error| storage_error("put checkpoint", error))
+    }
+
+    async fn write(&self, write: Write) -> Result<(), DbErr> {
+        match &self.group {
+            Some(group) => group.write(write).await,
+            None => write::write(&self.connection, &[write]).await,
+        }
+    }
+}
 
 #[async_trait]
 impl Checkpointer for SqlCheckpointer {
     async fn get(&self, selector: &CheckpointSelector) -> Result<Option<CheckpointTuple>> {
-        let found = read::get(&self.0, selector).await?;
+        let found = read::get(&self.connection, selector).await?;
         found.map(RawCheckpoint::parse).transpose()
     }
 
     async fn list(&self, query: &CheckpointQuery) -> Result<Vec<CheckpointTuple>> {
-        let found = read::list(&self.0, query).await?;
+        let found = read::list(&self.connection, query).await?;
         found.into_iter().map(RawCheckpoint::parse).collect()
     }
 
     async fn put(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
         checkpoint.validate()?;
         let key = checkpoint.key();
-        write::put(&self.0, row::to_raw(checkpoint)?).await?;
+        self.put_raw(row::to_raw(checkpoint)?).await?;
         Ok(key)
     }
 
     async fn put_writes(&self, writes: NewWrites) -> Result<()> {
-        write::put_writes(&self.0, writes).await
+        writes.validate()?;
+        if writes.writes.is_empty() {
+            return Ok(());
+        }
+        let written = self.write(Write::Writes(writes)).await;
+        written.map_err(|error| storage_error("put writes", error))
     }
 
     async fn delete_thread(&self, thread_id: &ThreadId) -> Result<()> {
-        maintenance::delete_thread(&self.0, thread_id).await
+        maintenance::delete_thread(&self.connection, thread_id).await
     }
 
     async fn delete_for_runs(&self, run_ids: &[String]) -> Result<()> {
-        maintenance::delete_for_runs(&self.0, run_ids).await
+        maintenance::delete_for_runs(&self.connection, run_ids).await
     }
 
     async fn copy_thread(&self, source: &ThreadId, target: &ThreadId) -> Result<()> {
-        maintenance::copy_thread(&self.0, source, target).await
+        maintenance::copy_thread(&self.connection, source, target).await
     }
 
     async fn prune(&self, thread_ids: &[ThreadId], strategy: PruneStrategy) -> Result<()> {
-        maintenance::prune(&self.0, thread_ids, strategy).await
+        maintenance::prune(&self.connection, thread_ids, strategy).await
     }
 
     async fn delta_channel_history(
@@ -121,7 +164,7 @@ impl Checkpointer for SqlCheckpointer {
         selector: &CheckpointSelector,
         channels: &[String],
     ) -> Result<BTreeMap<String, DeltaChannelHistory>> {
-        delta::history(&self.0, selector, channels).await
+        delta::history(&self.connection, selector, channels).await
     }
 
     async fn threads(
@@ -129,6 +172,6 @@ impl Checkpointer for SqlCheckpointer {
         limit: u64,
         after: Option<&ThreadCursor>,
     ) -> Result<Page<Thread, ThreadCursor>> {
-        threads::list(&self.0, limit, after).await
+        threads::list(&self.connection, limit, after).await
     }
 }

@@ -91,6 +91,11 @@ fn time_value(connection: &Connection, time: DateTime<Utc>) -> SqlValue {
     if connection.is_postgres() {
         time.into()
     } else {
-        time.to_rfc3339_opts(SecondsFormat::Micros, true).into()
+        time_text(time).into()
     }
+}
+
+/// A time as SQLite's `threads` holds it.
+pub(super) fn time_text(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }

@@ -1,16 +1,16 @@
-//! What many threads write at once shares transactions, and nobody notices otherwise.
+//! What many write or read at once goes together, and nobody notices otherwise.
 
 use std::{future, pin::Pin, task::Poll};
 
 use futures::future::{join_all, try_join_all};
 use yai_agentkit_core::{
-    CheckpointId, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointerExt, Namespace,
-    Storage, Value,
+    CheckpointId, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointerExt,
+    Conversation, Namespace, Storage, Value,
 };
 use yai_agentkit_persistence::{Database, NewRawCheckpoint, RawCheckpoints, RawValue};
 
 use crate::{
-    fixture::{connect, sqlite_file, texts},
+    fixture::{assert_unavailable, connect, sqlite_file, texts},
     proxy::Proxy,
     support::PostgresDatabase,
 };
@@ -203,6 +203,26 @@ async fn a_group_whose_acknowledgement_was_lost_is_stored_once() {
     assert_eq!(texts(&postgres.url, rows).await, [THREADS.to_string()]);
     database.close().await;
     postgres.remove().await;
+}
+
+#[tokio::test]
+async fn rows_that_are_read_at_once_come_to_who_asked() {
+    on_both(async |database| {
+        let conversations = database.conversations();
+        let titles = (0..100).map(|index| Conversation::titled(format!("Number {index}")));
+        let mut stored = conversations.add_many(titles.collect()).await.unwrap();
+        let absent = Conversation::titled("Not stored");
+        stored.push(absent.clone());
+        stored.push(stored[7].clone());
+        let found = stored.iter().map(|row| conversations.get(&row.id));
+        let found = try_join_all(found).await.unwrap();
+        for (row, found) in stored.into_iter().zip(found) {
+            assert_eq!(found, Some(row).filter(|row| *row != absent));
+        }
+        database.close().await;
+        assert_unavailable(conversations.get(&absent.id).await);
+    })
+    .await;
 }
 
 #[tokio::test]

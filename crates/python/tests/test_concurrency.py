@@ -218,6 +218,8 @@ assert saver.get_tuple(thread) is None
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_process_ends_well(ending, url):
-    command = [sys.executable, "-X", "faulthandler", "-c", SCRIPT + ENDINGS[ending], url]
+    # Python 3.12 warns of every fork beside threads.
+    options = ["-X", "faulthandler", "-W", "ignore::DeprecationWarning"]
+    command = [sys.executable, *options, "-c", SCRIPT + ENDINGS[ending], url]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     assert (ended.returncode, ended.stderr) == (0, "")

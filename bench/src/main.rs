@@ -117,6 +117,9 @@ impl Options {
 #[tokio::main]
 async fn main() -> Result<()> {
     let options = Options::parse();
+    // Built beside the server, reqwest has TLS, and wants to know whose even if it uses none.
+    let provider = rustls::crypto::ring::default_provider().install_default();
+    provider.map_err(|_| "there is a provider already")?;
     let with_server = [
         Workload::Http,
         Workload::Growth,
@@ -133,7 +136,6 @@ async fn main() -> Result<()> {
     report.write(&machine::description(&options).await?);
     run(&options, &mut report).await?;
     let targets = targets::table(&report.figures);
-    report.write("\n## To reach\n");
     report.table(&targets);
     if options.is_everything() {
         write_page(&report, &targets)?;

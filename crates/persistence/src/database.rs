@@ -1,5 +1,7 @@
 use std::{
-    sync::Arc,
+    any::{Any, TypeId},
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -23,11 +25,18 @@ use crate::{
     connection::{Connection, PostgresSource, SqliteSource, Transaction, answers, retrying},
     error::{from_sqlx, is_transient, storage_error},
     migration,
-    repository::{SqlRepository, StoredEntity},
+    repository::{Reads, SqlRepository, StoredEntity},
 };
 
 /// A connection that has been idle for longer is tried before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(5);
+
+/// Pages in SQLite's log before they go to the file: 32 MiB. A page that changes again meanwhile is
+/// written to the file once.
+const SQLITE_LOG_PAGES: &str = "8192";
+
+/// What SQLite keeps in memory of the file, a connection: 16 MiB.
+const SQLITE_CACHE_KIBIBYTES: &str = "-16384";
 
 /// Between two attempts to connect.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
@@ -54,6 +63,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 pub struct Database {
     pub(crate) connection: Connection,
     writes: Group,
+    /// The [`Reads`] of each entity.
+    reads: Arc<Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>>,
     config: Arc<DatabaseConfig>,
 }
 
@@ -96,6 +107,7 @@ impl Database {
             match opened.unwrap_or_else(|_| Err(from_sqlx(sqlx::Error::PoolTimedOut))) {
                 Ok(connection) => {
                     return Ok(Self {
+                        reads: Arc::default(),
                         writes: Group::new(connection.clone(), config.connection_timeout),
                         connection,
                         config: Arc::new(config.clone()),
@@ -134,7 +146,19 @@ impl Database {
 
     /// The repository of any entity, an application's own included; see [`StoredEntity`].
     pub fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
-        Arc::new(SqlRepository::new(self.connection.clone()))
+        Arc::new(SqlRepository::on_pool(
+            self.connection.clone(),
+            self.reads::<E>(),
+        ))
+    }
+
+    fn reads<E: StoredEntity>(&self) -> Arc<Reads<E>> {
+        let mut all = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
+        let reads = all
+            .entry(TypeId::of::<E>())
+            .or_insert_with(|| Arc::new(Reads::<E>::new()));
+        let reads = Arc::clone(reads).downcast();
+        reads.expect("each is entered under its type")
     }
 
     /// The checkpoints with their JSON as text.
@@ -210,7 +234,7 @@ pub struct DatabaseUnitOfWork(Transaction);
 impl DatabaseUnitOfWork {
     /// The repository of any entity, within this transaction.
     pub fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
-        Arc::new(SqlRepository::new(self.0.clone()))
+        Arc::new(SqlRepository::within(self.0.clone()))
     }
 
     /// Makes everything durable, or nothing.
@@ -344,7 +368,9 @@ async fn open_sqlite_with(
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .foreign_keys(true)
-        .busy_timeout(config.query_timeout);
+        .busy_timeout(config.query_timeout)
+        .pragma("wal_autocheckpoint", SQLITE_LOG_PAGES)
+        .pragma("cache_size", SQLITE_CACHE_KIBIBYTES);
     let writer = sqlite_pool(config)
         .max_connections(1)
         .min_connections(1)

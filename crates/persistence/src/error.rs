@@ -63,6 +63,13 @@ pub(crate) fn from_sqlx(error: sqlx::Error) -> DbErr {
     DbErr::Query(RuntimeErr::SqlxError(error.into()))
 }
 
+/// That whoever was to do it is gone.
+pub(crate) fn interrupted() -> DbErr {
+    DbErr::Conn(RuntimeErr::Internal(
+        "the runtime that was at it has been shut down".to_owned(),
+    ))
+}
+
 /// The code that PostgreSQL or SQLite gave.
 pub(crate) fn code(error: &DbErr) -> Option<String> {
     sqlx_error(error)?

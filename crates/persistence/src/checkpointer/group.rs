@@ -11,14 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sea_orm::{DbErr, RuntimeErr};
+use sea_orm::DbErr;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use yai_agentkit_core::ThreadId;
 
 use super::write::{Write, write};
 use crate::{
     connection::Connection,
-    error::{from_sqlx, is_without_connection},
+    error::{from_sqlx, interrupted, is_without_connection},
 };
 
 /// The largest group: what is behind it in the queue waits for all of it.
@@ -263,10 +263,4 @@ impl Drop for Lock {
             self.shared.start_writing();
         }
     }
-}
-
-fn interrupted() -> DbErr {
-    DbErr::Conn(RuntimeErr::Internal(
-        "the runtime that was writing has been shut down".to_owned(),
-    ))
 }

@@ -114,7 +114,7 @@ async fn writing_uses_indexes(databases: &Databases) {
     let both = || texts(["1", "2"]);
     let json = || texts(["{}", "{}"]);
     let values = || array(ArrayType::Bytes, [vec![1_u8], vec![2]]);
-    let mut group = vec![threads()];
+    let mut group = vec![threads(), threads()];
     group.extend([threads(), both(), both(), both(), json(), json()]);
     group.extend([threads(), both(), both(), both(), both(), values()]);
     for _ in 0..2 {

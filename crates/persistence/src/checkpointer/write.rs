@@ -2,7 +2,8 @@
 //! one transaction on SQLite.
 //!
 //! Each begins with the threads' rows in `threads`, so that the writers of one thread, and who
-//! prunes or deletes it, come one after the other.
+//! prunes or deletes it, come one after the other. Only a checkpoint changes a row that is there:
+//! its time is indexed, so that a change costs two entries of indexes.
 
 use std::collections::BTreeSet;
 
@@ -76,12 +77,14 @@ macro_rules! postgres_put_writes {
         concat!(
             "WITH thread AS (
     INSERT INTO threads AS t (thread_id, updated_at) VALUES ($1, clock_timestamp())
-    ON CONFLICT (thread_id) DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
+    ON CONFLICT (thread_id) DO UPDATE SET updated_at = t.updated_at WHERE false
     RETURNING 1
+), locked AS MATERIALIZED (
+    SELECT count(*) FROM thread
 )
 INSERT INTO checkpoint_writes
     (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-SELECT $1, $2, $3, $4, $5, w.* FROM thread, unnest($6::int[], $7::text[], $8::text[], $9::bytea[]) w
+SELECT $1, $2, $3, $4, $5, w.* FROM locked, unnest($6::int[], $7::text[], $8::text[], $9::bytea[]) w
 ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) ",
             $conflict
         )
@@ -93,40 +96,42 @@ pub(super) const POSTGRES_LAST_WRITE_COUNTS: &str = postgres_put_writes!(
     "DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob"
 );
 
-/// Several writes of any threads. `$1` is sorted, so that two of these never wait for each other in
-/// a ring; and who holds one of the threads for long holds up the others only for a moment.
+/// Several writes of any threads. `$1`, all threads, is sorted, so that two of these never wait for
+/// each other in a ring; and who holds one of the threads for long holds up the others only for a
+/// moment. `$2` are the threads with a checkpoint.
 pub(super) const POSTGRES_GROUP: &str = "WITH patience AS MATERIALIZED (
     SELECT set_config('lock_timeout', '100ms', true)
-), locked AS (
+), thread AS (
     INSERT INTO threads AS t (thread_id, updated_at)
-    SELECT thread.id, clock_timestamp() FROM patience, unnest($1::text[]) thread (id)
+    SELECT u.id, clock_timestamp() FROM patience, unnest($1::text[]) u (id)
     ON CONFLICT (thread_id) DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
+    WHERE excluded.thread_id = ANY ($2::text[])
     RETURNING 1
-), threads_locked AS MATERIALIZED (
-    SELECT count(*) FROM locked
+), locked AS MATERIALIZED (
+    SELECT count(*) FROM thread
 ), blobs AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-    SELECT b.* FROM threads_locked,
-        unnest($8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::bytea[]) b
+    SELECT b.* FROM locked,
+        unnest($9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bytea[]) b
     ON CONFLICT DO NOTHING
 ), first_writes AS (
     INSERT INTO checkpoint_writes
         (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    SELECT w.* FROM threads_locked, unnest($14::text[], $15::text[], $16::text[], $17::text[],
-        $18::text[], $19::int[], $20::text[], $21::text[], $22::bytea[]) w
+    SELECT w.* FROM locked, unnest($15::text[], $16::text[], $17::text[], $18::text[],
+        $19::text[], $20::int[], $21::text[], $22::text[], $23::bytea[]) w
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
 ), last_writes AS (
     INSERT INTO checkpoint_writes
         (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    SELECT w.* FROM threads_locked, unnest($23::text[], $24::text[], $25::text[], $26::text[],
-        $27::text[], $28::int[], $29::text[], $30::text[], $31::bytea[]) w
+    SELECT w.* FROM locked, unnest($24::text[], $25::text[], $26::text[], $27::text[],
+        $28::text[], $29::int[], $30::text[], $31::text[], $32::bytea[]) w
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
     DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob
 )
 INSERT INTO checkpoints
     (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
 SELECT c.thread_id, c.checkpoint_ns, c.id, c.parent, c.checkpoint::jsonb, c.metadata::jsonb
-FROM threads_locked, unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+FROM locked, unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
     c (thread_id, checkpoint_ns, id, parent, checkpoint, metadata)
 ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
 DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata";
@@ -157,6 +162,7 @@ async fn write_postgres(postgres: &PostgresSource, writes: &[Write]) -> Result<(
 /// The rows of some writes, table by table and column by column.
 #[derive(Default)]
 struct Rows<'a> {
+    /// In the order of their bytes.
     threads: BTreeSet<&'a str>,
     checkpoints: Vec<&'a NewRawCheckpoint>,
     blobs: Vec<(&'a CheckpointKey, &'a RawValue)>,
@@ -235,9 +241,9 @@ fn put_writes_arguments(new: &NewWrites) -> Result<PgArguments, DbErr> {
 pub(super) fn group_arguments(writes: &[Write]) -> Result<PgArguments, DbErr> {
     let rows = Rows::of(writes);
     let mut arguments = PostgresArguments::default();
-    // In the order of their bytes.
     arguments.column(&rows.threads, |id| *id)?;
     let new = || rows.checkpoints.iter();
+    arguments.column(new(), |new| new.key.thread_id.as_str())?;
     arguments.column(new(), |new| new.key.thread_id.as_str())?;
     arguments.column(new(), |new| new.key.namespace.as_str())?;
     arguments.column(new(), |new| new.key.checkpoint_id.as_str())?;
@@ -306,6 +312,10 @@ const THREADS: Insert = Insert {
     columns: 2,
     on_conflict: "(thread_id) DO UPDATE SET updated_at = MAX(updated_at, excluded.updated_at)",
 };
+const NEW_THREADS: Insert = Insert {
+    on_conflict: "DO NOTHING",
+    ..THREADS
+};
 const BLOBS: Insert = Insert {
     into: "checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)",
     columns: 6,
@@ -372,12 +382,19 @@ async fn write_sqlite(connection: &Connection, writes: &[Write]) -> Result<(), D
 
 async fn insert_sqlite(sqlite: &SqliteSource, rows: Rows<'_>) -> Result<(), DbErr> {
     let now = time_text(now());
-    let threads: Vec<_> = rows.threads.into_iter().collect();
-    let columns = |id: &&str, arguments: &mut SqliteArguments| {
-        arguments.add(*id)?;
-        arguments.add(now.as_str())
-    };
-    THREADS.execute(sqlite, &threads, columns).await?;
+    let with_checkpoint = rows.checkpoints.iter();
+    let with_checkpoint: BTreeSet<_> = with_checkpoint
+        .map(|new| new.key.thread_id.as_str())
+        .collect();
+    let without: Vec<_> = rows.threads.difference(&with_checkpoint).copied().collect();
+    let with_checkpoint: Vec<_> = with_checkpoint.into_iter().collect();
+    for (insert, threads) in [(THREADS, with_checkpoint), (NEW_THREADS, without)] {
+        let columns = |id: &&str, arguments: &mut SqliteArguments| {
+            arguments.add(*id)?;
+            arguments.add(now.as_str())
+        };
+        insert.execute(sqlite, &threads, columns).await?;
+    }
 
     let columns = |(key, stored): &(&CheckpointKey, &RawValue), arguments: &mut SqliteArguments| {
         arguments.add(key.thread_id.as_str())?;

@@ -1,5 +1,4 @@
--- Step {step}: AgentKit's `put` and `put_writes`.
-\set step :step + 1
+-- AgentKit's `put` and `put_writes`.
 WITH thread AS (
     INSERT INTO threads AS t (thread_id, updated_at)
     VALUES (lpad(:thread::text, 36, '0'), clock_timestamp())
@@ -12,7 +11,7 @@ WITH thread AS (
         ARRAY['messages', 'context'],
         ARRAY[lpad(:step::text, 32, '0') || '.0123456789012345', lpad(:step::text, 32, '0') || '.0123456789012345'],
         ARRAY['msgpack', 'msgpack'],
-        ARRAY[:messages_{step}::bytea, :context::bytea]
+        ARRAY[substr(:messages::bytea, 1, :length::int), :context::bytea]
     ) b
     ON CONFLICT DO NOTHING
 )

@@ -51,7 +51,7 @@ pub use error::{BoxError, Error, Result};
 pub use id::{CheckpointId, ConversationId, MessageId, Namespace, ThreadId, TurnId};
 pub use message::{Message, MessageFilter, Role};
 pub use repository::{Entity, ListQuery, Order, Page, Repository, Start};
-pub use state::{CheckpointerExt, ThreadState};
+pub use state::{CheckpointerExt, ThreadState, join_lists};
 pub use storage::{Storage, UnitOfWork};
 pub use turn::{Turn, TurnFilter, TurnStatus};
 pub use value::{EncodeError, Value};

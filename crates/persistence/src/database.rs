@@ -31,9 +31,13 @@ use crate::{
 /// A connection that has been idle for longer is tried before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(5);
 
+/// The size of a page of a new SQLite file, in bytes. A write changes a page of the index of each
+/// table that it adds to, and the log takes whole pages.
+const SQLITE_PAGE: u32 = 2048;
+
 /// Pages in SQLite's log before they go to the file: 32 MiB. A page that changes again meanwhile is
 /// written to the file once.
-const SQLITE_LOG_PAGES: &str = "8192";
+const SQLITE_LOG_PAGES: &str = "16384";
 
 /// What SQLite keeps in memory of the file, a connection: 16 MiB.
 const SQLITE_CACHE_KIBIBYTES: &str = "-16384";
@@ -369,6 +373,7 @@ async fn open_sqlite_with(
         .journal_mode(SqliteJournalMode::Wal)
         .foreign_keys(true)
         .busy_timeout(config.query_timeout)
+        .page_size(SQLITE_PAGE)
         .pragma("wal_autocheckpoint", SQLITE_LOG_PAGES)
         .pragma("cache_size", SQLITE_CACHE_KIBIBYTES);
     let writer = sqlite_pool(config)

@@ -25,8 +25,13 @@ use crate::{
 const MOST_WRITES: usize = 256;
 const MOST_BYTES: usize = 4 << 20;
 
-/// How many groups are under way at once on PostgreSQL: one is prepared while another is committed.
-const POSTGRES_GROUPS: u32 = 2;
+/// How many groups are under way at once on PostgreSQL, where the first takes its time.
+const POSTGRES_GROUPS: u32 = 4;
+
+/// How long a group is under way before the next may set out as well. Fewer and larger ones cost
+/// less, but one that waits, for the network or for a thread that somebody holds, must not keep the
+/// others.
+const HEADWAY: Duration = Duration::from_millis(5);
 
 /// SQLite has one writer.
 const SQLITE_GROUPS: u32 = 1;
@@ -50,6 +55,8 @@ struct Queue {
     waiting: VecDeque<Waiting>,
     /// The threads that are written to.
     writing: HashSet<ThreadId>,
+    /// When each group under way set out.
+    under_way: Vec<Instant>,
 }
 
 struct Waiting {
@@ -143,17 +150,29 @@ impl Turn {
     /// Until nothing is left.
     async fn write_groups(mut self) {
         loop {
-            let group = {
+            let begun = Instant::now();
+            let next = {
                 let mut queue = self.shared.queue();
-                let group = queue.take_group(self.shared.patience);
-                if group.is_empty() {
-                    // With the queue locked: who comes next finds the permit.
-                    self.permit = None;
-                    return;
+                let next = queue.take_group(self.shared.patience);
+                if let Some(group) = &next {
+                    if group.is_empty() {
+                        // With the queue locked: who comes next finds the permit.
+                        self.permit = None;
+                        return;
+                    }
+                    queue.under_way.push(begun);
                 }
-                group
+                next
+            };
+            let Some(group) = next else {
+                tokio::time::sleep(HEADWAY).await;
+                continue;
             };
             self.shared.write_group(group).await;
+            self.shared.queue().ended(begun);
+            // Who has just got an answer may have the next write at hand: for one group with those
+            // that wait.
+            tokio::task::yield_now().await;
         }
     }
 }
@@ -168,9 +187,20 @@ impl Drop for Turn {
 }
 
 impl Queue {
-    /// The next writes that may go together, and marks their threads. Fails those that have waited
-    /// too long.
-    fn take_group(&mut self, patience: Duration) -> Vec<Waiting> {
+    /// Of a group that had begun then.
+    fn ended(&mut self, begun: Instant) {
+        if let Some(group) = self.under_way.iter().position(|time| *time == begun) {
+            self.under_way.swap_remove(group);
+        }
+    }
+
+    /// The next writes that may go together, and marks their threads; `None` where they are to wait
+    /// for the group before. Fails those that have waited too long.
+    fn take_group(&mut self, patience: Duration) -> Option<Vec<Waiting>> {
+        let has_headway = |begun: &Instant| begun.elapsed() >= HEADWAY;
+        if !self.waiting.is_empty() && !self.under_way.iter().all(has_headway) {
+            return None;
+        }
         let mut group: Vec<Waiting> = Vec::new();
         let mut bytes = 0;
         let mut threads = HashSet::new();
@@ -205,7 +235,7 @@ impl Queue {
             self.waiting.push_front(waiting);
         }
         self.writing.extend(threads);
-        group
+        Some(group)
     }
 }
 

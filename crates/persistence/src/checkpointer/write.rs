@@ -342,7 +342,7 @@ DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.
 
 impl Insert {
     /// As many rows as one statement takes: each of these is one more text for SQLite to know.
-    const ROWS: [usize; 4] = [64, 16, 4, 1];
+    const ROWS: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
 
     /// Runs it for `rows`, of which `arguments` adds the columns.
     async fn execute<R>(

@@ -29,8 +29,8 @@ const PAGE: &str = "# Benchmark
 
 `bench/run` wrote this page: our code, its peers and the limit on the same work, in one run, on a
 PostgreSQL that it started and on SQLite files. Everything that is acknowledged is committed:
-`fsync` and `synchronous_commit` are on, SQLite's `synchronous` is `FULL`. Rows that say \"ours\" are
-AgentKit's.
+`fsync` and `synchronous_commit` are on, SQLite's `synchronous` is `FULL`. A ratio is to the best of
+those that it is against.
 
 ![Durable steps a second](benchmark.svg)
 ";
@@ -136,10 +136,10 @@ async fn main() -> Result<()> {
     report.write(&machine::description(&options).await?);
     run(&options, &mut report).await?;
     let targets = targets::table(&report.figures);
-    report.table(&targets);
     if options.is_everything() {
         write_page(&report, &targets)?;
     }
+    report.table(&targets);
     Ok(())
 }
 

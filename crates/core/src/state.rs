@@ -84,9 +84,27 @@ impl ThreadState {
         checkpointer: &C,
         thread_id: ThreadId,
     ) -> Result<Self> {
-        let selector = CheckpointSelector::latest(thread_id.clone());
+        Self::load_at(checkpointer, CheckpointSelector::latest(thread_id)).await
+    }
+
+    /// Reads the checkpoint that `selector` names. Saving goes on behind it, in the root graph.
+    pub async fn load_at<C: Checkpointer + ?Sized>(
+        checkpointer: &C,
+        selector: CheckpointSelector,
+    ) -> Result<Self> {
         let head = checkpointer.get(&selector).await?.map(Head::from);
-        Ok(Self { thread_id, head })
+        Ok(Self {
+            thread_id: selector.thread_id,
+            head,
+        })
+    }
+
+    /// A thread without checkpoints.
+    pub fn new(thread_id: ThreadId) -> Self {
+        Self {
+            thread_id,
+            head: None,
+        }
     }
 
     /// The state in the latest checkpoint, `None` when there is none.

@@ -1,6 +1,7 @@
 //! The commands of the `agentkit` binary.
 
 mod chat;
+mod fork;
 mod inspect;
 mod log;
 mod migrate;
@@ -46,6 +47,10 @@ enum Command {
     History(inspect::HistoryArguments),
     /// Show a checkpoint, decoded
     Show(inspect::ShowArguments),
+    /// Show what changed between two checkpoints: a JSON Patch (RFC 6902), an operation a line
+    Diff(inspect::DiffArguments),
+    /// Make a new conversation from a point in the past of another
+    Fork(fork::Arguments),
 }
 
 const HELP: &str = "\
@@ -55,6 +60,7 @@ Examples:
   agentkit chat --conversation ID               go on with a conversation, line by line
   agentkit threads                              what agents have worked on
   agentkit show THREAD                          what the agent of a thread knows now
+  agentkit fork CONVERSATION --message ID       go on from there in a new conversation
   DATABASE_URL=postgresql://me@localhost/agentkit agentkit migrate --dry-run
 
 Environment (a flag goes before it, agentkit.toml behind it):
@@ -112,6 +118,8 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
         Command::Threads(arguments) => inspect::threads(settings, arguments).await,
         Command::History(arguments) => inspect::history(settings, arguments).await,
         Command::Show(arguments) => inspect::show(settings, arguments).await,
+        Command::Diff(arguments) => inspect::diff(settings, arguments).await,
+        Command::Fork(arguments) => fork::run(settings, arguments).await,
     }
 }
 

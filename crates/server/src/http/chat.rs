@@ -1,4 +1,4 @@
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, http::header, response::IntoResponse};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -6,16 +6,22 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    CheckpointId, CheckpointQuery, CheckpointSelector, Error, Message, Namespace, Role,
+    CheckpointId, CheckpointQuery, CheckpointSelector, Error, Message, MessageId, Namespace, Role,
 };
 
 use super::{
-    App, conversation,
+    App,
+    conversation::{self, ConversationBody},
     extract::{Body, Id, Query},
     page::{List, limit},
     problem::{Problem, ProblemBody},
 };
-use crate::inspect::CheckpointView;
+use crate::{
+    fork::{self, ForkPoint},
+    inspect::{self, CheckpointView},
+};
+
+const JSON_PATCH: &str = "application/json-patch+json";
 
 /// The most checkpoints of one page; each holds all that the agent knows.
 const MAX_HISTORY: u64 = 100;
@@ -25,6 +31,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(send))
         .routes(routes!(state))
         .routes(routes!(history))
+        .routes(routes!(fork))
+        .routes(routes!(diff))
 }
 
 /// A message.
@@ -95,6 +103,31 @@ struct HistoryPage {
 
 fn default_history() -> u64 {
     20
+}
+
+/// From where; without ids, from now.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewFork {
+    /// After this checkpoint of the history.
+    #[schema(value_type = Option<String>)]
+    checkpoint_id: Option<CheckpointId>,
+    /// After this message; of a user's message, before the agent did anything about it. With
+    /// `checkpoint_id` it must be the last message that the checkpoint knows.
+    #[schema(value_type = Option<Uuid>)]
+    message_id: Option<MessageId>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct DiffRange {
+    /// The checkpoint to start from.
+    #[param(value_type = String)]
+    from: CheckpointId,
+    /// The checkpoint to arrive at.
+    #[param(value_type = String)]
+    to: CheckpointId,
 }
 
 /// Send a message and get the agent's answer
@@ -172,4 +205,48 @@ async fn history(
         next_cursor: oldest.filter(|_| !is_last),
         items,
     }))
+}
+
+/// Fork a chat: a new conversation from a point in its past
+///
+/// The new conversation has the messages up to there, under new ids, and one checkpoint with what
+/// the agent knew then. `forked_from` in its metadata names where it comes from. Nothing changes in
+/// this chat, and no turn is taken along.
+#[utoipa::path(
+    post, path = "/chats/{chat_id}/fork", tag = "chats", operation_id = "fork_chat",
+    params(("chat_id" = Uuid, Path, description = "The id of the conversation")),
+    request_body = NewFork,
+    responses((status = 200, description = "The new conversation", body = ConversationBody)),
+)]
+async fn fork(
+    State(app): State<App>,
+    Id(chat_id): Id,
+    Body(new): Body<NewFork>,
+) -> Result<Json<ConversationBody>, Problem> {
+    let point = ForkPoint {
+        checkpoint_id: new.checkpoint_id,
+        message_id: new.message_id,
+    };
+    let fork = fork::fork(&*app.storage, chat_id, &point).await?;
+    Ok(Json(fork.into()))
+}
+
+/// Get what changed between two checkpoints: an RFC 6902 JSON Patch of their `values`
+///
+/// Either may be the older one.
+#[utoipa::path(
+    get, path = "/chats/{chat_id}/diff", tag = "chats", operation_id = "diff_states",
+    params(("chat_id" = Uuid, Path, description = "The id of the conversation"), DiffRange),
+    responses((status = 200, description = "The patch", body = Vec<Object>, content_type = JSON_PATCH)),
+)]
+async fn diff(
+    State(app): State<App>,
+    Id(chat_id): Id,
+    Query(range): Query<DiffRange>,
+) -> Result<impl IntoResponse, Problem> {
+    let conversation = conversation::find(&app, chat_id).await?;
+    let checkpointer = app.storage.checkpointer();
+    let place = CheckpointSelector::latest(conversation.thread_id());
+    let patch = inspect::diff(&*checkpointer, &place, range.from, range.to).await?;
+    Ok(([(header::CONTENT_TYPE, JSON_PATCH)], Json(patch)))
 }

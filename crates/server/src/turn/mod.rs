@@ -18,6 +18,9 @@ use run::Chat;
 pub use claims::Claim;
 pub use error::TurnError;
 
+/// In the metadata of a checkpoint, the last message of the conversation that its state knows.
+pub(crate) const MESSAGE_ID: &str = "message_id";
+
 /// How many turns are finished at once after a start.
 const CONCURRENT_RESUMES: usize = 8;
 

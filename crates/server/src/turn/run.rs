@@ -3,10 +3,10 @@ use std::panic::AssertUnwindSafe;
 use futures::FutureExt;
 use yai_agentkit_core::{
     CheckpointMetadata, CheckpointSource, Checkpointer, Conversation, ConversationId, Error,
-    ListQuery, Message, Result, Role, ThreadState, Turn, TurnFilter, TurnStatus,
+    ListQuery, Message, MessageId, Result, Role, ThreadState, Turn, TurnFilter, TurnStatus,
 };
 
-use super::{TurnEngine, TurnError};
+use super::{MESSAGE_ID, TurnEngine, TurnError};
 use crate::agent::{AgentState, ChatMessage, Step};
 
 /// A claimed conversation with its agent's state, for one piece of work: after an error of the
@@ -80,6 +80,7 @@ impl Chat {
             &*unit.checkpointer(),
             state,
             CheckpointSource::Input,
+            turn.user_message_id,
             Some(&turn),
         )
         .await?;
@@ -96,8 +97,14 @@ impl Chat {
         ));
         let unit = self.engine.storage.begin().await?;
         let message = unit.messages().add(message).await?;
-        self.save(&*unit.checkpointer(), state, CheckpointSource::Update, None)
-            .await?;
+        self.save(
+            &*unit.checkpointer(),
+            state,
+            CheckpointSource::Update,
+            message.id,
+            None,
+        )
+        .await?;
         unit.commit().await?;
         Ok(message)
     }
@@ -110,8 +117,14 @@ impl Chat {
             match self.step().await {
                 Ok(Progress::Checkpoint(state)) => {
                     let checkpointer = self.engine.storage.checkpointer();
-                    self.save(&*checkpointer, state, CheckpointSource::Loop, Some(&turn))
-                        .await?;
+                    self.save(
+                        &*checkpointer,
+                        state,
+                        CheckpointSource::Loop,
+                        turn.user_message_id,
+                        Some(&turn),
+                    )
+                    .await?;
                 }
                 Ok(Progress::Answer(answer)) => return self.complete(turn, answer).await,
                 Err(error) => return Err(self.fail(turn, error).await),
@@ -180,6 +193,7 @@ impl Chat {
             &*unit.checkpointer(),
             state,
             CheckpointSource::Loop,
+            message.id,
             Some(&turn),
         )
         .await?;
@@ -208,6 +222,7 @@ impl Chat {
             &*unit.checkpointer(),
             state,
             CheckpointSource::Loop,
+            turn.user_message_id,
             Some(&turn),
         )
         .await?;
@@ -218,14 +233,17 @@ impl Chat {
         unit.commit().await
     }
 
+    /// `last_message` is the last message of the conversation that the state knows.
     async fn save(
         &mut self,
         checkpointer: &dyn Checkpointer,
         state: AgentState,
         source: CheckpointSource,
+        last_message: MessageId,
         turn: Option<&Turn>,
     ) -> Result<()> {
-        let mut metadata = CheckpointMetadata::new(source, self.thread.next_step());
+        let mut metadata = CheckpointMetadata::new(source, self.thread.next_step())
+            .with(MESSAGE_ID, last_message.to_string());
         if let Some(turn) = turn {
             metadata = metadata.with("run_id", turn.id.to_string());
         }

@@ -4,6 +4,7 @@ mod binary;
 mod chats;
 mod conversations;
 mod crash;
+mod forks;
 mod problems;
 mod process;
 mod settings;

@@ -272,6 +272,8 @@ async fn the_document_describes_every_route_with_its_problems() {
         }
     }
     let expected = [
+        "get /chats/{chat_id}/diff",
+        "post /chats/{chat_id}/fork",
         "get /chats/{chat_id}/history",
         "post /chats/{chat_id}/messages",
         "get /chats/{chat_id}/state",

@@ -25,6 +25,7 @@ mod clock;
 pub mod conformance;
 mod conversation;
 mod error;
+mod event;
 mod id;
 pub mod memory;
 mod message;
@@ -48,6 +49,7 @@ pub use checkpointer::{
 pub use clock::now;
 pub use conversation::{Conversation, ConversationFilter};
 pub use error::{BoxError, Error, Result};
+pub use event::{Announcements, EventBatch, LatestBatches, TurnEvents};
 pub use id::{CheckpointId, ConversationId, MessageId, Namespace, ThreadId, TurnId};
 pub use message::{Message, MessageFilter, Role};
 pub use repository::{Entity, ListQuery, Order, Page, Repository, Start};

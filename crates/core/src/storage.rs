@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::{Checkpointer, Conversation, Message, Repository, Result, Turn};
+use crate::{Checkpointer, Conversation, Message, Repository, Result, Turn, TurnEvents};
 
 /// Everything that AgentKit remembers, on one back end: what application code depends on.
 #[async_trait]
@@ -15,6 +15,9 @@ pub trait Storage: Send + Sync {
 
     /// The turns of all conversations.
     fn turns(&self) -> Arc<dyn Repository<Turn>>;
+
+    /// What the turns have told so far.
+    fn turn_events(&self) -> Arc<dyn TurnEvents>;
 
     /// The checkpoints of all threads.
     fn checkpointer(&self) -> Arc<dyn Checkpointer>;
@@ -39,6 +42,9 @@ pub trait UnitOfWork: Send + Sync {
 
     /// The turns, within this transaction.
     fn turns(&self) -> Arc<dyn Repository<Turn>>;
+
+    /// What the turns have told, within this transaction.
+    fn turn_events(&self) -> Arc<dyn TurnEvents>;
 
     /// The checkpoints, within this transaction.
     fn checkpointer(&self) -> Arc<dyn Checkpointer>;

@@ -13,7 +13,8 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use yai_agentkit_core::{
-    Checkpointer, Conversation, Error, Message, Repository, Result, Storage, Turn, UnitOfWork,
+    Checkpointer, Conversation, Error, Message, Repository, Result, Storage, Turn, TurnEvents,
+    UnitOfWork,
 };
 
 use crate::{
@@ -22,6 +23,7 @@ use crate::{
     config::Target,
     connection::{Connection, PostgresSource, SqliteSource, Transaction, answers, retrying},
     error::{from_sqlx, is_transient, storage_error},
+    events::SqlTurnEvents,
     migration,
     repository::{SqlRepository, StoredEntity},
 };
@@ -179,6 +181,10 @@ impl Storage for Database {
         self.repository()
     }
 
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        Arc::new(SqlTurnEvents(self.connection.clone()))
+    }
+
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
         Arc::new(SqlCheckpointer(self.connection.clone()))
     }
@@ -225,6 +231,10 @@ impl UnitOfWork for DatabaseUnitOfWork {
 
     fn turns(&self) -> Arc<dyn Repository<Turn>> {
         self.repository()
+    }
+
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        Arc::new(SqlTurnEvents(self.0.clone()))
     }
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {

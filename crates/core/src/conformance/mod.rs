@@ -20,6 +20,7 @@ mod concurrency;
 mod conversations;
 mod copying;
 mod delta_channels;
+mod events;
 mod fixtures;
 mod isolation;
 mod messages;
@@ -55,6 +56,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         conversations::CASES,
         messages::CASES,
         turns::CASES,
+        events::CASES,
         pages::CASES,
         checkpoints::CASES,
         checkpoint_lists::CASES,

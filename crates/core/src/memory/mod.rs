@@ -2,6 +2,7 @@
 //! an application's own tests. Nothing survives the process.
 
 mod checkpointer;
+mod events;
 mod repository;
 
 use std::sync::{Arc, Mutex, RwLock};
@@ -9,9 +10,12 @@ use std::sync::{Arc, Mutex, RwLock};
 use async_trait::async_trait;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::{Checkpointer, Conversation, Message, Repository, Result, Storage, Turn, UnitOfWork};
+use crate::{
+    Checkpointer, Conversation, Message, Repository, Result, Storage, Turn, TurnEvents, UnitOfWork,
+};
 
 use checkpointer::Checkpoints;
+use events::Batches;
 use repository::Rows;
 
 /// Everything, in memory. A clone shares the contents.
@@ -30,6 +34,7 @@ struct State {
     conversations: Rows<Conversation>,
     messages: Rows<Message>,
     turns: Rows<Turn>,
+    events: Batches,
     checkpoints: Checkpoints,
 }
 
@@ -65,6 +70,10 @@ impl Access {
         Arc::new(repository::MemoryRepository::new(self.clone()))
     }
 
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        Arc::new(events::MemoryTurnEvents(self.clone()))
+    }
+
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
         Arc::new(checkpointer::MemoryCheckpointer(self.clone()))
     }
@@ -88,6 +97,10 @@ impl Storage for MemoryStorage {
 
     fn turns(&self) -> Arc<dyn Repository<Turn>> {
         self.access().repository()
+    }
+
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        self.access().turn_events()
     }
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
@@ -133,6 +146,10 @@ impl UnitOfWork for MemoryUnitOfWork {
 
     fn turns(&self) -> Arc<dyn Repository<Turn>> {
         self.access().repository()
+    }
+
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        self.access().turn_events()
     }
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {

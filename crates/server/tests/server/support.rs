@@ -17,10 +17,10 @@ use tokio::sync::Semaphore;
 use tower::ServiceExt;
 use yai_agentkit_core::{
     Checkpointer, Conversation, Error, ListQuery, Message, MessageFilter, Repository, Result, Role,
-    Storage, Turn, UnitOfWork, memory::MemoryStorage,
+    Storage, Turn, TurnEvents, UnitOfWork, memory::MemoryStorage,
 };
 use yai_agentkit_server::{
-    agent::{Agent, AgentError, AgentState, Step, ToolCall},
+    agent::{Agent, AgentError, AgentState, Deltas, Step, ToolCall},
     http::{self, App},
     turn::TurnEngine,
 };
@@ -77,7 +77,7 @@ fn call(id: &str) -> ToolCall {
 
 #[async_trait]
 impl Agent for ScriptedAgent {
-    async fn step(&self, state: &AgentState) -> Result<Step, AgentError> {
+    async fn step(&self, state: &AgentState, _: &Deltas) -> Result<Step, AgentError> {
         let is_of_turn = |message: &&_| -> bool { !is_user(message) };
         let question = state.messages.iter().rev().find(is_user).unwrap();
         let of_turn: Vec<_> = state.messages.iter().rev().take_while(is_of_turn).collect();
@@ -168,6 +168,10 @@ impl Storage for FailingStorage {
 
     fn turns(&self) -> Arc<dyn Repository<Turn>> {
         self.inner.turns()
+    }
+
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        self.inner.turn_events()
     }
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {

@@ -155,7 +155,7 @@ impl Chat {
         if steps_taken(&state) >= self.engine.max_steps {
             return Err(TurnError::TooManySteps(self.engine.max_steps));
         }
-        match guarded(agent.step(&state)).await?? {
+        match guarded(agent.step(&state, &crate::agent::Deltas::ignored())).await?? {
             Step::ToolCalls { content, calls } => {
                 state.messages.push(ChatMessage {
                     tool_calls: calls,

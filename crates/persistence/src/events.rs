@@ -36,16 +36,17 @@ WHERE conversation_id = $1 AND turn_id = $2 AND sequence > $3 ORDER BY sequence 
 WHERE conversation_id = $1 AND turn_id = $2 AND sequence > $3 ORDER BY sequence LIMIT $4",
 };
 
-/// $1 and $2 are JSON arrays of conversations and of turns.
+/// $1 is a JSON array of objects.
 const LATEST: Sql = Sql {
-    postgres: "SELECT turn_id, max(sequence) FROM agent_turn_events
-WHERE conversation_id = ANY (ARRAY(SELECT id::uuid FROM jsonb_array_elements_text($1::jsonb) id))
-    AND turn_id = ANY (ARRAY(SELECT id::uuid FROM jsonb_array_elements_text($2::jsonb) id))
-GROUP BY turn_id",
-    sqlite: "SELECT turn_id, max(sequence) FROM agent_turn_events
-WHERE conversation_id IN (SELECT unhex(value, '-') FROM json_each($1))
-    AND turn_id IN (SELECT unhex(value, '-') FROM json_each($2))
-GROUP BY turn_id",
+    postgres: "SELECT e.turn_id, max(e.sequence)
+FROM jsonb_to_recordset($1::jsonb) AS t (conversation_id uuid, turn_id uuid)
+JOIN agent_turn_events e ON e.conversation_id = t.conversation_id AND e.turn_id = t.turn_id
+GROUP BY e.turn_id",
+    sqlite: "SELECT e.turn_id, max(e.sequence)
+FROM json_each($1) t CROSS JOIN agent_turn_events e
+    ON e.conversation_id = unhex(t.value ->> 'conversation_id', '-')
+    AND e.turn_id = unhex(t.value ->> 'turn_id', '-')
+GROUP BY e.turn_id",
 };
 
 /// $1 is an age in seconds, on SQLite a time.
@@ -95,6 +96,12 @@ impl SqlTurnEvents {
 
 fn place(conversation_id: ConversationId, turn_id: TurnId) -> Vec<SqlValue> {
     vec![conversation_id.0.into(), turn_id.0.into()]
+}
+
+/// As [`LATEST`] takes them.
+fn places(turns: &[(ConversationId, TurnId)]) -> String {
+    let place = |(conversation_id, turn_id): &(ConversationId, TurnId)| json!({"conversation_id": conversation_id, "turn_id": turn_id});
+    turns.iter().map(place).collect::<Json>().to_string()
 }
 
 #[async_trait]
@@ -149,11 +156,7 @@ impl TurnEvents for SqlTurnEvents {
         if turns.is_empty() {
             return Ok(LatestBatches::new());
         }
-        let (conversations, turns): (Vec<_>, Vec<_>) = turns.iter().copied().unzip();
-        let values = vec![
-            json!(conversations).to_string().into(),
-            json!(turns).to_string().into(),
-        ];
+        let values = vec![places(turns).into()];
         let rows = retrying!(self.0, LATEST.rows(&self.0, values.clone()));
         let newest = |row: &QueryResult| -> Result<_, DbErr> {
             let (turn, sequence): (_, i64) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
@@ -229,5 +232,38 @@ impl Announcements for Notifications {
         // What is not ours on this channel tells nothing.
         let latest = |payload: &str| serde_json::from_str(payload).unwrap_or_default();
         Ok(received.map(|notification| latest(notification.payload())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::Databases;
+
+    /// 5000 conversations with a turn of 20 batches each.
+    const ROWS: &str = "
+INSERT INTO agent_conversations (id, checkpoint_thread_id, created_at, updated_at)
+SELECT {id}, {id}, {time}, {time} FROM numbers;
+INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
+SELECT c.id, c.id, i, '[]', {time}
+FROM (SELECT id FROM agent_conversations LIMIT 5000) c JOIN numbers ON i <= 20;";
+
+    #[tokio::test]
+    async fn batches_are_read_by_their_key() {
+        let databases = Databases::with(ROWS).await;
+        let index = &["agent_turn_events_pkey"];
+        let (conversation, turn) = (ConversationId::new(), TurnId::new());
+        let read = |connection: &Connection| {
+            let mut values = place(conversation, turn);
+            values.extend([3i64.into(), 32i64.into()]);
+            READ.statement(connection, values)
+        };
+        databases.assert_uses(read, index).await;
+        let latest = |connection: &Connection| {
+            let values = vec![places(&[(conversation, turn)]).into()];
+            LATEST.statement(connection, values)
+        };
+        databases.assert_uses(latest, index).await;
+        databases.remove().await;
     }
 }

@@ -85,8 +85,14 @@ impl ThreadState {
         thread_id: ThreadId,
     ) -> Result<Self> {
         let selector = CheckpointSelector::latest(thread_id.clone());
-        let head = checkpointer.get(&selector).await?.map(Head::from);
-        Ok(Self { thread_id, head })
+        Ok(Self::new(thread_id, checkpointer.get(&selector).await?))
+    }
+
+    /// The state in `latest`, which is the latest checkpoint of `thread_id`; `None` where there is
+    /// none.
+    pub fn new(thread_id: ThreadId, latest: Option<CheckpointTuple>) -> Self {
+        let head = latest.map(Head::from);
+        Self { thread_id, head }
     }
 
     /// The state in the latest checkpoint, `None` when there is none.

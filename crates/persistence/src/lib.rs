@@ -11,6 +11,7 @@ mod entity;
 mod error;
 #[cfg(test)]
 mod explain;
+mod lease;
 mod migration;
 mod precision;
 mod repository;

@@ -54,10 +54,11 @@ macro_rules! script {
     };
 }
 
-const MIGRATIONS: [Script; 3] = [
+const MIGRATIONS: [Script; 4] = [
     script!("0001", "checkpoints"),
     script!("0002", "threads"),
     script!("0003", "conversations"),
+    script!("0004", "turns"),
 ];
 
 /// Every migration with its state. Reads only.

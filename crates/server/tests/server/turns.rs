@@ -12,7 +12,7 @@ use yai_agentkit_server::{
     turn::{TurnEngine, TurnError},
 };
 
-use crate::support::{FailingStorage, ScriptedAgent, said};
+use crate::support::{FailingStorage, ScriptedAgent, limits, said};
 
 const ANSWER: &str = "assistant: hi: result-a result-b result-c";
 
@@ -80,7 +80,7 @@ impl Bench {
 }
 
 fn engine(storage: &FailingStorage, agent: &ScriptedAgent) -> TurnEngine {
-    TurnEngine::new(Arc::new(storage.clone()), Arc::new(agent.clone())).with_max_steps(5)
+    TurnEngine::new(Arc::new(storage.clone()), Arc::new(agent.clone())).with_limits(limits())
 }
 
 /// Waits until the agent has done `calls` calls and hangs in the next.
@@ -110,7 +110,7 @@ async fn a_turn_stores_the_question_every_step_and_the_answer() {
         .iter()
         .map(|tuple| tuple.metadata.step().unwrap())
         .collect();
-    assert_eq!(steps, [-1, 0, 1, 2, 3, 4, 5]);
+    assert_eq!(steps, [-1, 0, 1, 2, 3, 4]);
     assert_eq!(checkpoints[0].metadata.0["source"], "input");
     assert!(
         checkpoints[1..]
@@ -383,7 +383,7 @@ async fn a_shutdown_stops_turns_at_their_next_checkpoint() {
         Err(TurnError::Interrupted)
     ));
     assert_eq!(agent.done(), ScriptedAgent::SCRIPT[..3]);
-    assert_eq!(bench.checkpoints().await.len(), 4);
+    assert_eq!(bench.checkpoints().await.len(), 3);
     assert_eq!(bench.statuses().await, [TurnStatus::Running]);
 
     engine(&bench.storage, &agent).resume_all().await.unwrap();

@@ -64,7 +64,9 @@ async fn finish(turns: &TurnEngine, conversation: ConversationId) -> Result<(), 
     match due.transpose() {
         None => Ok(()),
         Some(due) => {
-            eprintln!("Still due:");
+            if matches!(due, Ok(_) | Err(TurnError::Asks(_))) {
+                eprintln!("Still due:");
+            }
             show(due)
         }
     }

@@ -134,6 +134,7 @@ async fn a_turn_stores_the_question_every_step_and_the_answer() {
 /// calls, as SIGKILL ends a process.
 fn kill_after(calls: usize) -> (FailingStorage, Conversation, ScriptedAgent) {
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
         .build()
         .unwrap();
     let (storage, agent) = (
@@ -159,6 +160,7 @@ fn a_turn_killed_after_any_step_is_finished_at_the_next_start() {
         let agent = ScriptedAgent::default();
         let engine = engine(&storage, &agent);
         let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
             .build()
             .unwrap();
         runtime.block_on(async {
@@ -183,6 +185,7 @@ fn a_turn_killed_after_any_step_is_finished_before_the_next_message() {
         let agent = ScriptedAgent::default();
         let engine = engine(&storage, &agent);
         let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
             .build()
             .unwrap();
         runtime.block_on(async {
@@ -402,7 +405,7 @@ async fn a_message_that_waits_for_an_unfinished_turn_at_a_shutdown_is_not_stored
     });
     until_hanging(&agent, 1).await;
     assert!(!bench.engine.shutdown(Duration::ZERO).await);
-    agent.permits.add_permits(1);
+    agent.permits.add_permits(2);
     assert!(matches!(before.await.unwrap(), Err(TurnError::Interrupted)));
 
     let engine = engine(&bench.storage, &agent);
@@ -410,7 +413,7 @@ async fn a_message_that_waits_for_an_unfinished_turn_at_a_shutdown_is_not_stored
         let (engine, message) = (engine.clone(), bench.message("and?"));
         async move { engine.send(message).await }
     });
-    until_hanging(&agent, 2).await;
+    until_hanging(&agent, 3).await;
     assert!(!engine.shutdown(Duration::ZERO).await);
     agent.permits.add_permits(100);
     assert!(matches!(next.await.unwrap(), Err(TurnError::ShuttingDown)));

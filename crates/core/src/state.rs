@@ -92,19 +92,15 @@ impl ThreadState {
         checkpointer: &C,
         selector: CheckpointSelector,
     ) -> Result<Self> {
-        let head = checkpointer.get(&selector).await?.map(Head::from);
-        Ok(Self {
-            thread_id: selector.thread_id,
-            head,
-        })
+        let tuple = checkpointer.get(&selector).await?;
+        Ok(Self::new(selector.thread_id, tuple))
     }
 
-    /// A thread without checkpoints.
-    pub fn new(thread_id: ThreadId) -> Self {
-        Self {
-            thread_id,
-            head: None,
-        }
+    /// The state in `latest`, which is the latest checkpoint of `thread_id`; `None` where there is
+    /// none.
+    pub fn new(thread_id: ThreadId, latest: Option<CheckpointTuple>) -> Self {
+        let head = latest.map(Head::from);
+        Self { thread_id, head }
     }
 
     /// The state in the latest checkpoint, `None` when there is none.

@@ -13,8 +13,8 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use yai_agentkit_core::{
-    Checkpointer, Conversation, Error, Message, Repository, Result, Storage, Turn, TurnEvents,
-    UnitOfWork,
+    Checkpointer, Conversation, Error, IdempotencyKey, Leases, Message, Repository, Result,
+    Storage, Turn, TurnEvents, UnitOfWork,
 };
 
 use crate::{
@@ -22,8 +22,10 @@ use crate::{
     checkpointer::{RawCheckpoints, SqlCheckpointer},
     config::Target,
     connection::{Connection, PostgresSource, SqliteSource, Transaction, answers, retrying},
+    entity::idempotency_key,
     error::{from_sqlx, is_transient, storage_error},
     events::SqlTurnEvents,
+    lease::SqlLeases,
     migration,
     repository::{SqlRepository, StoredEntity},
 };
@@ -185,8 +187,20 @@ impl Storage for Database {
         Arc::new(SqlTurnEvents(self.connection.clone()))
     }
 
+    fn leases(&self) -> Arc<dyn Leases> {
+        Arc::new(SqlLeases(self.connection.clone()))
+    }
+
+    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
+        self.repository()
+    }
+
+    async fn forget_idempotency_keys(&self, age: Duration) -> Result<u64> {
+        idempotency_key::forget(&self.connection, age).await
+    }
+
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
-        Arc::new(SqlCheckpointer(self.connection.clone()))
+        Arc::new(SqlCheckpointer::new(self.connection.clone()))
     }
 
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>> {
@@ -237,8 +251,16 @@ impl UnitOfWork for DatabaseUnitOfWork {
         Arc::new(SqlTurnEvents(self.0.clone()))
     }
 
+    fn leases(&self) -> Arc<dyn Leases> {
+        Arc::new(SqlLeases(self.0.clone()))
+    }
+
+    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
+        self.repository()
+    }
+
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
-        Arc::new(SqlCheckpointer(self.0.clone()))
+        Arc::new(SqlCheckpointer::new(self.0.clone()))
     }
 
     async fn commit(self: Box<Self>) -> Result<()> {
@@ -277,6 +299,8 @@ async fn open_postgres(
         // Rows come by their keys, more of them in the planner's guess than in truth: compiling a
         // statement would take longer than running it.
         ("jit", "off".to_owned()),
+        // A process that hangs in a transaction must not keep its locks from the others.
+        ("idle_in_transaction_session_timeout", timeout.to_string()),
     ];
     settings.extend(config.schema.clone().map(|schema| ("search_path", schema)));
     let direct = plain.clone().options(settings.clone());

@@ -12,6 +12,7 @@ mod error;
 mod events;
 #[cfg(test)]
 mod explain;
+mod lease;
 mod migration;
 mod precision;
 mod repository;

@@ -209,7 +209,7 @@ async fn copy_state(
         answering: None,
         ..thread.state()?.unwrap_or_default()
     };
-    let mut copy = ThreadState::new(fork.thread_id());
+    let mut copy = ThreadState::new(fork.thread_id(), None);
     let mut metadata = CheckpointMetadata::new(CheckpointSource::Fork, copy.next_step());
     if let Some(message) = last_message {
         metadata = metadata.with(MESSAGE_ID, message.to_string());

@@ -17,7 +17,7 @@ use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
 use yai_agentkit_core::Role;
 use yai_agentkit_server::agent::{
-    Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall,
+    Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome,
     openai::{OpenAiAgent, OpenAiConfig},
 };
 
@@ -267,7 +267,9 @@ async fn tool_calls_and_their_results_go_round() {
         ..ChatMessage::new(Role::Assistant, content)
     });
     for call in calls {
-        let result = agent.run_tool(&call, &mut state).await;
+        let ToolOutcome::Result(result) = agent.run_tool(&call, &mut state, None).await else {
+            panic!("the tool asks");
+        };
         state.messages.push(ChatMessage {
             tool_call_id: Some(call.id),
             ..ChatMessage::new(Role::Tool, result)
@@ -302,7 +304,9 @@ async fn broken_arguments_reach_the_tool_and_go_back_unchanged() {
     else {
         panic!("the model calls a tool");
     };
-    let result = agent.run_tool(&calls[0], &mut state).await;
+    let ToolOutcome::Result(result) = agent.run_tool(&calls[0], &mut state, None).await else {
+        panic!("the tool asks");
+    };
     assert!(
         result.starts_with("Error: the arguments do not fit"),
         "{result}"

@@ -14,13 +14,13 @@ mod row;
 mod threads;
 mod write;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value as SqlValue};
 use yai_agentkit_core::{
     CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
-    DeltaChannelHistory, NewCheckpoint, NewWrites, Page, PruneStrategy, Result, Thread,
+    DeltaChannelHistory, Fence, NewCheckpoint, NewWrites, Page, PruneStrategy, Result, Thread,
     ThreadCursor, ThreadId,
 };
 
@@ -79,45 +79,77 @@ impl Sql {
 }
 
 /// A [`Checkpointer`] on a pool or within a transaction.
-pub(crate) struct SqlCheckpointer(pub(crate) Connection);
+pub(crate) struct SqlCheckpointer {
+    connection: Connection,
+    fence: Option<Fence>,
+}
+
+impl SqlCheckpointer {
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            fence: None,
+        }
+    }
+}
 
 #[async_trait]
 impl Checkpointer for SqlCheckpointer {
     async fn get(&self, selector: &CheckpointSelector) -> Result<Option<CheckpointTuple>> {
-        let found = read::get(&self.0, selector).await?;
+        let found = read::get(&self.connection, selector).await?;
         found.map(RawCheckpoint::parse).transpose()
     }
 
     async fn list(&self, query: &CheckpointQuery) -> Result<Vec<CheckpointTuple>> {
-        let found = read::list(&self.0, query).await?;
+        let found = read::list(&self.connection, query).await?;
         found.into_iter().map(RawCheckpoint::parse).collect()
     }
 
     async fn put(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
         checkpoint.validate()?;
         let key = checkpoint.key();
-        write::put(&self.0, row::to_raw(checkpoint)?).await?;
+        write::put(&self.connection, row::to_raw(checkpoint)?, self.fence).await?;
+        Ok(key)
+    }
+
+    async fn put_next(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
+        checkpoint.validate()?;
+        let key = checkpoint.key();
+        write::put_next(&self.connection, row::to_raw(checkpoint)?, self.fence).await?;
         Ok(key)
     }
 
     async fn put_writes(&self, writes: NewWrites) -> Result<()> {
-        write::put_writes(&self.0, writes).await
+        write::put_writes(&self.connection, writes, self.fence).await
+    }
+
+    fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer> {
+        Arc::new(Self {
+            connection: self.connection.clone(),
+            fence: Some(fence),
+        })
+    }
+
+    async fn raise_epoch(&self, thread_id: &ThreadId, epoch: u64) -> Result<()> {
+        let epoch = Fence::Raise(epoch).stored_epoch()?;
+        let raised = threads::raise(&self.connection, thread_id, epoch).await;
+        write::admitted(&self.connection, "raise epoch", thread_id, raised).await
     }
 
     async fn delete_thread(&self, thread_id: &ThreadId) -> Result<()> {
-        maintenance::delete_thread(&self.0, thread_id).await
+        maintenance::delete_thread(&self.connection, thread_id).await
     }
 
     async fn delete_for_runs(&self, run_ids: &[String]) -> Result<()> {
-        maintenance::delete_for_runs(&self.0, run_ids).await
+        maintenance::delete_for_runs(&self.connection, run_ids).await
     }
 
     async fn copy_thread(&self, source: &ThreadId, target: &ThreadId) -> Result<()> {
-        maintenance::copy_thread(&self.0, source, target).await
+        maintenance::copy_thread(&self.connection, source, target).await
     }
 
     async fn prune(&self, thread_ids: &[ThreadId], strategy: PruneStrategy) -> Result<()> {
-        maintenance::prune(&self.0, thread_ids, strategy).await
+        maintenance::prune(&self.connection, thread_ids, strategy).await
     }
 
     async fn delta_channel_history(
@@ -125,7 +157,7 @@ impl Checkpointer for SqlCheckpointer {
         selector: &CheckpointSelector,
         channels: &[String],
     ) -> Result<BTreeMap<String, DeltaChannelHistory>> {
-        delta::history(&self.0, selector, channels).await
+        delta::history(&self.connection, selector, channels).await
     }
 
     async fn threads(
@@ -133,6 +165,6 @@ impl Checkpointer for SqlCheckpointer {
         limit: u64,
         after: Option<&ThreadCursor>,
     ) -> Result<Page<Thread, ThreadCursor>> {
-        threads::list(&self.0, limit, after).await
+        threads::list(&self.connection, limit, after).await
     }
 }

@@ -100,7 +100,7 @@ async fn writing_uses_indexes(databases: &Databases) {
     let mut put = key.to_vec();
     put.extend([SqlValue::String(None), "{}".into(), "{}".into()]);
     put.extend([one(), one(), one(), bytes()]);
-    let put = Statement::from_sql_and_values(DbBackend::Postgres, POSTGRES_PUT, put);
+    let put = Statement::from_sql_and_values(DbBackend::Postgres, POSTGRES_PUT[0], put);
     let indexes = ["threads_pkey", "checkpoints_pkey"].map(arbiter);
     databases
         .assert_postgres_uses(put, &indexes.each_ref().map(String::as_str))
@@ -110,7 +110,7 @@ async fn writing_uses_indexes(databases: &Databases) {
         let mut writes = key.to_vec();
         writes.extend(["task".into(), "".into(), array(ArrayType::Int, [0])]);
         writes.extend([one(), one(), bytes()]);
-        let writes = Statement::from_sql_and_values(DbBackend::Postgres, sql.postgres, writes);
+        let writes = Statement::from_sql_and_values(DbBackend::Postgres, sql.postgres[0], writes);
         let indexes = ["threads_pkey", "checkpoint_writes_pkey"].map(arbiter);
         databases
             .assert_postgres_uses(writes, &indexes.each_ref().map(String::as_str))

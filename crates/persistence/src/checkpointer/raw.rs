@@ -79,7 +79,7 @@ impl RawCheckpoints {
     /// Stores a checkpoint and its new values.
     pub async fn put(&self, checkpoint: NewRawCheckpoint) -> Result<()> {
         checkpoint.validate()?;
-        write::put(&self.0, checkpoint).await
+        write::put(&self.0, checkpoint, None).await
     }
 }
 

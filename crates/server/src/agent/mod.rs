@@ -96,6 +96,18 @@ pub enum Step {
     },
     /// This is the answer; the turn is done.
     Answer(String),
+    /// Ask a person, and go on with the answer, which comes as the result of a tool call.
+    Ask(String),
+}
+
+/// What a tool has come to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ToolOutcome {
+    /// Its result, for the agent to read.
+    Result(String),
+    /// It has done nothing yet, and wants the answer of a person first. Then it runs again, with
+    /// the answer.
+    Ask(String),
 }
 
 /// Takes what an agent says while it is saying it. A clone is the same.
@@ -162,7 +174,18 @@ pub trait Agent: Send + Sync {
     /// counts, and what was said otherwise is taken back.
     async fn step(&self, state: &AgentState, deltas: &Deltas) -> Result<Step, AgentError>;
 
-    /// Runs one tool and returns its result; it may change what the agent remembers. A tool that
-    /// fails says so in its result, for the agent to read.
-    async fn run_tool(&self, call: &ToolCall, state: &mut AgentState) -> String;
+    /// Whether running this call twice does no more than running it once. A call that is not
+    /// repeatable never runs again by itself once it has begun: where a crash leaves open what
+    /// came of it, the turn asks a person.
+    fn is_repeatable(&self, call: &ToolCall) -> bool;
+
+    /// Runs one tool; it may change the facts that the agent remembers. A tool that fails says so
+    /// in its result, for the agent to read. The calls of one step run at once, each on a state of
+    /// its own. `answer` is a person's, where the tool has asked for it.
+    async fn run_tool(
+        &self,
+        call: &ToolCall,
+        state: &mut AgentState,
+        answer: Option<&str>,
+    ) -> ToolOutcome;
 }

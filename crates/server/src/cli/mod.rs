@@ -78,6 +78,11 @@ Environment (a flag goes before it, agentkit.toml behind it):
   AGENTKIT_BODY_LIMIT        bytes a request may have [1048576]
   AGENTKIT_SHUTDOWN_TIMEOUT  seconds for running turns to reach a checkpoint [30]
   AGENTKIT_MAX_STEPS         steps an agent may take in one turn [50]
+  AGENTKIT_MAX_ATTEMPTS      how often a turn may be cut short [5]
+  AGENTKIT_TURN_DEADLINE     seconds a turn may run [600]
+  AGENTKIT_LEASE             seconds until another server takes a turn over [10]
+  AGENTKIT_ON_BUSY           a message to a busy chat: reject, queue or interrupt [reject]
+  AGENTKIT_KEY_AGE           seconds for which an Idempotency-Key is known [86400]
   AGENTKIT_STEP_DELAY        milliseconds each step of the offline agent takes [0]
   AGENTKIT_LOG_FORMAT        text or json [text]
   RUST_LOG                   what is logged, as in info,sqlx=debug [serve: info, else warn]
@@ -126,7 +131,7 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
 /// The turns of the agent that the settings name, kept in `database`.
 fn turn_engine(settings: &Settings, database: &Database) -> Result<TurnEngine, Error> {
     let agent = build_agent(settings)?;
-    Ok(TurnEngine::new(Arc::new(database.clone()), agent).with_max_steps(settings.max_steps))
+    Ok(TurnEngine::new(Arc::new(database.clone()), agent).with_limits(settings.limits.clone()))
 }
 
 fn build_agent(settings: &Settings) -> Result<Arc<dyn Agent>, Error> {

@@ -1,7 +1,12 @@
-use axum::{Json, extract::State, http::header, response::IntoResponse};
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
@@ -12,13 +17,15 @@ use yai_agentkit_core::{
 use super::{
     App,
     conversation::{self, ConversationBody},
-    extract::{Body, Id, Query},
+    extract::{Body, Id, Key, Query},
     page::{List, limit},
     problem::{Problem, ProblemBody},
+    turn::TurnBody,
 };
 use crate::{
     fork::{self, ForkPoint},
     inspect::{self, CheckpointView},
+    turn::{OnBusy, RequestKey, SendOptions, TurnError},
 };
 
 const JSON_PATCH: &str = "application/json-patch+json";
@@ -77,6 +84,29 @@ struct NewMessage {
     role: Speaker,
     /// What the application keeps with it: any JSON.
     metadata: Option<Value>,
+    /// What becomes of it where the chat is busy; the server's setting, unless given.
+    #[schema(inline)]
+    on_busy: Option<WhenBusy>,
+}
+
+/// Where the chat is busy: refuse the message, store it and answer it after those before it, or
+/// cancel those.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum WhenBusy {
+    Reject,
+    Queue,
+    Interrupt,
+}
+
+impl From<WhenBusy> for OnBusy {
+    fn from(when: WhenBusy) -> Self {
+        match when {
+            WhenBusy::Reject => Self::Reject,
+            WhenBusy::Queue => Self::Queue,
+            WhenBusy::Interrupt => Self::Interrupt,
+        }
+    }
 }
 
 /// Who speaks: the agent answers a `user` and heeds a `system` message from then on.
@@ -86,6 +116,33 @@ enum Speaker {
     #[default]
     User,
     System,
+}
+
+/// What a turn comes to for now.
+#[derive(Debug)]
+pub(super) enum Reply {
+    Answer(Box<MessageBody>),
+    /// It waits for a person.
+    Asks(Box<TurnBody>),
+}
+
+impl Reply {
+    pub(super) fn of(outcome: Result<Message, TurnError>) -> Result<Self, TurnError> {
+        match outcome {
+            Ok(answer) => Ok(Self::Answer(Box::new(answer.into()))),
+            Err(TurnError::Asks(turn)) => Ok(Self::Asks(Box::new((*turn).into()))),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl IntoResponse for Reply {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Answer(message) => Json(message).into_response(),
+            Self::Asks(turn) => (StatusCode::ACCEPTED, Json(turn)).into_response(),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -136,28 +193,47 @@ struct DiffRange {
 /// before is finished first. The turn goes on although the client disconnects; its answer is then
 /// among the messages of the conversation. A `system` message is only stored, for the agent to
 /// heed: the response is the message itself.
+///
+/// With an `Idempotency-Key`, a repetition of the request gets the answer of the first, also from
+/// another server, and while the first still runs.
 #[utoipa::path(
     post, path = "/chats/{chat_id}/messages", tag = "chats", operation_id = "send_message",
-    params(("chat_id" = Uuid, Path, description = "The id of the conversation")),
+    params(
+        ("chat_id" = Uuid, Path, description = "The id of the conversation"),
+        ("idempotency-key" = Option<String>, Header, description = "Makes a repetition safe"),
+    ),
     request_body = NewMessage,
     responses(
         (status = 200, description = "The answer", body = MessageBody),
-        (status = 409, description = "A turn is running", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+        (status = 202, description = "The turn waits for a person", body = TurnBody),
+        (status = 409, description = "A turn is running, or this one was cancelled", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+        (status = 422, description = "The key was used with another request", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
         (status = 502, description = "The agent failed; the message is stored", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
     ),
 )]
 async fn send(
     State(app): State<App>,
     Id(chat_id): Id,
+    Key(key): Key,
     Body(new): Body<NewMessage>,
-) -> Result<Json<MessageBody>, Problem> {
+) -> Result<Reply, Problem> {
     let role = match new.role {
         Speaker::User => Role::User,
         Speaker::System => Role::System,
     };
     let mut message = Message::new(chat_id, role, new.content);
     message.metadata = new.metadata;
-    Ok(Json(app.turns.send(message).await?.into()))
+    let has_key = key.is_some();
+    let said = json!([message.role, message.content, message.metadata]);
+    let options = SendOptions {
+        on_busy: new.on_busy.map(OnBusy::from),
+        key: key.map(|key| RequestKey {
+            key,
+            request: said.to_string().into_bytes(),
+        }),
+    };
+    let reply = Reply::of(app.turns.send_with(message, options).await);
+    reply.map_err(|error| Problem::from(error).repeatable(has_key))
 }
 
 /// Get what the agent knows now: its latest checkpoint

@@ -8,6 +8,7 @@ mod extract;
 mod health;
 mod page;
 mod problem;
+mod turn;
 
 use std::{sync::Arc, time::Duration};
 
@@ -46,6 +47,7 @@ pub fn router(app: App, body_limit: usize) -> Router {
     let (router, api) = OpenApiRouter::with_openapi(document::base())
         .merge(conversation::routes())
         .merge(chat::routes())
+        .merge(turn::routes())
         .merge(health::routes())
         .split_for_parts();
     router

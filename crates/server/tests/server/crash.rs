@@ -13,9 +13,9 @@ use crate::process::{Server, agentkit};
 /// Two requests at once: a decision, two tools, the answer.
 const QUESTION: &str = "My name is Ada. What is 17 * 23?";
 /// With the checkpoint of the question.
-const CHECKPOINTS: usize = 5;
+const CHECKPOINTS: usize = 4;
 /// How long a step takes where it is to be interrupted.
-const STEP: &str = "300";
+const STEP: &str = "400";
 
 /// A database that outlives its servers.
 pub(crate) struct Installation {
@@ -47,6 +47,7 @@ impl Installation {
         command
             .args(["--bind", "127.0.0.1:0"])
             .env("AGENTKIT_STEP_DELAY", step_delay)
+            .env("AGENTKIT_LEASE", "0.5")
             .env("RUST_LOG", "warn")
             .envs(self.variables.iter().map(|(name, value)| (name, value)));
         Server::spawn(&mut command)

@@ -126,8 +126,8 @@ async fn a_fork_after_a_message_knows_nothing_of_what_came_later() {
 async fn a_fork_after_a_checkpoint_has_the_messages_that_it_knew() {
     let api = Api::new(ScriptedAgent::default());
     let chat = Chat::of(&api).await;
-    // Oldest first: the instruction, then of each turn the question, five steps and the answer.
-    let known = [1, 2, 2, 2, 2, 2, 2, 3, 4, 4, 4, 4, 4, 4, 5];
+    // Oldest first: the instruction, then of each turn the question, four steps and the answer.
+    let known = [1, 2, 2, 2, 2, 2, 3, 4, 4, 4, 4, 4, 5];
     assert_eq!(chat.history.len(), known.len());
     for (checkpoint, known) in chat.history.iter().rev().zip(known) {
         let id = &checkpoint["checkpoint_id"];

@@ -16,7 +16,7 @@ use serde_json::json;
 use yai_agentkit_core::Role;
 
 use self::request::{Intent, Language, Request};
-use super::{Agent, AgentError, AgentState, Deltas, Step, ToolCall, tools::Toolbox};
+use super::{Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome, tools::Toolbox};
 
 /// How many characters it says at once.
 const DELTA: usize = 12;
@@ -65,9 +65,19 @@ impl Agent for OfflineAgent {
         Ok(step)
     }
 
-    async fn run_tool(&self, call: &ToolCall, state: &mut AgentState) -> String {
+    fn is_repeatable(&self, _call: &ToolCall) -> bool {
+        // The tools change nothing but the state.
+        true
+    }
+
+    async fn run_tool(
+        &self,
+        call: &ToolCall,
+        state: &mut AgentState,
+        _answer: Option<&str>,
+    ) -> ToolOutcome {
         tokio::time::sleep(self.step_delay).await;
-        self.toolbox.run(call, state)
+        ToolOutcome::Result(self.toolbox.run(call, state))
     }
 }
 
@@ -101,6 +111,14 @@ fn decide(state: &AgentState) -> Step {
     if open_calls.is_empty() {
         Step::Answer(replies.join("\n"))
     } else {
+        // What is remembered is there to be recalled in the next step: the calls of one run at once.
+        let remembers = |call: &ToolCall| call.name == "remember";
+        if let Some(first) = open_calls.iter().position(remembers) {
+            let later = open_calls[first..]
+                .iter()
+                .position(|call| call.name == "recall");
+            open_calls.truncate(later.map_or(open_calls.len(), |later| first + later));
+        }
         Step::ToolCalls {
             content: String::new(),
             calls: open_calls,

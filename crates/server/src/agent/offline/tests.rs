@@ -4,7 +4,7 @@ use chrono::{TimeZone, Utc};
 
 use super::OfflineAgent;
 use crate::agent::{
-    Agent, AgentState, ChatMessage, Deltas, Step, ToolCall,
+    Agent, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome,
     tools::{FAILED, Toolbox},
 };
 use yai_agentkit_core::Role;
@@ -27,13 +27,17 @@ async fn turn(state: &mut AgentState, text: &str) -> (String, Vec<ToolCall>) {
                     .push(ChatMessage::new(Role::Assistant, &answer));
                 return (answer, ran);
             }
+            Step::Ask(question) => panic!("{question}"),
             Step::ToolCalls { content, calls } => {
                 state.messages.push(ChatMessage {
                     tool_calls: calls.clone(),
                     ..ChatMessage::new(Role::Assistant, content)
                 });
                 for call in calls {
-                    let result = agent.run_tool(&call, state).await;
+                    let outcome = agent.run_tool(&call, state, None).await;
+                    let ToolOutcome::Result(result) = outcome else {
+                        panic!("{outcome:?}");
+                    };
                     state.messages.push(ChatMessage {
                         tool_call_id: Some(call.id.clone()),
                         ..ChatMessage::new(Role::Tool, result)
@@ -292,6 +296,6 @@ async fn steps_and_tools_wait_for_the_delay() {
     else {
         panic!("a tool comes first");
     };
-    agent.run_tool(&calls[0], &mut state).await;
+    agent.run_tool(&calls[0], &mut state, None).await;
     assert_eq!(start.elapsed(), Duration::from_secs(6));
 }

@@ -13,7 +13,7 @@ use tower::service_fn;
 use yai_agentkit_core::{Error, Result};
 
 use self::wire::Completion;
-use super::{Agent, AgentError, AgentState, Deltas, Step, ToolCall, tools::Toolbox};
+use super::{Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome, tools::Toolbox};
 
 /// How to reach a model. `Debug` does not show the key.
 #[derive(Clone)]
@@ -138,7 +138,17 @@ impl Agent for OpenAiAgent {
         wire::step(completion, state)
     }
 
-    async fn run_tool(&self, call: &ToolCall, state: &mut AgentState) -> String {
-        self.toolbox.run(call, state)
+    fn is_repeatable(&self, _call: &ToolCall) -> bool {
+        // The tools change nothing but the state.
+        true
+    }
+
+    async fn run_tool(
+        &self,
+        call: &ToolCall,
+        state: &mut AgentState,
+        _answer: Option<&str>,
+    ) -> ToolOutcome {
+        ToolOutcome::Result(self.toolbox.run(call, state))
     }
 }

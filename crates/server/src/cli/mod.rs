@@ -83,6 +83,7 @@ Environment (a flag goes before it, agentkit.toml behind it):
   AGENTKIT_LEASE             seconds until another server takes a turn over [10]
   AGENTKIT_ON_BUSY           a message to a busy chat: reject, queue or interrupt [reject]
   AGENTKIT_KEY_AGE           seconds for which an Idempotency-Key is known [86400]
+  AGENTKIT_EVENT_AGE         seconds for which the events of an ended turn are kept [86400]
   AGENTKIT_STEP_DELAY        milliseconds each step of the offline agent takes [0]
   AGENTKIT_LOG_FORMAT        text or json [text]
   RUST_LOG                   what is logged, as in info,sqlx=debug [serve: info, else warn]

@@ -1,7 +1,7 @@
 use axum::{
     Json,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
@@ -17,6 +17,7 @@ use yai_agentkit_core::{
 use super::{
     App,
     conversation::{self, ConversationBody},
+    event::{self, LastEventId},
     extract::{Body, Id, Key, Query},
     page::{List, limit},
     problem::{Problem, ProblemBody},
@@ -25,7 +26,7 @@ use super::{
 use crate::{
     fork::{self, ForkPoint},
     inspect::{self, CheckpointView},
-    turn::{OnBusy, RequestKey, SendOptions, TurnError},
+    turn::{Event, OnBusy, RequestKey, SendOptions, TurnError},
 };
 
 const JSON_PATCH: &str = "application/json-patch+json";
@@ -196,15 +197,21 @@ struct DiffRange {
 ///
 /// With an `Idempotency-Key`, a repetition of the request gets the answer of the first, also from
 /// another server, and while the first still runs.
+///
+/// With `Accept: text/event-stream` the response to a `user` message is the events of the turn, as
+/// `GET /chats/{chat_id}/turns/{turn_id}/events` gives them; `runId` in the first is the turn.
 #[utoipa::path(
     post, path = "/chats/{chat_id}/messages", tag = "chats", operation_id = "send_message",
     params(
         ("chat_id" = Uuid, Path, description = "The id of the conversation"),
         ("idempotency-key" = Option<String>, Header, description = "Makes a repetition safe"),
+        ("last-event-id" = Option<String>, Header, description = "Of a repetition: only the events behind it"),
     ),
     request_body = NewMessage,
     responses(
-        (status = 200, description = "The answer", body = MessageBody),
+        (status = 200, description = "The answer, or the events", content(
+            (MessageBody = "application/json"), (Event = "text/event-stream"),
+        )),
         (status = 202, description = "The turn waits for a person", body = TurnBody),
         (status = 409, description = "A turn is running, or this one was cancelled", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
         (status = 422, description = "The key was used with another request", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
@@ -215,8 +222,10 @@ async fn send(
     State(app): State<App>,
     Id(chat_id): Id,
     Key(key): Key,
+    LastEventId(after): LastEventId,
+    headers: HeaderMap,
     Body(new): Body<NewMessage>,
-) -> Result<Reply, Problem> {
+) -> Result<Response, Problem> {
     let role = match new.role {
         Speaker::User => Role::User,
         Speaker::System => Role::System,
@@ -232,8 +241,13 @@ async fn send(
             request: said.to_string().into_bytes(),
         }),
     };
+    let failed = |error| Problem::from(error).repeatable(has_key);
+    if message.role == Role::User && event::wants_events(&headers) {
+        let turn = app.turns.begin_with(message, options).await;
+        return event::watch(&app, &turn.map_err(failed)?, after).await;
+    }
     let reply = Reply::of(app.turns.send_with(message, options).await);
-    reply.map_err(|error| Problem::from(error).repeatable(has_key))
+    Ok(reply.map_err(failed)?.into_response())
 }
 
 /// Get what the agent knows now: its latest checkpoint

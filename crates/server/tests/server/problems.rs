@@ -280,6 +280,7 @@ async fn the_document_describes_every_route_with_its_problems() {
         "get /chats/{chat_id}/turns",
         "get /chats/{chat_id}/turns/{turn_id}",
         "post /chats/{chat_id}/turns/{turn_id}/cancel",
+        "get /chats/{chat_id}/turns/{turn_id}/events",
         "post /chats/{chat_id}/turns/{turn_id}/resume",
         "get /conversations",
         "post /conversations",

@@ -253,6 +253,10 @@ pub(crate) struct Answer {
 
 impl Api {
     pub(crate) fn new(agent: ScriptedAgent) -> Self {
+        Self::of(agent)
+    }
+
+    pub(crate) fn of(agent: impl Agent + 'static) -> Self {
         let storage = FailingStorage::default();
         let turns =
             TurnEngine::new(Arc::new(storage.clone()), Arc::new(agent)).with_limits(limits());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use utoipa::ToSchema;
-use yai_agentkit_core::{ChannelValue, CheckpointTuple};
+use yai_agentkit_core::{ChannelValue, CheckpointTuple, join_lists};
 
 /// A checkpoint with its values decoded. Lossy: for reading, not for storing.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -58,12 +58,14 @@ impl From<CheckpointTuple> for CheckpointView {
             created_at: tuple.checkpoint.ts,
             step: tuple.metadata.step(),
             source: source.map(str::to_owned),
-            values: tuple
-                .checkpoint
-                .channel_values
-                .into_iter()
-                .map(|(channel, value)| (channel, decoded(value)))
-                .collect(),
+            values: join_lists(
+                tuple
+                    .checkpoint
+                    .channel_values
+                    .into_iter()
+                    .map(|(channel, value)| (channel, decoded(value)))
+                    .collect(),
+            ),
             pending_writes: tuple
                 .pending_writes
                 .into_iter()

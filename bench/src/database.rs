@@ -1,13 +1,14 @@
 //! Databases that tell what was written to them.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr, ops::Sub, path::PathBuf, time::Duration};
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqliteConnection, raw_sql};
 use tempfile::TempDir;
 use url::Url;
 use uuid::Uuid;
+use yai_agentkit_persistence::DatabaseConfig;
 
-use crate::Result;
+use crate::{Result, process};
 
 /// A backend of PostgreSQL that is idle tells its statistics after 10 seconds.
 const STATISTICS_DELAY: Duration = Duration::from_secs(11);
@@ -17,12 +18,53 @@ pub(crate) struct Database {
     /// With its version.
     pub(crate) name: String,
     url: Url,
-    kind: Kind,
+    place: Place,
 }
 
-enum Kind {
+/// The database system.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "SQLite",
+            Self::Postgres => "PostgreSQL",
+        }
+    }
+}
+
+enum Place {
     Sqlite(TempDir),
     Postgres { server: String },
+}
+
+/// What work has cost.
+#[derive(Clone, Copy)]
+pub(crate) struct Usage {
+    /// CPU of the client, and of the processes that it has waited for.
+    pub(crate) client_seconds: f64,
+    /// CPU of the server; `None` where it is not on this machine.
+    pub(crate) server_seconds: Option<f64>,
+    /// PostgreSQL: of the write-ahead log of the whole server. SQLite: everything that the client
+    /// wrote, to the log and to the file.
+    pub(crate) bytes: f64,
+}
+
+impl Sub for Usage {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        let server = self.server_seconds.zip(before.server_seconds);
+        Self {
+            client_seconds: self.client_seconds - before.client_seconds,
+            server_seconds: server.map(|(after, before)| after - before),
+            bytes: self.bytes - before.bytes,
+        }
+    }
 }
 
 /// How many rows, indexes not counted.
@@ -46,15 +88,20 @@ impl Database {
         Ok(Self {
             name: format!("SQLite {version}"),
             url: url.parse()?,
-            kind: Kind::Sqlite(directory),
+            place: Place::Sqlite(directory),
         })
     }
 
     /// On the server of `server`.
     pub(crate) async fn postgres(server: &str) -> Result<Self> {
         let mut connection = PgConnection::connect(server).await?;
-        let version =
-            sqlx::query_scalar("SELECT split_part(current_setting('server_version'), ' ', 1)");
+        // With the settings that make it fast or safe.
+        let version = sqlx::query_scalar(
+            "SELECT split_part(current_setting('server_version'), ' ', 1) \
+             || ', ' || string_agg(name || ' ' || current_setting(name), ', ' ORDER BY name) \
+             FROM pg_settings \
+             WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes', 'shared_buffers')",
+        );
         let version: String = version.fetch_one(&mut connection).await?;
         let database = format!("agentkit_bench_{}", Uuid::now_v7().simple());
         execute_postgres(server, &format!("CREATE DATABASE {database}")).await?;
@@ -63,7 +110,7 @@ impl Database {
         Ok(Self {
             name: format!("PostgreSQL {version}"),
             url,
-            kind: Kind::Postgres {
+            place: Place::Postgres {
                 server: server.to_owned(),
             },
         })
@@ -88,10 +135,78 @@ impl Database {
         Ok(url.into())
     }
 
+    /// Our tables, empty.
+    pub(crate) async fn migrate(&self) -> Result<()> {
+        let config = DatabaseConfig::new(self.url())?;
+        yai_agentkit_persistence::Database::connect(&config)
+            .await?
+            .close()
+            .await;
+        Ok(())
+    }
+
+    /// Runs a script.
+    pub(crate) async fn execute(&self, script: &str) -> Result<()> {
+        execute_postgres(self.url(), script).await
+    }
+
+    /// Has written what earlier work left in memory.
+    pub(crate) async fn settle(&self) -> Result<()> {
+        match &self.place {
+            Place::Sqlite(_) => Ok(()),
+            Place::Postgres { server } => execute_postgres(server, "CHECKPOINT").await,
+        }
+    }
+
+    /// What the process `client`, and the server, have used until now.
+    pub(crate) async fn usage(&self, client: u32) -> Result<Usage> {
+        let client_seconds = process::cpu_seconds(client)?;
+        let Place::Postgres { .. } = self.place else {
+            return Ok(Usage {
+                client_seconds,
+                server_seconds: None,
+                bytes: process::bytes_written(client)?,
+            });
+        };
+        let mut connection = PgConnection::connect(self.url()).await?;
+        let directory = sqlx::query_scalar("SELECT current_setting('data_directory')");
+        let directory: String = directory.fetch_one(&mut connection).await?;
+        #[expect(clippy::cast_precision_loss, reason = "less than a petabyte")]
+        let bytes = wal_position(&mut connection).await? as f64;
+        connection.close().await?;
+        let pid = fs::read_to_string(PathBuf::from(directory).join("postmaster.pid"));
+        let pid = pid.ok().and_then(|file| file.lines().next()?.parse().ok());
+        Ok(Usage {
+            client_seconds,
+            server_seconds: pid.map(process::family_cpu_seconds).transpose()?,
+            bytes,
+        })
+    }
+
+    /// How many bytes it takes on the disk, its indexes included.
+    pub(crate) async fn size(&self) -> Result<u64> {
+        match &self.place {
+            Place::Sqlite(directory) => {
+                let mut connection = SqliteConnection::connect(self.url()).await?;
+                let emptied = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)");
+                emptied.execute(&mut connection).await?;
+                Ok(fs::metadata(directory.path().join("bench.db"))?.len())
+            }
+            Place::Postgres { .. } => {
+                let mut connection = PgConnection::connect(self.url()).await?;
+                let size = sqlx::query_scalar(
+                    "SELECT sum(pg_total_relation_size(relid))::bigint FROM pg_stat_user_tables",
+                );
+                let size: i64 = size.fetch_one(&mut connection).await?;
+                Ok(size.try_into()?)
+            }
+        }
+    }
+
     /// How many bytes the write-ahead log takes from `work`.
     pub(crate) async fn wal_bytes(&self, work: impl Future<Output = Result<()>>) -> Result<u64> {
-        match &self.kind {
-            Kind::Sqlite(directory) => {
+        match &self.place {
+            Place::Sqlite(directory) => {
                 let mut connection = SqliteConnection::connect(self.url()).await?;
                 let emptied = sqlx::query_scalar("PRAGMA wal_checkpoint(TRUNCATE)");
                 let is_busy: bool = emptied.fetch_one(&mut connection).await?;
@@ -99,9 +214,9 @@ impl Database {
                     return Err("somebody still uses SQLite's log".into());
                 }
                 work.await?;
-                Ok(std::fs::metadata(directory.path().join("bench.db-wal"))?.len())
+                Ok(fs::metadata(directory.path().join("bench.db-wal"))?.len())
             }
-            Kind::Postgres { .. } => {
+            Place::Postgres { .. } => {
                 let mut connection = PgConnection::connect(self.url()).await?;
                 let before = wal_position(&mut connection).await?;
                 work.await?;
@@ -115,9 +230,9 @@ impl Database {
         &self,
         work: impl Future<Output = Result<()>>,
     ) -> Result<RowsWritten> {
-        match self.kind {
-            Kind::Sqlite(_) => self.rows_by_triggers(work).await,
-            Kind::Postgres { .. } => self.rows_by_statistics(work).await,
+        match self.place {
+            Place::Sqlite(_) => self.rows_by_triggers(work).await,
+            Place::Postgres { .. } => self.rows_by_statistics(work).await,
         }
     }
 
@@ -188,9 +303,9 @@ impl Database {
     }
 
     pub(crate) async fn remove(self) -> Result<()> {
-        match self.kind {
-            Kind::Sqlite(directory) => Ok(directory.close()?),
-            Kind::Postgres { server } => {
+        match self.place {
+            Place::Sqlite(directory) => Ok(directory.close()?),
+            Place::Postgres { server } => {
                 let database = self.url.path().trim_start_matches('/');
                 execute_postgres(&server, &format!("DROP DATABASE {database} WITH (FORCE)")).await
             }

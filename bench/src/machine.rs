@@ -2,10 +2,10 @@
 
 use std::{fs, process::Command};
 
-use crate::server;
+use crate::{Options, Result, database::Kind, server};
 
 /// Machine and versions as a list in Markdown.
-pub(crate) fn description() -> String {
+pub(crate) async fn description(options: &Options) -> Result<String> {
     let field = |file: &str, name: &str| {
         let text = fs::read_to_string(file).unwrap_or_default();
         let line = text.lines().find(|line| line.starts_with(name));
@@ -19,7 +19,7 @@ pub(crate) fn description() -> String {
     } else {
         "release"
     };
-    format!(
+    let mut description = format!(
         "- {}, {cores} cores, memory {}\n- {} {}\n- {}, {profile} build, {}",
         field("/proc/cpuinfo", "model name"),
         field("/proc/meminfo", "MemTotal"),
@@ -27,7 +27,15 @@ pub(crate) fn description() -> String {
         kernel.trim(),
         version(server::binary().unwrap_or_default().as_os_str()),
         version("rustc".as_ref()),
-    )
+    );
+    for kind in [Kind::Sqlite, Kind::Postgres] {
+        if options.has(kind) {
+            let database = options.database(kind).await?;
+            description += &format!("\n- {}", database.name);
+            database.remove().await?;
+        }
+    }
+    Ok(description)
 }
 
 fn version(program: &std::ffi::OsStr) -> String {

@@ -1,6 +1,7 @@
-//! The `agentkit` binary as a process.
+//! Servers as processes: the `agentkit` binary, and the original design's stack.
 
 use std::{
+    net::TcpListener,
     path::PathBuf,
     process::Stdio,
     time::{Duration, Instant},
@@ -12,25 +13,27 @@ use tokio::{
     process::{Child, ChildStdout, Command},
 };
 
-use crate::Result;
+use crate::{Result, python};
 
 /// How long a server may take to be ready, or to stop.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
-/// `agentkit serve`, killed when dropped.
+/// One that is ready. Killed when dropped.
 pub(crate) struct Server {
     pub(crate) id: u32,
     pub(crate) ready_after: Duration,
-    url: String,
+    pub(crate) url: String,
     client: reqwest::Client,
     process: Child,
-    _stdout: BufReader<ChildStdout>,
+    _stdout: Option<BufReader<ChildStdout>>,
 }
 
 /// Builds the binary, in the profile of this program.
 pub(crate) fn build() -> Result<()> {
     let mut cargo = std::process::Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--package", "yai-agentkit-server"]);
+    // With this package, so that the dependencies keep their features and are not built twice.
+    cargo.args(["build", "--quiet", "--package", "bench"]);
+    cargo.args(["--package", "yai-agentkit-server"]);
     cargo.args([
         "--manifest-path",
         concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"),
@@ -50,8 +53,8 @@ pub(crate) fn binary() -> Result<PathBuf> {
 }
 
 impl Server {
+    /// `agentkit serve`.
     pub(crate) async fn start(database_url: &str) -> Result<Self> {
-        let client = reqwest::Client::builder().no_proxy().build()?;
         let begun = Instant::now();
         let mut process = Command::new(binary()?)
             .args(["serve", "--bind", "127.0.0.1:0"])
@@ -70,17 +73,44 @@ impl Server {
             .split_once("http://")
             .ok_or("agentkit does not start")?;
         let address = rest.split([',', ' ', '/']).next().unwrap_or_default();
+        Self::ready(process, address, begun, Some(stdout)).await
+    }
+
+    /// `bench/python/original.py`, in so many processes.
+    pub(crate) async fn start_original(database_url: &str, processes: usize) -> Result<Self> {
+        let begun = Instant::now();
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let process = Command::new(python::interpreter()?)
+            .args(["-m", "uvicorn", "original:app", "--log-level", "warning"])
+            .arg(format!("--port={}", address.port()))
+            .arg(format!("--workers={processes}"))
+            .current_dir(python::directory())
+            .env("DATABASE_URL", database_url)
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        Self::ready(process, &address.to_string(), begun, None).await
+    }
+
+    async fn ready(
+        mut process: Child,
+        address: &str,
+        begun: Instant,
+        stdout: Option<BufReader<ChildStdout>>,
+    ) -> Result<Self> {
+        let client = reqwest::Client::builder().no_proxy().build()?;
         let url = format!("http://{address}");
         let ready = format!("{url}/readyz");
         loop {
             match client.get(&ready).send().await {
                 Ok(answer) if answer.status().is_success() => break,
-                _ if begun.elapsed() > PATIENCE => return Err("agentkit is not ready".into()),
+                _ if process.try_wait()?.is_some() => return Err("a server has ended".into()),
+                _ if begun.elapsed() > PATIENCE => return Err("a server is not ready".into()),
                 _ => tokio::time::sleep(Duration::from_millis(1)).await,
             }
         }
         Ok(Self {
-            id: process.id().ok_or("agentkit has ended")?,
+            id: process.id().ok_or("a server has ended")?,
             ready_after: begun.elapsed(),
             url,
             client,
@@ -101,7 +131,7 @@ impl Server {
         let status = tokio::time::timeout(PATIENCE, self.process.wait()).await??;
         match status.success() {
             true => Ok(()),
-            false => Err(format!("agentkit stopped with {status}").into()),
+            false => Err(format!("a server stopped with {status}").into()),
         }
     }
 }

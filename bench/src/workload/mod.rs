@@ -1,4 +1,9 @@
-//! What is measured: one module for each workload, with a `run` that prints its table.
+//! What is measured: one module for each workload, with a `run` that adds to the report.
 
+pub(crate) mod agent_turn;
+pub(crate) mod graph;
+pub(crate) mod growth;
+pub(crate) mod history;
+pub(crate) mod http;
 pub(crate) mod start;
 pub(crate) mod turn;

@@ -1,13 +1,19 @@
 //! How soon `agentkit serve` is ready, and what it needs when nothing happens.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
-use crate::{Result, database::Database, median, server::Server};
+use crate::{
+    Result,
+    database::Database,
+    median, process,
+    report::{Report, Table},
+    server::Server,
+};
 
 const STARTS: usize = 10;
 const IDLE: Duration = Duration::from_secs(2);
 
-pub(crate) async fn run() -> Result<()> {
+pub(crate) async fn run(report: &mut Report) -> Result<()> {
     let database = Database::sqlite().await?;
     Server::start(database.url()).await?.stop().await?; // makes the file
     let mut times = Vec::new();
@@ -18,29 +24,22 @@ pub(crate) async fn run() -> Result<()> {
     }
     let server = Server::start(database.url()).await?;
     tokio::time::sleep(IDLE).await;
-    let memory = resident_kibibytes(server.id)?;
+    let memory = process::resident_mebibytes(server.id)?;
     server.stop().await?;
     database.remove().await?;
 
     let slowest = times.iter().max().copied().unwrap_or_default();
-    println!("\n## `agentkit serve` on an existing SQLite file\n");
-    println!(
-        "| start to ready, median of {STARTS} | slowest | resident memory, idle for {IDLE:?} |"
-    );
-    println!("| ---: | ---: | ---: |");
-    println!(
-        "| {:.1} ms | {:.1} ms | {:.1} MiB |",
-        median(times).as_secs_f64() * 1e3,
-        slowest.as_secs_f64() * 1e3,
-        memory / 1024.0,
-    );
+    report.write("\n## `agentkit serve` on an existing SQLite file\n");
+    let mut table = Table::new(&[
+        &format!("start to ready, median of {STARTS}"),
+        "slowest",
+        &format!("resident memory, idle for {IDLE:?}"),
+    ]);
+    table.row(vec![
+        format!("{:.1} ms", median(times).as_secs_f64() * 1e3),
+        format!("{:.1} ms", slowest.as_secs_f64() * 1e3),
+        format!("{memory:.1} MiB"),
+    ]);
+    report.table(&table);
     Ok(())
-}
-
-fn resident_kibibytes(process: u32) -> Result<f64> {
-    let status = Path::new("/proc").join(process.to_string()).join("status");
-    let status = std::fs::read_to_string(status)?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|line| line.split_whitespace().next());
-    Ok(number.ok_or("no VmRSS")?.parse()?)
 }

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::{
-    Result,
-    database::{Database, RowsWritten},
+    Options, Result,
+    database::{Database, Kind, RowsWritten},
     median,
     proxy::Proxy,
+    report::{Report, Table},
     server::Server,
 };
 
@@ -24,33 +25,40 @@ struct Cost {
     time: Duration,
 }
 
-pub(crate) async fn run(databases: &[Database]) -> Result<()> {
-    println!("\n## One turn of the offline agent on an existing chat: “{QUESTION}”\n");
-    println!(
-        "| database | round trips | rows inserted | updated | deleted | bytes of WAL | time |"
-    );
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
-    for database in databases {
-        let cost = measure(database).await?;
-        let round_trips = cost
-            .round_trips
-            .map_or("none".to_owned(), |n| n.to_string());
-        let RowsWritten {
-            inserted,
-            updated,
-            deleted,
-        } = cost.rows;
-        println!(
-            "| {} | {round_trips} | {inserted} | {updated} | {deleted} | {} | {:.1} ms |",
-            database.name,
-            cost.bytes,
-            cost.time.as_secs_f64() * 1e3,
-        );
+pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
+    report.write(&format!(
+        "\n## One turn of the offline agent on an existing chat: “{QUESTION}”\n\n\
+         Medians of {TURNS} turns, after {EARLIER_TURNS} others. PostgreSQL's WAL is that of the \
+         whole server.\n"
+    ));
+    let mut table = Table::new(&[
+        "database",
+        "round trips",
+        "rows inserted",
+        "updated",
+        "deleted",
+        "bytes of WAL",
+        "time",
+    ]);
+    for kind in [Kind::Sqlite, Kind::Postgres] {
+        if !options.takes(kind, "agentkit") {
+            continue;
+        }
+        let database = options.database(kind).await?;
+        let cost = measure(&database).await?;
+        table.row(vec![
+            kind.name().to_owned(),
+            cost.round_trips
+                .map_or("none".to_owned(), |n| n.to_string()),
+            cost.rows.inserted.to_string(),
+            cost.rows.updated.to_string(),
+            cost.rows.deleted.to_string(),
+            cost.bytes.to_string(),
+            format!("{:.1} ms", cost.time.as_secs_f64() * 1e3),
+        ]);
+        database.remove().await?;
     }
-    println!(
-        "\nMedians of {TURNS} turns, after {EARLIER_TURNS} others. PostgreSQL's WAL is that of the \
-         whole server."
-    );
+    report.table(&table);
     Ok(())
 }
 

@@ -271,7 +271,8 @@ pub struct Thread {
     pub id: ThreadId,
     /// The thread that it was copied from.
     pub parent: Option<ThreadId>,
-    /// When it was last written to, by the storage's clock.
+    /// When its last checkpoint was stored, by the storage's clock; of a thread that has only
+    /// pending writes, when the first of them was.
     pub updated_at: DateTime<Utc>,
 }
 

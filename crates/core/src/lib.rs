@@ -61,7 +61,7 @@ pub use idempotency::{IdempotencyKey, IdempotencyKeyFilter};
 pub use lease::Leases;
 pub use message::{Message, MessageFilter, Role};
 pub use repository::{Entity, ListQuery, Order, Page, Repository, Start};
-pub use state::{CheckpointerExt, ThreadState};
+pub use state::{CheckpointerExt, ThreadState, join_lists};
 pub use storage::{Storage, UnitOfWork};
 pub use turn::{Interrupt, Turn, TurnFilter, TurnStatus};
 pub use value::{EncodeError, Value};

@@ -17,7 +17,9 @@ const ROOT: &str = "__root__";
 /// The simple face of a [`Checkpointer`]: plain serde state, by the key of its thread.
 ///
 /// The fields of the state are the channels of the checkpoints, so LangGraph and the tools for
-/// people read them. Saving writes only the fields that have changed.
+/// people read them. Saving writes only the fields that have changed, and of a long list only the
+/// parts that have: it is kept in the channels `list`, `list#1`, `list#2`, …, so that a list that
+/// grows at its end is written by what is added, not again and again whole.
 #[async_trait]
 pub trait CheckpointerExt: Checkpointer {
     /// The latest state of `key`, `None` when it has none.
@@ -191,15 +193,83 @@ fn encode_state<S: Serialize>(state: &S) -> Result<BTreeMap<String, ChannelValue
     let packed = rmp_serde::to_vec_named(state).map_err(EncodeError::new)?;
     let value = rmpv::decode::read_value(&mut packed.as_slice()).map_err(EncodeError::new)?;
     match value {
-        Msgpack::Map(fields) if fields.iter().all(|(key, _)| key.is_str()) => fields
-            .into_iter()
-            .map(|(key, value)| {
-                let channel = key.as_str().unwrap_or_default().to_owned();
-                Ok((channel, encode_channel(value)?))
-            })
-            .collect(),
+        Msgpack::Map(fields) if fields.iter().all(|(key, _)| key.is_str()) => {
+            let mut channels = BTreeMap::new();
+            for (key, value) in fields {
+                let name = key.as_str().unwrap_or_default();
+                if part_of(name).is_some() {
+                    return Err(EncodeError::new(format!(
+                        "a field must not be called {name}"
+                    )));
+                }
+                for (index, part) in parts(value).into_iter().enumerate() {
+                    let channel = if index == 0 {
+                        name.to_owned()
+                    } else {
+                        format!("{name}{PART}{index}")
+                    };
+                    channels.insert(channel, encode_channel(part)?);
+                }
+            }
+            Ok(channels)
+        }
         other => Ok(BTreeMap::from([(ROOT.to_owned(), encode_channel(other)?)])),
     }
+}
+
+/// Between the name of a list and the number of one of its further parts.
+const PART: char = '#';
+
+/// A part holds a power of this many items, the last one less than this.
+const RADIX: usize = 8;
+
+/// A list in parts, the largest first, as the digits of its length: 8 parts of 8 become one of 64,
+/// 8 of those one of 512. So an item is written again as often as the length has digits, and a list
+/// has some seven parts a digit.
+fn parts(value: Msgpack) -> Vec<Msgpack> {
+    let Msgpack::Array(mut items) = value else {
+        return vec![value];
+    };
+    let mut size = RADIX;
+    while size * RADIX <= items.len() {
+        size *= RADIX;
+    }
+    let mut parts = Vec::new();
+    while size > 1 {
+        while items.len() >= size {
+            let rest = items.split_off(size);
+            parts.push(Msgpack::Array(std::mem::replace(&mut items, rest)));
+        }
+        size /= RADIX;
+    }
+    if parts.is_empty() || !items.is_empty() {
+        parts.push(Msgpack::Array(items));
+    }
+    parts
+}
+
+/// Joins the lists that [`CheckpointerExt::save`] and [`ThreadState`] keep in parts, among the
+/// values of a checkpoint as JSON.
+pub fn join_lists(mut values: BTreeMap<String, Json>) -> BTreeMap<String, Json> {
+    let lists = values.iter().filter(|(_, value)| value.is_array());
+    let lists: Vec<String> = lists.map(|(name, _)| name.clone()).collect();
+    for list in lists {
+        for part in 1.. {
+            let Some(Json::Array(more)) = values.remove(&format!("{list}{PART}{part}")) else {
+                break;
+            };
+            if let Some(Json::Array(items)) = values.get_mut(&list) {
+                items.extend(more);
+            }
+        }
+    }
+    values
+}
+
+/// The list and the number of the part that `channel` names.
+fn part_of(channel: &str) -> Option<(&str, usize)> {
+    let (list, number) = channel.rsplit_once(PART)?;
+    Some((list, number.parse().ok().filter(|number| *number > 0)?))
 }
 
 /// As LangGraph stores a value: primitives within the checkpoint, all else apart. A text with a
@@ -231,15 +301,30 @@ fn decode_state<S: DeserializeOwned>(
 ) -> Result<S, EncodeError> {
     let mut fields = Vec::with_capacity(values.len());
     for (channel, value) in values {
-        let value = match value {
-            ChannelValue::Inline(json) => rmpv::ext::to_value(json).map_err(EncodeError::new)?,
-            ChannelValue::Stored(value) | ChannelValue::DeltaSnapshot(value) => value.decode()?,
-        };
+        if part_of(channel).is_some_and(|(list, _)| values.contains_key(list)) {
+            continue;
+        }
+        let mut value = decode_channel(value)?;
         if channel == ROOT && values.len() == 1 {
             return Value::encode(&value)?.decode();
+        }
+        if let Msgpack::Array(items) = &mut value {
+            let further = (1..).map_while(|part| values.get(&format!("{channel}{PART}{part}")));
+            for part in further {
+                if let Msgpack::Array(more) = decode_channel(part)? {
+                    items.extend(more);
+                }
+            }
         }
         fields.push((Msgpack::from(channel.as_str()), value));
     }
     // Through bytes: rmpv's own deserializer knows no enum variant without a value.
     Value::encode(&Msgpack::Map(fields))?.decode()
+}
+
+fn decode_channel(value: &ChannelValue) -> Result<Msgpack, EncodeError> {
+    match value {
+        ChannelValue::Inline(json) => rmpv::ext::to_value(json).map_err(EncodeError::new),
+        ChannelValue::Stored(value) | ChannelValue::DeltaSnapshot(value) => value.decode(),
+    }
 }

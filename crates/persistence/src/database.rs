@@ -1,5 +1,7 @@
 use std::{
-    sync::Arc,
+    any::{Any, TypeId},
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -19,7 +21,7 @@ use yai_agentkit_core::{
 
 use crate::{
     DatabaseConfig, Migration,
-    checkpointer::{RawCheckpoints, SqlCheckpointer},
+    checkpointer::{Group, RawCheckpoints, SqlCheckpointer},
     config::Target,
     connection::{Connection, PostgresSource, SqliteSource, Transaction, answers, retrying},
     entity::idempotency_key,
@@ -27,11 +29,22 @@ use crate::{
     events::SqlTurnEvents,
     lease::SqlLeases,
     migration,
-    repository::{SqlRepository, StoredEntity},
+    repository::{Reads, SqlRepository, StoredEntity},
 };
 
 /// A connection that has been idle for longer is tried before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(5);
+
+/// The size of a page of a new SQLite file, in bytes. A write changes a page of the index of each
+/// table that it adds to, and the log takes whole pages.
+const SQLITE_PAGE: u32 = 2048;
+
+/// Pages in SQLite's log before they go to the file: 32 MiB. A page that changes again meanwhile is
+/// written to the file once.
+const SQLITE_LOG_PAGES: &str = "16384";
+
+/// What SQLite keeps in memory of the file, a connection: 16 MiB.
+const SQLITE_CACHE_KIBIBYTES: &str = "-16384";
 
 /// Between two attempts to connect.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
@@ -57,6 +70,9 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub struct Database {
     pub(crate) connection: Connection,
+    writes: Group,
+    /// The [`Reads`] of each entity.
+    reads: Arc<Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>>,
     config: Arc<DatabaseConfig>,
 }
 
@@ -99,6 +115,8 @@ impl Database {
             match opened.unwrap_or_else(|_| Err(from_sqlx(sqlx::Error::PoolTimedOut))) {
                 Ok(connection) => {
                     return Ok(Self {
+                        reads: Arc::default(),
+                        writes: Group::new(connection.clone(), config.connection_timeout),
                         connection,
                         config: Arc::new(config.clone()),
                     });
@@ -136,12 +154,24 @@ impl Database {
 
     /// The repository of any entity, an application's own included; see [`StoredEntity`].
     pub fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
-        Arc::new(SqlRepository::new(self.connection.clone()))
+        Arc::new(SqlRepository::on_pool(
+            self.connection.clone(),
+            self.reads::<E>(),
+        ))
+    }
+
+    fn reads<E: StoredEntity>(&self) -> Arc<Reads<E>> {
+        let mut all = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
+        let reads = all
+            .entry(TypeId::of::<E>())
+            .or_insert_with(|| Arc::new(Reads::<E>::new()));
+        let reads = Arc::clone(reads).downcast();
+        reads.expect("each is entered under its type")
     }
 
     /// The checkpoints with their JSON as text.
     pub fn raw_checkpoints(&self) -> RawCheckpoints {
-        RawCheckpoints(self.connection.clone())
+        RawCheckpoints(self.sql_checkpointer())
     }
 
     /// Begins a [`DatabaseUnitOfWork`], the unit of work that an application's own entities can
@@ -165,7 +195,12 @@ impl Database {
 
     /// Waits for what is under way, then closes all connections.
     pub async fn close(&self) {
+        self.writes.idle().await;
         self.connection.close().await;
+    }
+
+    fn sql_checkpointer(&self) -> SqlCheckpointer {
+        SqlCheckpointer::on_pool(self.connection.clone(), self.writes.clone())
     }
 }
 
@@ -200,7 +235,7 @@ impl Storage for Database {
     }
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
-        Arc::new(SqlCheckpointer::new(self.connection.clone()))
+        Arc::new(self.sql_checkpointer())
     }
 
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>> {
@@ -223,7 +258,7 @@ pub struct DatabaseUnitOfWork(Transaction);
 impl DatabaseUnitOfWork {
     /// The repository of any entity, within this transaction.
     pub fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
-        Arc::new(SqlRepository::new(self.0.clone()))
+        Arc::new(SqlRepository::within(self.0.clone()))
     }
 
     /// Makes everything durable, or nothing.
@@ -260,7 +295,7 @@ impl UnitOfWork for DatabaseUnitOfWork {
     }
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
-        Arc::new(SqlCheckpointer::new(self.0.clone()))
+        Arc::new(SqlCheckpointer::within(self.0.clone()))
     }
 
     async fn commit(self: Box<Self>) -> Result<()> {
@@ -371,7 +406,10 @@ async fn open_sqlite_with(
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .foreign_keys(true)
-        .busy_timeout(config.query_timeout);
+        .busy_timeout(config.query_timeout)
+        .page_size(SQLITE_PAGE)
+        .pragma("wal_autocheckpoint", SQLITE_LOG_PAGES)
+        .pragma("cache_size", SQLITE_CACHE_KIBIBYTES);
     let writer = sqlite_pool(config)
         .max_connections(1)
         .min_connections(1)

@@ -35,6 +35,15 @@ pub(crate) fn is_disconnected(error: &DbErr) -> bool {
     kind(error) == Kind::Disconnected
 }
 
+/// Whether no connection was to be had, or the one there was has been lost.
+pub(crate) fn is_without_connection(error: &DbErr) -> bool {
+    is_disconnected(error)
+        || matches!(
+            sqlx_error(error),
+            Some(sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed)
+        )
+}
+
 /// Whether trying again soon can help.
 pub(crate) fn is_transient(error: &DbErr) -> bool {
     matches!(kind(error), Kind::Disconnected | Kind::Busy)
@@ -54,6 +63,13 @@ pub(crate) fn from_sqlx(error: sqlx::Error) -> DbErr {
     DbErr::Query(RuntimeErr::SqlxError(error.into()))
 }
 
+/// That whoever was to do it is gone.
+pub(crate) fn interrupted() -> DbErr {
+    DbErr::Conn(RuntimeErr::Internal(
+        "the runtime that was at it has been shut down".to_owned(),
+    ))
+}
+
 /// The code that PostgreSQL or SQLite gave.
 pub(crate) fn code(error: &DbErr) -> Option<String> {
     sqlx_error(error)?
@@ -63,6 +79,9 @@ pub(crate) fn code(error: &DbErr) -> Option<String> {
 }
 
 fn kind(error: &DbErr) -> Kind {
+    if matches!(error, DbErr::Conn(RuntimeErr::Internal(_))) {
+        return Kind::Busy;
+    }
     match sqlx_error(error) {
         // What a certificate is refused with, that of a wrong host or of an unknown authority.
         Some(sqlx::Error::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {

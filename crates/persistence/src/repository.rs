@@ -1,16 +1,17 @@
-use std::marker::PhantomData;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, DbErr, EntityTrait, IntoActiveModel, Iterable,
-    PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QueryOrder, QuerySelect,
-    Select, SelectExt, Value as SqlValue,
+    ModelTrait, PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QueryOrder,
+    QuerySelect, Select, SelectExt, Value as SqlValue,
 };
 use yai_agentkit_core::{
     BoxError, Entity, Error, ListQuery, Order, Page, Repository, Result, Start, now,
 };
 
 use crate::{
+    batch::Batches,
     connection::{Connection, retrying},
     error::{is_disconnected, is_foreign_key_violation, is_unique_violation, storage_error},
     precision::truncate_times,
@@ -96,16 +97,28 @@ type PrimaryKey<E> = <<E as StoredEntity>::Table as EntityTrait>::PrimaryKey;
 /// PostgreSQL takes 65535 parameters in a statement, SQLite 32766.
 const MAX_PARAMETERS: usize = 32_000;
 
-pub(crate) struct SqlRepository<E> {
+/// The reads of single rows that are under way on a pool.
+pub(crate) type Reads<E> = Batches<<E as Entity>::Id, Model<E>>;
+
+pub(crate) struct SqlRepository<E: StoredEntity> {
     connection: Connection,
-    entity: PhantomData<fn() -> E>,
+    /// Of a pool.
+    reads: Option<Arc<Reads<E>>>,
 }
 
 impl<E: StoredEntity> SqlRepository<E> {
-    pub(crate) fn new(connection: Connection) -> Self {
+    pub(crate) fn on_pool(connection: Connection, reads: Arc<Reads<E>>) -> Self {
         Self {
             connection,
-            entity: PhantomData,
+            reads: Some(reads),
+        }
+    }
+
+    /// Takes part in a transaction.
+    pub(crate) fn within(transaction: Connection) -> Self {
+        Self {
+            connection: transaction,
+            reads: None,
         }
     }
 
@@ -151,7 +164,7 @@ impl<E: StoredEntity> SqlRepository<E> {
         let Ok(transaction) = self.connection.begin().await else {
             return storage_error("add", error);
         };
-        let repository = Self::new(Connection::clone(&transaction));
+        let repository = Self::within(Connection::clone(&transaction));
         for entity in entities {
             if let Err(error) = repository.insert(entity).await {
                 return write_error("add", entity, error);
@@ -194,6 +207,22 @@ fn find<E: StoredEntity>(id: &E::Id) -> Select<E::Table> {
     E::Table::find().filter(key_column::<E>().eq(key::<E>(id)))
 }
 
+/// The row of each of `ids`. The statement takes a power of two of them, so that there are few to
+/// be prepared.
+async fn find_all<E: StoredEntity>(
+    connection: Connection,
+    ids: Vec<E::Id>,
+) -> Result<Vec<Option<Model<E>>>, DbErr> {
+    let column = key_column::<E>();
+    let mut keys: Vec<SqlValue> = ids.iter().map(key::<E>).collect();
+    keys.resize(ids.len().next_power_of_two(), keys[0].clone());
+    let select = E::Table::find().filter(column.is_in(keys.iter().cloned()));
+    let rows = retrying!(connection, select.clone().all(&connection))?;
+    let keys = keys.into_iter().take(ids.len());
+    let row_of = |key| rows.iter().find(|row| row.get(column) == key).cloned();
+    Ok(keys.map(row_of).collect())
+}
+
 /// The rows of `query`, of which a page takes the first.
 fn page<E: StoredEntity>(query: &ListQuery<E>) -> Select<E::Table> {
     let column = key_column::<E>();
@@ -213,7 +242,14 @@ fn page<E: StoredEntity>(query: &ListQuery<E>) -> Select<E::Table> {
 #[async_trait]
 impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     async fn get(&self, id: &E::Id) -> Result<Option<E>> {
-        let found = retrying!(self.connection, find::<E>(id).one(&self.connection));
+        let found = match &self.reads {
+            Some(reads) => {
+                let connection = self.connection.clone();
+                let read = move |ids| find_all::<E>(connection.clone(), ids);
+                reads.get(id.clone(), read).await
+            }
+            None => find::<E>(id).one(&self.connection).await,
+        };
         found
             .map_err(|error| storage_error("get", error))?
             .map(entity_of)

@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json};
 use utoipa::ToSchema;
 use yai_agentkit_core::{
     ChannelValue, CheckpointId, CheckpointSelector, CheckpointTuple, Checkpointer, Error, Result,
+    join_lists,
 };
 
 /// A checkpoint with its values decoded. Lossy: for reading, not for storing.
@@ -61,12 +62,14 @@ impl From<CheckpointTuple> for CheckpointView {
             created_at: tuple.checkpoint.ts,
             step: tuple.metadata.step(),
             source: source.map(str::to_owned),
-            values: tuple
-                .checkpoint
-                .channel_values
-                .into_iter()
-                .map(|(channel, value)| (channel, decoded(value)))
-                .collect(),
+            values: join_lists(
+                tuple
+                    .checkpoint
+                    .channel_values
+                    .into_iter()
+                    .map(|(channel, value)| (channel, decoded(value)))
+                    .collect(),
+            ),
             pending_writes: tuple
                 .pending_writes
                 .into_iter()

@@ -10,8 +10,8 @@ use super::{
     fixtures::{AWKWARD, TestThread, assert_invalid, moment},
 };
 use crate::{
-    CheckpointMetadata, CheckpointSource, CheckpointTuple, CheckpointerExt, Storage, ThreadId,
-    ThreadState,
+    ChannelValue, CheckpointMetadata, CheckpointSource, CheckpointTuple, CheckpointerExt, Storage,
+    ThreadId, ThreadState, join_lists,
 };
 
 pub(super) const CASES: &[Case] = cases!["state":
@@ -20,6 +20,8 @@ pub(super) const CASES: &[Case] = cases!["state":
     every_kind_of_field_comes_back_equal,
     a_state_need_not_be_a_struct,
     saving_writes_only_the_fields_that_changed,
+    a_list_that_grows_is_written_by_what_is_added,
+    a_long_list_that_changes_anywhere_comes_back_equal,
     a_field_that_is_gone_stays_gone_and_may_come_back,
     saves_form_a_line_of_checkpoints,
     a_failed_save_leaves_the_head_and_may_be_repeated,
@@ -177,6 +179,58 @@ async fn saving_writes_only_the_fields_that_changed(storage: Arc<dyn Storage>) {
     let fourth = thread.find(None).await.expect("a checkpoint");
     assert_eq!(changed(&third, &fourth), ["answering"]);
     assert_round_trip(&thread, &state).await;
+}
+
+async fn a_list_that_grows_is_written_by_what_is_added(storage: Arc<dyn Storage>) {
+    const ITEMS: usize = 130;
+    let thread = TestThread::new(&storage);
+    let mut state = State::default();
+    let mut saved = load(&thread).await;
+    let mut written = 0;
+    for number in 0..ITEMS {
+        state.messages.push(format!("message {number:92}"));
+        let tuple = save(&mut saved, &thread, &state).await;
+        for channel in updated(&tuple) {
+            if let Some(ChannelValue::Stored(value)) = tuple.checkpoint.channel_values.get(channel)
+            {
+                written += value.bytes().len();
+            }
+        }
+    }
+    // Whole, it would be ITEMS / 2 times.
+    assert!(written / (ITEMS * 100) < 8, "{written} bytes");
+    assert_round_trip(&thread, &state).await;
+    let Some(latest) = thread.find(None).await else {
+        panic!("no checkpoint");
+    };
+    let values = latest.checkpoint.channel_values.into_iter();
+    let values = values.map(|(channel, value)| match value {
+        ChannelValue::Inline(json) => (channel, json),
+        ChannelValue::Stored(value) | ChannelValue::DeltaSnapshot(value) => {
+            (channel, value.to_json())
+        }
+    });
+    assert_eq!(
+        json!(join_lists(values.collect())),
+        serde_json::to_value(&state).unwrap()
+    );
+}
+
+async fn a_long_list_that_changes_anywhere_comes_back_equal(storage: Arc<dyn Storage>) {
+    let thread = TestThread::new(&storage);
+    let list = |length: usize| (0..length).map(|number| number.to_string()).collect();
+    let mut state = State::default();
+    for length in [0, 1, 7, 8, 9, 63, 64, 65, 520, 512, 72, 16, 8, 0] {
+        state.messages = list(length);
+        if let Some(middle) = state.messages.get_mut(length / 2) {
+            "changed".clone_into(middle);
+        }
+        thread.checkpointer.save(&thread.id, &state).await.unwrap();
+        assert_round_trip(&thread, &state).await;
+    }
+    let field = BTreeMap::from([("messages#1", [1])]);
+    let refused = thread.checkpointer.save(&thread.id, &field).await;
+    assert_invalid(refused, "state");
 }
 
 async fn a_field_that_is_gone_stays_gone_and_may_come_back(storage: Arc<dyn Storage>) {

@@ -37,13 +37,13 @@ struct Row {
 }
 
 impl Checkpoints {
-    fn touch(&mut self, id: &ThreadId, parent: Option<&ThreadId>) {
-        let thread = self.threads.entry(id.clone()).or_insert_with(|| Thread {
+    /// The thread, new where there is none.
+    fn thread(&mut self, id: &ThreadId, parent: Option<&ThreadId>) -> &mut Thread {
+        self.threads.entry(id.clone()).or_insert_with(|| Thread {
             id: id.clone(),
             parent: parent.cloned(),
             updated_at: now(),
-        });
-        thread.updated_at = now();
+        })
     }
 
     fn epoch(&self, id: &ThreadId) -> Option<u64> {
@@ -93,7 +93,7 @@ impl Checkpoints {
                     .insert(channel, ChannelValue::Inline(json));
             }
         }
-        self.touch(&key.thread_id, None);
+        self.thread(&key.thread_id, None).updated_at = now();
         let row = Row {
             checkpoint,
             metadata: new.metadata,
@@ -109,7 +109,7 @@ impl Checkpoints {
     }
 
     fn put_writes(&mut self, new: &NewWrites) {
-        self.touch(&new.key.thread_id, None);
+        self.thread(&new.key.thread_id, None);
         let stored = self.writes.entry(new.key.clone()).or_default();
         for (index, write) in new.rows() {
             let row = PendingWrite {
@@ -492,7 +492,7 @@ impl Checkpointer for MemoryCheckpointer {
                     })
                     .collect();
                 tables.blobs.extend(blobs);
-                tables.touch(target, Some(source));
+                tables.thread(target, Some(source));
                 Ok(())
             })
             .await

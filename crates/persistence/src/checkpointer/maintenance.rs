@@ -211,7 +211,7 @@ pub(super) async fn copy_thread(
     if target_exists {
         return Err(Error::conflict("thread", target));
     }
-    touch(&transaction, target, None).await.map_err(failed)?;
+    touch(&transaction, target).await.map_err(failed)?;
     let parent = vec![target.as_str().into(), source.as_str().into()];
     SET_PARENT
         .execute(&transaction, parent)

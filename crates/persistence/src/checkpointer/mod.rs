@@ -5,6 +5,8 @@
 //! `delta_channel_history` are one statement each, so one round trip and one transaction.
 
 mod delta;
+mod fence;
+mod group;
 mod maintenance;
 #[cfg(test)]
 mod plans;
@@ -24,8 +26,10 @@ use yai_agentkit_core::{
     ThreadCursor, ThreadId,
 };
 
+pub(crate) use self::group::Group;
 pub use self::raw::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
-use crate::connection::Connection;
+use self::write::Write;
+use crate::{connection::Connection, error::storage_error};
 
 /// A statement on both databases. Both number their parameters `$1`, `$2`, ….
 #[derive(Clone, Copy)]
@@ -79,17 +83,48 @@ impl Sql {
 }
 
 /// A [`Checkpointer`] on a pool or within a transaction.
+#[derive(Clone)]
 pub(crate) struct SqlCheckpointer {
     connection: Connection,
+    /// Of a pool.
+    group: Option<Group>,
+    /// What every write asks.
     fence: Option<Fence>,
 }
 
 impl SqlCheckpointer {
-    pub(crate) fn new(connection: Connection) -> Self {
+    /// Writes in groups.
+    pub(crate) fn on_pool(connection: Connection, group: Group) -> Self {
         Self {
             connection,
+            group: Some(group),
             fence: None,
         }
+    }
+
+    /// Takes part in a transaction.
+    pub(crate) fn within(transaction: Connection) -> Self {
+        Self {
+            connection: transaction,
+            group: None,
+            fence: None,
+        }
+    }
+
+    async fn put_raw(&self, checkpoint: NewRawCheckpoint) -> Result<()> {
+        self.write("put checkpoint", Write::Checkpoint(checkpoint))
+            .await
+    }
+
+    async fn write(&self, operation: &'static str, write: Write) -> Result<()> {
+        let written = match (self.fence, &self.group) {
+            (Some(fence), _) => {
+                return fence::write_fenced(&self.connection, operation, write, fence).await;
+            }
+            (None, Some(group)) => group.write(write).await,
+            (None, None) => write::write(&self.connection, &[write]).await,
+        };
+        written.map_err(|error| storage_error(operation, error))
     }
 }
 
@@ -108,32 +143,34 @@ impl Checkpointer for SqlCheckpointer {
     async fn put(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
         checkpoint.validate()?;
         let key = checkpoint.key();
-        write::put(&self.connection, row::to_raw(checkpoint)?, self.fence).await?;
+        self.put_raw(row::to_raw(checkpoint)?).await?;
         Ok(key)
+    }
+
+    async fn put_writes(&self, writes: NewWrites) -> Result<()> {
+        writes.validate()?;
+        if writes.writes.is_empty() {
+            return Ok(());
+        }
+        self.write("put writes", Write::Writes(writes)).await
     }
 
     async fn put_next(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
         checkpoint.validate()?;
         let key = checkpoint.key();
-        write::put_next(&self.connection, row::to_raw(checkpoint)?, self.fence).await?;
+        fence::put_next(&self.connection, row::to_raw(checkpoint)?, self.fence).await?;
         Ok(key)
-    }
-
-    async fn put_writes(&self, writes: NewWrites) -> Result<()> {
-        write::put_writes(&self.connection, writes, self.fence).await
     }
 
     fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer> {
         Arc::new(Self {
-            connection: self.connection.clone(),
             fence: Some(fence),
+            ..self.clone()
         })
     }
 
     async fn raise_epoch(&self, thread_id: &ThreadId, epoch: u64) -> Result<()> {
-        let epoch = Fence::Raise(epoch).stored_epoch()?;
-        let raised = threads::raise(&self.connection, thread_id, epoch).await;
-        write::admitted(&self.connection, "raise epoch", thread_id, raised).await
+        fence::raise_epoch(&self.connection, thread_id, epoch).await
     }
 
     async fn delete_thread(&self, thread_id: &ThreadId) -> Result<()> {

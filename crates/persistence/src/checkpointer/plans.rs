@@ -7,9 +7,8 @@ use super::{
     Sql,
     delta::HISTORY,
     read::{get_statement, list_statement},
-    row::{array, texts},
     threads::{FIRST_PAGE, NEXT_PAGE},
-    write::{FIRST_WRITE_STAYS, LAST_WRITE_COUNTS, POSTGRES_PUT},
+    write::{POSTGRES_FIRST_WRITE_STAYS, POSTGRES_GROUP, POSTGRES_LAST_WRITE_COUNTS, POSTGRES_PUT},
 };
 use crate::{connection::Connection, explain::Databases};
 
@@ -94,28 +93,48 @@ async fn reading_uses_indexes(databases: &Databases) {
 /// SQLite does not say by which index it finds a conflict.
 async fn writing_uses_indexes(databases: &Databases) {
     let key = ["thread-7", "", "10005007"].map(SqlValue::from);
-    let one = || texts(vec!["1".to_owned()]);
+    let one = || texts(["1"]);
     let bytes = || array(ArrayType::Bytes, [vec![1_u8]]);
 
     let mut put = key.to_vec();
     put.extend([SqlValue::String(None), "{}".into(), "{}".into()]);
     put.extend([one(), one(), one(), bytes()]);
-    let put = Statement::from_sql_and_values(DbBackend::Postgres, POSTGRES_PUT[0], put);
-    let indexes = ["threads_pkey", "checkpoints_pkey"].map(arbiter);
-    databases
-        .assert_postgres_uses(put, &indexes.each_ref().map(String::as_str))
-        .await;
+    let indexes = ["threads_pkey", "checkpoints_pkey"];
+    assert_writes_by(databases, POSTGRES_PUT, put, &indexes).await;
 
-    for sql in [FIRST_WRITE_STAYS, LAST_WRITE_COUNTS] {
+    for sql in [POSTGRES_FIRST_WRITE_STAYS, POSTGRES_LAST_WRITE_COUNTS] {
         let mut writes = key.to_vec();
         writes.extend(["task".into(), "".into(), array(ArrayType::Int, [0])]);
         writes.extend([one(), one(), bytes()]);
-        let writes = Statement::from_sql_and_values(DbBackend::Postgres, sql.postgres[0], writes);
-        let indexes = ["threads_pkey", "checkpoint_writes_pkey"].map(arbiter);
-        databases
-            .assert_postgres_uses(writes, &indexes.each_ref().map(String::as_str))
-            .await;
+        let indexes = ["threads_pkey", "checkpoint_writes_pkey"];
+        assert_writes_by(databases, sql, writes, &indexes).await;
     }
+
+    let threads = || texts(["thread-7", "thread-8"]);
+    let both = || texts(["1", "2"]);
+    let json = || texts(["{}", "{}"]);
+    let values = || array(ArrayType::Bytes, [vec![1_u8], vec![2]]);
+    let mut group = vec![threads(), threads()];
+    group.extend([threads(), both(), both(), both(), json(), json()]);
+    group.extend([threads(), both(), both(), both(), both(), values()]);
+    for _ in 0..2 {
+        group.extend([threads(), both(), both(), both(), both()]);
+        group.extend([array(ArrayType::Int, [0, 1]), both(), both(), values()]);
+    }
+    let indexes = ["threads_pkey", "checkpoints_pkey", "checkpoint_writes_pkey"];
+    assert_writes_by(databases, POSTGRES_GROUP, group, &indexes).await;
+}
+
+async fn assert_writes_by(
+    databases: &Databases,
+    sql: &str,
+    values: Vec<SqlValue>,
+    indexes: &[&str],
+) {
+    let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
+    let arbiters: Vec<_> = indexes.iter().map(|index| arbiter(index)).collect();
+    let arbiters: Vec<_> = arbiters.iter().map(String::as_str).collect();
+    databases.assert_postgres_uses(statement, &arbiters).await;
 }
 
 fn arbiter(index: &str) -> String {
@@ -124,4 +143,17 @@ fn arbiter(index: &str) -> String {
 
 fn statement(sql: Sql, values: Vec<SqlValue>) -> impl Fn(&Connection) -> Statement {
     move |connection| sql.statement(connection, values.clone())
+}
+
+/// A PostgreSQL array of texts.
+fn texts<const N: usize>(items: [&str; N]) -> SqlValue {
+    array(ArrayType::String, items)
+}
+
+/// A PostgreSQL array.
+fn array<T: Into<SqlValue>>(kind: ArrayType, items: impl IntoIterator<Item = T>) -> SqlValue {
+    SqlValue::Array(
+        kind,
+        Some(Box::new(items.into_iter().map(Into::into).collect())),
+    )
 }

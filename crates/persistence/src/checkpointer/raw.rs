@@ -6,18 +6,16 @@ use yai_agentkit_core::{
 };
 
 use super::{
-    read,
+    SqlCheckpointer, read,
     row::{CheckpointRow, read_json},
-    write,
 };
-use crate::connection::Connection;
 
 /// The checkpoints with their JSON as text, for bindings that bring their own JSON: nothing is read
 /// and written twice, and numbers of any size come back digit by digit.
 ///
 /// The rules are those of [`Checkpointer`](yai_agentkit_core::Checkpointer), which is built on this.
 #[derive(Clone)]
-pub struct RawCheckpoints(pub(crate) Connection);
+pub struct RawCheckpoints(pub(crate) SqlCheckpointer);
 
 /// A checkpoint as its rows hold it.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,18 +66,18 @@ pub struct RawValue {
 impl RawCheckpoints {
     /// The checkpoint that `selector` names, `None` when there is none.
     pub async fn get(&self, selector: &CheckpointSelector) -> Result<Option<RawCheckpoint>> {
-        read::get(&self.0, selector).await
+        read::get(&self.0.connection, selector).await
     }
 
     /// The checkpoints that `query` takes, by descending id.
     pub async fn list(&self, query: &CheckpointQuery) -> Result<Vec<RawCheckpoint>> {
-        read::list(&self.0, query).await
+        read::list(&self.0.connection, query).await
     }
 
     /// Stores a checkpoint and its new values.
     pub async fn put(&self, checkpoint: NewRawCheckpoint) -> Result<()> {
         checkpoint.validate()?;
-        write::put(&self.0, checkpoint, None).await
+        self.0.put_raw(checkpoint).await
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sea_orm::{DbErr, QueryResult, TryGetable, Value as SqlValue};
+use sea_orm::{DbErr, QueryResult, TryGetable};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use yai_agentkit_core::{
@@ -158,20 +158,4 @@ impl<'a> Columns<'a> {
         self.next += 1;
         self.row.try_get_by_index(column)
     }
-}
-
-/// A PostgreSQL array of texts.
-pub(super) fn texts(items: Vec<String>) -> SqlValue {
-    array(sea_orm::sea_query::ArrayType::String, items)
-}
-
-/// A PostgreSQL array.
-pub(super) fn array<T: Into<SqlValue>>(
-    kind: sea_orm::sea_query::ArrayType,
-    items: impl IntoIterator<Item = T>,
-) -> SqlValue {
-    SqlValue::Array(
-        kind,
-        Some(Box::new(items.into_iter().map(Into::into).collect())),
-    )
 }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sea_orm::{DbErr, QueryResult, Value as SqlValue};
-use yai_agentkit_core::{Error, Fence, Page, Result, Thread, ThreadCursor, ThreadId, now};
+use yai_agentkit_core::{Error, Page, Result, Thread, ThreadCursor, ThreadId, now};
 
 use super::{Sql, row::Columns};
 use crate::{
@@ -10,35 +10,13 @@ use crate::{
     error::storage_error,
 };
 
-/// SQLite has no clock with microseconds; the process that writes lends it its own.
+/// SQLite has no clock with microseconds; the only process that writes lends it its own.
 const TOUCH: Sql = Sql {
     postgres: "INSERT INTO threads AS t (thread_id, updated_at) VALUES ($1, clock_timestamp())
 ON CONFLICT (thread_id) DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)",
     sqlite: "INSERT INTO threads (thread_id, updated_at) VALUES ($1, $2)
 ON CONFLICT (thread_id) DO UPDATE SET updated_at = MAX(updated_at, excluded.updated_at)",
 };
-
-const TOUCH_RAISING: Sql = Sql {
-    postgres: "INSERT INTO threads AS t (thread_id, updated_at, epoch)
-VALUES ($1, clock_timestamp(), $2)
-ON CONFLICT (thread_id) DO UPDATE
-SET updated_at = GREATEST(t.updated_at, excluded.updated_at), epoch = excluded.epoch
-WHERE t.epoch < excluded.epoch",
-    sqlite: "INSERT INTO threads (thread_id, updated_at, epoch) VALUES ($1, $2, $3)
-ON CONFLICT (thread_id) DO UPDATE
-SET updated_at = MAX(updated_at, excluded.updated_at), epoch = excluded.epoch
-WHERE epoch < excluded.epoch",
-};
-
-const TOUCH_HOLDING: Sql = Sql {
-    postgres: "UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
-WHERE thread_id = $1 AND epoch = $2",
-    sqlite: "UPDATE threads SET updated_at = MAX(updated_at, $2) WHERE thread_id = $1 AND epoch = $3",
-};
-
-const RAISE: Sql = Sql::same("UPDATE threads SET epoch = $2 WHERE thread_id = $1 AND epoch < $2");
-
-const EPOCH: Sql = Sql::same("SELECT epoch FROM threads WHERE thread_id = $1");
 
 /// By threads_updated_at_idx, backwards.
 pub(super) const FIRST_PAGE: Sql = Sql::same(
@@ -50,39 +28,13 @@ pub(super) const NEXT_PAGE: Sql = Sql::same(
 ORDER BY updated_at DESC, thread_id DESC LIMIT $1",
 );
 
-/// Records that the thread is written to; `false` where the fence refuses.
-pub(super) async fn touch(
-    connection: &Connection,
-    id: &ThreadId,
-    fence: Option<Fence>,
-) -> Result<bool, DbErr> {
-    let sql = match fence {
-        None => TOUCH,
-        Some(Fence::Raise(_)) => TOUCH_RAISING,
-        Some(Fence::Hold(_)) => TOUCH_HOLDING,
-    };
+/// Records that the thread is written to.
+pub(super) async fn touch(connection: &Connection, id: &ThreadId) -> Result<(), DbErr> {
     let mut values = vec![id.as_str().into()];
     if !connection.is_postgres() {
         values.push(time_value(connection, now()));
     }
-    values.extend(fence.map(|fence| fence.epoch().cast_signed().into()));
-    Ok(sql.execute(connection, values).await? > 0)
-}
-
-/// Raises a thread that exists; `false` where there is none, or the epoch is not greater.
-pub(super) async fn raise(
-    connection: &Connection,
-    id: &ThreadId,
-    epoch: i64,
-) -> Result<bool, DbErr> {
-    let raised = RAISE.execute(connection, vec![id.as_str().into(), epoch.into()]);
-    Ok(raised.await? > 0)
-}
-
-/// The epoch of a thread, `None` where there is none.
-pub(super) async fn epoch(connection: &Connection, id: &ThreadId) -> Result<Option<i64>, DbErr> {
-    let rows = EPOCH.rows(connection, vec![id.as_str().into()]).await?;
-    rows.first().map(|row| row.try_get_by_index(0)).transpose()
+    TOUCH.execute(connection, values).await.map(drop)
 }
 
 pub(super) async fn list(
@@ -135,10 +87,15 @@ fn read(connection: &Connection, row: &QueryResult) -> Result<Thread> {
 }
 
 /// A time as `threads` holds it: on SQLite as text whose order is that of time.
-fn time_value(connection: &Connection, time: DateTime<Utc>) -> SqlValue {
+pub(super) fn time_value(connection: &Connection, time: DateTime<Utc>) -> SqlValue {
     if connection.is_postgres() {
         time.into()
     } else {
-        time.to_rfc3339_opts(SecondsFormat::Micros, true).into()
+        time_text(time).into()
     }
+}
+
+/// A time as SQLite's `threads` holds it.
+pub(super) fn time_text(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }

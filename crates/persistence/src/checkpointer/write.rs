@@ -1,346 +1,439 @@
-//! `put` and `put_writes`: the hot path.
+//! `put` and `put_writes`: the hot path. What is written at once is one statement on PostgreSQL, and
+//! one transaction on SQLite.
 //!
-//! Each begins with the thread's row in `threads`, so that the writers of one thread, and who
-//! prunes or deletes it, come one after the other.
+//! Each begins with the threads' rows in `threads`, so that the writers of one thread, and who
+//! prunes or deletes it, come one after the other. Only a checkpoint changes a row that is there:
+//! its time is indexed, so that a change costs two entries of indexes.
 
-use sea_orm::{ConnectionTrait, DbErr, Statement, Value as SqlValue, sea_query::ArrayType};
-use yai_agentkit_core::{
-    ChannelWrite, CheckpointId, CheckpointKey, Error, Fence, NewWrites, Result, ThreadId,
-};
+use std::collections::BTreeSet;
 
-use super::{
-    NewRawCheckpoint, RawValue, Sql,
-    row::{array, texts},
-    threads::{epoch, touch},
+use sea_orm::DbErr;
+use sqlx::{
+    Arguments, Encode, Postgres, Type, error::BoxDynError, postgres::PgArguments,
+    sqlite::SqliteArguments,
 };
+use yai_agentkit_core::{ChannelWrite, CheckpointKey, NewWrites, now};
+
+use super::{NewRawCheckpoint, RawValue, threads::time_text};
 use crate::{
-    connection::{Connection, retrying},
-    error::storage_error,
+    connection::{Connection, PostgresSource, SqliteSource, retrying},
+    error::from_sqlx,
 };
 
-/// A statement that first takes the row of the thread $1 in `threads`, and writes only if it got
-/// it: without a fence, with [`Fence::Raise`], with [`Fence::Hold`]. `$fence` is the parameter of
-/// the epoch.
-macro_rules! fenced {
-    ($fence:literal, $write:expr) => {
-        [
-            concat!(
-                "WITH thread AS (
+/// One call of `put` or `put_writes`. The latter has writes.
+pub(super) enum Write {
+    Checkpoint(NewRawCheckpoint),
+    Writes(NewWrites),
+}
+
+impl Write {
+    pub(super) fn key(&self) -> &CheckpointKey {
+        match self {
+            Self::Checkpoint(new) => &new.key,
+            Self::Writes(new) => &new.key,
+        }
+    }
+
+    /// What no other write of the same statement may have.
+    pub(super) fn place(&self) -> (&CheckpointKey, Option<&str>) {
+        match self {
+            Self::Checkpoint(new) => (&new.key, None),
+            Self::Writes(new) => (&new.key, Some(&new.task_id)),
+        }
+    }
+
+    /// About as many as go over the wire.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Checkpoint(new) => {
+                let values = new.values.iter().map(|stored| stored.value.bytes().len());
+                new.checkpoint.len() + new.metadata.len() + values.sum::<usize>()
+            }
+            Self::Writes(new) => {
+                let values = new.writes.iter().map(|write| write.value.bytes().len());
+                values.sum()
+            }
+        }
+    }
+}
+
+pub(super) const POSTGRES_PUT: &str = "WITH thread AS (
     INSERT INTO threads AS t (thread_id, updated_at) VALUES ($1, clock_timestamp())
     ON CONFLICT (thread_id) DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
     RETURNING 1
-), ",
-                $write,
-                " SELECT 1 FROM thread"
-            ),
-            concat!(
-                "WITH thread AS (
-    INSERT INTO threads AS t (thread_id, updated_at, epoch)
-    VALUES ($1, clock_timestamp(), ",
-                $fence,
-                "::bigint)
-    ON CONFLICT (thread_id) DO UPDATE
-    SET updated_at = GREATEST(t.updated_at, excluded.updated_at), epoch = excluded.epoch
-    WHERE t.epoch < excluded.epoch
-    RETURNING 1
-), ",
-                $write,
-                " SELECT 1 FROM thread"
-            ),
-            concat!(
-                "WITH thread AS (
-    UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
-    WHERE thread_id = $1 AND epoch = ",
-                $fence,
-                "::bigint
-    RETURNING 1
-), ",
-                $write,
-                " SELECT 1 FROM thread"
-            ),
-        ]
-    };
-}
-
-pub(super) const POSTGRES_PUT: [&str; 3] = fenced!(
-    "$11",
-    "blobs AS (
+), blobs AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
     SELECT $1, $2, b.* FROM thread, unnest($7::text[], $8::text[], $9::text[], $10::bytea[]) b
     ON CONFLICT DO NOTHING
-), written AS (
-    INSERT INTO checkpoints
-        (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
-    SELECT $1, $2, $3, $4, $5::jsonb, $6::jsonb FROM thread
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
-    DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
-)"
-);
-
-const SQLITE_PUT: &str = "INSERT INTO checkpoints
+)
+INSERT INTO checkpoints
     (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
-VALUES ($1, $2, $3, $4, $5, $6)
+SELECT $1, $2, $3, $4, $5::jsonb, $6::jsonb FROM thread
 ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
 DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata";
 
-const SQLITE_PUT_VALUE: &str = "INSERT INTO checkpoint_blobs
-    (thread_id, checkpoint_ns, channel, version, type, blob)
-VALUES ($1, $2, $3, $4, $5, $6)
-ON CONFLICT DO NOTHING";
-
-/// A statement of `put_writes`.
-#[derive(Clone, Copy)]
-pub(super) struct PutWrites {
-    pub(super) postgres: [&'static str; 3],
-    sqlite: &'static str,
-}
-
-/// The two of them: the first write stays, or the last one counts.
-macro_rules! put_writes {
+macro_rules! postgres_put_writes {
     ($conflict:literal) => {
-        PutWrites {
-            postgres: fenced!(
-                "$10",
-                concat!(
-                    "written AS (
-    INSERT INTO checkpoint_writes
-        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    SELECT $1, $2, $3, $4, $5, w.*
-    FROM thread, unnest($6::int[], $7::text[], $8::text[], $9::bytea[]) w
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) ",
-                    $conflict,
-                    ")"
-                )
-            ),
-            sqlite: concat!(
-                "INSERT INTO checkpoint_writes
+        concat!(
+            "WITH thread AS (
+    INSERT INTO threads AS t (thread_id, updated_at) VALUES ($1, clock_timestamp())
+    ON CONFLICT (thread_id) DO UPDATE SET updated_at = t.updated_at WHERE false
+    RETURNING 1
+), locked AS MATERIALIZED (
+    SELECT count(*) FROM thread
+)
+INSERT INTO checkpoint_writes
     (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+SELECT $1, $2, $3, $4, $5, w.* FROM locked, unnest($6::int[], $7::text[], $8::text[], $9::bytea[]) w
 ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) ",
-                $conflict
-            ),
-        }
+            $conflict
+        )
     };
 }
 
-pub(super) const FIRST_WRITE_STAYS: PutWrites = put_writes!("DO NOTHING");
-pub(super) const LAST_WRITE_COUNTS: PutWrites = put_writes!(
+pub(super) const POSTGRES_FIRST_WRITE_STAYS: &str = postgres_put_writes!("DO NOTHING");
+pub(super) const POSTGRES_LAST_WRITE_COUNTS: &str = postgres_put_writes!(
     "DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob"
 );
 
-pub(super) async fn put(
-    connection: &Connection,
-    new: NewRawCheckpoint,
-    fence: Option<Fence>,
-) -> Result<()> {
-    let epoch = fence.map(Fence::stored_epoch).transpose()?;
-    let key = &new.key;
-    let thread_id = key.thread_id.clone();
-    let checkpoint = vec![
-        key.thread_id.as_str().into(),
-        key.namespace.as_str().into(),
-        key.checkpoint_id.as_str().into(),
-        SqlValue::String(new.parent.map(|id| id.as_str().to_owned())),
-        new.checkpoint.into(),
-        new.metadata.into(),
-    ];
-    let written = if connection.is_postgres() {
-        let mut arguments = checkpoint;
-        let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for stored in new.values {
-            let (type_tag, bytes) = stored.value.into_parts();
-            columns.0.push(stored.channel);
-            columns.1.push(stored.version);
-            columns.2.push(type_tag);
-            columns.3.push(bytes);
+/// Several writes of any threads. `$1`, all threads, is sorted, so that two of these never wait for
+/// each other in a ring; and who holds one of the threads for long holds up the others only for a
+/// moment. `$2` are the threads with a checkpoint.
+pub(super) const POSTGRES_GROUP: &str = "WITH patience AS MATERIALIZED (
+    SELECT set_config('lock_timeout', '100ms', true)
+), thread AS (
+    INSERT INTO threads AS t (thread_id, updated_at)
+    SELECT u.id, clock_timestamp() FROM patience, unnest($1::text[]) u (id)
+    ON CONFLICT (thread_id) DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
+    WHERE excluded.thread_id = ANY ($2::text[])
+    RETURNING 1
+), locked AS MATERIALIZED (
+    SELECT count(*) FROM thread
+), blobs AS (
+    INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+    SELECT b.* FROM locked,
+        unnest($9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bytea[]) b
+    ON CONFLICT DO NOTHING
+), first_writes AS (
+    INSERT INTO checkpoint_writes
+        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+    SELECT w.* FROM locked, unnest($15::text[], $16::text[], $17::text[], $18::text[],
+        $19::text[], $20::int[], $21::text[], $22::text[], $23::bytea[]) w
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
+), last_writes AS (
+    INSERT INTO checkpoint_writes
+        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+    SELECT w.* FROM locked, unnest($24::text[], $25::text[], $26::text[], $27::text[],
+        $28::text[], $29::int[], $30::text[], $31::text[], $32::bytea[]) w
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
+    DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob
+)
+INSERT INTO checkpoints
+    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+SELECT c.thread_id, c.checkpoint_ns, c.id, c.parent, c.checkpoint::jsonb, c.metadata::jsonb
+FROM locked, unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
+    c (thread_id, checkpoint_ns, id, parent, checkpoint, metadata)
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata";
+
+/// Stores all or none. No two of them may have one [`place`](Write::place).
+pub(super) async fn write(connection: &Connection, writes: &[Write]) -> Result<(), DbErr> {
+    match connection {
+        Connection::Postgres(postgres) => {
+            // On another connection where this one was lost: what is there may be written again.
+            retrying!(connection, write_postgres(postgres, writes))
         }
-        arguments.extend([texts(columns.0), texts(columns.1), texts(columns.2)]);
-        arguments.push(array(ArrayType::Bytes, columns.3));
-        arguments.extend(epoch.map(SqlValue::from));
-        write_postgres(connection, POSTGRES_PUT, fence, arguments).await
-    } else {
-        put_sqlite(connection, key, fence, checkpoint, new.values).await
-    };
-    admitted(connection, "put checkpoint", &thread_id, written).await
+        Connection::Sqlite(_) => write_sqlite(connection, writes).await,
+    }
 }
 
-/// The latest checkpoint of a namespace but the one with the id $3.
-const LATEST: Sql = Sql::same(
-    "SELECT checkpoint_id FROM checkpoints
-WHERE thread_id = $1 AND checkpoint_ns = $2 AND checkpoint_id <> $3
-ORDER BY checkpoint_id DESC LIMIT 1",
-);
-
-/// As [`put`], where the parent is the latest. The statement that looks comes after the one that
-/// locks the thread: a statement does not see what was committed while it waited.
-pub(super) async fn put_next(
-    connection: &Connection,
-    new: NewRawCheckpoint,
-    fence: Option<Fence>,
-) -> Result<()> {
-    fence.map(Fence::stored_epoch).transpose()?;
-    let failed = |error| storage_error("put checkpoint", error);
-    let transaction = connection.begin().await.map_err(failed)?;
-    let key = new.key.clone();
-    let touched = touch(&transaction, &key.thread_id, fence).await;
-    admitted(&transaction, "put checkpoint", &key.thread_id, touched).await?;
-    let place = [
-        key.thread_id.as_str(),
-        key.namespace.as_str(),
-        key.checkpoint_id.as_str(),
-    ];
-    let rows = LATEST.rows(&transaction, place.map(Into::into).into());
-    let rows = rows.await.map_err(failed)?;
-    let latest = rows.first().map(|row| row.try_get_by_index::<String>(0));
-    let latest = latest.transpose().map_err(failed)?;
-    if latest.as_deref() != new.parent.as_ref().map(CheckpointId::as_str) {
-        let latest = latest.unwrap_or_else(|| "none".to_owned());
-        return Err(Error::conflict("latest checkpoint", latest));
-    }
-    // The thread is ours by now, whatever the fence was.
-    put(&transaction, new, None).await?;
-    transaction.commit().await.map_err(failed)
+async fn write_postgres(postgres: &PostgresSource, writes: &[Write]) -> Result<(), DbErr> {
+    let (sql, arguments) = match writes {
+        [Write::Checkpoint(new)] => (POSTGRES_PUT, put_arguments(new)),
+        [Write::Writes(new)] if new.replaces() => {
+            (POSTGRES_LAST_WRITE_COUNTS, put_writes_arguments(new))
+        }
+        [Write::Writes(new)] => (POSTGRES_FIRST_WRITE_STAYS, put_writes_arguments(new)),
+        _ => (POSTGRES_GROUP, group_arguments(writes)),
+    };
+    postgres.execute(sql, arguments?.0).await.map(drop)
 }
 
-pub(super) async fn put_writes(
-    connection: &Connection,
-    new: NewWrites,
-    fence: Option<Fence>,
-) -> Result<()> {
-    new.validate()?;
-    let epoch = fence.map(Fence::stored_epoch).transpose()?;
-    if new.writes.is_empty() {
-        return Ok(());
+/// The rows of some writes, table by table and column by column.
+#[derive(Default)]
+struct Rows<'a> {
+    /// In the order of their bytes.
+    threads: BTreeSet<&'a str>,
+    checkpoints: Vec<&'a NewRawCheckpoint>,
+    blobs: Vec<(&'a CheckpointKey, &'a RawValue)>,
+    first_writes: Vec<WriteRow<'a>>,
+    last_writes: Vec<WriteRow<'a>>,
+}
+
+struct WriteRow<'a> {
+    of: &'a NewWrites,
+    index: i32,
+    write: &'a ChannelWrite,
+}
+
+impl<'a> Rows<'a> {
+    fn of(writes: &'a [Write]) -> Self {
+        let mut rows = Self::default();
+        for write in writes {
+            rows.threads.insert(write.key().thread_id.as_str());
+            match write {
+                Write::Checkpoint(new) => {
+                    rows.checkpoints.push(new);
+                    let values = new.values.iter();
+                    rows.blobs.extend(values.map(|value| (&new.key, value)));
+                }
+                Write::Writes(new) => {
+                    let own = new.rows().into_iter();
+                    let own = own.map(|(index, write)| WriteRow {
+                        of: new,
+                        index,
+                        write,
+                    });
+                    if new.replaces() {
+                        rows.last_writes.extend(own);
+                    } else {
+                        rows.first_writes.extend(own);
+                    }
+                }
+            }
+        }
+        rows
     }
-    let sql = if new.replaces() {
-        LAST_WRITE_COUNTS
-    } else {
-        FIRST_WRITE_STAYS
-    };
-    let task: Vec<SqlValue> = [
-        new.key.thread_id.as_str(),
-        new.key.namespace.as_str(),
-        new.key.checkpoint_id.as_str(),
-        new.task_id.as_str(),
-        new.task_path.as_str(),
-    ]
-    .map(Into::into)
-    .into();
+}
+
+pub(super) fn put_arguments(new: &NewRawCheckpoint) -> Result<PostgresArguments, DbErr> {
+    let mut arguments = PostgresArguments::default();
+    let key = &new.key;
+    arguments.add(key.thread_id.as_str())?;
+    arguments.add(key.namespace.as_str())?;
+    arguments.add(key.checkpoint_id.as_str())?;
+    arguments.add(new.parent.as_ref().map(|id| id.as_str()))?;
+    arguments.add(new.checkpoint.as_str())?;
+    arguments.add(new.metadata.as_str())?;
+    let values = || new.values.iter();
+    arguments.column(values(), |stored| stored.channel.as_str())?;
+    arguments.column(values(), |stored| stored.version.as_str())?;
+    arguments.column(values(), |stored| stored.value.type_tag())?;
+    arguments.column(values(), |stored| stored.value.bytes())?;
+    Ok(arguments)
+}
+
+pub(super) fn put_writes_arguments(new: &NewWrites) -> Result<PostgresArguments, DbErr> {
+    let mut arguments = PostgresArguments::default();
+    arguments.add(new.key.thread_id.as_str())?;
+    arguments.add(new.key.namespace.as_str())?;
+    arguments.add(new.key.checkpoint_id.as_str())?;
+    arguments.add(new.task_id.as_str())?;
+    arguments.add(new.task_path.as_str())?;
     let rows = new.rows();
-
-    let written = if connection.is_postgres() {
-        let mut arguments = task;
-        let values = || rows.iter().map(|(_, write)| write);
-        arguments.extend([
-            array(ArrayType::Int, rows.iter().map(|(index, _)| *index)),
-            array(
-                ArrayType::String,
-                values().map(|write| write.channel.as_str()),
-            ),
-            array(
-                ArrayType::String,
-                values().map(|write| write.value.type_tag()),
-            ),
-            array(ArrayType::Bytes, values().map(|write| write.value.bytes())),
-        ]);
-        arguments.extend(epoch.map(SqlValue::from));
-        write_postgres(connection, sql.postgres, fence, arguments).await
-    } else {
-        put_writes_sqlite(connection, &new.key.thread_id, fence, sql, task, rows).await
-    };
-    admitted(connection, "put writes", &new.key.thread_id, written).await
+    arguments.column(&rows, |(index, _)| *index)?;
+    arguments.column(&rows, |(_, write)| write.channel.as_str())?;
+    arguments.column(&rows, |(_, write)| write.value.type_tag())?;
+    arguments.column(&rows, |(_, write)| write.value.bytes())?;
+    Ok(arguments)
 }
 
-async fn put_sqlite(
-    connection: &Connection,
-    key: &CheckpointKey,
-    fence: Option<Fence>,
-    checkpoint: Vec<SqlValue>,
-    values: Vec<RawValue>,
-) -> Result<bool, DbErr> {
+pub(super) fn group_arguments(writes: &[Write]) -> Result<PostgresArguments, DbErr> {
+    let rows = Rows::of(writes);
+    let mut arguments = PostgresArguments::default();
+    arguments.column(&rows.threads, |id| *id)?;
+    let new = || rows.checkpoints.iter();
+    arguments.column(new(), |new| new.key.thread_id.as_str())?;
+    arguments.column(new(), |new| new.key.thread_id.as_str())?;
+    arguments.column(new(), |new| new.key.namespace.as_str())?;
+    arguments.column(new(), |new| new.key.checkpoint_id.as_str())?;
+    arguments.column(new(), |new| new.parent.as_ref().map(|id| id.as_str()))?;
+    arguments.column(new(), |new| new.checkpoint.as_str())?;
+    arguments.column(new(), |new| new.metadata.as_str())?;
+    let blobs = || rows.blobs.iter();
+    arguments.column(blobs(), |(key, _)| key.thread_id.as_str())?;
+    arguments.column(blobs(), |(key, _)| key.namespace.as_str())?;
+    arguments.column(blobs(), |(_, stored)| stored.channel.as_str())?;
+    arguments.column(blobs(), |(_, stored)| stored.version.as_str())?;
+    arguments.column(blobs(), |(_, stored)| stored.value.type_tag())?;
+    arguments.column(blobs(), |(_, stored)| stored.value.bytes())?;
+    for rows in [&rows.first_writes, &rows.last_writes] {
+        arguments.column(rows, |row| row.of.key.thread_id.as_str())?;
+        arguments.column(rows, |row| row.of.key.namespace.as_str())?;
+        arguments.column(rows, |row| row.of.key.checkpoint_id.as_str())?;
+        arguments.column(rows, |row| row.of.task_id.as_str())?;
+        arguments.column(rows, |row| row.of.task_path.as_str())?;
+        arguments.column(rows, |row| row.index)?;
+        arguments.column(rows, |row| row.write.channel.as_str())?;
+        arguments.column(rows, |row| row.write.value.type_tag())?;
+        arguments.column(rows, |row| row.write.value.bytes())?;
+    }
+    Ok(arguments)
+}
+
+/// Written out as they come: nothing is copied in between.
+#[derive(Default)]
+pub(super) struct PostgresArguments(pub(super) PgArguments);
+
+impl PostgresArguments {
+    pub(super) fn add<'q, T: Encode<'q, Postgres> + Type<Postgres> + 'q>(
+        &mut self,
+        value: T,
+    ) -> Result<(), DbErr> {
+        self.0.add(value).map_err(not_encoded)
+    }
+
+    /// An array of what `column` takes from each of `rows`.
+    fn column<'q, R, T>(
+        &mut self,
+        rows: impl IntoIterator<Item = R>,
+        column: impl Fn(R) -> T,
+    ) -> Result<(), DbErr>
+    where
+        Vec<T>: Encode<'q, Postgres> + Type<Postgres> + 'q,
+    {
+        self.add(rows.into_iter().map(column).collect::<Vec<_>>())
+    }
+}
+
+fn not_encoded(error: BoxDynError) -> DbErr {
+    from_sqlx(sqlx::Error::Encode(error))
+}
+
+/// An `INSERT` of several rows.
+struct Insert {
+    into: &'static str,
+    columns: usize,
+    on_conflict: &'static str,
+}
+
+const THREADS: Insert = Insert {
+    into: "threads (thread_id, updated_at)",
+    columns: 2,
+    on_conflict: "(thread_id) DO UPDATE SET updated_at = MAX(updated_at, excluded.updated_at)",
+};
+const NEW_THREADS: Insert = Insert {
+    on_conflict: "DO NOTHING",
+    ..THREADS
+};
+const BLOBS: Insert = Insert {
+    into: "checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)",
+    columns: 6,
+    on_conflict: "DO NOTHING",
+};
+const CHECKPOINTS: Insert = Insert {
+    into: "checkpoints
+    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)",
+    columns: 6,
+    on_conflict: "(thread_id, checkpoint_ns, checkpoint_id)
+DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata",
+};
+const FIRST_WRITES: Insert = Insert {
+    into: "checkpoint_writes
+    (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)",
+    columns: 9,
+    on_conflict: "DO NOTHING",
+};
+const LAST_WRITES: Insert = Insert {
+    on_conflict: "(thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
+DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob",
+    ..FIRST_WRITES
+};
+
+impl Insert {
+    /// As many rows as one statement takes: each of these is one more text for SQLite to know.
+    const ROWS: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
+
+    /// Runs it for `rows`, of which `arguments` adds the columns.
+    async fn execute<R>(
+        &self,
+        sqlite: &SqliteSource,
+        mut rows: &[R],
+        columns: impl Fn(&R, &mut SqliteArguments) -> Result<(), BoxDynError>,
+    ) -> Result<(), DbErr> {
+        for at_once in Self::ROWS {
+            while let Some((now, later)) = rows.split_at_checked(at_once) {
+                let mut arguments = SqliteArguments::default();
+                for row in now {
+                    columns(row, &mut arguments).map_err(not_encoded)?;
+                }
+                sqlite.execute(self.sql(at_once), arguments).await?;
+                rows = later;
+            }
+        }
+        Ok(())
+    }
+
+    fn sql(&self, rows: usize) -> String {
+        let row = format!("({})", vec!["?"; self.columns].join(", "));
+        let rows = vec![row; rows].join(", ");
+        let (into, on_conflict) = (self.into, self.on_conflict);
+        format!("INSERT INTO {into} VALUES {rows} ON CONFLICT {on_conflict}")
+    }
+}
+
+async fn write_sqlite(connection: &Connection, writes: &[Write]) -> Result<(), DbErr> {
     let transaction = connection.begin().await?;
-    if !touch(&transaction, &key.thread_id, fence).await? {
-        return Ok(false);
+    if let Connection::Sqlite(sqlite) = &*transaction {
+        insert_sqlite(sqlite, Rows::of(writes)).await?;
     }
-    for stored in values {
-        let (type_tag, bytes) = stored.value.into_parts();
-        let place = [key.thread_id.as_str(), key.namespace.as_str()];
-        let mut arguments: Vec<SqlValue> = place.map(Into::into).into();
-        arguments.extend([stored.channel, stored.version, type_tag].map(SqlValue::from));
-        arguments.push(bytes.into());
-        Sql::same(SQLITE_PUT_VALUE)
-            .execute(&transaction, arguments)
-            .await?;
+    transaction.commit().await
+}
+
+async fn insert_sqlite(sqlite: &SqliteSource, rows: Rows<'_>) -> Result<(), DbErr> {
+    let now = time_text(now());
+    let with_checkpoint = rows.checkpoints.iter();
+    let with_checkpoint: BTreeSet<_> = with_checkpoint
+        .map(|new| new.key.thread_id.as_str())
+        .collect();
+    let without: Vec<_> = rows.threads.difference(&with_checkpoint).copied().collect();
+    let with_checkpoint: Vec<_> = with_checkpoint.into_iter().collect();
+    for (insert, threads) in [(THREADS, with_checkpoint), (NEW_THREADS, without)] {
+        let columns = |id: &&str, arguments: &mut SqliteArguments| {
+            arguments.add(*id)?;
+            arguments.add(now.as_str())
+        };
+        insert.execute(sqlite, &threads, columns).await?;
     }
-    Sql::same(SQLITE_PUT)
-        .execute(&transaction, checkpoint)
+
+    let columns = |(key, stored): &(&CheckpointKey, &RawValue), arguments: &mut SqliteArguments| {
+        arguments.add(key.thread_id.as_str())?;
+        arguments.add(key.namespace.as_str())?;
+        arguments.add(stored.channel.as_str())?;
+        arguments.add(stored.version.as_str())?;
+        arguments.add(stored.value.type_tag())?;
+        arguments.add(stored.value.bytes())
+    };
+    BLOBS.execute(sqlite, &rows.blobs, columns).await?;
+
+    let columns = |new: &&NewRawCheckpoint, arguments: &mut SqliteArguments| {
+        arguments.add(new.key.thread_id.as_str())?;
+        arguments.add(new.key.namespace.as_str())?;
+        arguments.add(new.key.checkpoint_id.as_str())?;
+        arguments.add(new.parent.as_ref().map(|id| id.as_str()))?;
+        arguments.add(new.checkpoint.as_str())?;
+        arguments.add(new.metadata.as_str())
+    };
+    CHECKPOINTS
+        .execute(sqlite, &rows.checkpoints, columns)
         .await?;
-    transaction.commit().await?;
-    Ok(true)
-}
 
-async fn put_writes_sqlite(
-    connection: &Connection,
-    thread_id: &ThreadId,
-    fence: Option<Fence>,
-    sql: PutWrites,
-    task: Vec<SqlValue>,
-    rows: Vec<(i32, &ChannelWrite)>,
-) -> Result<bool, DbErr> {
-    let transaction = connection.begin().await?;
-    if !touch(&transaction, thread_id, fence).await? {
-        return Ok(false);
+    for (insert, rows) in [
+        (FIRST_WRITES, rows.first_writes),
+        (LAST_WRITES, rows.last_writes),
+    ] {
+        let columns = |row: &WriteRow<'_>, arguments: &mut SqliteArguments| {
+            arguments.add(row.of.key.thread_id.as_str())?;
+            arguments.add(row.of.key.namespace.as_str())?;
+            arguments.add(row.of.key.checkpoint_id.as_str())?;
+            arguments.add(row.of.task_id.as_str())?;
+            arguments.add(row.of.task_path.as_str())?;
+            arguments.add(row.index)?;
+            arguments.add(row.write.channel.as_str())?;
+            arguments.add(row.write.value.type_tag())?;
+            arguments.add(row.write.value.bytes())
+        };
+        insert.execute(sqlite, &rows, columns).await?;
     }
-    for (index, write) in rows {
-        let mut arguments = task.clone();
-        arguments.push(index.into());
-        arguments.extend([&write.channel[..], write.value.type_tag()].map(SqlValue::from));
-        arguments.push(write.value.bytes().into());
-        Sql::same(sql.sqlite)
-            .execute(&transaction, arguments)
-            .await?;
-    }
-    transaction.commit().await?;
-    Ok(true)
-}
-
-/// One statement, repeated on another connection where this one was lost: all writes may be, but
-/// for one that raises the epoch, which would refuse itself. `false` where the fence refuses.
-async fn write_postgres(
-    connection: &Connection,
-    sql: [&'static str; 3],
-    fence: Option<Fence>,
-    arguments: Vec<SqlValue>,
-) -> Result<bool, DbErr> {
-    let sql = match fence {
-        None => sql[0],
-        Some(Fence::Raise(_)) => sql[1],
-        Some(Fence::Hold(_)) => sql[2],
-    };
-    let statement =
-        Statement::from_sql_and_values(connection.get_database_backend(), sql, arguments);
-    let written = if let Some(Fence::Raise(_)) = fence {
-        connection.query_all_raw(statement).await
-    } else {
-        retrying!(connection, connection.query_all_raw(statement.clone()))
-    };
-    written.map(|rows| !rows.is_empty())
-}
-
-/// Nothing, if the fence admitted the write.
-pub(super) async fn admitted(
-    connection: &Connection,
-    operation: &'static str,
-    thread_id: &ThreadId,
-    written: Result<bool, DbErr>,
-) -> Result<()> {
-    let failed = |error| storage_error(operation, error);
-    if written.map_err(failed)? {
-        return Ok(());
-    }
-    let epoch = epoch(connection, thread_id).await.map_err(failed)?;
-    Err(Error::Fenced {
-        thread: thread_id.to_string(),
-        epoch: epoch.unwrap_or_default().cast_unsigned(),
-    })
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Where statements run: a pool, or one transaction.
 
+mod pool;
 mod postgres;
 mod session;
 mod sqlite;
@@ -151,7 +152,7 @@ impl Connection {
 macro_rules! in_session {
     ($session:expr, |$connection:ident| $run:expr) => {{
         let mut session = $session.await?;
-        let $connection = session.connection()?;
+        let $connection = &mut **session.connection()?;
         let result = $run.await.map_err(from_sqlx)?;
         session.finish().await?;
         result

@@ -3,12 +3,15 @@ use std::{sync::Arc, time::Duration};
 use sea_orm::DbErr;
 use sea_query_sqlx::SqlxValues;
 use sqlx::{
-    AssertSqlSafe, Connection as _, IntoArguments, PgConnection, PgPool, Postgres, SqlStr,
-    postgres::PgArguments, query::Query,
+    AssertSqlSafe, Connection as _, IntoArguments, PgConnection, PgPool, Postgres, SqlSafeStr,
+    SqlStr, postgres::PgArguments, query::Query,
 };
 use tokio::sync::Mutex;
 
-use super::session::{Session, Unit};
+use super::{
+    pool::{Pool, Pooled},
+    session::{Session, Unit},
+};
 use crate::error::from_sqlx;
 
 /// More than a server in use takes to say that it is there.
@@ -16,7 +19,7 @@ const TIME_TO_ANSWER: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
 pub(crate) struct PostgresSource {
-    pub(crate) pool: PgPool,
+    pub(crate) pool: Pool<Postgres>,
     /// Behind a transaction pooler every statement runs in a transaction of its own, begun with
     /// this: nothing set on a connection, and no prepared statement, outlives a transaction there.
     pub(crate) pooler_begin: Option<Arc<str>>,
@@ -27,7 +30,7 @@ pub(crate) struct PostgresSource {
 impl PostgresSource {
     pub(crate) fn new(pool: PgPool, pooler_begin: Option<Arc<str>>) -> Self {
         Self {
-            pool,
+            pool: Pool::new(pool),
             pooler_begin,
             unit: None,
         }
@@ -61,23 +64,31 @@ impl PostgresSource {
         sqlx::query_with(sql, arguments).persistent(self.pooler_begin.is_none())
     }
 
-    /// Drops the idle connections that don't answer.
-    pub(super) async fn replace_dead_connections(&self) {
-        for _ in 0..self.pool.num_idle() {
-            if let Some(mut connection) = self.pool.try_acquire()
-                && !answers(&mut connection).await
-            {
-                connection.close_on_drop();
-            }
-        }
+    /// Runs one statement, and returns how many rows it changed.
+    pub(crate) async fn execute(
+        &self,
+        sql: &'static str,
+        arguments: PgArguments,
+    ) -> Result<u64, DbErr> {
+        let query = sqlx::query_with(sql, arguments).persistent(self.pooler_begin.is_none());
+        let mut session = self.session().await?;
+        let done = query.execute(&mut **session.connection()?).await;
+        let done = done.map_err(from_sqlx)?;
+        session.finish().await?;
+        Ok(done.rows_affected())
     }
 
-    async fn transaction(&self) -> Result<sqlx::Transaction<'static, Postgres>, DbErr> {
-        let begun = match &self.pooler_begin {
-            None => self.pool.begin().await,
-            Some(begin) => self.pool.begin_with(AssertSqlSafe(Arc::clone(begin))).await,
+    /// Closes the idle connections that don't answer.
+    pub(super) async fn replace_dead_connections(&self) {
+        self.pool.close_dead(answers).await;
+    }
+
+    async fn transaction(&self) -> Result<Pooled<Postgres>, DbErr> {
+        let begin = match &self.pooler_begin {
+            None => "BEGIN".into_sql_str(),
+            Some(begin) => AssertSqlSafe(Arc::clone(begin)).into_sql_str(),
         };
-        begun.map_err(from_sqlx)
+        self.pool.begin(begin).await.map_err(from_sqlx)
     }
 }
 

@@ -1,22 +1,23 @@
 use std::sync::Arc;
 
 use sea_orm::DbErr;
-use sqlx::{Database, Transaction, pool::PoolConnection};
+use sqlx::Database;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use super::pool::Pooled;
 use crate::error::from_sqlx;
 
 /// A transaction that several hold; empty once it is committed.
-pub(crate) type Unit<DB> = Arc<Mutex<Option<Transaction<'static, DB>>>>;
+pub(crate) type Unit<DB> = Arc<Mutex<Option<Pooled<DB>>>>;
 
 /// A connection for one statement.
 pub(super) enum Session<DB: Database> {
     /// The statement is its own transaction.
-    Alone(PoolConnection<DB>),
+    Alone(Pooled<DB>),
     /// A transaction for this statement only.
-    Wrapped(Transaction<'static, DB>),
+    Wrapped(Pooled<DB>),
     /// One statement among others.
-    Unit(OwnedMutexGuard<Option<Transaction<'static, DB>>>),
+    Unit(OwnedMutexGuard<Option<Pooled<DB>>>),
 }
 
 impl<DB: Database> Session<DB> {
@@ -25,26 +26,33 @@ impl<DB: Database> Session<DB> {
         Self::Unit(Arc::clone(unit).lock_owned().await)
     }
 
-    pub(super) fn connection(&mut self) -> Result<&mut DB::Connection, DbErr> {
+    pub(super) fn connection(&mut self) -> Result<&mut Pooled<DB>, DbErr> {
         match self {
-            Self::Alone(connection) => Ok(connection),
-            Self::Wrapped(transaction) => Ok(transaction),
-            Self::Unit(unit) => unit.as_deref_mut().ok_or_else(finished),
+            Self::Alone(connection) | Self::Wrapped(connection) => Ok(connection),
+            Self::Unit(unit) => unit.as_mut().ok_or_else(finished),
         }
     }
 
     /// After the statement succeeded; dropping the session undoes a transaction for it only.
     pub(super) async fn finish(self) -> Result<(), DbErr> {
         match self {
-            Self::Wrapped(transaction) => transaction.commit().await.map_err(from_sqlx),
-            Self::Alone(_) | Self::Unit(_) => Ok(()),
+            Self::Alone(connection) => connection.release(),
+            Self::Wrapped(connection) => commit_and_release(connection).await?,
+            Self::Unit(_) => {}
         }
+        Ok(())
     }
 }
 
 pub(super) async fn commit<DB: Database>(unit: &Unit<DB>) -> Result<(), DbErr> {
-    let transaction = unit.lock().await.take().ok_or_else(finished)?;
-    transaction.commit().await.map_err(from_sqlx)
+    let connection = unit.lock().await.take().ok_or_else(finished)?;
+    commit_and_release(connection).await
+}
+
+async fn commit_and_release<DB: Database>(mut connection: Pooled<DB>) -> Result<(), DbErr> {
+    connection.commit().await.map_err(from_sqlx)?;
+    connection.release();
+    Ok(())
 }
 
 fn finished() -> DbErr {

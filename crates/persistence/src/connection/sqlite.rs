@@ -1,19 +1,24 @@
 use std::{
-    sync::Arc,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use sea_orm::DbErr;
 use sea_query_sqlx::SqlxValues;
 use sqlx::{
-    IntoArguments, SqlStr, Sqlite, SqlitePool,
-    query::Query,
-    sqlite::{SqliteArguments, SqliteConnection},
+    AssertSqlSafe, IntoArguments, SqlSafeStr, SqlStr, Sqlite, SqlitePool, query::Query,
+    sqlite::SqliteArguments,
 };
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
-use super::session::{Session, Unit};
+use super::{
+    pool::{Pool, Pooled},
+    session::{Session, Unit},
+};
 use crate::error::from_sqlx;
 
 /// SQLite asks after this many of its instructions whether the time is up: some 10 µs.
@@ -22,8 +27,8 @@ const INSTRUCTIONS_BETWEEN_CLOCK_READS: i32 = 2_000;
 /// SQLite lets one connection write and any number read.
 #[derive(Clone)]
 pub(crate) struct SqliteSource {
-    pub(crate) writer: SqlitePool,
-    pub(super) readers: SqlitePool,
+    pub(crate) writer: Pool<Sqlite>,
+    pub(super) readers: Pool<Sqlite>,
     query_timeout: Duration,
     /// Holds the files of a database that is gone with its last connection.
     _directory: Option<Arc<TempDir>>,
@@ -39,8 +44,8 @@ impl SqliteSource {
         directory: Option<Arc<TempDir>>,
     ) -> Self {
         Self {
-            writer,
-            readers,
+            writer: Pool::new(writer),
+            readers: Pool::new(readers),
             query_timeout,
             _directory: directory,
             unit: None,
@@ -50,7 +55,7 @@ impl SqliteSource {
     /// A transaction that may write from its begin on: one that began reading could not be made to
     /// wait for another writer.
     pub(super) async fn begin(&self) -> Result<Self, DbErr> {
-        let begun = self.writer.begin_with("BEGIN IMMEDIATE").await;
+        let begun = self.writer.begin("BEGIN IMMEDIATE".into_sql_str()).await;
         let unit = Arc::new(Mutex::new(Some(begun.map_err(from_sqlx)?)));
         Ok(Self {
             unit: Some(unit),
@@ -71,9 +76,22 @@ impl SqliteSource {
                 Session::Alone(pool.acquire().await.map_err(from_sqlx)?)
             }
         };
-        let limited = limit_time(session.connection()?, self.query_timeout).await;
+        let limited = TimeLimit::begin(session.connection()?, self.query_timeout).await;
         limited.map_err(from_sqlx)?;
         Ok(session)
+    }
+
+    /// Runs one statement.
+    pub(crate) async fn execute(
+        &self,
+        sql: String,
+        arguments: SqliteArguments,
+    ) -> Result<(), DbErr> {
+        let mut session = self.session(&sql).await?;
+        let query = sqlx::query_with(AssertSqlSafe(sql), arguments);
+        let done = query.execute(&mut **session.connection()?).await;
+        done.map_err(from_sqlx)?;
+        session.finish().await
     }
 
     pub(super) fn query(
@@ -82,15 +100,6 @@ impl SqliteSource {
         values: SqlxValues,
     ) -> Query<'static, Sqlite, SqliteArguments> {
         sqlx::query_with(sql, IntoArguments::<Sqlite>::into_arguments(values))
-    }
-
-    /// For a migration, which may take its time: the limit of an earlier statement stays on its
-    /// connection.
-    pub(crate) async fn lift_time_limit(&self) -> Result<(), DbErr> {
-        let mut connection = self.writer.acquire().await.map_err(from_sqlx)?;
-        let mut handle = connection.lock_handle().await.map_err(from_sqlx)?;
-        handle.remove_progress_handler();
-        Ok(())
     }
 }
 
@@ -102,14 +111,34 @@ fn reads(sql: &str) -> bool {
         .any(|word| first_word.eq_ignore_ascii_case(word))
 }
 
-async fn limit_time(
-    connection: &mut SqliteConnection,
-    timeout: Duration,
-) -> Result<(), sqlx::Error> {
-    let deadline = Instant::now() + timeout;
-    let mut handle = connection.lock_handle().await?;
-    handle.set_progress_handler(INSTRUCTIONS_BETWEEN_CLOCK_READS, move || {
-        Instant::now() < deadline
-    });
-    Ok(())
+/// When SQLite ends the statement under way on a connection.
+#[derive(Default)]
+pub(super) struct TimeLimit(Option<Arc<AtomicU64>>);
+
+impl TimeLimit {
+    /// Ends what runs on `connection` longer than `timeout` from now. The handler is set once a
+    /// connection, since that is a question to its thread.
+    async fn begin(connection: &mut Pooled<Sqlite>, timeout: Duration) -> Result<(), sqlx::Error> {
+        let deadline = milliseconds(Instant::now() + timeout);
+        if let Self(Some(shared)) = &connection.time_limit {
+            shared.store(deadline, Ordering::Relaxed);
+            return Ok(());
+        }
+        let shared = Arc::new(AtomicU64::new(deadline));
+        let read = Arc::clone(&shared);
+        connection
+            .lock_handle()
+            .await?
+            .set_progress_handler(INSTRUCTIONS_BETWEEN_CLOCK_READS, move || {
+                milliseconds(Instant::now()) <= read.load(Ordering::Relaxed)
+            });
+        connection.time_limit = Self(Some(shared));
+        Ok(())
+    }
+}
+
+/// Since the first call.
+fn milliseconds(time: Instant) -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(time.saturating_duration_since(*START).as_millis()).unwrap_or(u64::MAX)
 }

@@ -11,7 +11,7 @@ use sea_orm::{
 use sea_orm_migration::{
     MigrationName, MigrationStatus, MigrationTrait, MigratorTrait, SchemaManager,
 };
-use sqlx::postgres::PgPoolOptions;
+use sqlx::{Database, Pool, Postgres, Sqlite, pool::PoolOptions};
 use yai_agentkit_core::{Error, Result};
 
 use crate::{connection::Connection, error};
@@ -149,13 +149,8 @@ async fn apply<M: MigratorTrait>(
         Connection::Postgres(postgres) => {
             // A connection of its own, since SeaORM prepares statements by name. Behind a
             // transaction pooler the session may hold those of other clients, and must not keep ours.
-            let options = postgres.pool.connect_options().as_ref().clone();
-            let pool = PgPoolOptions::new()
-                .max_connections(1)
-                .acquire_timeout(patience)
-                .connect_with(options)
-                .await;
-            let pool = pool.map_err(error::from_sqlx)?;
+            let pool =
+                one_connection::<Postgres>(postgres.pool.connect_options(), patience).await?;
             let transaction = DatabaseConnection::from(pool).begin().await?;
             let behind_pooler = postgres.pooler_begin.is_some();
             if behind_pooler {
@@ -192,14 +187,25 @@ END $$; SET LOCAL search_path = \"{schema}\""
                 sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
                 ..TransactionOptions::default()
             };
-            sqlite.lift_time_limit().await?;
-            let writer = DatabaseConnection::from(sqlite.writer.clone());
+            // A connection of its own, which has no time limit.
+            let pool = one_connection::<Sqlite>(sqlite.writer.connect_options(), patience).await?;
+            let writer = DatabaseConnection::from(pool);
             let transaction = writer.begin_with_options(options).await?;
             M::up(&transaction, None).await?;
             transaction.commit().await?;
         }
     }
     Ok(true)
+}
+
+async fn one_connection<DB: Database>(
+    options: <DB::Connection as sqlx::Connection>::Options,
+    patience: Duration,
+) -> Result<Pool<DB>, DbErr> {
+    let pool = PoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(patience);
+    pool.connect_with(options).await.map_err(error::from_sqlx)
 }
 
 /// Held until the end of the transaction, so that it works through a transaction pooler.

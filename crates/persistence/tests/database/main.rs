@@ -1,9 +1,10 @@
-//! What a database handle promises beside the contracts: connecting, lost connections, limits of
-//! time, schemas, migrations, TLS, closing. `./test` provides the servers.
+//! What a database handle promises beside the contracts: connecting, lost connections, group
+//! commit, limits of time, schemas, migrations, TLS, closing. `./test` provides the servers.
 
 mod closing;
 mod connecting;
 mod fixture;
+mod group_commit;
 mod limits;
 mod lost_connections;
 mod migrating;

@@ -1,0 +1,59 @@
+//! What was measured, as Markdown and by name.
+
+use std::{collections::BTreeMap, fmt};
+
+/// Prints while it grows.
+#[derive(Default)]
+pub(crate) struct Report {
+    pub(crate) markdown: String,
+    pub(crate) figures: BTreeMap<String, f64>,
+}
+
+/// A table in Markdown. All columns but the first are aligned right.
+pub(crate) struct Table {
+    lines: Vec<String>,
+}
+
+impl Report {
+    pub(crate) fn write(&mut self, paragraph: &str) {
+        println!("{paragraph}");
+        self.markdown += paragraph;
+        self.markdown.push('\n');
+    }
+
+    /// Its last line, for those who wait for the whole.
+    pub(crate) fn progress(&self, table: &Table) {
+        eprintln!("{}", table.lines.last().map_or("", String::as_str));
+    }
+
+    pub(crate) fn table(&mut self, table: &Table) {
+        self.write(&table.to_string());
+    }
+
+    pub(crate) fn record(&mut self, name: String, figure: f64) {
+        self.figures.insert(name, figure);
+    }
+}
+
+impl Table {
+    pub(crate) fn new(columns: &[&str]) -> Self {
+        let mut table = Self { lines: Vec::new() };
+        table.row(columns.iter().map(|column| (*column).to_owned()).collect());
+        let right = " ---: |".repeat(columns.len() - 1);
+        table.lines.push(format!("| --- |{right}"));
+        table
+    }
+
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
+        self.lines.push(format!("| {} |", cells.join(" | ")));
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.lines {
+            writeln!(f, "{line}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,296 @@
+//! Group commit: what is written at once, to whatever threads, shares a transaction.
+//!
+//! A write that finds the database idle goes out at once and alone. Those that come while it is
+//! under way go out together when it is done. A write never begins before the earlier ones of its
+//! thread are done, and one that the database refuses fails alone.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    iter, mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use sea_orm::DbErr;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use yai_agentkit_core::ThreadId;
+
+use super::write::{Write, write};
+use crate::{
+    connection::Connection,
+    error::{from_sqlx, interrupted, is_without_connection},
+};
+
+/// The largest group: what is behind it in the queue waits for all of it.
+const MOST_WRITES: usize = 256;
+const MOST_BYTES: usize = 4 << 20;
+
+/// How many groups are under way at once on PostgreSQL, where the first takes its time.
+const POSTGRES_GROUPS: u32 = 4;
+
+/// How long a group is under way before the next may set out as well. Fewer and larger ones cost
+/// less, but one that waits, for the network or for a thread that somebody holds, must not keep the
+/// others.
+const HEADWAY: Duration = Duration::from_millis(5);
+
+/// SQLite has one writer.
+const SQLITE_GROUPS: u32 = 1;
+
+/// Writes to a database in groups. A clone is the same.
+#[derive(Clone)]
+pub(crate) struct Group(Arc<Shared>);
+
+struct Shared {
+    connection: Connection,
+    queue: Mutex<Queue>,
+    /// One for each group that may be under way.
+    permits: Arc<Semaphore>,
+    most_groups: u32,
+    /// How long a write waits for its turn.
+    patience: Duration,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    /// The threads that are written to.
+    writing: HashSet<ThreadId>,
+    /// When each group under way set out.
+    under_way: Vec<Instant>,
+}
+
+struct Waiting {
+    write: Write,
+    since: Instant,
+    done: oneshot::Sender<Result<(), DbErr>>,
+}
+
+impl Group {
+    /// Groups on `connection`, a pool.
+    pub(crate) fn new(connection: Connection, patience: Duration) -> Self {
+        let most_groups = if connection.is_postgres() {
+            POSTGRES_GROUPS
+        } else {
+            SQLITE_GROUPS
+        };
+        Self(Arc::new(Shared {
+            connection,
+            queue: Mutex::default(),
+            permits: Arc::new(Semaphore::new(most_groups as usize)),
+            most_groups,
+            patience,
+        }))
+    }
+
+    /// Returns when it is durable. Whoever stops waiting takes it back, unless it is under way.
+    pub(super) async fn write(&self, write: Write) -> Result<(), DbErr> {
+        let (done, outcome) = oneshot::channel();
+        {
+            let mut queue = self.0.queue();
+            queue.waiting.push_back(Waiting {
+                write,
+                since: Instant::now(),
+                done,
+            });
+            self.0.start_writing();
+        }
+        outcome.await.unwrap_or_else(|_| Err(interrupted()))
+    }
+
+    /// Waits until no group is under way and nothing waits.
+    pub(crate) async fn idle(&self) {
+        let permits = self.0.permits.acquire_many(self.0.most_groups).await;
+        drop(permits); // Nobody closes them.
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a task that writes what waits, where another one may be. With the queue locked.
+    fn start_writing(self: &Arc<Self>) {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            let turn = Turn {
+                shared: Arc::clone(self),
+                permit: Some(permit),
+            };
+            tokio::spawn(turn.write_groups());
+        }
+    }
+
+    /// Writes one group, or each of its writes alone where they don't go together.
+    async fn write_group(self: &Arc<Self>, group: Vec<Waiting>) {
+        let (writes, done): (Vec<_>, Vec<_>) = group
+            .into_iter()
+            .map(|waiting| (waiting.write, waiting.done))
+            .unzip();
+        let lock = Lock::of(self, &writes);
+        match write(&self.connection, &writes).await {
+            Err(error) if writes.len() > 1 && !is_without_connection(&error) => {
+                tracing::debug!(%error, writes = writes.len(), "writing each alone");
+                lock.write_each_alone(iter::zip(writes, done));
+            }
+            // A receiver that is gone has lost its interest.
+            outcome => done.into_iter().for_each(|done| {
+                let _ = done.send(outcome.clone());
+            }),
+        }
+    }
+}
+
+/// The right to write groups.
+struct Turn {
+    shared: Arc<Shared>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Turn {
+    /// Until nothing is left.
+    async fn write_groups(mut self) {
+        loop {
+            let begun = Instant::now();
+            let next = {
+                let mut queue = self.shared.queue();
+                let next = queue.take_group(self.shared.patience);
+                if let Some(group) = &next {
+                    if group.is_empty() {
+                        // With the queue locked: who comes next finds the permit.
+                        self.permit = None;
+                        return;
+                    }
+                    queue.under_way.push(begun);
+                }
+                next
+            };
+            let Some(group) = next else {
+                tokio::time::sleep(HEADWAY).await;
+                continue;
+            };
+            self.shared.write_group(group).await;
+            self.shared.queue().ended(begun);
+            // Who has just got an answer may have the next write at hand: for one group with those
+            // that wait.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Drop for Turn {
+    /// With its runtime, half-way: nobody may wait for ever.
+    fn drop(&mut self) {
+        if self.permit.is_some() {
+            self.shared.queue().waiting.clear();
+        }
+    }
+}
+
+impl Queue {
+    /// Of a group that had begun then.
+    fn ended(&mut self, begun: Instant) {
+        if let Some(group) = self.under_way.iter().position(|time| *time == begun) {
+            self.under_way.swap_remove(group);
+        }
+    }
+
+    /// The next writes that may go together, and marks their threads; `None` where they are to wait
+    /// for the group before. Fails those that have waited too long.
+    fn take_group(&mut self, patience: Duration) -> Option<Vec<Waiting>> {
+        let has_headway = |begun: &Instant| begun.elapsed() >= HEADWAY;
+        if !self.waiting.is_empty() && !self.under_way.iter().all(has_headway) {
+            return None;
+        }
+        let mut group: Vec<Waiting> = Vec::new();
+        let mut bytes = 0;
+        let mut threads = HashSet::new();
+        let mut left = Vec::new();
+        let mut threads_left = HashSet::new();
+        while group.len() < MOST_WRITES
+            && let Some(next) = self.waiting.pop_front()
+        {
+            if next.done.is_closed() {
+                continue;
+            }
+            if next.since.elapsed() > patience {
+                let _ = next.done.send(Err(from_sqlx(sqlx::Error::PoolTimedOut)));
+                continue;
+            }
+            let thread = &next.write.key().thread_id;
+            let place = next.write.place();
+            let in_order = !self.writing.contains(thread) && !threads_left.contains(thread);
+            let fits = group.is_empty() || bytes + next.write.bytes() <= MOST_BYTES;
+            let again =
+                threads.contains(thread) && group.iter().any(|other| other.write.place() == place);
+            if in_order && fits && !again {
+                bytes += next.write.bytes();
+                threads.insert(thread.clone());
+                group.push(next);
+            } else {
+                threads_left.insert(thread.clone());
+                left.push(next);
+            }
+        }
+        for waiting in left.into_iter().rev() {
+            self.waiting.push_front(waiting);
+        }
+        self.writing.extend(threads);
+        Some(group)
+    }
+}
+
+/// Marks the threads of a group in [`Queue::writing`] until it is dropped.
+struct Lock {
+    shared: Arc<Shared>,
+    threads: HashSet<ThreadId>,
+}
+
+impl Lock {
+    /// Of writes whose threads are marked already.
+    fn of(shared: &Arc<Shared>, writes: &[Write]) -> Self {
+        let threads = writes.iter().map(|write| write.key().thread_id.clone());
+        Self {
+            shared: Arc::clone(shared),
+            threads: threads.collect(),
+        }
+    }
+
+    /// Those of one thread one after the other; whom a thread keeps waiting holds up no other.
+    fn write_each_alone(
+        mut self,
+        writes: impl Iterator<Item = (Write, oneshot::Sender<Result<(), DbErr>>)>,
+    ) {
+        let mut by_thread: HashMap<ThreadId, Vec<_>> = HashMap::new();
+        for (write, done) in writes {
+            let thread = write.key().thread_id.clone();
+            by_thread.entry(thread).or_default().push((write, done));
+        }
+        for (thread, writes) in by_thread {
+            self.threads.remove(&thread);
+            let lock = Self {
+                shared: Arc::clone(&self.shared),
+                threads: HashSet::from([thread]),
+            };
+            tokio::spawn(async move {
+                for (alone, done) in writes {
+                    let outcome = write(&lock.shared.connection, &[alone]).await;
+                    let _ = done.send(outcome);
+                }
+                drop(lock);
+            });
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let mut queue = self.shared.queue();
+        for thread in mem::take(&mut self.threads) {
+            queue.writing.remove(&thread);
+        }
+        // A write alone was not within a turn, which would look for more by itself.
+        if !queue.waiting.is_empty() && tokio::runtime::Handle::try_current().is_ok() {
+            self.shared.start_writing();
+        }
+    }
+}

@@ -1,0 +1,220 @@
+use std::{
+    mem,
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use sqlx::{Connection, Database, SqlStr, pool::PoolConnection};
+use sqlx_core::transaction::TransactionManager;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::sqlite::TimeLimit;
+
+/// How long a connection stays here without a user.
+const LONGEST_IDLE: Duration = Duration::from_secs(1);
+
+/// How long one stays away from sqlx's pool, which renews it in time.
+const LONGEST_STAY: Duration = Duration::from_secs(60);
+
+/// sqlx's pool, and before it the connections that were just in use: sqlx asks each that comes back
+/// whether it still answers, a round trip for every statement. A clone is the same.
+pub(crate) struct Pool<DB: Database>(Arc<Inner<DB>>);
+
+struct Inner<DB: Database> {
+    connections: sqlx::Pool<DB>,
+    shelf: Mutex<Shelf<DB>>,
+    /// As many as there may be connections, so that nobody waits for one that lies on the shelf.
+    permits: Arc<Semaphore>,
+}
+
+/// The connections that wait for their next user, the last used on top.
+struct Shelf<DB: Database> {
+    idle: Vec<Idle<DB>>,
+    /// Whether a task clears it.
+    watched: bool,
+}
+
+struct Idle<DB: Database> {
+    connection: PoolConnection<DB>,
+    since: Instant,
+    left_sqlx: Instant,
+    time_limit: TimeLimit,
+}
+
+/// A connection in use. Dropped after an error or half-way it goes back to sqlx's pool, which puts
+/// it in order or closes it; [`release`](Self::release) hands it to the next user as it is.
+pub(crate) struct Pooled<DB: Database> {
+    /// `None` only once it is released.
+    connection: Option<PoolConnection<DB>>,
+    left_sqlx: Instant,
+    in_transaction: bool,
+    pub(super) time_limit: TimeLimit,
+    pool: Pool<DB>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl<DB: Database> Clone for Pool<DB> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<DB: Database> Pool<DB> {
+    pub(crate) fn new(connections: sqlx::Pool<DB>) -> Self {
+        let most = connections.options().get_max_connections();
+        Self(Arc::new(Inner {
+            connections,
+            shelf: Mutex::new(Shelf {
+                idle: Vec::new(),
+                watched: false,
+            }),
+            permits: Arc::new(Semaphore::new(most as usize)),
+        }))
+    }
+
+    /// What its connections are made with.
+    pub(crate) fn connect_options(&self) -> <DB::Connection as Connection>::Options {
+        (*self.0.connections.connect_options()).clone()
+    }
+
+    /// Waits for its turn, no longer than the connection timeout.
+    pub(super) async fn acquire(&self) -> Result<Pooled<DB>, sqlx::Error> {
+        let patience = self.0.connections.options().get_acquire_timeout();
+        let permit = Arc::clone(&self.0.permits).acquire_owned();
+        let permit = tokio::time::timeout(patience, permit)
+            .await
+            .map_err(|_| sqlx::Error::PoolTimedOut)?
+            .map_err(|_| sqlx::Error::PoolClosed)?;
+        let idle = self.0.shelf().idle.pop();
+        let (connection, left_sqlx, time_limit) = match idle {
+            Some(idle) => (idle.connection, idle.left_sqlx, idle.time_limit),
+            None => (
+                self.0.connections.acquire().await?,
+                Instant::now(),
+                TimeLimit::default(),
+            ),
+        };
+        Ok(Pooled {
+            connection: Some(connection),
+            left_sqlx,
+            in_transaction: false,
+            time_limit,
+            pool: self.clone(),
+            _permit: permit,
+        })
+    }
+
+    /// Begins a transaction by `statement`.
+    pub(super) async fn begin(&self, statement: SqlStr) -> Result<Pooled<DB>, sqlx::Error> {
+        let mut connection = self.acquire().await?;
+        DB::TransactionManager::begin(&mut connection, Some(statement)).await?;
+        connection.in_transaction = true;
+        Ok(connection)
+    }
+
+    /// Closes the idle connections that `answers` finds dead.
+    pub(super) async fn close_dead(&self, answers: impl AsyncFn(&mut DB::Connection) -> bool) {
+        let shelved = mem::take(&mut self.0.shelf().idle);
+        let shelved = shelved.into_iter().map(|idle| Some(idle.connection));
+        let in_sqlx = (0..self.0.connections.num_idle()).map(|_| self.0.connections.try_acquire());
+        // All are held until each is asked, so that none is asked twice.
+        for mut connection in shelved.chain(in_sqlx).flatten().collect::<Vec<_>>() {
+            if !answers(&mut connection).await {
+                connection.close_on_drop();
+            }
+        }
+    }
+
+    /// Waits for what is under way and closes every connection.
+    pub(super) async fn close(&self) {
+        self.0.permits.close();
+        self.0.shelf().idle.clear();
+        self.0.connections.close().await;
+    }
+}
+
+impl<DB: Database> Inner<DB> {
+    fn shelf(&self) -> MutexGuard<'_, Shelf<DB>> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(self: &Arc<Self>, idle: Idle<DB>) {
+        let mut shelf = self.shelf();
+        if self.permits.is_closed() {
+            return;
+        }
+        shelf.idle.push(idle);
+        if !mem::replace(&mut shelf.watched, true) {
+            tokio::spawn(clear_shelf(Arc::downgrade(self)));
+        }
+    }
+}
+
+/// Gives back to sqlx what nobody has used for a while, until nothing is left.
+async fn clear_shelf<DB: Database>(pool: Weak<Inner<DB>>) {
+    loop {
+        tokio::time::sleep(LONGEST_IDLE).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let mut shelf = pool.shelf();
+        shelf
+            .idle
+            .retain(|idle| idle.since.elapsed() < LONGEST_IDLE);
+        if shelf.idle.is_empty() {
+            shelf.watched = false;
+            return;
+        }
+    }
+}
+
+impl<DB: Database> Pooled<DB> {
+    /// Commits its transaction.
+    pub(super) async fn commit(&mut self) -> Result<(), sqlx::Error> {
+        DB::TransactionManager::commit(self).await?;
+        self.in_transaction = false;
+        Ok(())
+    }
+
+    /// After all went well.
+    pub(super) fn release(mut self) {
+        if self.in_transaction || self.left_sqlx.elapsed() > LONGEST_STAY {
+            return;
+        }
+        if let Some(connection) = self.connection.take() {
+            self.pool.0.keep(Idle {
+                connection,
+                since: Instant::now(),
+                left_sqlx: self.left_sqlx,
+                time_limit: mem::take(&mut self.time_limit),
+            });
+        }
+    }
+}
+
+impl<DB: Database> Drop for Pooled<DB> {
+    fn drop(&mut self) {
+        if let Some(connection) = &mut self.connection
+            && self.in_transaction
+        {
+            DB::TransactionManager::start_rollback(connection);
+        }
+    }
+}
+
+impl<DB: Database> Deref for Pooled<DB> {
+    type Target = DB::Connection;
+
+    fn deref(&self) -> &DB::Connection {
+        self.connection
+            .as_ref()
+            .expect("released only when consumed")
+    }
+}
+
+impl<DB: Database> DerefMut for Pooled<DB> {
+    fn deref_mut(&mut self) -> &mut DB::Connection {
+        self.connection
+            .as_mut()
+            .expect("released only when consumed")
+    }
+}

@@ -1,12 +1,12 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value as Json};
 
 use crate::{
-    ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, CheckpointTuple, Error, Namespace,
-    Page, PendingWrite, Result, ThreadId, Value, Version, validate,
+    ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, CheckpointTuple, Error, Fence,
+    Namespace, Page, PendingWrite, Result, ThreadId, Value, Version, validate,
 };
 
 /// The place of one checkpoint.
@@ -314,11 +314,28 @@ pub trait Checkpointer: Send + Sync {
     /// new state and metadata and keeps its parent; a stored value of a version stays.
     async fn put(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey>;
 
+    /// Stores a checkpoint as [`put`](Self::put) does, if its parent is the latest checkpoint of its
+    /// namespace (without parent: if there is none). Else [`Error::Conflict`] names the latest. For
+    /// those who share a thread without a [`Fence`]: of two writers that start from one checkpoint
+    /// the second is refused, and the thread does not fork.
+    async fn put_next(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey>;
+
     /// Stores what a task wrote. It replaces only where [`NewWrites::replaces`], else the first
     /// write stays. No writes is no call.
     async fn put_writes(&self, writes: NewWrites) -> Result<()>;
 
-    /// Deletes everything of a thread. One that does not exist is no error.
+    /// The same checkpoints, where [`put`](Self::put), [`put_next`](Self::put_next) and
+    /// [`put_writes`](Self::put_writes) ask `fence` of their thread and are [`Error::Fenced`] where
+    /// it refuses. On a database it costs no further round trip. Every other call is as before.
+    fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer>;
+
+    /// Raises the epoch of a thread without writing to it: from now on older holders are refused,
+    /// and what is read later is what they have left. A thread that does not exist, or has this
+    /// epoch or a greater one, is [`Error::Fenced`].
+    async fn raise_epoch(&self, thread_id: &ThreadId, epoch: u64) -> Result<()>;
+
+    /// Deletes everything of a thread. One that does not exist is no error. No write that holds a
+    /// [`Fence`] brings it back; one without begins it anew.
     async fn delete_thread(&self, thread_id: &ThreadId) -> Result<()>;
 
     /// Deletes the checkpoints whose metadata name one of the runs, with their pending writes and

@@ -29,6 +29,15 @@ pub enum Error {
         /// Its id.
         id: String,
     },
+    /// The thread has passed to another owner, or is gone; see [`Fence`](crate::Fence). Nothing
+    /// was written, and trying again won't help.
+    #[error("thread {thread} has passed to another owner (epoch {epoch})")]
+    Fenced {
+        /// The thread's id.
+        thread: String,
+        /// The thread's epoch, 0 where it does not exist.
+        epoch: u64,
+    },
     /// The input can't be stored. Nothing was written.
     #[error("{field}: {reason}")]
     InvalidInput {

@@ -89,6 +89,15 @@ uuid_id! {
     TurnId
 }
 
+uuid_id! {
+    /// The id of who may own turns: one run of a server.
+    OwnerId
+}
+uuid_id! {
+    /// The id of an [`Interrupt`](crate::Interrupt).
+    InterruptId
+}
+
 impl MessageId {
     /// The id of the answer to the message with this id: the next greater one.
     ///

@@ -25,7 +25,11 @@ mod clock;
 pub mod conformance;
 mod conversation;
 mod error;
+mod event;
+mod fence;
 mod id;
+mod idempotency;
+mod lease;
 pub mod memory;
 mod message;
 mod repository;
@@ -48,10 +52,16 @@ pub use checkpointer::{
 pub use clock::now;
 pub use conversation::{Conversation, ConversationFilter};
 pub use error::{BoxError, Error, Result};
-pub use id::{CheckpointId, ConversationId, MessageId, Namespace, ThreadId, TurnId};
+pub use event::{Announcements, EventBatch, LatestBatches, TurnEvents};
+pub use fence::Fence;
+pub use id::{
+    CheckpointId, ConversationId, InterruptId, MessageId, Namespace, OwnerId, ThreadId, TurnId,
+};
+pub use idempotency::{IdempotencyKey, IdempotencyKeyFilter};
+pub use lease::Leases;
 pub use message::{Message, MessageFilter, Role};
 pub use repository::{Entity, ListQuery, Order, Page, Repository, Start};
 pub use state::{CheckpointerExt, ThreadState, join_lists};
 pub use storage::{Storage, UnitOfWork};
-pub use turn::{Turn, TurnFilter, TurnStatus};
+pub use turn::{Interrupt, Turn, TurnFilter, TurnStatus};
 pub use value::{EncodeError, Value};

@@ -1,8 +1,11 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use crate::{Checkpointer, Conversation, Message, Repository, Result, Turn};
+use crate::{
+    Checkpointer, Conversation, IdempotencyKey, Leases, Message, Repository, Result, Turn,
+    TurnEvents,
+};
 
 /// Everything that AgentKit remembers, on one back end: what application code depends on.
 #[async_trait]
@@ -15,6 +18,18 @@ pub trait Storage: Send + Sync {
 
     /// The turns of all conversations.
     fn turns(&self) -> Arc<dyn Repository<Turn>>;
+
+    /// What the turns have told so far.
+    fn turn_events(&self) -> Arc<dyn TurnEvents>;
+
+    /// The leases of the turns.
+    fn leases(&self) -> Arc<dyn Leases>;
+
+    /// The keys of requests.
+    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>>;
+
+    /// Forgets the keys that were used longer than `age` ago, and returns how many.
+    async fn forget_idempotency_keys(&self, age: Duration) -> Result<u64>;
 
     /// The checkpoints of all threads.
     fn checkpointer(&self) -> Arc<dyn Checkpointer>;
@@ -39,6 +54,15 @@ pub trait UnitOfWork: Send + Sync {
 
     /// The turns, within this transaction.
     fn turns(&self) -> Arc<dyn Repository<Turn>>;
+
+    /// What the turns have told, within this transaction.
+    fn turn_events(&self) -> Arc<dyn TurnEvents>;
+
+    /// The leases of the turns, within this transaction.
+    fn leases(&self) -> Arc<dyn Leases>;
+
+    /// The keys of requests, within this transaction.
+    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>>;
 
     /// The checkpoints, within this transaction.
     fn checkpointer(&self) -> Arc<dyn Checkpointer>;

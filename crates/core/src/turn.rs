@@ -1,30 +1,69 @@
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{ConversationId, Entity, MessageId, Result, TurnId, clock, now, validate};
+use crate::{
+    ConversationId, Entity, InterruptId, MessageId, OwnerId, Result, TurnId, clock, now, validate,
+};
 
 /// How far a turn is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum TurnStatus {
+    /// It waits for the turns before it.
+    Queued,
     /// The agent owes an answer. A conversation has at most one running turn.
     Running,
+    /// It waits for a person's answer to [`Turn::interrupt`].
+    Interrupted,
     /// The answer is stored.
     Completed,
     /// The agent gave up; [`Turn::error`] says why.
     Failed,
+    /// Somebody wanted no answer any more.
+    Cancelled,
 }
 
 impl TurnStatus {
+    /// Every status.
+    pub const ALL: [Self; 6] = [
+        Self::Queued,
+        Self::Running,
+        Self::Interrupted,
+        Self::Completed,
+        Self::Failed,
+        Self::Cancelled,
+    ];
+
     /// The status as it is stored.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Queued => "queued",
             Self::Running => "running",
+            Self::Interrupted => "interrupted",
             Self::Completed => "completed",
             Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
         }
     }
+
+    /// Whether nothing will happen any more.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// A question of the agent to a person, without whose answer it can't go on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Interrupt {
+    /// An answer names it, so that one that comes late does not answer another question.
+    pub id: InterruptId,
+    /// The tool call that asks.
+    pub tool_call_id: String,
+    /// For the person to read.
+    pub question: String,
 }
 
 /// The record of one turn: a user message that the agent answers.
@@ -39,26 +78,50 @@ pub struct Turn {
     pub conversation_id: ConversationId,
     /// The message that it answers. The answer's id is [`MessageId::answer`] of this one.
     pub user_message_id: MessageId,
+    /// The answer, once it is stored.
+    pub assistant_message_id: Option<MessageId>,
     /// How far it is.
     pub status: TurnStatus,
     /// Why it failed.
     pub error: Option<String>,
-    /// When it began.
+    /// What it waits for while it is interrupted.
+    pub interrupt: Option<Interrupt>,
+    /// How often somebody has begun to work on it, those not counted that gave it back.
+    pub attempt: u32,
+    /// With what its owner fences the writes to the thread: greater than that of every turn that
+    /// ran in the conversation before. 0 before it runs.
+    pub epoch: u64,
+    /// Who works on it while it runs; `None` when its owner has given it back.
+    pub lease_owner: Option<OwnerId>,
+    /// For how long the owner has it, unless it renews; to the millisecond. See [`Leases`].
+    ///
+    /// [`Leases`]: crate::Leases
+    pub lease: Duration,
+    /// Since when it runs: since its begin, or the last answer of a person.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it was stored.
     pub created_at: DateTime<Utc>,
     /// When its status last changed.
     pub updated_at: DateTime<Utc>,
 }
 
 impl Turn {
-    /// A new running turn.
+    /// A new running turn, without a lease: anybody may take it.
     pub fn new(conversation_id: ConversationId, user_message_id: MessageId) -> Self {
         let now = now();
         Self {
             id: TurnId::new(),
             conversation_id,
             user_message_id,
+            assistant_message_id: None,
             status: TurnStatus::Running,
             error: None,
+            interrupt: None,
+            attempt: 1,
+            epoch: 0,
+            lease_owner: None,
+            lease: Duration::ZERO,
+            started_at: Some(now),
             created_at: now,
             updated_at: now,
         }
@@ -73,14 +136,24 @@ pub struct TurnFilter {
     pub conversation_id: Option<ConversationId>,
     /// Only those with this status.
     pub status: Option<TurnStatus>,
+    /// Only those that have not ended.
+    pub unfinished: bool,
 }
 
 impl TurnFilter {
     /// The running turns, of which there is at most one a conversation.
     pub fn running() -> Self {
         Self {
-            conversation_id: None,
             status: Some(TurnStatus::Running),
+            ..Self::default()
+        }
+    }
+
+    /// The turns that have not ended.
+    pub fn unfinished() -> Self {
+        Self {
+            unfinished: true,
+            ..Self::default()
         }
     }
 
@@ -106,9 +179,13 @@ impl Entity for Turn {
     }
 
     fn validate(&self) -> Result<()> {
-        self.error
-            .as_ref()
-            .map_or(Ok(()), |error| validate::text("error", error))
+        let interrupt = self.interrupt.as_ref();
+        let texts = interrupt.map(|asked| [&asked.question, &asked.tool_call_id]);
+        for text in texts.into_iter().flatten() {
+            validate::text("interrupt", text)?;
+        }
+        let error = self.error.as_ref();
+        error.map_or(Ok(()), |error| validate::text("error", error))
     }
 
     fn touch(&mut self, now: DateTime<Utc>) {

@@ -15,7 +15,8 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use yai_agentkit_core::{
-    Checkpointer, Conversation, Error, Message, Repository, Result, Storage, Turn, UnitOfWork,
+    Checkpointer, Conversation, Error, IdempotencyKey, Leases, Message, Repository, Result,
+    Storage, Turn, TurnEvents, UnitOfWork,
 };
 
 use crate::{
@@ -23,7 +24,10 @@ use crate::{
     checkpointer::{Group, RawCheckpoints, SqlCheckpointer},
     config::Target,
     connection::{Connection, PostgresSource, SqliteSource, Transaction, answers, retrying},
+    entity::idempotency_key,
     error::{from_sqlx, is_transient, storage_error},
+    events::SqlTurnEvents,
+    lease::SqlLeases,
     migration,
     repository::{Reads, SqlRepository, StoredEntity},
 };
@@ -214,6 +218,22 @@ impl Storage for Database {
         self.repository()
     }
 
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        Arc::new(SqlTurnEvents(self.connection.clone()))
+    }
+
+    fn leases(&self) -> Arc<dyn Leases> {
+        Arc::new(SqlLeases(self.connection.clone()))
+    }
+
+    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
+        self.repository()
+    }
+
+    async fn forget_idempotency_keys(&self, age: Duration) -> Result<u64> {
+        idempotency_key::forget(&self.connection, age).await
+    }
+
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
         Arc::new(self.sql_checkpointer())
     }
@@ -262,6 +282,18 @@ impl UnitOfWork for DatabaseUnitOfWork {
         self.repository()
     }
 
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        Arc::new(SqlTurnEvents(self.0.clone()))
+    }
+
+    fn leases(&self) -> Arc<dyn Leases> {
+        Arc::new(SqlLeases(self.0.clone()))
+    }
+
+    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
+        self.repository()
+    }
+
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
         Arc::new(SqlCheckpointer::within(self.0.clone()))
     }
@@ -302,6 +334,8 @@ async fn open_postgres(
         // Rows come by their keys, more of them in the planner's guess than in truth: compiling a
         // statement would take longer than running it.
         ("jit", "off".to_owned()),
+        // A process that hangs in a transaction must not keep its locks from the others.
+        ("idle_in_transaction_session_timeout", timeout.to_string()),
     ];
     settings.extend(config.schema.clone().map(|schema| ("search_path", schema)));
     let direct = plain.clone().options(settings.clone());

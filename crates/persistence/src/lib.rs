@@ -10,8 +10,10 @@ mod connection;
 mod database;
 mod entity;
 mod error;
+mod events;
 #[cfg(test)]
 mod explain;
+mod lease;
 mod migration;
 mod precision;
 mod repository;

@@ -11,6 +11,12 @@
 //! | `AGENTKIT_BODY_LIMIT` | | `body_limit` | 1048576 bytes |
 //! | `AGENTKIT_SHUTDOWN_TIMEOUT` | | `shutdown_timeout` | 30 seconds |
 //! | `AGENTKIT_MAX_STEPS` | | `max_steps` | 50 steps a turn |
+//! | `AGENTKIT_MAX_ATTEMPTS` | | `max_attempts` | 5 attempts a turn |
+//! | `AGENTKIT_TURN_DEADLINE` | | `turn_deadline` | 600 seconds a turn |
+//! | `AGENTKIT_LEASE` | | `lease` | 10 seconds |
+//! | `AGENTKIT_ON_BUSY` | | `on_busy` | `reject` |
+//! | `AGENTKIT_KEY_AGE` | | `key_age` | 86400 seconds |
+//! | `AGENTKIT_EVENT_AGE` | | `event_age` | 86400 seconds |
 //! | `AGENTKIT_STEP_DELAY` | | `step_delay` | 0 milliseconds, of the offline agent |
 //! | `OPENAI_API_KEY` | | `openai.api_key` | needed, unless `OPENAI_BASE_URL` is set |
 //! | `OPENAI_BASE_URL` | | `openai.base_url` | OpenAI's |
@@ -30,7 +36,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use yai_agentkit_core::{Error, Result};
 use yai_agentkit_persistence::DatabaseConfig;
 
-use crate::{agent::openai::OpenAiConfig, turn::TurnEngine};
+use crate::{agent::openai::OpenAiConfig, turn::TurnLimits};
 
 const DEFAULT_FILE: &str = "agentkit.toml";
 const DEFAULT_MODEL: &str = "gpt-5-mini";
@@ -47,8 +53,8 @@ pub struct Settings {
     pub body_limit: usize,
     /// How long running turns get to reach their next checkpoint.
     pub shutdown_timeout: Duration,
-    /// How many steps an agent may take in one turn.
-    pub max_steps: usize,
+    /// How far turns may go.
+    pub limits: TurnLimits,
     /// What is logged, as `tracing_subscriber::EnvFilter` reads it.
     pub log: Option<String>,
     /// How it is logged.
@@ -155,11 +161,7 @@ impl Settings {
                 "a number of bytes, at least 1",
             )?,
             shutdown_timeout: seconds("AGENTKIT_SHUTDOWN_TIMEOUT", 30)?,
-            max_steps: sources.positive(
-                "AGENTKIT_MAX_STEPS",
-                TurnEngine::DEFAULT_MAX_STEPS,
-                "a number of steps, at least 1",
-            )?,
+            limits: sources.limits()?,
             log: sources.text("RUST_LOG"),
             log_format: sources.get("AGENTKIT_LOG_FORMAT", LogFormat::Text, "text or json")?,
         })
@@ -208,6 +210,38 @@ impl Sources<'_> {
         Ok(number)
     }
 
+    fn limits(&self) -> Result<TurnLimits> {
+        let default = TurnLimits::default();
+        let seconds = |name, default: Duration| {
+            let allowed = "a number of seconds, at least 0.1";
+            let seconds: f64 = self.get(name, default.as_secs_f64(), allowed)?;
+            let duration = Duration::try_from_secs_f64(seconds).ok();
+            let duration = duration.filter(|given| *given >= Duration::from_millis(100));
+            duration.ok_or_else(|| refused(name, seconds, allowed))
+        };
+        Ok(TurnLimits {
+            max_steps: self.positive(
+                "AGENTKIT_MAX_STEPS",
+                default.max_steps,
+                "a number of steps, at least 1",
+            )?,
+            max_attempts: self.positive(
+                "AGENTKIT_MAX_ATTEMPTS",
+                default.max_attempts,
+                "a number of attempts, at least 1",
+            )?,
+            deadline: seconds("AGENTKIT_TURN_DEADLINE", default.deadline)?,
+            lease: seconds("AGENTKIT_LEASE", default.lease)?,
+            key_age: seconds("AGENTKIT_KEY_AGE", default.key_age)?,
+            event_age: seconds("AGENTKIT_EVENT_AGE", default.event_age)?,
+            on_busy: self.get(
+                "AGENTKIT_ON_BUSY",
+                default.on_busy,
+                "reject, queue or interrupt",
+            )?,
+        })
+    }
+
     fn openai(&self, timeout: Duration) -> Result<OpenAiConfig> {
         let base_url = self.text("OPENAI_BASE_URL");
         let api_key = self.text("OPENAI_API_KEY");
@@ -241,6 +275,12 @@ struct File {
     body_limit: Option<Scalar>,
     shutdown_timeout: Option<Scalar>,
     max_steps: Option<Scalar>,
+    max_attempts: Option<Scalar>,
+    turn_deadline: Option<Scalar>,
+    lease: Option<Scalar>,
+    on_busy: Option<Scalar>,
+    key_age: Option<Scalar>,
+    event_age: Option<Scalar>,
     step_delay: Option<Scalar>,
     openai: OpenAiTable,
     #[serde(rename = "database")]
@@ -261,6 +301,7 @@ struct OpenAiTable {
 enum Scalar {
     Text(String),
     Integer(i64),
+    Float(f64),
 }
 
 impl File {
@@ -284,6 +325,12 @@ impl File {
             ("AGENTKIT_BODY_LIMIT", self.body_limit),
             ("AGENTKIT_SHUTDOWN_TIMEOUT", self.shutdown_timeout),
             ("AGENTKIT_MAX_STEPS", self.max_steps),
+            ("AGENTKIT_MAX_ATTEMPTS", self.max_attempts),
+            ("AGENTKIT_TURN_DEADLINE", self.turn_deadline),
+            ("AGENTKIT_LEASE", self.lease),
+            ("AGENTKIT_ON_BUSY", self.on_busy),
+            ("AGENTKIT_KEY_AGE", self.key_age),
+            ("AGENTKIT_EVENT_AGE", self.event_age),
             ("AGENTKIT_STEP_DELAY", self.step_delay),
             ("OPENAI_API_KEY", self.openai.api_key),
             ("OPENAI_BASE_URL", self.openai.base_url),
@@ -294,6 +341,7 @@ impl File {
             Some(match value? {
                 Scalar::Text(text) => (name, text),
                 Scalar::Integer(number) => (name, number.to_string()),
+                Scalar::Float(number) => (name, number.to_string()),
             })
         });
         given.collect()

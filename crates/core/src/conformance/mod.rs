@@ -20,8 +20,11 @@ mod concurrency;
 mod conversations;
 mod copying;
 mod delta_channels;
+mod events;
+mod fencing;
 mod fixtures;
 mod isolation;
+mod leases;
 mod messages;
 pub mod model;
 mod pages;
@@ -55,6 +58,8 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         conversations::CASES,
         messages::CASES,
         turns::CASES,
+        events::CASES,
+        leases::CASES,
         pages::CASES,
         checkpoints::CASES,
         checkpoint_lists::CASES,
@@ -64,6 +69,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         delta_channels::CASES,
         refusals::CASES,
         concurrency::CASES,
+        fencing::CASES,
         pruning::CASES,
         runs::CASES,
         copying::CASES,

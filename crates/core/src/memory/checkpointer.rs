@@ -1,4 +1,7 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use serde_json::Value as Json;
@@ -6,8 +9,8 @@ use serde_json::Value as Json;
 use super::Access;
 use crate::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
-    CheckpointSelector, CheckpointTuple, Checkpointer, DeltaChannelHistory, Error, Namespace,
-    NewCheckpoint, NewWrites, Page, PendingWrite, PruneStrategy, Result, TASKS, Thread,
+    CheckpointSelector, CheckpointTuple, Checkpointer, DeltaChannelHistory, Error, Fence,
+    Namespace, NewCheckpoint, NewWrites, Page, PendingWrite, PruneStrategy, Result, TASKS, Thread,
     ThreadCursor, ThreadId, Value, now,
     retention::{CheckpointSummary, Place, Retention},
 };
@@ -16,6 +19,8 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub(super) struct Checkpoints {
     threads: BTreeMap<ThreadId, Thread>,
+    /// Of every thread that was raised.
+    epochs: BTreeMap<ThreadId, u64>,
     checkpoints: BTreeMap<CheckpointKey, Row>,
     /// By thread, namespace, channel and version.
     blobs: BTreeMap<(ThreadId, Namespace, String, String), Value>,
@@ -39,6 +44,32 @@ impl Checkpoints {
             parent: parent.cloned(),
             updated_at: now(),
         })
+    }
+
+    fn epoch(&self, id: &ThreadId) -> Option<u64> {
+        let epoch = || self.epochs.get(id).copied().unwrap_or_default();
+        self.threads.contains_key(id).then(epoch)
+    }
+
+    fn check(&self, id: &ThreadId, fence: Option<Fence>) -> Result<()> {
+        let Some(fence) = fence else {
+            return Ok(());
+        };
+        fence.stored_epoch()?;
+        let stored = self.epoch(id);
+        if !fence.admits(stored) {
+            return Err(Error::Fenced {
+                thread: id.to_string(),
+                epoch: stored.unwrap_or_default(),
+            });
+        }
+        Ok(())
+    }
+
+    fn raise(&mut self, id: &ThreadId, fence: Option<Fence>) {
+        if let Some(fence) = fence {
+            self.epochs.insert(id.clone(), fence.epoch());
+        }
     }
 
     fn put(&mut self, new: NewCheckpoint) -> CheckpointKey {
@@ -167,6 +198,7 @@ impl Checkpoints {
 
     fn delete_thread(&mut self, id: &ThreadId) {
         self.threads.remove(id);
+        self.epochs.remove(id);
         self.checkpoints.retain(|key, _| key.thread_id != *id);
         self.blobs.retain(|(thread, ..), _| thread != id);
         self.writes.retain(|key, _| key.thread_id != *id);
@@ -253,12 +285,24 @@ fn sibling(key: &CheckpointKey, id: &CheckpointId) -> CheckpointKey {
     }
 }
 
-pub(super) struct MemoryCheckpointer(pub(super) Access);
+pub(super) struct MemoryCheckpointer {
+    access: Access,
+    fence: Option<Fence>,
+}
+
+impl MemoryCheckpointer {
+    pub(super) fn new(access: Access) -> Self {
+        Self {
+            access,
+            fence: None,
+        }
+    }
+}
 
 #[async_trait]
 impl Checkpointer for MemoryCheckpointer {
     async fn get(&self, selector: &CheckpointSelector) -> Result<Option<CheckpointTuple>> {
-        Ok(self.0.read(|state| state.checkpoints.get(selector)))
+        Ok(self.access.read(|state| state.checkpoints.get(selector)))
     }
 
     async fn list(&self, query: &CheckpointQuery) -> Result<Vec<CheckpointTuple>> {
@@ -281,7 +325,7 @@ impl Checkpointer for MemoryCheckpointer {
                     .is_none_or(|before| key.checkpoint_id < *before)
                 && row.metadata.contains(&query.metadata)
         };
-        Ok(self.0.read(|state| {
+        Ok(self.access.read(|state| {
             let tables = &state.checkpoints;
             let mut rows: Vec<_> = tables
                 .checkpoints
@@ -305,31 +349,87 @@ impl Checkpointer for MemoryCheckpointer {
 
     async fn put(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
         checkpoint.validate()?;
-        Ok(self
-            .0
-            .write(|state| state.checkpoints.put(checkpoint))
-            .await)
+        self.access
+            .write(|state| {
+                let tables = &mut state.checkpoints;
+                tables.check(&checkpoint.thread_id, self.fence)?;
+                tables.raise(&checkpoint.thread_id, self.fence);
+                Ok(tables.put(checkpoint))
+            })
+            .await
+    }
+
+    async fn put_next(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
+        checkpoint.validate()?;
+        self.access
+            .write(|state| {
+                let tables = &mut state.checkpoints;
+                let key = checkpoint.key();
+                let latest = tables.checkpoints.keys().rev().find(|other| {
+                    (&other.thread_id, &other.namespace) == (&key.thread_id, &key.namespace)
+                        && other.checkpoint_id != key.checkpoint_id
+                });
+                let latest = latest.map(|key| key.checkpoint_id.clone());
+                tables.check(&key.thread_id, self.fence)?;
+                if latest != checkpoint.parent {
+                    let latest = latest.map_or_else(|| "none".to_owned(), |id| id.to_string());
+                    return Err(Error::conflict("latest checkpoint", latest));
+                }
+                tables.raise(&key.thread_id, self.fence);
+                Ok(tables.put(checkpoint))
+            })
+            .await
     }
 
     async fn put_writes(&self, writes: NewWrites) -> Result<()> {
         writes.validate()?;
         if !writes.writes.is_empty() {
-            self.0
-                .write(|state| state.checkpoints.put_writes(&writes))
-                .await;
+            self.access
+                .write(|state| {
+                    let tables = &mut state.checkpoints;
+                    tables.check(&writes.key.thread_id, self.fence)?;
+                    tables.raise(&writes.key.thread_id, self.fence);
+                    tables.put_writes(&writes);
+                    Ok(())
+                })
+                .await?;
         }
         Ok(())
     }
 
+    fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer> {
+        Arc::new(Self {
+            access: self.access.clone(),
+            fence: Some(fence),
+        })
+    }
+
+    async fn raise_epoch(&self, thread_id: &ThreadId, epoch: u64) -> Result<()> {
+        let raise = Fence::Raise(epoch);
+        self.access
+            .write(|state| {
+                let tables = &mut state.checkpoints;
+                if tables.epoch(thread_id).is_none() {
+                    raise.stored_epoch()?;
+                    let (thread, epoch) = (thread_id.to_string(), 0);
+                    return Err(Error::Fenced { thread, epoch });
+                }
+                tables.check(thread_id, Some(raise))?;
+                tables.raise(thread_id, Some(raise));
+                Ok(())
+            })
+            .await
+    }
+
     async fn delete_thread(&self, thread_id: &ThreadId) -> Result<()> {
-        self.0
+        self.access
             .write(|state| state.checkpoints.delete_thread(thread_id))
             .await;
         Ok(())
     }
 
     async fn delete_for_runs(&self, run_ids: &[String]) -> Result<()> {
-        self.0
+        self.access
             .write(|state| {
                 let tables = &mut state.checkpoints;
                 let threads: Vec<ThreadId> = tables.threads.keys().cloned().collect();
@@ -344,7 +444,7 @@ impl Checkpointer for MemoryCheckpointer {
 
     async fn copy_thread(&self, source: &ThreadId, target: &ThreadId) -> Result<()> {
         target.validate()?;
-        self.0
+        self.access
             .write(|state| {
                 let tables = &mut state.checkpoints;
                 if !tables
@@ -399,7 +499,7 @@ impl Checkpointer for MemoryCheckpointer {
     }
 
     async fn prune(&self, thread_ids: &[ThreadId], strategy: PruneStrategy) -> Result<()> {
-        self.0
+        self.access
             .write(|state| {
                 let tables = &mut state.checkpoints;
                 for id in thread_ids {
@@ -421,7 +521,7 @@ impl Checkpointer for MemoryCheckpointer {
         selector: &CheckpointSelector,
         channels: &[String],
     ) -> Result<BTreeMap<String, DeltaChannelHistory>> {
-        Ok(self.0.read(|state| {
+        Ok(self.access.read(|state| {
             let tables = &state.checkpoints;
             let mut histories: BTreeMap<_, _> = channels
                 .iter()
@@ -460,7 +560,7 @@ impl Checkpointer for MemoryCheckpointer {
         limit: u64,
         after: Option<&ThreadCursor>,
     ) -> Result<Page<Thread, ThreadCursor>> {
-        Ok(self.0.read(|state| {
+        Ok(self.access.read(|state| {
             let mut threads: Vec<_> = state.checkpoints.threads.values().collect();
             threads.sort_by(|a, b| (b.updated_at, &b.id).cmp(&(a.updated_at, &a.id)));
             let mut rest = threads.into_iter().filter(|thread| {

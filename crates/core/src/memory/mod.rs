@@ -2,16 +2,27 @@
 //! an application's own tests. Nothing survives the process.
 
 mod checkpointer;
+mod events;
+mod lease;
 mod repository;
 
-use std::sync::{Arc, Mutex, RwLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, RwLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use tokio::sync::OwnedMutexGuard;
 
-use crate::{Checkpointer, Conversation, Message, Repository, Result, Storage, Turn, UnitOfWork};
+use crate::{
+    Checkpointer, Conversation, IdempotencyKey, Leases, Message, Repository, Result, Storage, Turn,
+    TurnEvents, TurnId, UnitOfWork, now,
+};
 
 use checkpointer::Checkpoints;
+use events::Batches;
 use repository::Rows;
 
 /// Everything, in memory. A clone shares the contents.
@@ -30,6 +41,10 @@ struct State {
     conversations: Rows<Conversation>,
     messages: Rows<Message>,
     turns: Rows<Turn>,
+    events: Batches,
+    /// Of a turn that is not here its lease was renewed when it was created.
+    renewed_at: BTreeMap<TurnId, DateTime<Utc>>,
+    idempotency_keys: Rows<IdempotencyKey>,
     checkpoints: Checkpoints,
 }
 
@@ -65,8 +80,16 @@ impl Access {
         Arc::new(repository::MemoryRepository::new(self.clone()))
     }
 
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        Arc::new(events::MemoryTurnEvents(self.clone()))
+    }
+
+    fn leases(&self) -> Arc<dyn Leases> {
+        Arc::new(lease::MemoryLeases(self.clone()))
+    }
+
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
-        Arc::new(checkpointer::MemoryCheckpointer(self.clone()))
+        Arc::new(checkpointer::MemoryCheckpointer::new(self.clone()))
     }
 }
 
@@ -90,6 +113,18 @@ impl Storage for MemoryStorage {
         self.access().repository()
     }
 
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        self.access().turn_events()
+    }
+
+    fn leases(&self) -> Arc<dyn Leases> {
+        self.access().leases()
+    }
+
+    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
+        self.access().repository()
+    }
+
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
         self.access().checkpointer()
     }
@@ -102,6 +137,16 @@ impl Storage for MemoryStorage {
             state: Arc::new(Mutex::new(state)),
             _writer: writer,
         }))
+    }
+
+    async fn forget_idempotency_keys(&self, age: Duration) -> Result<u64> {
+        let forgotten = |state: &mut State| {
+            let keys = &mut state.idempotency_keys;
+            let before = keys.len();
+            keys.retain(|_, key| (now() - key.created_at).to_std().unwrap_or_default() < age);
+            (before - keys.len()) as u64
+        };
+        Ok(self.access().write(forgotten).await)
     }
 
     async fn ping(&self) -> Result<()> {
@@ -132,6 +177,18 @@ impl UnitOfWork for MemoryUnitOfWork {
     }
 
     fn turns(&self) -> Arc<dyn Repository<Turn>> {
+        self.access().repository()
+    }
+
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        self.access().turn_events()
+    }
+
+    fn leases(&self) -> Arc<dyn Leases> {
+        self.access().leases()
+    }
+
+    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
         self.access().repository()
     }
 

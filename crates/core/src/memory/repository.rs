@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use super::{Access, State};
 use crate::{
-    Conversation, Entity, Error, ListQuery, Message, Order, Page, Repository, Result, Start, Turn,
-    TurnStatus, now,
+    Conversation, Entity, Error, IdempotencyKey, ListQuery, Message, Order, Page, Repository,
+    Result, Start, Turn, TurnStatus, now,
 };
 
 pub(super) type Rows<E> = BTreeMap<<E as Entity>::Id, E>;
@@ -42,7 +42,7 @@ impl<E: MemoryEntity> MemoryRepository<E> {
 }
 
 /// What the schema of a database would refuse.
-fn check<E: MemoryEntity>(state: &State, entity: &E) -> Result<()> {
+pub(super) fn check<E: MemoryEntity>(state: &State, entity: &E) -> Result<()> {
     if let Some((parent, id)) = entity.parent()
         && !entity.parent_exists(state)
     {
@@ -185,6 +185,11 @@ impl MemoryEntity for Conversation {
             .messages
             .retain(|_, message| message.conversation_id != *id);
         state.turns.retain(|_, turn| turn.conversation_id != *id);
+        state
+            .events
+            .retain(|(conversation, ..), _| conversation != id);
+        let turns = &state.turns;
+        state.renewed_at.retain(|id, _| turns.contains_key(id));
     }
 }
 
@@ -207,6 +212,24 @@ impl MemoryEntity for Message {
     }
 }
 
+impl MemoryEntity for IdempotencyKey {
+    fn rows(state: &State) -> &Rows<Self> {
+        &state.idempotency_keys
+    }
+
+    fn rows_mut(state: &mut State) -> &mut Rows<Self> {
+        &mut state.idempotency_keys
+    }
+
+    fn matches(&self, _filter: &Self::Filter) -> bool {
+        true
+    }
+
+    fn parent_exists(&self, _state: &State) -> bool {
+        true
+    }
+}
+
 impl MemoryEntity for Turn {
     fn rows(state: &State) -> &Rows<Self> {
         &state.turns
@@ -219,6 +242,7 @@ impl MemoryEntity for Turn {
     fn matches(&self, filter: &Self::Filter) -> bool {
         admits(filter.conversation_id.as_ref(), &self.conversation_id)
             && admits(filter.status.as_ref(), &self.status)
+            && !(filter.unfinished && self.status.is_final())
     }
 
     fn is_excluded<'a>(&self, mut others: impl Iterator<Item = &'a Self>) -> bool {

@@ -5,6 +5,7 @@
 //! `delta_channel_history` are one statement each, so one round trip and one transaction.
 
 mod delta;
+mod fence;
 mod group;
 mod maintenance;
 #[cfg(test)]
@@ -15,13 +16,13 @@ mod row;
 mod threads;
 mod write;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value as SqlValue};
 use yai_agentkit_core::{
     CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
-    DeltaChannelHistory, NewCheckpoint, NewWrites, Page, PruneStrategy, Result, Thread,
+    DeltaChannelHistory, Fence, NewCheckpoint, NewWrites, Page, PruneStrategy, Result, Thread,
     ThreadCursor, ThreadId,
 };
 
@@ -32,14 +33,14 @@ use crate::{connection::Connection, error::storage_error};
 
 /// A statement on both databases. Both number their parameters `$1`, `$2`, ….
 #[derive(Clone, Copy)]
-struct Sql {
-    postgres: &'static str,
-    sqlite: &'static str,
+pub(crate) struct Sql {
+    pub(crate) postgres: &'static str,
+    pub(crate) sqlite: &'static str,
 }
 
 impl Sql {
     /// One text for both.
-    const fn same(sql: &'static str) -> Self {
+    pub(crate) const fn same(sql: &'static str) -> Self {
         Self {
             postgres: sql,
             sqlite: sql,
@@ -54,7 +55,7 @@ impl Sql {
         }
     }
 
-    async fn rows(
+    pub(crate) async fn rows(
         self,
         connection: &Connection,
         values: Vec<SqlValue>,
@@ -64,14 +65,18 @@ impl Sql {
             .await
     }
 
-    async fn execute(self, connection: &Connection, values: Vec<SqlValue>) -> Result<u64, DbErr> {
+    pub(crate) async fn execute(
+        self,
+        connection: &Connection,
+        values: Vec<SqlValue>,
+    ) -> Result<u64, DbErr> {
         let result = connection
             .execute_raw(self.statement(connection, values))
             .await?;
         Ok(result.rows_affected())
     }
 
-    fn statement(self, connection: &Connection, values: Vec<SqlValue>) -> Statement {
+    pub(crate) fn statement(self, connection: &Connection, values: Vec<SqlValue>) -> Statement {
         let backend = connection.get_database_backend();
         Statement::from_sql_and_values(backend, self.on(connection), values)
     }
@@ -83,6 +88,8 @@ pub(crate) struct SqlCheckpointer {
     connection: Connection,
     /// Of a pool.
     group: Option<Group>,
+    /// What every write asks.
+    fence: Option<Fence>,
 }
 
 impl SqlCheckpointer {
@@ -91,6 +98,7 @@ impl SqlCheckpointer {
         Self {
             connection,
             group: Some(group),
+            fence: None,
         }
     }
 
@@ -99,19 +107,24 @@ impl SqlCheckpointer {
         Self {
             connection: transaction,
             group: None,
+            fence: None,
         }
     }
 
     async fn put_raw(&self, checkpoint: NewRawCheckpoint) -> Result<()> {
-        let written = self.write(Write::Checkpoint(checkpoint)).await;
-        written.map_err(|error| storage_error("put checkpoint", error))
+        self.write("put checkpoint", Write::Checkpoint(checkpoint))
+            .await
     }
 
-    async fn write(&self, write: Write) -> Result<(), DbErr> {
-        match &self.group {
-            Some(group) => group.write(write).await,
-            None => write::write(&self.connection, &[write]).await,
-        }
+    async fn write(&self, operation: &'static str, write: Write) -> Result<()> {
+        let written = match (self.fence, &self.group) {
+            (Some(fence), _) => {
+                return fence::write_fenced(&self.connection, operation, write, fence).await;
+            }
+            (None, Some(group)) => group.write(write).await,
+            (None, None) => write::write(&self.connection, &[write]).await,
+        };
+        written.map_err(|error| storage_error(operation, error))
     }
 }
 
@@ -139,8 +152,25 @@ impl Checkpointer for SqlCheckpointer {
         if writes.writes.is_empty() {
             return Ok(());
         }
-        let written = self.write(Write::Writes(writes)).await;
-        written.map_err(|error| storage_error("put writes", error))
+        self.write("put writes", Write::Writes(writes)).await
+    }
+
+    async fn put_next(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
+        checkpoint.validate()?;
+        let key = checkpoint.key();
+        fence::put_next(&self.connection, row::to_raw(checkpoint)?, self.fence).await?;
+        Ok(key)
+    }
+
+    fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer> {
+        Arc::new(Self {
+            fence: Some(fence),
+            ..self.clone()
+        })
+    }
+
+    async fn raise_epoch(&self, thread_id: &ThreadId, epoch: u64) -> Result<()> {
+        fence::raise_epoch(&self.connection, thread_id, epoch).await
     }
 
     async fn delete_thread(&self, thread_id: &ThreadId) -> Result<()> {

@@ -87,7 +87,7 @@ fn read(connection: &Connection, row: &QueryResult) -> Result<Thread> {
 }
 
 /// A time as `threads` holds it: on SQLite as text whose order is that of time.
-fn time_value(connection: &Connection, time: DateTime<Utc>) -> SqlValue {
+pub(super) fn time_value(connection: &Connection, time: DateTime<Utc>) -> SqlValue {
     if connection.is_postgres() {
         time.into()
     } else {

@@ -156,7 +156,7 @@ async fn write_postgres(postgres: &PostgresSource, writes: &[Write]) -> Result<(
         [Write::Writes(new)] => (POSTGRES_FIRST_WRITE_STAYS, put_writes_arguments(new)),
         _ => (POSTGRES_GROUP, group_arguments(writes)),
     };
-    postgres.execute(sql, arguments?).await.map(drop)
+    postgres.execute(sql, arguments?.0).await.map(drop)
 }
 
 /// The rows of some writes, table by table and column by column.
@@ -206,7 +206,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-fn put_arguments(new: &NewRawCheckpoint) -> Result<PgArguments, DbErr> {
+pub(super) fn put_arguments(new: &NewRawCheckpoint) -> Result<PostgresArguments, DbErr> {
     let mut arguments = PostgresArguments::default();
     let key = &new.key;
     arguments.add(key.thread_id.as_str())?;
@@ -220,10 +220,10 @@ fn put_arguments(new: &NewRawCheckpoint) -> Result<PgArguments, DbErr> {
     arguments.column(values(), |stored| stored.version.as_str())?;
     arguments.column(values(), |stored| stored.value.type_tag())?;
     arguments.column(values(), |stored| stored.value.bytes())?;
-    Ok(arguments.0)
+    Ok(arguments)
 }
 
-fn put_writes_arguments(new: &NewWrites) -> Result<PgArguments, DbErr> {
+pub(super) fn put_writes_arguments(new: &NewWrites) -> Result<PostgresArguments, DbErr> {
     let mut arguments = PostgresArguments::default();
     arguments.add(new.key.thread_id.as_str())?;
     arguments.add(new.key.namespace.as_str())?;
@@ -235,10 +235,10 @@ fn put_writes_arguments(new: &NewWrites) -> Result<PgArguments, DbErr> {
     arguments.column(&rows, |(_, write)| write.channel.as_str())?;
     arguments.column(&rows, |(_, write)| write.value.type_tag())?;
     arguments.column(&rows, |(_, write)| write.value.bytes())?;
-    Ok(arguments.0)
+    Ok(arguments)
 }
 
-pub(super) fn group_arguments(writes: &[Write]) -> Result<PgArguments, DbErr> {
+pub(super) fn group_arguments(writes: &[Write]) -> Result<PostgresArguments, DbErr> {
     let rows = Rows::of(writes);
     let mut arguments = PostgresArguments::default();
     arguments.column(&rows.threads, |id| *id)?;
@@ -268,15 +268,15 @@ pub(super) fn group_arguments(writes: &[Write]) -> Result<PgArguments, DbErr> {
         arguments.column(rows, |row| row.write.value.type_tag())?;
         arguments.column(rows, |row| row.write.value.bytes())?;
     }
-    Ok(arguments.0)
+    Ok(arguments)
 }
 
 /// Written out as they come: nothing is copied in between.
 #[derive(Default)]
-struct PostgresArguments(PgArguments);
+pub(super) struct PostgresArguments(pub(super) PgArguments);
 
 impl PostgresArguments {
-    fn add<'q, T: Encode<'q, Postgres> + Type<Postgres> + 'q>(
+    pub(super) fn add<'q, T: Encode<'q, Postgres> + Type<Postgres> + 'q>(
         &mut self,
         value: T,
     ) -> Result<(), DbErr> {

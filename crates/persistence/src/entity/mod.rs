@@ -1,5 +1,6 @@
 //! The domain types as rows of SeaORM entities.
 
 mod conversation;
+pub(crate) mod idempotency_key;
 mod message;
-mod turn;
+pub(crate) mod turn;

@@ -1,19 +1,29 @@
+use std::time::Duration;
+
 use sea_orm::{Condition, entity::prelude::*};
-use yai_agentkit_core::{ConversationId, MessageId, Turn, TurnFilter, TurnId, TurnStatus};
+use yai_agentkit_core::{ConversationId, MessageId, OwnerId, Turn, TurnFilter, TurnId, TurnStatus};
 
 use crate::StoredEntity;
 
+/// The column `lease_renewed_at` is not here: only the database's clock writes it.
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "agent_turns")]
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
-    id: Uuid,
-    conversation_id: Uuid,
-    user_message_id: Uuid,
-    status: String,
-    error: Option<String>,
-    created_at: DateTimeUtc,
-    updated_at: DateTimeUtc,
+    pub(crate) id: Uuid,
+    pub(crate) conversation_id: Uuid,
+    pub(crate) user_message_id: Uuid,
+    pub(crate) assistant_message_id: Option<Uuid>,
+    pub(crate) status: String,
+    pub(crate) error: Option<String>,
+    pub(crate) interrupt: Option<Json>,
+    pub(crate) attempt: i32,
+    pub(crate) epoch: i64,
+    pub(crate) lease_owner: Option<Uuid>,
+    pub(crate) lease_ms: i64,
+    pub(crate) started_at: Option<DateTimeUtc>,
+    pub(crate) created_at: DateTimeUtc,
+    pub(crate) updated_at: DateTimeUtc,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
@@ -25,17 +35,17 @@ impl StoredEntity for Turn {
     type Table = Entity;
 
     fn condition(filter: &TurnFilter) -> Condition {
+        let of_conversation = filter.conversation_id;
+        let with_status = filter.status;
+        // As the two partial indexes have it.
+        let waiting = [TurnStatus::Queued, TurnStatus::Interrupted];
+        let unfinished = Condition::any()
+            .add(Column::Status.eq(TurnStatus::Running.as_str()))
+            .add(Column::Status.is_in(waiting.map(TurnStatus::as_str)));
         Condition::all()
-            .add_option(
-                filter
-                    .conversation_id
-                    .map(|id| Column::ConversationId.eq(id.0)),
-            )
-            .add_option(
-                filter
-                    .status
-                    .map(|status| Column::Status.eq(status.as_str())),
-            )
+            .add_option(of_conversation.map(|id| Column::ConversationId.eq(id.0)))
+            .add_option(with_status.map(|status| Column::Status.eq(status.as_str())))
+            .add_option(filter.unfinished.then_some(unfinished))
     }
 }
 
@@ -43,26 +53,24 @@ impl TryFrom<Model> for Turn {
     type Error = String;
 
     fn try_from(model: Model) -> Result<Self, String> {
-        let known = [
-            TurnStatus::Running,
-            TurnStatus::Completed,
-            TurnStatus::Failed,
-        ];
-        let status = known
+        let refused = |column: &str| format!("turn {} has an unknown {column}", model.id);
+        let status = TurnStatus::ALL
             .into_iter()
             .find(|status| status.as_str() == model.status);
-        let status = status.ok_or_else(|| {
-            format!(
-                "turn {} has the unknown status `{}`",
-                model.id, model.status
-            )
-        })?;
+        let interrupt = model.interrupt.map(serde_json::from_value).transpose();
         Ok(Self {
             id: TurnId(model.id),
             conversation_id: ConversationId(model.conversation_id),
             user_message_id: MessageId(model.user_message_id),
-            status,
+            assistant_message_id: model.assistant_message_id.map(MessageId),
+            status: status.ok_or_else(|| refused("status"))?,
             error: model.error,
+            interrupt: interrupt.map_err(|_| refused("interrupt"))?,
+            attempt: model.attempt.try_into().map_err(|_| refused("attempt"))?,
+            epoch: model.epoch.try_into().map_err(|_| refused("epoch"))?,
+            lease_owner: model.lease_owner.map(OwnerId),
+            lease: Duration::from_millis(model.lease_ms.try_into().map_err(|_| refused("lease"))?),
+            started_at: model.started_at,
             created_at: model.created_at,
             updated_at: model.updated_at,
         })
@@ -75,8 +83,15 @@ impl From<Turn> for Model {
             id: turn.id.0,
             conversation_id: turn.conversation_id.0,
             user_message_id: turn.user_message_id.0,
+            assistant_message_id: turn.assistant_message_id.map(|id| id.0),
             status: turn.status.as_str().to_owned(),
             error: turn.error,
+            interrupt: turn.interrupt.map(|asked| serde_json::json!(asked)),
+            attempt: i32::try_from(turn.attempt).unwrap_or(i32::MAX),
+            epoch: i64::try_from(turn.epoch).unwrap_or(i64::MAX),
+            lease_owner: turn.lease_owner.map(|id| id.0),
+            lease_ms: i64::try_from(turn.lease.as_millis()).unwrap_or(i64::MAX),
+            started_at: turn.started_at,
             created_at: turn.created_at,
             updated_at: turn.updated_at,
         }

@@ -1,11 +1,21 @@
-use std::io::{IsTerminal, Write, stderr, stdin, stdout};
+use std::{
+    io::{IsTerminal, Write, stderr, stdin, stdout},
+    time::Duration,
+};
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use yai_agentkit_core::{BoxError, Conversation, ConversationId, Message, Role, Storage};
 use yai_agentkit_persistence::Database;
 
 use super::turn_engine;
-use crate::{error_chain, settings::Settings, turn::TurnEngine};
+use crate::{
+    error_chain,
+    settings::Settings,
+    turn::{TurnEngine, TurnError},
+};
+
+/// How often a turn that somebody else has is looked at.
+const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -19,12 +29,11 @@ pub(super) struct Arguments {
 pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<(), BoxError> {
     let database = Database::connect(&settings.database).await?;
     let turns = turn_engine(&settings, &database)?;
+    let keeper = turns.clone();
+    let keeper = tokio::spawn(async move { keeper.keep_own().await });
     let conversation = match arguments.conversation {
         Some(id) => {
-            if let Some(answer) = turns.resume(id).await? {
-                eprintln!("The answer that was still due:");
-                print(&answer)?;
-            }
+            finish(&turns, id).await?;
             id
         }
         None => {
@@ -35,10 +44,45 @@ pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<(), 
         }
     };
     match arguments.message {
-        Some(message) => print(&send(&turns, conversation, message).await?)?,
+        Some(message) => show(say(&turns, conversation, message).await)?,
         None => converse(&turns, conversation).await?,
     }
+    keeper.abort();
     database.close().await;
+    Ok(())
+}
+
+/// Waits for the turn that is under way, if there is one, and shows what it comes to.
+async fn finish(turns: &TurnEngine, conversation: ConversationId) -> Result<(), BoxError> {
+    let due = loop {
+        match turns.resume(conversation).await {
+            // Its lease ends soon, if nobody works on it any more.
+            Err(TurnError::Busy(_)) => tokio::time::sleep(LOOK).await,
+            due => break due,
+        }
+    };
+    match due.transpose() {
+        None => Ok(()),
+        Some(due) => {
+            if matches!(due, Ok(_) | Err(TurnError::Asks(_))) {
+                eprintln!("Still due:");
+            }
+            show(due)
+        }
+    }
+}
+
+/// Shows the answer, or what the agent asks: then the next thing said is the answer to that.
+fn show(outcome: Result<Message, TurnError>) -> Result<(), BoxError> {
+    match outcome {
+        Err(TurnError::Asks(turn)) => {
+            let question = turn.interrupt.map(|asked| asked.question);
+            let question = question.unwrap_or_default();
+            eprintln!("The agent asks; answer with what you say next:");
+            writeln!(stdout(), "{question}")?;
+        }
+        outcome => writeln!(stdout(), "{}", outcome?.content)?,
+    }
     Ok(())
 }
 
@@ -57,23 +101,24 @@ async fn converse(turns: &TurnEngine, conversation: ConversationId) -> Result<()
         if line.trim().is_empty() {
             continue;
         }
-        match send(turns, conversation, line).await {
-            Ok(answer) => print(&answer)?,
-            Err(error) => eprintln!("error: {}", error_chain(error.as_ref())),
+        if let Err(error) = show(say(turns, conversation, line).await) {
+            eprintln!("error: {}", error_chain(error.as_ref()));
         }
     }
 }
 
-async fn send(
+/// Says something to the agent: the answer to what it asks, else a message.
+async fn say(
     turns: &TurnEngine,
     conversation: ConversationId,
-    content: String,
-) -> Result<Message, BoxError> {
-    Ok(turns
-        .send(Message::new(conversation, Role::User, content))
-        .await?)
-}
-
-fn print(answer: &Message) -> std::io::Result<()> {
-    writeln!(stdout(), "{}", answer.content)
+    text: String,
+) -> Result<Message, TurnError> {
+    match turns.asking(conversation).await? {
+        Some((turn, asked)) => turns.answer(conversation, turn, asked.id, text).await,
+        None => {
+            turns
+                .send(Message::new(conversation, Role::User, text))
+                .await
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The commands of the `agentkit` binary.
 
 mod chat;
+mod fork;
 mod inspect;
 mod log;
 mod migrate;
@@ -46,6 +47,10 @@ enum Command {
     History(inspect::HistoryArguments),
     /// Show a checkpoint, decoded
     Show(inspect::ShowArguments),
+    /// Show what changed between two checkpoints: a JSON Patch (RFC 6902), an operation a line
+    Diff(inspect::DiffArguments),
+    /// Make a new conversation from a point in the past of another
+    Fork(fork::Arguments),
 }
 
 const HELP: &str = "\
@@ -55,6 +60,7 @@ Examples:
   agentkit chat --conversation ID               go on with a conversation, line by line
   agentkit threads                              what agents have worked on
   agentkit show THREAD                          what the agent of a thread knows now
+  agentkit fork CONVERSATION --message ID       go on from there in a new conversation
   DATABASE_URL=postgresql://me@localhost/agentkit agentkit migrate --dry-run
 
 Environment (a flag goes before it, agentkit.toml behind it):
@@ -72,6 +78,12 @@ Environment (a flag goes before it, agentkit.toml behind it):
   AGENTKIT_BODY_LIMIT        bytes a request may have [1048576]
   AGENTKIT_SHUTDOWN_TIMEOUT  seconds for running turns to reach a checkpoint [30]
   AGENTKIT_MAX_STEPS         steps an agent may take in one turn [50]
+  AGENTKIT_MAX_ATTEMPTS      how often a turn may be cut short [5]
+  AGENTKIT_TURN_DEADLINE     seconds a turn may run [600]
+  AGENTKIT_LEASE             seconds until another server takes a turn over [10]
+  AGENTKIT_ON_BUSY           a message to a busy chat: reject, queue or interrupt [reject]
+  AGENTKIT_KEY_AGE           seconds for which an Idempotency-Key is known [86400]
+  AGENTKIT_EVENT_AGE         seconds for which the events of an ended turn are kept [86400]
   AGENTKIT_STEP_DELAY        milliseconds each step of the offline agent takes [0]
   AGENTKIT_LOG_FORMAT        text or json [text]
   RUST_LOG                   what is logged, as in info,sqlx=debug [serve: info, else warn]
@@ -112,13 +124,15 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
         Command::Threads(arguments) => inspect::threads(settings, arguments).await,
         Command::History(arguments) => inspect::history(settings, arguments).await,
         Command::Show(arguments) => inspect::show(settings, arguments).await,
+        Command::Diff(arguments) => inspect::diff(settings, arguments).await,
+        Command::Fork(arguments) => fork::run(settings, arguments).await,
     }
 }
 
 /// The turns of the agent that the settings name, kept in `database`.
 fn turn_engine(settings: &Settings, database: &Database) -> Result<TurnEngine, Error> {
     let agent = build_agent(settings)?;
-    Ok(TurnEngine::new(Arc::new(database.clone()), agent).with_max_steps(settings.max_steps))
+    Ok(TurnEngine::new(Arc::new(database.clone()), agent).with_limits(settings.limits.clone()))
 }
 
 fn build_agent(settings: &Settings) -> Result<Arc<dyn Agent>, Error> {

@@ -11,7 +11,6 @@ use yai_agentkit_persistence::Database;
 
 use super::turn_engine;
 use crate::{
-    error_chain,
     http::{self, App},
     settings::Settings,
 };
@@ -31,12 +30,8 @@ pub(super) async fn run(settings: Settings) -> Result<(), BoxError> {
     })?;
     announce(listener.local_addr()?)?;
 
-    let resumes = turns.clone();
-    tokio::spawn(async move {
-        if let Err(error) = resumes.resume_all().await {
-            tracing::error!(error = error_chain(&error), "unfinished turns not read");
-        }
-    });
+    let keeper = turns.clone();
+    tokio::spawn(async move { keeper.keep().await });
 
     let app = App {
         storage: Arc::new(database.clone()),

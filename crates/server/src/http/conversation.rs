@@ -1,19 +1,23 @@
 use axum::{Json, extract::State, http::StatusCode};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
-use yai_agentkit_core::{Conversation, ConversationId, Error, ListQuery, MessageFilter, MessageId};
+use yai_agentkit_core::{
+    Conversation, ConversationId, Error, IdempotencyKey, ListQuery, MessageFilter, MessageId,
+    TurnFilter,
+};
 
 use super::{
     App,
     chat::MessageBody,
-    extract::{Body, Id, Query},
+    extract::{Body, Id, Key, Query},
     page::{List, MAX_LIMIT, limit},
     problem::{Problem, ProblemBody},
 };
+use crate::turn::TurnError;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -129,16 +133,44 @@ fn default_limit() -> u64 {
 /// Create a conversation
 #[utoipa::path(
     post, path = "/conversations", tag = "conversations", operation_id = "create_conversation",
+    params(("idempotency-key" = Option<String>, Header, description = "Makes a repetition safe")),
     request_body = NewConversation,
-    responses((status = 200, description = "The new conversation", body = ConversationBody)),
+    responses(
+        (status = 200, description = "The new conversation, or that of the first request with the key", body = ConversationBody),
+        (status = 422, description = "The key was used with another request", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+    ),
 )]
 async fn create(
     State(app): State<App>,
+    Key(key): Key,
     Body(new): Body<NewConversation>,
 ) -> Result<Json<ConversationBody>, Problem> {
+    let said = json!([new.title, new.metadata]).to_string().into_bytes();
     let conversation = Conversation::new(new.title, new.metadata);
-    let stored = app.storage.conversations().add(conversation).await?;
-    Ok(Json(stored.into()))
+    let Some(key) = key else {
+        let stored = app.storage.conversations().add(conversation).await?;
+        return Ok(Json(stored.into()));
+    };
+    let key = IdempotencyKey::new(Uuid::nil(), &key, &said, conversation.id.0);
+    let keys = app.storage.idempotency_keys();
+    if keys.get(&key.id).await?.is_none() {
+        let unit = app.storage.begin().await?;
+        match unit.idempotency_keys().add(key.clone()).await {
+            // The same request was faster.
+            Err(Error::Conflict { .. }) => drop(unit),
+            added => {
+                added?;
+                let stored = unit.conversations().add(conversation).await?;
+                unit.commit().await?;
+                return Ok(Json(stored.into()));
+            }
+        }
+    }
+    let earlier = keys.get(&key.id).await?;
+    let earlier = earlier.filter(|earlier| earlier.fingerprint == key.fingerprint);
+    let earlier = earlier.ok_or(TurnError::KeyReused)?;
+    let first = find(&app, ConversationId(earlier.resource_id)).await?;
+    Ok(Json(first.into()))
 }
 
 /// List the conversations, newest first
@@ -210,6 +242,12 @@ async fn update(
 async fn delete(State(app): State<App>, Id(id): Id) -> Result<StatusCode, Problem> {
     let _claim = app.turns.claim(id)?;
     let conversation = find(&app, id).await?;
+    // On whichever server. One that begins meanwhile goes with its conversation: what it writes
+    // later is refused.
+    let running = TurnFilter::running().of(id);
+    if app.storage.turns().count(&running).await? > 0 {
+        return Err(TurnError::Busy(id).into());
+    }
     let unit = app.storage.begin().await?;
     unit.conversations().delete(&id).await?;
     unit.checkpointer()

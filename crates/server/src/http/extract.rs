@@ -1,12 +1,14 @@
 //! Extractors that refuse what they don't know, with the field at fault.
 
+use std::str::FromStr;
+
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, RawPathParams, Request},
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use serde::de::DeserializeOwned;
-use yai_agentkit_core::ConversationId;
+use yai_agentkit_core::{ConversationId, TurnId};
 
 use super::problem::Problem;
 
@@ -18,6 +20,18 @@ pub(super) struct Query<T>(pub(super) T);
 
 /// The conversation that the path names.
 pub(super) struct Id(pub(super) ConversationId);
+
+/// The turn that the path names.
+pub(super) struct TurnPath {
+    pub(super) chat_id: ConversationId,
+    pub(super) turn_id: TurnId,
+}
+
+/// The header `idempotency-key`.
+pub(super) struct Key(pub(super) Option<String>);
+
+const KEY: &str = "idempotency-key";
+const MAX_KEY: usize = 255;
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
@@ -75,17 +89,52 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let parameters = RawPathParams::from_request_parts(parts, state)
-            .await
-            .map_err(|error| Problem::invalid("path", error))?;
-        let (name, text) = parameters
-            .iter()
-            .next()
-            .ok_or_else(|| Problem::internal("a route without an id"))?;
-        text.parse()
-            .map(Self)
-            .map_err(|_| Problem::invalid(name, "must be a UUID"))
+        path_id(parts, state, 0).await.map(Self)
     }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for TurnPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        Ok(Self {
+            chat_id: path_id(parts, state, 0).await?,
+            turn_id: path_id(parts, state, 1).await?,
+        })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Key {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let Some(value) = parts.headers.get(KEY) else {
+            return Ok(Self(None));
+        };
+        let key = value.to_str().unwrap_or_default();
+        if key.is_empty() || key.len() > MAX_KEY {
+            let reason = format!("must have 1 to {MAX_KEY} visible ASCII characters");
+            return Err(Problem::invalid(KEY, reason));
+        }
+        Ok(Self(Some(key.to_owned())))
+    }
+}
+
+/// The id at a place of the path.
+async fn path_id<T: FromStr, S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+    place: usize,
+) -> Result<T, Problem> {
+    let parameters = RawPathParams::from_request_parts(parts, state)
+        .await
+        .map_err(|error| Problem::invalid("path", error))?;
+    let (name, text) = parameters
+        .iter()
+        .nth(place)
+        .ok_or_else(|| Problem::internal("a route without an id"))?;
+    text.parse()
+        .map_err(|_| Problem::invalid(name, "must be a UUID"))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

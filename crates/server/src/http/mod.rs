@@ -4,10 +4,12 @@
 mod chat;
 mod conversation;
 mod document;
+mod event;
 mod extract;
 mod health;
 mod page;
 mod problem;
+mod turn;
 
 use std::{sync::Arc, time::Duration};
 
@@ -46,6 +48,8 @@ pub fn router(app: App, body_limit: usize) -> Router {
     let (router, api) = OpenApiRouter::with_openapi(document::base())
         .merge(conversation::routes())
         .merge(chat::routes())
+        .merge(turn::routes())
+        .merge(event::routes())
         .merge(health::routes())
         .split_for_parts();
     router

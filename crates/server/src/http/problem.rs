@@ -38,9 +38,10 @@ pub(super) struct Problem {
 }))]
 pub(super) struct ProblemBody {
     /// Names the kind of problem, for programs: `urn:agentkit:problem:` and one of `invalid-input`,
-    /// `not-found`, `method-not-allowed`, `timeout`, `conflict`, `turn-running`, `too-large`,
-    /// `unsupported-media-type`, `internal`, `agent-failed`, `agent-unavailable`,
-    /// `storage-unavailable`, `shutting-down`, `turn-interrupted`.
+    /// `not-found`, `method-not-allowed`, `timeout`, `conflict`, `turn-running`, `turn-asks`,
+    /// `not-asked`, `turn-ended`, `turn-cancelled`, `too-large`, `unsupported-media-type`,
+    /// `key-reused`, `internal`, `agent-failed`, `agent-unavailable`, `storage-unavailable`,
+    /// `shutting-down`, `turn-interrupted`, `events-gone`.
     r#type: String,
     /// The meaning of the status.
     title: &'static str,
@@ -113,6 +114,14 @@ impl Problem {
         Self::unavailable("storage-unavailable", detail, 1).because(cause)
     }
 
+    /// Where the request has a key, it may come again although its message is stored.
+    pub(super) fn repeatable(mut self, has_key: bool) -> Self {
+        if has_key && self.status == StatusCode::SERVICE_UNAVAILABLE {
+            self.retry_after.get_or_insert(1);
+        }
+        self
+    }
+
     /// No new work is taken.
     pub(super) fn shutting_down() -> Self {
         Self::unavailable("shutting-down", TurnError::ShuttingDown.to_string(), 5)
@@ -134,7 +143,9 @@ impl From<Error> for Problem {
                 "turn-running",
                 "the conversation is busy with another turn",
             ),
-            Error::Conflict { .. } => Self::new(StatusCode::CONFLICT, "conflict", detail),
+            Error::Conflict { .. } | Error::Fenced { .. } => {
+                Self::new(StatusCode::CONFLICT, "conflict", detail)
+            }
             Error::InvalidInput { field, reason } => Self::invalid(field, reason),
             Error::Unavailable { .. } => Self::storage_unavailable(error),
             other => Self::internal(other),
@@ -153,9 +164,20 @@ impl From<TurnError> for Problem {
             TurnError::Agent(AgentError::Unavailable { .. }) => {
                 Self::stored("agent-unavailable", detail).because(error)
             }
+            TurnError::KeyReused => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "key-reused", detail)
+            }
+            TurnError::Asks(_) => Self::new(StatusCode::CONFLICT, "turn-asks", detail),
+            TurnError::NotAsked => Self::new(StatusCode::CONFLICT, "not-asked", detail),
+            TurnError::Ended => Self::new(StatusCode::CONFLICT, "turn-ended", detail),
+            TurnError::Cancelled => Self::new(StatusCode::CONFLICT, "turn-cancelled", detail),
+            TurnError::Lost => Self::stored("turn-interrupted", detail),
+            TurnError::Failed(_) => Self::new(StatusCode::BAD_GATEWAY, "agent-failed", detail),
             TurnError::Agent(_)
             | TurnError::AgentCrashed
             | TurnError::TooManySteps(_)
+            | TurnError::TooManyAttempts(_)
+            | TurnError::TooLong(_)
             | TurnError::ForeignState => {
                 Self::new(StatusCode::BAD_GATEWAY, "agent-failed", detail).because(error)
             }

@@ -1,6 +1,6 @@
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use yai_agentkit_core::ConversationId;
 
 use super::TurnError;
@@ -11,7 +11,8 @@ pub(super) struct Claims(Arc<watch::Sender<InUse>>);
 
 #[derive(Debug, Default)]
 struct InUse {
-    conversations: HashSet<ConversationId>,
+    /// With what tells that the work is to be given up.
+    conversations: HashMap<ConversationId, Arc<Notify>>,
     stopping: bool,
 }
 
@@ -20,16 +21,21 @@ struct InUse {
 pub struct Claim {
     claims: Claims,
     conversation_id: ConversationId,
+    given_up: Arc<Notify>,
 }
 
 impl Claims {
     pub(super) fn claim(&self, conversation_id: ConversationId) -> Result<Claim, TurnError> {
         let mut refused = None;
+        let given_up = Arc::new(Notify::new());
         self.0.send_if_modified(|in_use| {
             if in_use.stopping {
                 refused = Some(TurnError::ShuttingDown);
-            } else if !in_use.conversations.insert(conversation_id) {
+            } else if in_use.conversations.contains_key(&conversation_id) {
                 refused = Some(TurnError::Busy(conversation_id));
+            } else {
+                let given_up = Arc::clone(&given_up);
+                in_use.conversations.insert(conversation_id, given_up);
             }
             refused.is_none()
         });
@@ -38,7 +44,19 @@ impl Claims {
             None => Ok(Claim {
                 claims: self.clone(),
                 conversation_id,
+                given_up,
             }),
+        }
+    }
+
+    pub(super) fn is_claimed(&self, conversation_id: ConversationId) -> bool {
+        self.0.borrow().conversations.contains_key(&conversation_id)
+    }
+
+    /// Who works on the conversation need not go on: its turn is somebody else's, or nobody's.
+    pub(super) fn give_up(&self, conversation_id: ConversationId) {
+        if let Some(work) = self.0.borrow().conversations.get(&conversation_id) {
+            work.notify_one();
         }
     }
 
@@ -60,10 +78,27 @@ impl Claims {
             .await;
     }
 
+    /// Waits until nobody in this process works on the conversation.
+    pub(super) async fn free(&self, conversation_id: ConversationId) {
+        self.wait_for(|in_use| !in_use.conversations.contains_key(&conversation_id))
+            .await;
+    }
+
     async fn wait_for(&self, condition: impl FnMut(&InUse) -> bool) {
         let mut in_use = self.0.subscribe();
         let found = in_use.wait_for(condition).await;
         found.expect("the sender is alive, `self` holds it");
+    }
+}
+
+impl Claim {
+    pub(super) fn conversation_id(&self) -> ConversationId {
+        self.conversation_id
+    }
+
+    /// Waits until the work is to be given up.
+    pub(super) async fn given_up(&self) {
+        self.given_up.notified().await;
     }
 }
 

@@ -1,4 +1,4 @@
-use yai_agentkit_core::{ConversationId, Error};
+use yai_agentkit_core::{ConversationId, Error, Turn};
 
 use crate::agent::AgentError;
 
@@ -9,13 +9,34 @@ pub enum TurnError {
     /// The conversation is in use; nothing was stored.
     #[error("conversation {0} is busy with another turn")]
     Busy(ConversationId),
+    /// The key was used with another request; nothing was stored.
+    #[error("the idempotency key was used with another request")]
+    KeyReused,
     /// No turn starts any more; nothing was stored.
     #[error("the server is shutting down")]
     ShuttingDown,
     /// The turn stopped at a checkpoint because the server shuts down. The message is stored, and
-    /// the answer follows after the next start.
-    #[error("the server is shutting down; the message is stored and is answered after the restart")]
+    /// the answer follows from another server, or after the next start.
+    #[error("the server is shutting down; the message is stored and is answered later")]
     Interrupted,
+    /// The turn waits for a person's answer to [`Turn::interrupt`].
+    #[error("the turn waits for an answer")]
+    Asks(Box<Turn>),
+    /// The answer is to a question that is not asked any more; nothing was stored.
+    #[error("the turn does not wait for this answer")]
+    NotAsked,
+    /// The turn has ended before, and can't be changed any more.
+    #[error("the turn has ended")]
+    Ended,
+    /// Somebody wanted no answer any more; the user's message stays.
+    #[error("the turn was cancelled")]
+    Cancelled,
+    /// The turn has failed before, with these words; the user's message stays.
+    #[error("{0}")]
+    Failed(String),
+    /// The turn has passed to another server, which finishes it.
+    #[error("the turn has passed to another server")]
+    Lost,
     /// The agent could not go on. The turn has failed; the user's message stays.
     #[error(transparent)]
     Agent(#[from] AgentError),
@@ -25,6 +46,12 @@ pub enum TurnError {
     /// The agent wanted more than this many steps. The turn has failed; the user's message stays.
     #[error("the agent found no answer in {0} steps")]
     TooManySteps(usize),
+    /// The turn was cut short this many times. It has failed; the user's message stays.
+    #[error("the turn was cut short {0} times")]
+    TooManyAttempts(u32),
+    /// The turn took longer than this many seconds. It has failed; the user's message stays.
+    #[error("the turn took longer than {0} seconds")]
+    TooLong(u64),
     /// Someone else has changed the thread, so that the turn can't go on. It has failed; the user's
     /// message stays.
     #[error("the thread's latest checkpoint does not belong to the turn")]
@@ -38,10 +65,38 @@ impl TurnError {
     /// Whether the turn has failed for good, as opposed to not begun or still to be finished.
     pub(super) fn ends_turn(&self) -> bool {
         match self {
-            Self::Agent(_) | Self::AgentCrashed | Self::TooManySteps(_) | Self::ForeignState => {
-                true
+            Self::Agent(_)
+            | Self::AgentCrashed
+            | Self::TooManySteps(_)
+            | Self::TooManyAttempts(_)
+            | Self::TooLong(_)
+            | Self::ForeignState => true,
+            Self::Busy(_)
+            | Self::KeyReused
+            | Self::ShuttingDown
+            | Self::Interrupted
+            | Self::Asks(_)
+            | Self::NotAsked
+            | Self::Ended
+            | Self::Cancelled
+            | Self::Failed(_)
+            | Self::Lost
+            | Self::Storage(_) => false,
+        }
+    }
+
+    /// Of a write of the owner of a turn: that somebody else owns it is no failure.
+    pub(super) fn of_owner(error: Error) -> Self {
+        match error {
+            Error::Fenced { .. } => Self::Lost,
+            Error::Conflict { entity, .. }
+                if entity == "turn" || entity == "message" || entity == "event batch" =>
+            {
+                Self::Lost
             }
-            Self::Busy(_) | Self::ShuttingDown | Self::Interrupted | Self::Storage(_) => false,
+            // The conversation was deleted.
+            Error::NotFound { .. } => Self::Lost,
+            error => Self::Storage(error),
         }
     }
 }

@@ -1,140 +1,155 @@
 //! Turns: a user message, the agent's steps, the answer; finished whatever happens on the way.
 
+mod chat;
 mod claims;
 mod error;
-mod run;
+mod event;
+mod followers;
+mod lease;
+mod log;
+mod person;
+mod send;
+mod tools;
+mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
-use futures::StreamExt;
 use tracing::Instrument;
-use yai_agentkit_core::{
-    ConversationId, Entity, Error, ListQuery, Message, Result, Role, Storage, TurnFilter,
-};
+use yai_agentkit_core::{ConversationId, Message, OwnerId, Result, Storage};
 
 use crate::agent::Agent;
-use run::Chat;
+use chat::Chat;
 
 pub use claims::Claim;
 pub use error::TurnError;
+pub(crate) use event::Event;
+pub use send::{RequestKey, SendOptions};
+pub use watch::EventPosition;
 
-/// How many turns are finished at once after a start.
-const CONCURRENT_RESUMES: usize = 8;
+/// In the metadata of a checkpoint, the last message of the conversation that its state knows.
+pub(crate) const MESSAGE_ID: &str = "message_id";
 
 /// Runs the turns of an [`Agent`] over a [`Storage`]. A clone shares everything.
 ///
 /// Every step ends with a checkpoint. A turn that a crash, a shutdown or a failing storage cuts
-/// short stays recorded as running; it goes on from its last checkpoint when the chat is next used,
-/// or by [`resume_all`](Self::resume_all). Within this process a conversation has one turn at a
-/// time, and a turn goes on although its caller is gone.
+/// short goes on from its last checkpoint: in any engine on the same storage, once the lease of the
+/// one that ran it has ended ([`keep`](Self::keep), [`resume_all`](Self::resume_all), or the next
+/// use of the chat). A conversation has one turn at a time, over all engines, and a turn goes on
+/// although its caller is gone. An engine that has lost a turn without knowing can't write to it.
 #[derive(Clone)]
 pub struct TurnEngine {
     storage: Arc<dyn Storage>,
     agent: Arc<dyn Agent>,
-    max_steps: usize,
+    limits: TurnLimits,
+    owner: OwnerId,
     claims: claims::Claims,
+    followers: followers::Followers,
+}
+
+/// How far turns may go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TurnLimits {
+    /// A turn whose agent wants more steps fails.
+    pub max_steps: usize,
+    /// A turn that was cut short so often fails.
+    pub max_attempts: u32,
+    /// A turn that runs longer fails; waiting for a person does not count.
+    pub deadline: Duration,
+    /// How long after the last sign of life of its engine another one takes a turn over.
+    pub lease: Duration,
+    /// How long a repeated request is known by its key.
+    pub key_age: Duration,
+    /// How long the events of a turn that has ended can be read.
+    pub event_age: Duration,
+    /// What becomes of a message to a chat that is busy, unless the request says so.
+    pub on_busy: OnBusy,
+}
+
+impl Default for TurnLimits {
+    fn default() -> Self {
+        Self {
+            max_steps: 50,
+            max_attempts: 5,
+            deadline: Duration::from_secs(600),
+            lease: Duration::from_secs(10),
+            key_age: Duration::from_secs(24 * 3600),
+            event_age: Duration::from_secs(24 * 3600),
+            on_busy: OnBusy::Reject,
+        }
+    }
+}
+
+/// What becomes of a message to a chat that is busy with another turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnBusy {
+    /// It is refused, and not stored.
+    #[default]
+    Reject,
+    /// It is stored, and answered after those before it.
+    Queue,
+    /// The turns before it are cancelled: one that runs stops at its next checkpoint.
+    Interrupt,
+}
+
+impl FromStr for OnBusy {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "reject" => Ok(Self::Reject),
+            "queue" => Ok(Self::Queue),
+            "interrupt" => Ok(Self::Interrupt),
+            _ => Err(()),
+        }
+    }
 }
 
 impl TurnEngine {
-    /// How many steps an agent may take in one turn, unless told otherwise.
-    pub const DEFAULT_MAX_STEPS: usize = 50;
-
     /// An engine without turns.
     pub fn new(storage: Arc<dyn Storage>, agent: Arc<dyn Agent>) -> Self {
         Self {
             storage,
             agent,
-            max_steps: Self::DEFAULT_MAX_STEPS,
+            limits: TurnLimits::default(),
+            owner: OwnerId::new(),
             claims: claims::Claims::default(),
+            followers: followers::Followers::default(),
         }
     }
 
-    /// A turn whose agent wants more steps than this fails.
+    /// The same engine with other limits.
     #[must_use]
-    pub fn with_max_steps(mut self, max_steps: usize) -> Self {
-        self.max_steps = max_steps;
-        self
+    pub fn with_limits(self, limits: TurnLimits) -> Self {
+        Self { limits, ..self }
     }
 
-    /// Takes a message to its conversation, after finishing what is unfinished there.
-    ///
-    /// A user's message is answered: returns the answer. A system message is kept for the agent to
-    /// heed from now on: returns the message. No other role may speak.
+    /// Takes a message to its conversation, as [`send_with`](Self::send_with) without options.
     pub async fn send(&self, message: Message) -> Result<Message, TurnError> {
-        message.validate()?;
-        if message.content.is_empty() {
-            return Err(Error::invalid("content", "must not be empty").into());
-        }
-        if !matches!(message.role, Role::User | Role::System) {
-            return Err(Error::invalid("role", "must be `user` or `system`").into());
-        }
-        self.in_chat(message.conversation_id, |mut chat| async move {
-            match chat.finish().await {
-                // That turn is kept, but this message is not.
-                Err(TurnError::Interrupted) => return Err(TurnError::ShuttingDown),
-                Err(error) if error.ends_turn() => {
-                    tracing::warn!(%error, "the unfinished turn before failed");
-                }
-                finished => drop(finished?),
-            }
-            if message.role == Role::System {
-                chat.instruct(message).await
-            } else {
-                chat.answer(message).await
-            }
-        })
-        .await
+        self.send_with(message, SendOptions::default()).await
     }
 
-    /// Finishes the unfinished turn of a conversation, if it has one, and returns the answer.
+    /// Finishes what is unfinished in a conversation and can be finished now: turns that nobody
+    /// has a lease of, then those that wait for them. Returns the last answer.
     pub async fn resume(
         &self,
         conversation_id: ConversationId,
     ) -> Result<Option<Message>, TurnError> {
-        self.in_chat(
-            conversation_id,
-            |mut chat| async move { chat.finish().await },
-        )
-        .await
+        let claim = self.claim(conversation_id)?;
+        let work = async move |engine: Self| {
+            let mut chat = Chat::open(engine, claim, 0).await?;
+            chat.settle().await
+        };
+        self.detached(work).await
     }
 
-    /// Finishes the unfinished turns of all conversations, some at a time. What fails is logged.
-    pub async fn resume_all(&self) -> Result<()> {
-        let mut query = ListQuery::filtered(TurnFilter::running()).oldest_first();
-        loop {
-            let page = self.storage.turns().list(&query).await?;
-            if !page.items.is_empty() {
-                tracing::info!(turns = page.items.len(), "finishing unfinished turns");
-            }
-            futures::stream::iter(page.items)
-                .for_each_concurrent(CONCURRENT_RESUMES, |turn| async move {
-                    let conversation = turn.conversation_id;
-                    match self.resume(conversation).await {
-                        Ok(_) => tracing::info!(%conversation, turn = %turn.id, "turn finished"),
-                        // Whoever uses the chat finishes it.
-                        Err(TurnError::Busy(_)) => {}
-                        Err(error) => tracing::warn!(
-                            %conversation,
-                            turn = %turn.id,
-                            error = crate::error_chain(&error),
-                            "turn not finished"
-                        ),
-                    }
-                })
-                .await;
-            match page.next {
-                Some(next) if !self.is_stopping() => query = query.after(next),
-                _ => return Ok(()),
-            }
-        }
-    }
-
-    /// Keeps turns out of a conversation while the claim lives, for who changes it as a whole.
+    /// Keeps turns of this engine out of a conversation while the claim lives, for who changes it
+    /// as a whole.
     pub fn claim(&self, conversation_id: ConversationId) -> Result<Claim, TurnError> {
         self.claims.claim(conversation_id)
     }
 
-    /// From now on no turn starts, and those under way stop at their next checkpoint.
+    /// From now on no turn starts, and those under way stop at their next checkpoint and are given
+    /// back.
     pub fn stop(&self) {
         self.claims.stop();
     }
@@ -157,22 +172,16 @@ impl TurnEngine {
             .is_ok()
     }
 
-    /// Runs `work` with the conversation claimed, in a task of its own that outlives the caller.
-    async fn in_chat<T, W>(
+    /// Runs `work` in a task of its own that outlives the caller.
+    async fn detached<T, W>(
         &self,
-        conversation_id: ConversationId,
-        work: impl FnOnce(Chat) -> W + Send + 'static,
+        work: impl FnOnce(Self) -> W + Send + 'static,
     ) -> Result<T, TurnError>
     where
         T: Send + 'static,
-        W: Future<Output = Result<T, TurnError>> + Send,
+        W: Future<Output = Result<T, TurnError>> + Send + 'static,
     {
-        let claim = self.claim(conversation_id)?;
-        let engine = self.clone();
-        let task = async move {
-            let _claim = claim;
-            work(Chat::open(engine, conversation_id).await?).await
-        };
+        let task = work(self.clone());
         match tokio::spawn(task.in_current_span()).await {
             Ok(result) => result,
             Err(error) => std::panic::resume_unwind(error.into_panic()),

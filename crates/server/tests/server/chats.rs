@@ -64,7 +64,7 @@ async fn the_state_and_the_history_show_what_the_agent_knows() {
         .await;
     let latest = api.get(&state).await;
     assert_eq!(latest.status, StatusCode::OK);
-    assert_eq!(latest.body["step"], 5);
+    assert_eq!(latest.body["step"], 4);
     assert_eq!(latest.body["source"], "loop");
     assert_eq!(latest.body["values"]["facts"]["c"], "noted");
     assert_eq!(latest.body["values"]["messages"][0]["content"], "hi");
@@ -78,19 +78,19 @@ async fn the_state_and_the_history_show_what_the_agent_knows() {
         .iter()
         .map(|item| item["step"].as_i64().unwrap())
         .collect();
-    assert_eq!(steps, [5, 4, 3, 2, 1, 0, -1]);
+    assert_eq!(steps, [4, 3, 2, 1, 0, -1]);
     for (newer, older) in items.iter().zip(&items[1..]) {
         assert_eq!(newer["parent_checkpoint_id"], older["checkpoint_id"]);
     }
 
-    let first = api.get(&format!("{history}?limit=4")).await.body;
+    let first = api.get(&format!("{history}?limit=3")).await.body;
     let cursor = first["next_cursor"].as_str().unwrap();
     let rest = api
         .get(&format!("{history}?limit=3&before={cursor}"))
         .await
         .body;
-    assert_eq!(first["items"].as_array().unwrap()[..], items[..4]);
-    assert_eq!(rest["items"].as_array().unwrap()[..], items[4..]);
+    assert_eq!(first["items"].as_array().unwrap()[..], items[..3]);
+    assert_eq!(rest["items"].as_array().unwrap()[..], items[3..]);
     assert_eq!(rest.get("next_cursor"), None);
 }
 

@@ -13,18 +13,18 @@ use crate::process::{Server, agentkit};
 /// Two requests at once: a decision, two tools, the answer.
 const QUESTION: &str = "My name is Ada. What is 17 * 23?";
 /// With the checkpoint of the question.
-const CHECKPOINTS: usize = 5;
+const CHECKPOINTS: usize = 4;
 /// How long a step takes where it is to be interrupted.
-const STEP: &str = "300";
+const STEP: &str = "400";
 
 /// A database that outlives its servers.
-struct Installation {
-    directory: TempDir,
-    variables: Vec<(&'static str, String)>,
+pub(crate) struct Installation {
+    pub(crate) directory: TempDir,
+    pub(crate) variables: Vec<(&'static str, String)>,
 }
 
 impl Installation {
-    fn sqlite() -> Self {
+    pub(crate) fn sqlite() -> Self {
         Self {
             directory: TempDir::new().unwrap(),
             variables: Vec::new(),
@@ -32,7 +32,7 @@ impl Installation {
     }
 
     /// A schema of its own, which goes with the server of `./test`.
-    fn postgres() -> Self {
+    pub(crate) fn postgres() -> Self {
         let url = std::env::var("AGENTKIT_TEST_POSTGRES_URL");
         let url = url.expect("AGENTKIT_TEST_POSTGRES_URL is not set: run ./test");
         let schema = format!("crash_{}", uuid::Uuid::new_v4().simple());
@@ -42,11 +42,12 @@ impl Installation {
         }
     }
 
-    fn start(&self, step_delay: &str) -> Server {
+    pub(crate) fn start(&self, step_delay: &str) -> Server {
         let mut command: Command = agentkit(self.directory.path());
         command
             .args(["--bind", "127.0.0.1:0"])
             .env("AGENTKIT_STEP_DELAY", step_delay)
+            .env("AGENTKIT_LEASE", "0.5")
             .env("RUST_LOG", "warn")
             .envs(self.variables.iter().map(|(name, value)| (name, value)));
         Server::spawn(&mut command)

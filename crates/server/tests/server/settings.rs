@@ -51,7 +51,7 @@ fn the_defaults_need_no_setting() {
     ));
     assert_eq!(settings.body_limit, 1_048_576);
     assert_eq!(settings.shutdown_timeout, Duration::from_secs(30));
-    assert_eq!(settings.max_steps, 50);
+    assert_eq!(settings.limits.max_steps, 50);
     assert_eq!(settings.log, None);
     assert_eq!(settings.log_format, LogFormat::Text);
 }
@@ -79,7 +79,7 @@ fn the_file_holds_every_setting() {
     assert_eq!(settings.bind.to_string(), "0.0.0.0:80");
     assert_eq!(settings.log.as_deref(), Some("debug"));
     assert_eq!(settings.log_format, LogFormat::Json);
-    assert_eq!((settings.body_limit, settings.max_steps), (10, 7));
+    assert_eq!((settings.body_limit, settings.limits.max_steps), (10, 7));
     assert_eq!(settings.shutdown_timeout, Duration::from_secs(5));
     let AgentSettings::OpenAi(openai) = settings.agent else {
         panic!("not the openai agent");

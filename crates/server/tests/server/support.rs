@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
 use yai_agentkit_core::{
-    Checkpointer, Conversation, Error, ListQuery, Message, MessageFilter, Repository, Result, Role,
-    Storage, Turn, UnitOfWork, memory::MemoryStorage,
+    Checkpointer, Conversation, Error, IdempotencyKey, Leases, ListQuery, Message, MessageFilter,
+    Repository, Result, Role, Storage, Turn, TurnEvents, UnitOfWork, memory::MemoryStorage,
 };
 use yai_agentkit_server::{
-    agent::{Agent, AgentError, AgentState, Step, ToolCall},
+    agent::{Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome},
     http::{self, App},
-    turn::TurnEngine,
+    turn::{TurnEngine, TurnLimits},
 };
 
 /// The body limit of the router in tests.
@@ -67,17 +67,43 @@ impl ScriptedAgent {
     }
 }
 
-fn call(id: &str) -> ToolCall {
+/// An engine's limits: five steps, and a lease that ends at once, as after a while.
+pub(crate) fn limits() -> TurnLimits {
+    TurnLimits {
+        max_steps: 5,
+        lease: std::time::Duration::ZERO,
+        ..TurnLimits::default()
+    }
+}
+
+/// The results of the tools, of messages that come newest first.
+fn results(of_turn: &[&ChatMessage]) -> String {
+    let results = of_turn
+        .iter()
+        .rev()
+        .filter(|message| message.role == Role::Tool);
+    let results: Vec<_> = results.map(|result| result.content.as_str()).collect();
+    results.join(" ")
+}
+
+fn tools(calls: &[(&str, &str)]) -> Step {
+    Step::ToolCalls {
+        content: String::new(),
+        calls: calls.iter().map(|(id, name)| call(id, name)).collect(),
+    }
+}
+
+fn call(id: &str, name: &str) -> ToolCall {
     ToolCall {
         id: id.to_owned(),
-        name: "note".to_owned(),
+        name: name.to_owned(),
         arguments: json!({}),
     }
 }
 
 #[async_trait]
 impl Agent for ScriptedAgent {
-    async fn step(&self, state: &AgentState) -> Result<Step, AgentError> {
+    async fn step(&self, state: &AgentState, _: &Deltas) -> Result<Step, AgentError> {
         let is_of_turn = |message: &&_| -> bool { !is_user(message) };
         let question = state.messages.iter().rev().find(is_user).unwrap();
         let of_turn: Vec<_> = state.messages.iter().rev().take_while(is_of_turn).collect();
@@ -97,22 +123,31 @@ impl Agent for ScriptedAgent {
             }),
             ("panic", _) => panic!("a bug in the agent"),
             ("nul", _) => Ok(Step::Answer("a\0b".to_owned())),
+            ("once", 0) => Ok(tools(&[("a", "once"), ("b", "note")])),
+            ("tool asks", 0) => Ok(tools(&[("a", "once"), ("asks", "once")])),
+            ("ask", 0) => Ok(Step::Ask("Which one?".to_owned())),
+            ("once" | "tool asks" | "ask", 1) => Ok(Step::Answer(results(&of_turn))),
             ("forever", _) => Ok(decision(&["again"])),
             (_, 0) => Ok(decision(&["a", "b"])),
             (_, 1) => Ok(decision(&["c"])),
-            (said, _) => {
-                let results = of_turn
-                    .iter()
-                    .rev()
-                    .filter(|message| message.role == Role::Tool);
-                let results: Vec<_> = results.map(|result| result.content.as_str()).collect();
-                Ok(Step::Answer(format!("{said}: {}", results.join(" "))))
-            }
+            (said, _) => Ok(Step::Answer(format!("{said}: {}", results(&of_turn)))),
         }
     }
 
-    async fn run_tool(&self, call: &ToolCall, state: &mut AgentState) -> String {
+    fn is_repeatable(&self, call: &ToolCall) -> bool {
+        call.name != "once"
+    }
+
+    async fn run_tool(
+        &self,
+        call: &ToolCall,
+        state: &mut AgentState,
+        answer: Option<&str>,
+    ) -> ToolOutcome {
         self.record(format!("tool {}", call.id)).await;
+        if call.id == "asks" && answer.is_none() {
+            return ToolOutcome::Ask("Really?".to_owned());
+        }
         let is_bug = |said: &str| said == "tool panic" && call.id == "b";
         if state
             .messages
@@ -123,18 +158,19 @@ impl Agent for ScriptedAgent {
             panic!("a bug in a tool");
         }
         state.facts.insert(call.id.clone(), "noted".to_owned());
-        format!("result-{}", call.id)
+        let answer = answer.map(|answer| format!(" ({answer})"));
+        ToolOutcome::Result(format!("result-{}{}", call.id, answer.unwrap_or_default()))
     }
 }
 
-fn is_user(message: &&yai_agentkit_server::agent::ChatMessage) -> bool {
+fn is_user(message: &&ChatMessage) -> bool {
     message.role == Role::User
 }
 
 fn decision(ids: &[&str]) -> Step {
     Step::ToolCalls {
         content: String::new(),
-        calls: ids.iter().copied().map(call).collect(),
+        calls: ids.iter().map(|id| call(id, "note")).collect(),
     }
 }
 
@@ -170,6 +206,22 @@ impl Storage for FailingStorage {
         self.inner.turns()
     }
 
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        self.inner.turn_events()
+    }
+
+    fn leases(&self) -> Arc<dyn Leases> {
+        self.inner.leases()
+    }
+
+    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
+        self.inner.idempotency_keys()
+    }
+
+    async fn forget_idempotency_keys(&self, age: std::time::Duration) -> Result<u64> {
+        self.inner.forget_idempotency_keys(age).await
+    }
+
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
         self.inner.checkpointer()
     }
@@ -201,8 +253,13 @@ pub(crate) struct Answer {
 
 impl Api {
     pub(crate) fn new(agent: ScriptedAgent) -> Self {
+        Self::of(agent)
+    }
+
+    pub(crate) fn of(agent: impl Agent + 'static) -> Self {
         let storage = FailingStorage::default();
-        let turns = TurnEngine::new(Arc::new(storage.clone()), Arc::new(agent)).with_max_steps(5);
+        let turns =
+            TurnEngine::new(Arc::new(storage.clone()), Arc::new(agent)).with_limits(limits());
         let app = App {
             storage: Arc::new(storage.clone()),
             turns: turns.clone(),

@@ -12,7 +12,7 @@ use yai_agentkit_server::{
     turn::{TurnEngine, TurnError},
 };
 
-use crate::support::{FailingStorage, ScriptedAgent, said};
+use crate::support::{FailingStorage, ScriptedAgent, limits, said};
 
 const ANSWER: &str = "assistant: hi: result-a result-b result-c";
 
@@ -80,7 +80,7 @@ impl Bench {
 }
 
 fn engine(storage: &FailingStorage, agent: &ScriptedAgent) -> TurnEngine {
-    TurnEngine::new(Arc::new(storage.clone()), Arc::new(agent.clone())).with_max_steps(5)
+    TurnEngine::new(Arc::new(storage.clone()), Arc::new(agent.clone())).with_limits(limits())
 }
 
 /// Waits until the agent has done `calls` calls and hangs in the next.
@@ -110,7 +110,7 @@ async fn a_turn_stores_the_question_every_step_and_the_answer() {
         .iter()
         .map(|tuple| tuple.metadata.step().unwrap())
         .collect();
-    assert_eq!(steps, [-1, 0, 1, 2, 3, 4, 5]);
+    assert_eq!(steps, [-1, 0, 1, 2, 3, 4]);
     assert_eq!(checkpoints[0].metadata.0["source"], "input");
     assert!(
         checkpoints[1..]
@@ -134,6 +134,7 @@ async fn a_turn_stores_the_question_every_step_and_the_answer() {
 /// calls, as SIGKILL ends a process.
 fn kill_after(calls: usize) -> (FailingStorage, Conversation, ScriptedAgent) {
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
         .build()
         .unwrap();
     let (storage, agent) = (
@@ -159,6 +160,7 @@ fn a_turn_killed_after_any_step_is_finished_at_the_next_start() {
         let agent = ScriptedAgent::default();
         let engine = engine(&storage, &agent);
         let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
             .build()
             .unwrap();
         runtime.block_on(async {
@@ -183,6 +185,7 @@ fn a_turn_killed_after_any_step_is_finished_before_the_next_message() {
         let agent = ScriptedAgent::default();
         let engine = engine(&storage, &agent);
         let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
             .build()
             .unwrap();
         runtime.block_on(async {
@@ -383,7 +386,7 @@ async fn a_shutdown_stops_turns_at_their_next_checkpoint() {
         Err(TurnError::Interrupted)
     ));
     assert_eq!(agent.done(), ScriptedAgent::SCRIPT[..3]);
-    assert_eq!(bench.checkpoints().await.len(), 4);
+    assert_eq!(bench.checkpoints().await.len(), 3);
     assert_eq!(bench.statuses().await, [TurnStatus::Running]);
 
     engine(&bench.storage, &agent).resume_all().await.unwrap();
@@ -402,7 +405,7 @@ async fn a_message_that_waits_for_an_unfinished_turn_at_a_shutdown_is_not_stored
     });
     until_hanging(&agent, 1).await;
     assert!(!bench.engine.shutdown(Duration::ZERO).await);
-    agent.permits.add_permits(1);
+    agent.permits.add_permits(2);
     assert!(matches!(before.await.unwrap(), Err(TurnError::Interrupted)));
 
     let engine = engine(&bench.storage, &agent);
@@ -410,7 +413,7 @@ async fn a_message_that_waits_for_an_unfinished_turn_at_a_shutdown_is_not_stored
         let (engine, message) = (engine.clone(), bench.message("and?"));
         async move { engine.send(message).await }
     });
-    until_hanging(&agent, 2).await;
+    until_hanging(&agent, 3).await;
     assert!(!engine.shutdown(Duration::ZERO).await);
     agent.permits.add_permits(100);
     assert!(matches!(next.await.unwrap(), Err(TurnError::ShuttingDown)));

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, fmt::Debug};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use proptest::{collection::vec, option, prelude::*};
 use serde_json::{Map, Value as Json, json};
@@ -6,8 +6,8 @@ use serde_json::{Map, Value as Json, json};
 use super::{Names, Pair, listed_until};
 use crate::{
     ChannelValue, ChannelWrite, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata,
-    CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer, Namespace, NewCheckpoint,
-    NewWrites, PruneStrategy, Result, TASKS, ThreadId, Value, Version,
+    CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer, Fence, Namespace,
+    NewCheckpoint, NewWrites, PruneStrategy, Result, TASKS, ThreadId, Value, Version,
 };
 
 pub(super) const THREADS: u8 = 4;
@@ -17,13 +17,24 @@ const CHANNELS: [&str; 3] = ["a", "b", "delta"];
 const VERSIONS: u8 = 5;
 const WRITTEN: [&str; 5] = ["a", "delta", TASKS, "__error__", "__resume__"];
 const RUNS: u8 = 3;
+const EPOCHS: u64 = 5;
 
 /// A call of a checkpointer.
 #[derive(Clone, Debug)]
 pub(super) enum CheckpointOperation {
-    Put(Put),
+    Put {
+        put: Put,
+        fence: Option<Fence>,
+        /// Only behind the latest checkpoint.
+        is_next: bool,
+    },
+    RaiseEpoch {
+        thread: u8,
+        epoch: u64,
+    },
     PutWrites {
         place: Place,
+        fence: Option<Fence>,
         task: u8,
         path: u8,
         /// Channels and texts.
@@ -93,9 +104,12 @@ pub(super) fn operation() -> impl Strategy<Value = CheckpointOperation> {
     let thread = || 0..THREADS;
     let writes = || vec((0..WRITTEN.len() as u8, any::<u8>()), 0..4);
     prop_oneof![
-        10 => put().prop_map(Put),
-        8 => (place(), 0..2_u8, 0..2_u8, writes())
-            .prop_map(|(place, task, path, writes)| PutWrites { place, task, path, writes }),
+        10 => (put(), fence(), prop::bool::weighted(0.2))
+            .prop_map(|(put, fence, is_next)| Put { put, fence, is_next }),
+        1 => (thread(), 1..EPOCHS).prop_map(|(thread, epoch)| RaiseEpoch { thread, epoch }),
+        8 => (place(), fence(), 0..2_u8, 0..2_u8, writes()).prop_map(
+            |(place, fence, task, path, writes)| PutWrites { place, fence, task, path, writes },
+        ),
         2 => (place(), any::<bool>()).prop_map(|(place, latest)| Get { place, latest }),
         2 => (place(), any::<bool>()).prop_map(|(place, latest)| History { place, latest }),
         2 => (
@@ -115,6 +129,17 @@ pub(super) fn operation() -> impl Strategy<Value = CheckpointOperation> {
         3 => (vec(thread(), 0..3), prop::bool::weighted(0.2))
             .prop_map(|(threads, deletes)| Prune { threads, deletes }),
     ]
+}
+
+fn fence() -> impl Strategy<Value = Option<Fence>> {
+    let fence = (1..EPOCHS, any::<bool>()).prop_map(|(epoch, raises)| {
+        if raises {
+            Fence::Raise(epoch)
+        } else {
+            Fence::Hold(epoch)
+        }
+    });
+    option::weighted(0.4, fence)
 }
 
 fn put() -> impl Strategy<Value = Put> {
@@ -158,13 +183,30 @@ fn place() -> impl Strategy<Value = Place> {
 impl CheckpointOperation {
     pub(super) async fn run(&self, pair: &Pair, names: &Names) -> Result<bool, String> {
         match self {
-            Self::Put(put) => {
+            Self::Put {
+                put,
+                fence,
+                is_next,
+            } => {
                 let new = put.build(names);
-                pair.same(async |parts| parts.checkpointer.put(new.clone()).await)
+                pair.same(async |parts| {
+                    let checkpointer = fenced(&parts.checkpointer, *fence);
+                    if *is_next {
+                        checkpointer.put_next(new.clone()).await
+                    } else {
+                        checkpointer.put(new.clone()).await
+                    }
+                })
+                .await
+            }
+            Self::RaiseEpoch { thread, epoch } => {
+                let thread = names.thread(*thread);
+                pair.same(async |parts| parts.checkpointer.raise_epoch(&thread, *epoch).await)
                     .await
             }
             Self::PutWrites {
                 place,
+                fence,
                 task,
                 path,
                 writes,
@@ -175,8 +217,11 @@ impl CheckpointOperation {
                     task_path: format!("path {path}"),
                     writes: writes.iter().copied().map(write).collect(),
                 };
-                pair.same(async |parts| parts.checkpointer.put_writes(new.clone()).await)
-                    .await
+                pair.same(async |parts| {
+                    let checkpointer = fenced(&parts.checkpointer, *fence);
+                    checkpointer.put_writes(new.clone()).await
+                })
+                .await
             }
             Self::Get { place, latest } => {
                 let selector = place.selector(names, *latest);
@@ -247,6 +292,13 @@ impl CheckpointOperation {
             }
         }
     }
+}
+
+fn fenced(checkpointer: &Arc<dyn Checkpointer>, fence: Option<Fence>) -> Arc<dyn Checkpointer> {
+    fence.map_or_else(
+        || Arc::clone(checkpointer),
+        |fence| checkpointer.fenced(fence),
+    )
 }
 
 /// Compares the threads, their checkpoints, and the histories of those.

@@ -15,11 +15,7 @@ pub(super) const CONVERSATIONS: u8 = 2;
 const ROWS: u8 = 5;
 const TITLES: u8 = 3;
 const ROLES: [Role; 2] = [Role::User, Role::Assistant];
-const STATUSES: [TurnStatus; 3] = [
-    TurnStatus::Running,
-    TurnStatus::Completed,
-    TurnStatus::Failed,
-];
+const STATUSES: [TurnStatus; 6] = TurnStatus::ALL;
 
 /// A call of a repository.
 #[derive(Clone, Debug)]
@@ -113,6 +109,8 @@ impl ConversationNames {
             error: (status == TurnStatus::Failed).then(|| "failed".to_owned()),
             created_at: self.created_at,
             updated_at: self.created_at,
+            started_at: None,
+            ..Turn::new(self.id, self.messages[0])
         }
     }
 }

@@ -16,7 +16,10 @@ use serde_json::json;
 use yai_agentkit_core::Role;
 
 use self::request::{Intent, Language, Request};
-use super::{Agent, AgentError, AgentState, Step, ToolCall, tools::Toolbox};
+use super::{Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome, tools::Toolbox};
+
+/// How many characters it says at once.
+const DELTA: usize = 12;
 
 /// Answers what it recognises in the last message of the user, in English and Chinese: facts to
 /// remember and to recall, arithmetic, the time, a search in the chat. It decides from the state
@@ -39,7 +42,8 @@ impl OfflineAgent {
         Self { toolbox, ..self }
     }
 
-    /// Waits so long before every step and every tool, so that a turn under way can be watched.
+    /// Waits so long before every step and every tool, and a tenth of it after every few characters
+    /// of the answer, so that a turn under way can be watched.
     #[must_use]
     pub fn with_step_delay(self, step_delay: Duration) -> Self {
         Self { step_delay, ..self }
@@ -48,14 +52,32 @@ impl OfflineAgent {
 
 #[async_trait]
 impl Agent for OfflineAgent {
-    async fn step(&self, state: &AgentState) -> Result<Step, AgentError> {
+    async fn step(&self, state: &AgentState, deltas: &Deltas) -> Result<Step, AgentError> {
         tokio::time::sleep(self.step_delay).await;
-        Ok(decide(state))
+        let step = decide(state);
+        if let Step::Answer(answer) = &step {
+            let characters: Vec<char> = answer.chars().collect();
+            for delta in characters.chunks(DELTA) {
+                deltas.say(&delta.iter().collect::<String>()).await;
+                tokio::time::sleep(self.step_delay / 10).await;
+            }
+        }
+        Ok(step)
     }
 
-    async fn run_tool(&self, call: &ToolCall, state: &mut AgentState) -> String {
+    fn is_repeatable(&self, _call: &ToolCall) -> bool {
+        // The tools change nothing but the state.
+        true
+    }
+
+    async fn run_tool(
+        &self,
+        call: &ToolCall,
+        state: &mut AgentState,
+        _answer: Option<&str>,
+    ) -> ToolOutcome {
         tokio::time::sleep(self.step_delay).await;
-        self.toolbox.run(call, state)
+        ToolOutcome::Result(self.toolbox.run(call, state))
     }
 }
 
@@ -89,6 +111,14 @@ fn decide(state: &AgentState) -> Step {
     if open_calls.is_empty() {
         Step::Answer(replies.join("\n"))
     } else {
+        // What is remembered is there to be recalled in the next step: the calls of one run at once.
+        let remembers = |call: &ToolCall| call.name == "remember";
+        if let Some(first) = open_calls.iter().position(remembers) {
+            let later = open_calls[first..]
+                .iter()
+                .position(|call| call.name == "recall");
+            open_calls.truncate(later.map_or(open_calls.len(), |later| first + later));
+        }
         Step::ToolCalls {
             content: String::new(),
             calls: open_calls,

@@ -1,0 +1,269 @@
+//! Leases: a running turn has one owner, until its lease has ended by the storage's clock.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Case,
+    fixtures::{add_conversation, all_at_once, assert_conflict, moment},
+};
+use crate::{
+    ConversationId, IdempotencyKey, Interrupt, InterruptId, MessageId, OwnerId, Storage, Turn,
+    TurnId, TurnStatus,
+};
+
+pub(super) const CASES: &[Case] = cases!["leases":
+    a_turn_is_replaced_only_as_it_was_seen,
+    a_lease_keeps_others_away_until_it_ends,
+    a_turn_that_was_given_back_is_taken_without_a_new_attempt,
+    a_renewed_lease_lasts,
+    of_many_that_take_a_turn_at_once_one_gets_it,
+    the_first_turn_of_a_queue_is_due_once_nothing_goes_before_it,
+    a_key_is_used_once_in_its_scope,
+];
+
+const LONG: Duration = Duration::from_secs(3600);
+
+async fn owned(storage: &Arc<dyn Storage>, conversation: ConversationId, lease: Duration) -> Turn {
+    let turn = Turn {
+        lease_owner: Some(OwnerId::new()),
+        lease,
+        epoch: 1,
+        ..Turn::new(conversation, MessageId::new())
+    };
+    storage.turns().add(turn).await.unwrap()
+}
+
+async fn is_due(storage: &Arc<dyn Storage>, id: TurnId) -> bool {
+    let due = storage.leases().due(100_000).await.unwrap();
+    assert!(due.is_sorted_by_key(|turn| turn.id));
+    due.iter().any(|turn| turn.id == id)
+}
+
+async fn a_turn_is_replaced_only_as_it_was_seen(storage: Arc<dyn Storage>) {
+    let conversation = add_conversation(&storage).await.id;
+    let leases = storage.leases();
+    let seen = owned(&storage, conversation, LONG).await;
+    let next = Turn {
+        status: TurnStatus::Interrupted,
+        interrupt: Some(Interrupt {
+            id: InterruptId::new(),
+            tool_call_id: "call".to_owned(),
+            question: "Really?".to_owned(),
+        }),
+        error: Some("error".to_owned()),
+        assistant_message_id: Some(MessageId::new()),
+        attempt: 3,
+        epoch: 2,
+        lease_owner: None,
+        started_at: None,
+        ..seen.clone()
+    };
+    let replaced = leases.replace(&seen, next.clone()).await.unwrap();
+    assert!(replaced.updated_at > seen.updated_at);
+    assert_eq!(
+        replaced,
+        Turn {
+            updated_at: replaced.updated_at,
+            ..next.clone()
+        }
+    );
+    let stored = storage.turns().get(&seen.id).await.unwrap();
+    assert_eq!(stored.as_ref(), Some(&replaced));
+    for stale in [
+        seen.clone(),
+        Turn {
+            epoch: 1,
+            ..replaced.clone()
+        },
+        Turn {
+            status: TurnStatus::Running,
+            ..replaced.clone()
+        },
+    ] {
+        assert_conflict(leases.replace(&stale, seen.clone()).await);
+    }
+    assert_eq!(storage.turns().get(&seen.id).await.unwrap(), stored);
+
+    // Only one runs.
+    owned(&storage, conversation, LONG).await;
+    let again = Turn {
+        status: TurnStatus::Running,
+        ..replaced.clone()
+    };
+    assert_conflict(leases.replace(&replaced, again).await);
+    storage.conversations().delete(&conversation).await.unwrap();
+    assert_conflict(leases.replace(&replaced, seen).await);
+}
+
+async fn a_lease_keeps_others_away_until_it_ends(storage: Arc<dyn Storage>) {
+    let leases = storage.leases();
+    let conversation = add_conversation(&storage).await.id;
+    let held = owned(&storage, conversation, LONG).await;
+    let other = OwnerId::new();
+    assert!(!is_due(&storage, held.id).await);
+    assert_eq!(leases.take(&held, other, LONG).await.unwrap(), None);
+    // The owner itself may.
+    let owner = held.lease_owner.unwrap();
+    let again = leases
+        .take(&held, owner, Duration::ZERO)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (again.epoch, again.attempt, again.lease_owner),
+        (2, 2, Some(owner))
+    );
+
+    moment().await;
+    assert!(is_due(&storage, held.id).await);
+    assert_eq!(
+        leases.take(&held, other, LONG).await.unwrap(),
+        None,
+        "seen before it was taken"
+    );
+    let taken = leases.take(&again, other, LONG).await.unwrap().unwrap();
+    assert_eq!(
+        (taken.epoch, taken.attempt, taken.lease_owner),
+        (3, 3, Some(other))
+    );
+    assert_eq!(
+        storage.turns().get(&held.id).await.unwrap(),
+        Some(taken.clone())
+    );
+    assert!(!is_due(&storage, held.id).await);
+    assert_conflict(leases.replace(&again, held).await);
+
+    let ended = Turn {
+        status: TurnStatus::Completed,
+        ..taken.clone()
+    };
+    let ended = leases.replace(&taken, ended).await.unwrap();
+    assert_eq!(leases.take(&ended, other, LONG).await.unwrap(), None);
+    assert!(!is_due(&storage, ended.id).await);
+}
+
+async fn a_turn_that_was_given_back_is_taken_without_a_new_attempt(storage: Arc<dyn Storage>) {
+    let leases = storage.leases();
+    let held = owned(&storage, add_conversation(&storage).await.id, LONG).await;
+    let given_back = Turn {
+        lease_owner: None,
+        ..held.clone()
+    };
+    let given_back = leases.replace(&held, given_back).await.unwrap();
+    assert!(is_due(&storage, held.id).await);
+    let taken = leases
+        .take(&given_back, OwnerId::new(), LONG)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!((taken.epoch, taken.attempt), (2, 1));
+}
+
+async fn a_renewed_lease_lasts(storage: Arc<dyn Storage>) {
+    let leases = storage.leases();
+    let short = Duration::from_millis(300);
+    let held = owned(&storage, add_conversation(&storage).await.id, short).await;
+    let owner = held.lease_owner.unwrap();
+    tokio::time::sleep(short).await;
+    assert!(is_due(&storage, held.id).await);
+    assert_eq!(leases.renew(owner).await.unwrap(), [held.conversation_id]);
+    assert_eq!(leases.renew(OwnerId::new()).await.unwrap(), []);
+    let taken = leases
+        .take(&held, OwnerId::new(), LONG)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(leases.renew(owner).await.unwrap(), []);
+    assert_eq!(
+        leases.renew(taken.lease_owner.unwrap()).await.unwrap(),
+        [held.conversation_id]
+    );
+}
+
+async fn of_many_that_take_a_turn_at_once_one_gets_it(storage: Arc<dyn Storage>) {
+    let turn = Turn::new(add_conversation(&storage).await.id, MessageId::new());
+    storage.turns().add(turn.clone()).await.unwrap();
+    let attempts = (0..8).map(|_| {
+        let (leases, turn) = (storage.leases(), turn.clone());
+        async move { leases.take(&turn, OwnerId::new(), LONG).await.unwrap() }
+    });
+    let taken: Vec<_> = all_at_once(attempts).await.into_iter().flatten().collect();
+    assert!(taken.len() <= 1, "{taken:?}");
+    let stored = storage.turns().get(&turn.id).await.unwrap();
+    // Nobody waits for a lock, so that on a bad day nobody gets it.
+    assert_eq!(stored, Some(taken.into_iter().next().unwrap_or(turn)));
+}
+
+async fn the_first_turn_of_a_queue_is_due_once_nothing_goes_before_it(storage: Arc<dyn Storage>) {
+    let leases = storage.leases();
+    let conversation = add_conversation(&storage).await.id;
+    let running = owned(&storage, conversation, LONG).await;
+    let mut queued = Vec::new();
+    for _ in 0..2 {
+        let turn = Turn {
+            status: TurnStatus::Queued,
+            ..Turn::new(conversation, MessageId::new())
+        };
+        queued.push(storage.turns().add(turn).await.unwrap());
+    }
+    let due = async || {
+        (
+            is_due(&storage, queued[0].id).await,
+            is_due(&storage, queued[1].id).await,
+        )
+    };
+    assert_eq!(due().await, (false, false));
+    let interrupted = Turn {
+        status: TurnStatus::Interrupted,
+        ..running.clone()
+    };
+    let interrupted = leases.replace(&running, interrupted).await.unwrap();
+    assert_eq!(due().await, (false, false));
+    let ended = Turn {
+        status: TurnStatus::Completed,
+        ..interrupted.clone()
+    };
+    leases.replace(&interrupted, ended).await.unwrap();
+    assert_eq!(due().await, (true, false));
+    let first = Turn {
+        status: TurnStatus::Running,
+        lease_owner: Some(OwnerId::new()),
+        lease: LONG,
+        ..queued[0].clone()
+    };
+    let first = leases.replace(&queued[0], first).await.unwrap();
+    assert_eq!(due().await, (false, false));
+    let failed = Turn {
+        status: TurnStatus::Failed,
+        ..first.clone()
+    };
+    leases.replace(&first, failed).await.unwrap();
+    assert_eq!(due().await, (false, true));
+}
+
+async fn a_key_is_used_once_in_its_scope(storage: Arc<dyn Storage>) {
+    let (scope, other_scope) = (ConversationId::new().0, ConversationId::new().0);
+    let keys = storage.idempotency_keys();
+    let used = IdempotencyKey::new(scope, "key", b"request", MessageId::new().0);
+    keys.add(used.clone()).await.unwrap();
+    let again = IdempotencyKey::new(scope, "key", b"request", MessageId::new().0);
+    assert_eq!((again.id, again.fingerprint), (used.id, used.fingerprint));
+    assert_conflict(keys.add(again).await);
+    let differs = IdempotencyKey::new(scope, "key", b"another", MessageId::new().0);
+    assert_eq!(differs.id, used.id);
+    assert_ne!(differs.fingerprint, used.fingerprint);
+    assert_conflict(keys.add(differs).await);
+    assert_eq!(keys.get(&used.id).await.unwrap(), Some(used.clone()));
+    let elsewhere = IdempotencyKey::new(other_scope, "key", b"request", used.resource_id);
+    keys.add(elsewhere.clone()).await.unwrap();
+
+    storage.forget_idempotency_keys(LONG).await.unwrap();
+    assert!(keys.exists(&used.id).await.unwrap());
+    // Other cases may use keys of their own at the same time.
+    let mut old = IdempotencyKey::new(scope, "old", b"request", used.resource_id);
+    old.created_at -= chrono::TimeDelta::hours(2);
+    keys.add(old.clone()).await.unwrap();
+    assert!(storage.forget_idempotency_keys(LONG).await.unwrap() >= 1);
+    assert!(keys.exists(&used.id).await.unwrap());
+    assert!(!keys.exists(&old.id).await.unwrap());
+}

@@ -1,0 +1,43 @@
+use crate::{Error, Result};
+
+/// What a fenced write asks of the epoch of its thread, so that of several processes that believe
+/// to own a thread only the last one writes.
+///
+/// A thread begins with epoch 0. Who takes it over writes with [`Raise`](Self::Raise) and an epoch
+/// that nobody has used for this thread, then with [`Hold`](Self::Hold) and the same. From the
+/// moment on that a thread is raised, every `Hold` with an older epoch is
+/// [`Error::Fenced`], however late it comes, and nothing is written. Deleting a thread ends its
+/// epoch: a `Hold` never brings a thread back.
+///
+/// Writes without a fence (LangGraph's) are neither refused nor do they change the epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fence {
+    /// The thread's epoch must be less than this, and becomes it. A thread that does not exist
+    /// begins with it. After [`Error::Unavailable`] it is unknown whether the thread was raised.
+    Raise(u64),
+    /// The thread must exist and have this epoch.
+    Hold(u64),
+}
+
+impl Fence {
+    /// The epoch.
+    pub fn epoch(self) -> u64 {
+        match self {
+            Self::Raise(epoch) | Self::Hold(epoch) => epoch,
+        }
+    }
+
+    /// The epoch as databases store it; 0, and what 63 bits can't hold, is refused.
+    pub fn stored_epoch(self) -> Result<i64> {
+        let epoch = i64::try_from(self.epoch()).ok().filter(|epoch| *epoch > 0);
+        epoch.ok_or_else(|| Error::invalid("epoch", "must be between 1 and 2^63 - 1"))
+    }
+
+    /// Whether a thread with the epoch `stored` admits the write; `None` where there is no thread.
+    pub fn admits(self, stored: Option<u64>) -> bool {
+        match self {
+            Self::Raise(epoch) => stored.is_none_or(|stored| stored < epoch),
+            Self::Hold(epoch) => stored == Some(epoch),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::{Entity, now};
+
+/// What a request that carried a key has led to, so that its repetition leads to the same.
+///
+/// It is stored in the transaction of what the request made. The key is used once in its scope:
+/// adding it again is [`Error::Conflict`](crate::Error::Conflict).
+#[derive(Clone, Debug, PartialEq)]
+pub struct IdempotencyKey {
+    /// Made of the scope and the key; in no order of time.
+    pub id: Uuid,
+    /// Made of the whole request: another under the same key has another one.
+    pub fingerprint: Uuid,
+    /// The id of what the request has made.
+    pub resource_id: Uuid,
+    /// When it was used.
+    pub created_at: DateTime<Utc>,
+}
+
+impl IdempotencyKey {
+    /// The use of `key` by `request` within `scope`, such as a conversation.
+    pub fn new(scope: Uuid, key: &str, request: &[u8], resource_id: Uuid) -> Self {
+        let id = Uuid::new_v5(&scope, key.as_bytes());
+        Self {
+            id,
+            fingerprint: Uuid::new_v5(&id, request),
+            resource_id,
+            created_at: now(),
+        }
+    }
+}
+
+/// Which keys: all.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct IdempotencyKeyFilter {}
+
+impl Entity for IdempotencyKey {
+    type Id = Uuid;
+    type Filter = IdempotencyKeyFilter;
+    const NAME: &'static str = "idempotency key";
+
+    fn id(&self) -> Uuid {
+        self.id
+    }
+}

@@ -1,0 +1,196 @@
+//! The leases of turns, by the database's clock: the one column of `agent_turns` that holds times
+//! of that clock, `lease_renewed_at`, is read and written only here.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sea_orm::{
+    ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement,
+    Value as SqlValue, sea_query::Expr,
+};
+use yai_agentkit_core::{
+    ConversationId, Entity, Error, Leases, OwnerId, Result, Turn, TurnStatus, now,
+};
+
+use crate::{
+    connection::{Connection, retrying},
+    entity::turn::{Column, Entity as TurnTable, Model},
+    error::{is_unique_violation, storage_error},
+};
+
+pub(crate) struct SqlLeases(pub(crate) Connection);
+
+/// The present, and when a lease has ended.
+struct Clock {
+    now: &'static str,
+    lease_has_ended: &'static str,
+}
+
+const POSTGRES: Clock = Clock {
+    now: "clock_timestamp()",
+    lease_has_ended: "(lease_owner IS NULL OR lease_renewed_at IS NULL
+        OR lease_renewed_at + lease_ms * INTERVAL '1 millisecond' <= clock_timestamp())",
+};
+
+const SQLITE: Clock = Clock {
+    now: "unixepoch('now', 'subsec')",
+    lease_has_ended: "(lease_owner IS NULL OR lease_renewed_at IS NULL
+        OR lease_renewed_at + lease_ms / 1000.0 <= unixepoch('now', 'subsec'))",
+};
+
+/// No turn of the conversation goes before the queued one.
+const IS_NEXT: &str = "NOT EXISTS (
+    SELECT 1 FROM agent_turns o WHERE o.conversation_id = agent_turns.conversation_id
+        AND o.status = 'running'
+) AND NOT EXISTS (
+    SELECT 1 FROM agent_turns o WHERE o.conversation_id = agent_turns.conversation_id
+        AND o.status IN ('queued', 'interrupted')
+        AND (o.status = 'interrupted' OR o.id < agent_turns.id)
+)";
+
+impl SqlLeases {
+    fn clock(&self) -> Clock {
+        if self.0.is_postgres() {
+            POSTGRES
+        } else {
+            SQLITE
+        }
+    }
+
+    fn statement(&self, sql: String, values: Vec<SqlValue>) -> Statement {
+        Statement::from_sql_and_values(self.0.get_database_backend(), sql, values)
+    }
+
+    async fn due_with(
+        &self,
+        status: TurnStatus,
+        is_due: &'static str,
+        limit: u64,
+    ) -> Result<Vec<Turn>> {
+        // The status as a literal, so that its partial index is found.
+        let of_status = format!("status = '{}'", status.as_str());
+        let select = TurnTable::find()
+            .filter(Expr::cust(of_status))
+            .filter(Expr::cust(is_due))
+            .order_by_asc(Column::Id)
+            .limit(limit);
+        let rows = retrying!(self.0, select.clone().all(&self.0));
+        let rows = rows.map_err(|error| storage_error("list due turns", error))?;
+        let turns = rows.into_iter().map(Turn::try_from);
+        turns
+            .collect::<Result<_, _>>()
+            .map_err(|error| Error::backend("read turn", error))
+    }
+}
+
+#[async_trait]
+impl Leases for SqlLeases {
+    async fn replace(&self, seen: &Turn, mut next: Turn) -> Result<Turn> {
+        next.validate()?;
+        next.touch(now());
+        let model = Model::from(next.clone());
+        let sql = format!(
+            "UPDATE agent_turns SET assistant_message_id = $3, status = $4, error = $5,
+    interrupt = $6, attempt = $7, epoch = $8, lease_owner = $9, lease_ms = $10, started_at = $11,
+    updated_at = $12, lease_renewed_at = {}
+WHERE conversation_id = $1 AND id = $2 AND status = $13 AND epoch = $14",
+            self.clock().now
+        );
+        let seen_model = Model::from(seen.clone());
+        let values = vec![
+            model.conversation_id.into(),
+            seen_model.id.into(),
+            model.assistant_message_id.into(),
+            model.status.into(),
+            model.error.into(),
+            model.interrupt.into(),
+            model.attempt.into(),
+            model.epoch.into(),
+            model.lease_owner.into(),
+            model.lease_ms.into(),
+            model.started_at.into(),
+            model.updated_at.into(),
+            seen_model.status.into(),
+            seen_model.epoch.into(),
+        ];
+        // Not repeated where the connection is lost: it would refuse itself.
+        match self.0.execute_raw(self.statement(sql, values)).await {
+            Ok(result) if result.rows_affected() == 0 => Err(Error::conflict(Turn::NAME, seen.id)),
+            Ok(_) => Ok(next),
+            Err(error) if is_unique_violation(&error) => Err(Error::conflict(Turn::NAME, seen.id)),
+            Err(error) => Err(storage_error("replace turn", error)),
+        }
+    }
+
+    async fn take(&self, seen: &Turn, owner: OwnerId, lease: Duration) -> Result<Option<Turn>> {
+        let Clock {
+            now: clock,
+            lease_has_ended,
+        } = self.clock();
+        let skip_locked = if self.0.is_postgres() {
+            "FOR UPDATE SKIP LOCKED"
+        } else {
+            ""
+        };
+        let sql = format!(
+            "UPDATE agent_turns SET epoch = epoch + 1,
+    attempt = attempt + CASE WHEN lease_owner IS NULL THEN 0 ELSE 1 END,
+    lease_owner = $4, lease_ms = $5, lease_renewed_at = {clock}, updated_at = $6
+WHERE conversation_id = $1 AND id = (
+    SELECT id FROM agent_turns WHERE conversation_id = $1 AND id = $2
+        AND status = 'running' AND epoch = $3 AND (lease_owner = $4 OR {lease_has_ended})
+    {skip_locked}
+)
+RETURNING attempt"
+        );
+        let mut turn = seen.clone();
+        turn.touch(now());
+        turn.epoch += 1;
+        turn.lease_owner = Some(owner);
+        turn.lease = lease;
+        let (seen, model) = (Model::from(seen.clone()), Model::from(turn.clone()));
+        let values = vec![
+            seen.conversation_id.into(),
+            seen.id.into(),
+            seen.epoch.into(),
+            model.lease_owner.into(),
+            model.lease_ms.into(),
+            model.updated_at.into(),
+        ];
+        let failed = |error| storage_error("take turn", error);
+        let rows = self.0.query_all_raw(self.statement(sql, values)).await;
+        let rows = rows.map_err(failed)?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let attempt: i32 = row.try_get_by_index(0).map_err(failed)?;
+        turn.attempt = attempt.unsigned_abs();
+        Ok(Some(turn))
+    }
+
+    async fn renew(&self, owner: OwnerId) -> Result<Vec<ConversationId>> {
+        let sql = format!(
+            "UPDATE agent_turns SET lease_renewed_at = {}
+WHERE status = 'running' AND lease_owner = $1 RETURNING conversation_id",
+            self.clock().now
+        );
+        let statement = self.statement(sql, vec![owner.0.into()]);
+        let rows = retrying!(self.0, self.0.query_all_raw(statement.clone()));
+        let ids = rows.and_then(|rows| {
+            let ids = rows
+                .iter()
+                .map(|row| row.try_get_by_index(0).map(ConversationId));
+            ids.collect::<Result<_, DbErr>>()
+        });
+        ids.map_err(|error| storage_error("renew leases", error))
+    }
+
+    async fn due(&self, limit: u64) -> Result<Vec<Turn>> {
+        let ended = self.clock().lease_has_ended;
+        let mut due = self.due_with(TurnStatus::Running, ended, limit).await?;
+        due.extend(self.due_with(TurnStatus::Queued, IS_NEXT, limit).await?);
+        due.sort_by_key(|turn| turn.id);
+        due.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(due)
+    }
+}

@@ -1,0 +1,548 @@
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures::FutureExt;
+use yai_agentkit_core::{
+    CheckpointMetadata, CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer,
+    Conversation, Error, Fence, ListQuery, Message, MessageId, PendingWrite, Result, Role,
+    ThreadState, Turn, TurnFilter, TurnStatus, UnitOfWork, now,
+};
+
+use super::{Claim, MESSAGE_ID, TurnEngine, TurnError, log::EventLog, send::Incoming};
+use crate::agent::{AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall};
+
+/// The field of a checkpoint's metadata that holds the epoch with which it was written.
+const EPOCH: &str = "epoch";
+
+/// The tool call by which an agent that asks a person waits for the answer.
+pub(super) const ASK: &str = "ask";
+
+/// A claimed conversation with its agent's state, for one piece of work: after an error of the
+/// storage its view may be wrong.
+pub(super) struct Chat {
+    pub(super) engine: TurnEngine,
+    claim: Option<Claim>,
+    pub(super) conversation: Conversation,
+    /// Oldest first.
+    unfinished: Vec<Turn>,
+    pub(super) thread: ThreadState,
+    pub(super) state: AgentState,
+    /// What the tools of the step under way have recorded.
+    pub(super) writes: Vec<PendingWrite>,
+    /// What the turn under way tells.
+    pub(super) log: Option<EventLog>,
+    /// The greatest epoch that the thread is known to have had.
+    epoch: u64,
+}
+
+/// What one step has led to.
+enum Progress {
+    Checkpoint(AgentState),
+    Answer(String),
+}
+
+impl Chat {
+    /// `epoch` is one that the thread is known to have. It must have been known before: what is
+    /// read here is newer.
+    pub(super) async fn open(
+        engine: TurnEngine,
+        claim: Claim,
+        epoch: u64,
+    ) -> Result<Self, TurnError> {
+        let id = claim.conversation_id();
+        let (conversations, turns) = (engine.storage.conversations(), engine.storage.turns());
+        let unfinished = ListQuery::filtered(TurnFilter::unfinished().of(id)).oldest_first();
+        let (conversation, unfinished) =
+            tokio::try_join!(conversations.get(&id), turns.list(&unfinished))?;
+        let conversation = conversation.ok_or_else(|| Error::not_found("conversation", id))?;
+        let mut chat = Self {
+            claim: Some(claim),
+            unfinished: unfinished.items,
+            epoch,
+            ..Self::of(engine, conversation)
+        };
+        let checkpointer = chat.engine.storage.checkpointer();
+        chat.read(&*checkpointer).await?;
+        Ok(chat)
+    }
+
+    /// Nothing is read yet, and nothing is claimed.
+    pub(super) fn of(engine: TurnEngine, conversation: Conversation) -> Self {
+        Self {
+            thread: ThreadState::new(conversation.thread_id(), None),
+            engine,
+            claim: None,
+            conversation,
+            unfinished: Vec::new(),
+            state: AgentState::default(),
+            writes: Vec::new(),
+            log: None,
+            epoch: 0,
+        }
+    }
+
+    /// Reads the latest checkpoint.
+    pub(super) async fn read(&mut self, checkpointer: &dyn Checkpointer) -> Result<()> {
+        let thread_id = self.conversation.thread_id();
+        let latest = CheckpointSelector::latest(thread_id.clone());
+        let mut tuple = checkpointer.get(&latest).await?;
+        let epoch = tuple.as_ref().and_then(epoch_of).unwrap_or_default();
+        self.epoch = self.epoch.max(epoch);
+        self.writes = tuple
+            .as_mut()
+            .map(|tuple| std::mem::take(&mut tuple.pending_writes))
+            .unwrap_or_default();
+        self.thread = ThreadState::new(thread_id, tuple);
+        self.state = self.thread.state()?.unwrap_or_default();
+        Ok(())
+    }
+
+    /// An epoch greater than every one before.
+    pub(super) fn next_epoch(&self) -> u64 {
+        self.epoch + 1
+    }
+
+    /// Finishes the turns that were cut short and those that wait, and returns the last answer.
+    /// [`TurnError::Busy`] where somebody else has the turn.
+    pub(super) async fn settle(&mut self) -> Result<Option<Message>, TurnError> {
+        let mut answer = None;
+        let mut unfinished = std::mem::take(&mut self.unfinished);
+        // A turn that runs goes before those that wait.
+        unfinished.sort_by_key(|turn| turn.status == TurnStatus::Queued);
+        for turn in unfinished {
+            answer = Some(match turn.status {
+                TurnStatus::Running => self.take_over(turn).await?,
+                TurnStatus::Queued => self.begin_queued(turn).await?,
+                _ => return Err(TurnError::Asks(Box::new(turn))),
+            });
+        }
+        Ok(answer)
+    }
+
+    /// Stores the user's message and the turn that is to answer it. An error of the storage; or
+    /// [`Error::Fenced`], or [`Error::Conflict`] of the turn, where somebody else was faster.
+    pub(super) async fn begin(&mut self, incoming: &Incoming) -> Result<Turn> {
+        let message = &incoming.message;
+        let new = Turn::new(self.conversation.id, message.id);
+        let turn = Turn {
+            id: incoming.turn_id,
+            ..self.owned(new)
+        };
+        let unit = self.engine.storage.begin().await?;
+        incoming.store(&*unit).await?;
+        let turn = unit.turns().add(turn).await?;
+        self.save_input(&*unit, message, &turn).await?;
+        unit.commit().await?;
+        self.log().told();
+        incoming.is_stored(turn.id);
+        Ok(turn)
+    }
+
+    /// Stores an instruction to the agent; nothing is answered. Errors as [`begin`](Self::begin).
+    pub(super) async fn instruct(&mut self, incoming: &Incoming) -> Result<Message> {
+        let message = &incoming.message;
+        let mut state = self.state.clone();
+        state.messages.push(ChatMessage::new(
+            message.role.clone(),
+            message.content.as_str(),
+        ));
+        let unit = self.engine.storage.begin().await?;
+        let stored = incoming.store(&*unit).await?;
+        let fence = Fence::Raise(self.next_epoch());
+        self.save(
+            &*unit.checkpointer(),
+            state,
+            CheckpointSource::Update,
+            stored.id,
+            fence,
+            None,
+        )
+        .await?;
+        unit.commit().await?;
+        Ok(stored)
+    }
+
+    /// Goes on with a turn that this engine owns, to its end.
+    pub(super) async fn run(&mut self, mut turn: Turn) -> Result<Message, TurnError> {
+        loop {
+            if self.engine.is_stopping() {
+                self.give_back(turn).await?;
+                return Err(TurnError::Interrupted);
+            }
+            let progress = match self.time_left(&turn) {
+                None => Err(TurnError::TooLong(self.engine.limits.deadline.as_secs())),
+                Some(left) => {
+                    let step = tokio::time::timeout(left, self.step(&turn)).await;
+                    let late = || TurnError::TooLong(self.engine.limits.deadline.as_secs());
+                    step.unwrap_or_else(|_| Err(late()))
+                }
+            };
+            match progress {
+                Ok(Progress::Checkpoint(state)) => {
+                    let recorded = self.record_step(&turn, state).await;
+                    recorded.map_err(TurnError::of_owner)?;
+                }
+                Ok(Progress::Answer(answer)) => return self.complete(turn, answer).await,
+                Err(TurnError::Asks(asking)) => {
+                    turn = *asking;
+                    return Err(self.ask(turn).await);
+                }
+                Err(error) if error.ends_turn() => return Err(self.fail(turn, error).await),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn record_step(&mut self, turn: &Turn, state: AgentState) -> Result<()> {
+        let unit = self.engine.storage.begin().await?;
+        let batch = log_of(&mut self.log).stepped(&self.state, &state);
+        self.save(
+            &*unit.checkpointer(),
+            state,
+            CheckpointSource::Loop,
+            turn.user_message_id,
+            Fence::Hold(turn.epoch),
+            Some(turn),
+        )
+        .await?;
+        self.log().append(&*unit.turn_events(), batch).await?;
+        unit.commit().await?;
+        self.log().told();
+        Ok(())
+    }
+
+    /// Takes over a running turn, and finishes it.
+    async fn take_over(&mut self, turn: Turn) -> Result<Message, TurnError> {
+        let (owner, lease) = (self.engine.owner, self.engine.limits.lease);
+        let taken = self.engine.storage.leases().take(&turn, owner, lease).await;
+        let turn = taken?.ok_or(TurnError::Busy(self.conversation.id))?;
+        tracing::info!(
+            turn = %turn.id,
+            conversation = %self.conversation.id,
+            attempt = turn.attempt,
+            "finishing a turn"
+        );
+        let checkpointer = self.engine.storage.checkpointer();
+        let thread_id = self.conversation.thread_id();
+        let fence = match checkpointer.raise_epoch(&thread_id, turn.epoch).await {
+            // From now on nobody writes to the thread but us.
+            Ok(()) => Fence::Hold(turn.epoch),
+            // There is no thread any more.
+            Err(Error::Fenced { epoch, .. }) if epoch < turn.epoch => Fence::Raise(turn.epoch),
+            Err(error) => return Err(TurnError::of_owner(error)),
+        };
+        self.read(&*checkpointer).await?;
+        let followers = self.engine.followers.clone();
+        let events = self.engine.storage.turn_events();
+        let resumed = EventLog::resume(followers, &*events, &turn).await;
+        self.log = Some(resumed.map_err(TurnError::of_owner)?);
+        if let Some(answer) = self.stored_answer(&turn).await? {
+            let completed = async {
+                let unit = self.engine.storage.begin().await?;
+                let ended = ended(&turn, TurnStatus::Completed, None);
+                unit.leases().replace(&turn, ended).await?;
+                let log = log_of(&mut self.log);
+                let batch = log.completed(&self.state, &self.state, &answer);
+                log.append(&*unit.turn_events(), batch).await?;
+                unit.commit().await?;
+                log.told();
+                Ok(())
+            };
+            completed.await.map_err(TurnError::of_owner)?;
+            return Ok(answer);
+        }
+        if self.state.answering != Some(turn.user_message_id) {
+            return Err(self.fail_with(turn, TurnError::ForeignState, fence).await);
+        }
+        if turn.attempt > self.engine.limits.max_attempts {
+            let reason = TurnError::TooManyAttempts(self.engine.limits.max_attempts);
+            return Err(self.fail(turn, reason).await);
+        }
+        self.run(turn).await
+    }
+
+    /// Begins a turn that has waited, and runs it to its end.
+    async fn begin_queued(&mut self, queued: Turn) -> Result<Message, TurnError> {
+        let messages = self.engine.storage.messages();
+        let message = messages.get(&queued.user_message_id).await?;
+        let message = message.ok_or_else(|| Error::not_found("message", queued.user_message_id))?;
+        let begun = Turn {
+            status: TurnStatus::Running,
+            started_at: Some(now()),
+            ..self.owned(queued.clone())
+        };
+        let unit = self.engine.storage.begin().await?;
+        let begun = async {
+            let turn = unit.leases().replace(&queued, begun).await?;
+            self.save_input(&*unit, &message, &turn).await?;
+            unit.commit().await?;
+            self.log().told();
+            Ok(turn)
+        };
+        let turn = begun.await.map_err(TurnError::of_owner)?;
+        self.run(turn).await
+    }
+
+    /// `turn` with a lease of this engine and the next epoch.
+    pub(super) fn owned(&self, turn: Turn) -> Turn {
+        Turn {
+            epoch: self.next_epoch(),
+            lease_owner: Some(self.engine.owner),
+            lease: self.engine.limits.lease,
+            ..turn
+        }
+    }
+
+    /// One step: the tools that are due, else a decision of the agent.
+    async fn step(&mut self, turn: &Turn) -> Result<Progress, TurnError> {
+        let agent = Arc::clone(&self.engine.agent);
+        let calls = self.state.open_tool_calls();
+        if !calls.is_empty() {
+            let state = self.run_tools(turn, &calls).await?;
+            return Ok(Progress::Checkpoint(state));
+        }
+        let mut state = self.state.clone();
+        if steps_taken(&state) >= self.engine.limits.max_steps {
+            return Err(TurnError::TooManySteps(self.engine.limits.max_steps));
+        }
+        let (deltas, said) = Deltas::channel();
+        let events = self.engine.storage.turn_events();
+        let step = guarded(agent.step(&state, &deltas));
+        let step = tokio::select! {
+            step = log_of(&mut self.log).listen(&*events, said, step) => step,
+            () = given_up(self.claim.as_ref()) => return Err(TurnError::Lost),
+        };
+        let step = step.map_err(TurnError::of_owner)???;
+        let (content, tool_calls) = match step {
+            Step::ToolCalls { content, calls } => (content, calls),
+            Step::Ask(question) => (String::new(), vec![question_call(&state, question)]),
+            Step::Answer(answer) => return Ok(Progress::Answer(answer)),
+        };
+        state.messages.push(ChatMessage {
+            tool_calls,
+            ..ChatMessage::new(Role::Assistant, content)
+        });
+        Ok(Progress::Checkpoint(state))
+    }
+
+    async fn complete(&mut self, turn: Turn, answer: String) -> Result<Message, TurnError> {
+        // PostgreSQL can't store a NUL, and an answer that can't be stored would come back at
+        // every resume.
+        let answer = answer.replace('\0', "\u{fffd}");
+        let mut state = self.state.clone();
+        state
+            .messages
+            .push(ChatMessage::new(Role::Assistant, answer.as_str()));
+        state.answering = None;
+        let mut message = Message::new(self.conversation.id, Role::Assistant, answer);
+        message.id = turn.user_message_id.answer();
+        let completed = async {
+            let unit = self.engine.storage.begin().await?;
+            let message = unit.messages().add(message).await?;
+            let batch = log_of(&mut self.log).completed(&self.state, &state, &message);
+            self.save(
+                &*unit.checkpointer(),
+                state,
+                CheckpointSource::Loop,
+                message.id,
+                Fence::Hold(turn.epoch),
+                Some(&turn),
+            )
+            .await?;
+            let ended = ended(&turn, TurnStatus::Completed, None);
+            unit.leases().replace(&turn, ended).await?;
+            self.log().append(&*unit.turn_events(), batch).await?;
+            unit.commit().await?;
+            self.log().told();
+            Ok(message)
+        };
+        completed.await.map_err(TurnError::of_owner)
+    }
+
+    /// Ends the turn because of `reason`, which is returned unless the storage fails as well.
+    async fn fail(&mut self, turn: Turn, reason: TurnError) -> TurnError {
+        let hold = Fence::Hold(turn.epoch);
+        self.fail_with(turn, reason, hold).await
+    }
+
+    async fn fail_with(&mut self, turn: Turn, reason: TurnError, fence: Fence) -> TurnError {
+        let error = reason.to_string().replace('\0', "\u{fffd}");
+        let ended = ended(&turn, TurnStatus::Failed, Some(error.clone()));
+        let code = match reason {
+            TurnError::Agent(AgentError::Unavailable { .. }) => "agent-unavailable",
+            _ => "agent-failed",
+        };
+        let failed = async {
+            let unit = self.engine.storage.begin().await?;
+            let state = closed(self.state.clone(), "the turn has failed");
+            let batch = log_of(&mut self.log).ended(&self.state, &state, error, code);
+            self.save(
+                &*unit.checkpointer(),
+                state,
+                CheckpointSource::Loop,
+                turn.user_message_id,
+                fence,
+                Some(&turn),
+            )
+            .await?;
+            unit.leases().replace(&turn, ended).await?;
+            self.log().append(&*unit.turn_events(), batch).await?;
+            unit.commit().await?;
+            self.log().told();
+            Ok(())
+        };
+        match failed.await {
+            Ok(()) => reason,
+            Err(error) => TurnError::of_owner(error),
+        }
+    }
+
+    /// Lets another server go on with the turn at once.
+    async fn give_back(&self, turn: Turn) -> Result<(), TurnError> {
+        let given_back = Turn {
+            lease_owner: None,
+            ..turn.clone()
+        };
+        let given_back = self
+            .engine
+            .storage
+            .leases()
+            .replace(&turn, given_back)
+            .await;
+        given_back.map(drop).map_err(TurnError::of_owner)
+    }
+
+    async fn save_input(
+        &mut self,
+        unit: &dyn UnitOfWork,
+        message: &Message,
+        turn: &Turn,
+    ) -> Result<()> {
+        let mut state = self.state.clone();
+        state
+            .messages
+            .push(ChatMessage::new(Role::User, message.content.as_str()));
+        state.answering = Some(message.id);
+        let mut log = EventLog::new(self.engine.followers.clone(), turn);
+        let batch = log.started(&self.state, &state);
+        self.save(
+            &*unit.checkpointer(),
+            state,
+            CheckpointSource::Input,
+            message.id,
+            Fence::Raise(turn.epoch),
+            Some(turn),
+        )
+        .await?;
+        log.append(&*unit.turn_events(), batch).await?;
+        self.log = Some(log);
+        Ok(())
+    }
+
+    /// `last_message` is the last message of the conversation that the state knows.
+    pub(super) async fn save(
+        &mut self,
+        checkpointer: &dyn Checkpointer,
+        state: AgentState,
+        source: CheckpointSource,
+        last_message: MessageId,
+        fence: Fence,
+        turn: Option<&Turn>,
+    ) -> Result<()> {
+        let mut metadata = CheckpointMetadata::new(source, self.thread.next_step())
+            .with(MESSAGE_ID, last_message.to_string())
+            .with(EPOCH, fence.epoch());
+        if let Some(turn) = turn {
+            metadata = metadata.with("run_id", turn.id.to_string());
+        }
+        let fenced = checkpointer.fenced(fence);
+        self.thread.save(&*fenced, &state, metadata).await?;
+        self.state = state;
+        self.writes.clear();
+        self.epoch = self.epoch.max(fence.epoch());
+        Ok(())
+    }
+
+    async fn stored_answer(&self, turn: &Turn) -> Result<Option<Message>> {
+        let messages = self.engine.storage.messages();
+        messages.get(&turn.user_message_id.answer()).await
+    }
+
+    fn log(&mut self) -> &mut EventLog {
+        log_of(&mut self.log)
+    }
+
+    fn time_left(&self, turn: &Turn) -> Option<Duration> {
+        let started_at = turn.started_at.unwrap_or(turn.created_at);
+        let spent = (now() - started_at).to_std().unwrap_or_default();
+        self.engine.limits.deadline.checked_sub(spent)
+    }
+}
+
+/// The log, where the rest of a chat is borrowed too.
+pub(super) fn log_of(log: &mut Option<EventLog>) -> &mut EventLog {
+    log.as_mut().expect("a turn under way has its log")
+}
+
+async fn given_up(claim: Option<&Claim>) {
+    match claim {
+        Some(claim) => claim.given_up().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn epoch_of(tuple: &CheckpointTuple) -> Option<u64> {
+    tuple.metadata.0.get(EPOCH)?.as_u64()
+}
+
+/// The agent's part; a bug there must not leave a turn that panics again at every resume.
+pub(super) async fn guarded<T>(work: impl Future<Output = T>) -> Result<T, TurnError> {
+    let outcome = AssertUnwindSafe(work).catch_unwind().await;
+    outcome.map_err(|_| TurnError::AgentCrashed)
+}
+
+/// How often the agent has decided since the user spoke.
+fn steps_taken(state: &AgentState) -> usize {
+    let of_this_turn = state
+        .messages
+        .iter()
+        .rev()
+        .take_while(|message| message.role != Role::User);
+    of_this_turn
+        .filter(|message| message.role == Role::Assistant)
+        .count()
+}
+
+fn question_call(state: &AgentState, question: String) -> ToolCall {
+    ToolCall {
+        // Messages are only ever appended, so their number makes an id that no other call has.
+        id: format!("{ASK}_{}", state.messages.len()),
+        name: ASK.to_owned(),
+        arguments: serde_json::json!({ "question": question }),
+    }
+}
+
+/// The state of a turn that ends without an answer. Models refuse a history in which a call has no
+/// result.
+pub(super) fn closed(mut state: AgentState, result: &str) -> AgentState {
+    for call in state.open_tool_calls() {
+        state.messages.push(ChatMessage {
+            tool_call_id: Some(call.id),
+            ..ChatMessage::new(Role::Tool, result)
+        });
+    }
+    state.answering = None;
+    state
+}
+
+/// A turn that nobody works on any more.
+pub(super) fn ended(turn: &Turn, status: TurnStatus, error: Option<String>) -> Turn {
+    let answer = turn.user_message_id.answer();
+    Turn {
+        status,
+        error,
+        assistant_message_id: (status == TurnStatus::Completed).then_some(answer),
+        interrupt: None,
+        lease_owner: None,
+        ..turn.clone()
+    }
+}

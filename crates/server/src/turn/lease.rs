@@ -1,0 +1,165 @@
+//! Keeping the own leases, and taking over what others have left.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Semaphore,
+    time::{MissedTickBehavior, interval},
+};
+use yai_agentkit_core::{ConversationId, Result};
+
+use super::{TurnEngine, TurnError};
+use crate::error_chain;
+
+/// How many turns are taken over at once.
+const CONCURRENT_RESUMES: usize = 8;
+
+/// How many turns one look takes.
+const DUE: u64 = 100;
+
+/// How often a lease is renewed while it lasts, and how often others are looked for: a turn is
+/// taken over at the latest 1 1/4 leases after its owner's last sign of life.
+const RENEWALS: u32 = 4;
+
+/// How often used keys are forgotten, and old events deleted.
+const FORGETTING: Duration = Duration::from_secs(600);
+
+impl TurnEngine {
+    /// Renews the leases of the turns under way, takes over what others have left, begins what
+    /// waits for its turn, forgets old keys and events, tells other engines what the turns tell and
+    /// hears it from them: from now until the engine is stopped and idle.
+    pub async fn keep(&self) {
+        let until_idle = async {
+            self.stopped().await;
+            self.claims.idle().await;
+        };
+        tokio::select! {
+            () = until_idle => {}
+            () = self.keep_renewing() => {}
+            () = self.keep_taking_over() => {}
+            () = self.keep_forgetting() => {}
+            () = self.keep_telling() => {}
+        }
+    }
+
+    /// Renews the leases of the turns under way, for an engine that takes over nothing.
+    pub async fn keep_own(&self) {
+        self.keep_renewing().await;
+    }
+
+    /// Takes over and finishes all turns that wait for somebody, some at a time. What fails is
+    /// logged.
+    pub async fn resume_all(&self) -> Result<()> {
+        let mut seen = HashSet::new();
+        loop {
+            let due = self.storage.leases().due(DUE).await?;
+            let new = due.into_iter().filter(|turn| seen.insert(turn.id));
+            let conversations: Vec<_> = new.map(|turn| turn.conversation_id).collect();
+            if conversations.is_empty() || self.is_stopping() {
+                return Ok(());
+            }
+            tracing::info!(turns = conversations.len(), "finishing unfinished turns");
+            let resumes = futures::stream::iter(conversations);
+            futures::StreamExt::for_each_concurrent(resumes, CONCURRENT_RESUMES, |conversation| {
+                self.take_over(conversation)
+            })
+            .await;
+        }
+    }
+
+    async fn keep_renewing(&self) {
+        let mut ticks = self.ticks();
+        loop {
+            ticks.tick().await;
+            match self.storage.leases().renew(self.owner).await {
+                Ok(owned) => {
+                    // Where a failing storage has ended the work, nobody else may take the turn.
+                    for conversation in owned {
+                        if !self.claims.is_claimed(conversation) && !self.is_stopping() {
+                            let engine = self.clone();
+                            tokio::spawn(async move { engine.take_over(conversation).await });
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!(error = error_chain(&error), "leases not renewed"),
+            }
+        }
+    }
+
+    async fn keep_taking_over(&self) {
+        let permits = Arc::new(Semaphore::new(CONCURRENT_RESUMES));
+        let mut ticks = self.ticks();
+        loop {
+            ticks.tick().await;
+            if self.is_stopping() || permits.available_permits() == 0 {
+                continue;
+            }
+            match self.storage.leases().due(DUE).await {
+                Ok(due) => {
+                    for turn in due {
+                        // The rest is for the next look, or for another server.
+                        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+                            break;
+                        };
+                        let engine = self.clone();
+                        tokio::spawn(async move {
+                            engine.take_over(turn.conversation_id).await;
+                            drop(permit);
+                        });
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(error = error_chain(&error), "unfinished turns not read");
+                }
+            }
+        }
+    }
+
+    async fn keep_forgetting(&self) {
+        let mut ticks = interval(FORGETTING);
+        loop {
+            ticks.tick().await;
+            let forgotten = self.storage.forget_idempotency_keys(self.limits.key_age);
+            if let Err(error) = forgotten.await {
+                tracing::warn!(
+                    error = error_chain(&error),
+                    "idempotency keys not forgotten"
+                );
+            }
+            let events = self.storage.turn_events();
+            if let Err(error) = events.delete_older(self.limits.event_age).await {
+                tracing::warn!(error = error_chain(&error), "old events not deleted");
+            }
+        }
+    }
+
+    async fn keep_telling(&self) {
+        let events = self.storage.turn_events();
+        self.followers.keep(&*events).await;
+    }
+
+    fn ticks(&self) -> tokio::time::Interval {
+        let period = (self.limits.lease / RENEWALS).max(Duration::from_millis(10));
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    }
+
+    async fn take_over(&self, conversation: ConversationId) {
+        match self.resume(conversation).await {
+            Ok(Some(_)) => tracing::info!(%conversation, "turn finished"),
+            // Somebody is at it, or waits for a person, or has it by now.
+            Ok(None)
+            | Err(
+                TurnError::Busy(_)
+                | TurnError::Asks(_)
+                | TurnError::Lost
+                | TurnError::Interrupted
+                | TurnError::ShuttingDown,
+            ) => {}
+            Err(error) => {
+                tracing::warn!(%conversation, error = error_chain(&error), "turn not finished");
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What people do to a turn: answer its question, or cancel it.
+
+use yai_agentkit_core::{
+    CheckpointSource, ConversationId, Error, Fence, Interrupt, InterruptId, ListQuery, Message,
+    Turn, TurnFilter, TurnId, TurnStatus, now,
+};
+
+use super::{
+    TurnEngine, TurnError,
+    chat::{Chat, closed, ended},
+    log::EventLog,
+};
+use crate::agent::AgentState;
+
+const CANCELLED: &str = "the turn was cancelled";
+
+impl TurnEngine {
+    /// A turn of a conversation.
+    pub async fn turn(&self, conversation: ConversationId, id: TurnId) -> Result<Turn, TurnError> {
+        let found = self.storage.turns().get(&id).await?;
+        let found = found.filter(|turn| turn.conversation_id == conversation);
+        Ok(found.ok_or_else(|| Error::not_found("turn", id))?)
+    }
+
+    /// What the conversation's turn asks a person, if it does.
+    pub async fn asking(
+        &self,
+        conversation: ConversationId,
+    ) -> Result<Option<(TurnId, Interrupt)>, TurnError> {
+        let unfinished = ListQuery::filtered(TurnFilter::unfinished().of(conversation));
+        let page = self.storage.turns().list(&unfinished).await?;
+        let mut asking = page.items.into_iter();
+        Ok(asking.find_map(|turn| Some((turn.id, turn.interrupt?))))
+    }
+
+    /// Answers the question that an interrupted turn asks, and goes on with it, at any time and in
+    /// any engine: returns what [`send`](Self::send) would have.
+    pub async fn answer(
+        &self,
+        conversation: ConversationId,
+        id: TurnId,
+        interrupt: InterruptId,
+        answer: String,
+    ) -> Result<Message, TurnError> {
+        if answer.contains('\0') {
+            return Err(Error::invalid("answer", "must not contain a NUL character").into());
+        }
+        let work = async move |engine: Self| {
+            let mut epoch = 0;
+            let (mut chat, turn) = loop {
+                let turn = engine.turn(conversation, id).await?;
+                let asked = turn.interrupt.clone().filter(|asked| asked.id == interrupt);
+                let asked = asked.filter(|_| turn.status == TurnStatus::Interrupted);
+                let asked = asked.ok_or(TurnError::NotAsked)?;
+                let claim = engine.claim(conversation)?;
+                let mut chat = Chat::open(engine.clone(), claim, epoch.max(turn.epoch)).await?;
+                let writes = chat.answer_writes(&asked, &answer)?;
+                let events = engine.storage.turn_events();
+                let mut log = EventLog::load(engine.followers.clone(), &*events, &turn).await?;
+                let batch = log.started(&chat.state, &chat.state);
+                let next = Turn {
+                    status: TurnStatus::Running,
+                    interrupt: None,
+                    started_at: Some(now()),
+                    ..chat.owned(turn.clone())
+                };
+                let answered = async {
+                    let unit = engine.storage.begin().await?;
+                    let checkpointer = unit.checkpointer();
+                    let raise = Fence::Raise(next.epoch);
+                    checkpointer.fenced(raise).put_writes(writes).await?;
+                    let turn = unit.leases().replace(&turn, next).await?;
+                    log.append(&*unit.turn_events(), batch).await?;
+                    unit.commit().await?;
+                    log.told();
+                    Ok(turn)
+                };
+                match answered.await {
+                    Ok(turn) => {
+                        chat.log = Some(log);
+                        break (chat, turn);
+                    }
+                    Err(Error::Fenced { epoch: met, .. }) => epoch = met,
+                    Err(error) => match TurnError::of_owner(error) {
+                        TurnError::Lost => return Err(TurnError::NotAsked),
+                        error => return Err(error),
+                    },
+                }
+            };
+            let checkpointer = engine.storage.checkpointer();
+            chat.read(&*checkpointer).await?;
+            match chat.run(turn).await {
+                Err(TurnError::Lost) => {
+                    drop(chat);
+                    engine.follow(id).await
+                }
+                done => done,
+            }
+        };
+        self.detached(work).await
+    }
+
+    /// Ends a turn without an answer. One that runs, wherever it does, is taken from its owner, who
+    /// stops at its next checkpoint and can't store it. [`TurnError::Ended`] where it has ended.
+    pub async fn cancel(
+        &self,
+        conversation: ConversationId,
+        id: TurnId,
+    ) -> Result<Turn, TurnError> {
+        loop {
+            let turn = self.turn(conversation, id).await?;
+            let cancelled = match turn.status {
+                status if status.is_final() => return Err(TurnError::Ended),
+                TurnStatus::Queued => self.cancel_queued(&turn).await,
+                _ => self.cancel_begun(&turn).await,
+            };
+            match cancelled {
+                Ok(cancelled) => {
+                    self.claims.give_up(conversation);
+                    return Ok(cancelled);
+                }
+                // It went on meanwhile.
+                Err(Error::Fenced { .. } | Error::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn cancel_queued(&self, turn: &Turn) -> Result<Turn, Error> {
+        let nothing = AgentState::default();
+        let mut log = EventLog::new(self.followers.clone(), turn);
+        let batch = log.ended(&nothing, &nothing, CANCELLED.to_owned(), "turn-cancelled");
+        let unit = self.storage.begin().await?;
+        let cancelled = ended(turn, TurnStatus::Cancelled, None);
+        let cancelled = unit.leases().replace(turn, cancelled).await?;
+        log.append(&*unit.turn_events(), batch).await?;
+        unit.commit().await?;
+        log.told();
+        Ok(cancelled)
+    }
+
+    async fn cancel_begun(&self, turn: &Turn) -> Result<Turn, Error> {
+        let conversation = self
+            .storage
+            .conversations()
+            .get(&turn.conversation_id)
+            .await?;
+        let conversation =
+            conversation.ok_or_else(|| Error::not_found("conversation", turn.conversation_id))?;
+        let epoch = turn.epoch + 1;
+        let unit = self.storage.begin().await?;
+        let checkpointer = unit.checkpointer();
+        let thread_id = conversation.thread_id();
+        let has_thread = match checkpointer.raise_epoch(&thread_id, epoch).await {
+            Ok(()) => true,
+            Err(Error::Fenced { epoch: 0, .. }) => false,
+            Err(error) => return Err(error),
+        };
+        let mut chat = Chat::of(self.clone(), conversation);
+        let before = if has_thread {
+            // What the owner has left.
+            chat.read(&*checkpointer).await?;
+            let before = chat.state.clone();
+            chat.save(
+                &*checkpointer,
+                closed(before.clone(), CANCELLED),
+                CheckpointSource::Loop,
+                turn.user_message_id,
+                Fence::Hold(epoch),
+                Some(turn),
+            )
+            .await?;
+            before
+        } else {
+            AgentState::default()
+        };
+        let events = unit.turn_events();
+        let mut log = EventLog::load(self.followers.clone(), &*events, turn).await?;
+        let batch = log.ended(&before, &chat.state, CANCELLED.to_owned(), "turn-cancelled");
+        log.append(&*events, batch).await?;
+        let cancelled = Turn {
+            epoch,
+            ..ended(turn, TurnStatus::Cancelled, None)
+        };
+        let cancelled = unit.leases().replace(turn, cancelled).await?;
+        unit.commit().await?;
+        log.told();
+        Ok(cancelled)
+    }
+}

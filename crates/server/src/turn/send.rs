@@ -1,0 +1,319 @@
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+use uuid::Uuid;
+use yai_agentkit_core::{
+    ConversationId, Entity, Error, IdempotencyKey, ListQuery, Message, MessageId, Role, Turn,
+    TurnFilter, TurnId, TurnStatus, UnitOfWork,
+};
+
+use super::{OnBusy, TurnEngine, TurnError, chat::Chat};
+
+/// How often a turn that another engine runs is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How a message is sent.
+#[derive(Clone, Debug, Default)]
+pub struct SendOptions {
+    /// What becomes of it where the chat is busy; `None` is [`TurnLimits::on_busy`].
+    ///
+    /// [`TurnLimits::on_busy`]: super::TurnLimits::on_busy
+    pub on_busy: Option<OnBusy>,
+    /// Makes a repetition lead to the first answer.
+    pub key: Option<RequestKey>,
+}
+
+/// The key of a request, and all that the request says.
+#[derive(Clone, Debug)]
+pub struct RequestKey {
+    /// The client's key.
+    pub key: String,
+    /// The request, for another one with the same key is refused.
+    pub request: Vec<u8>,
+}
+
+impl RequestKey {
+    /// Its use within `scope`, which has led to `resource_id`.
+    pub fn used(&self, scope: Uuid, resource_id: Uuid) -> IdempotencyKey {
+        IdempotencyKey::new(scope, &self.key, &self.request, resource_id)
+    }
+}
+
+/// A message that is to be stored, with the use of its key.
+#[derive(Clone)]
+pub(super) struct Incoming {
+    pub(super) message: Message,
+    /// The turn that answers it; a system message has none.
+    pub(super) turn_id: TurnId,
+    key: Option<IdempotencyKey>,
+    /// Learns of the turn as soon as it is stored.
+    turn: Arc<watch::Sender<Option<TurnId>>>,
+}
+
+impl Incoming {
+    /// Stores the message, and the use of its key.
+    pub(super) async fn store(&self, unit: &dyn UnitOfWork) -> Result<Message, Error> {
+        if let Some(key) = &self.key {
+            unit.idempotency_keys().add(key.clone()).await?;
+        }
+        unit.messages().add(self.message.clone()).await
+    }
+
+    /// The turn that answers it is stored.
+    pub(super) fn is_stored(&self, turn: TurnId) {
+        self.turn.send_replace(Some(turn));
+    }
+}
+
+impl TurnEngine {
+    /// Takes a message to its conversation, after finishing what is unfinished there.
+    ///
+    /// A user's message is answered: returns the answer. A system message is kept for the agent to
+    /// heed from now on: returns the message. No other role may speak.
+    pub async fn send_with(
+        &self,
+        message: Message,
+        options: SendOptions,
+    ) -> Result<Message, TurnError> {
+        let (incoming, on_busy) = self.incoming(message, options)?;
+        self.detached(async move |engine| engine.deliver(incoming, on_busy).await)
+            .await
+    }
+
+    /// Takes a user's message as [`send_with`](Self::send_with) does, and returns the turn that
+    /// answers it as soon as it is stored, to be [watched](Self::watch).
+    pub async fn begin_with(
+        &self,
+        message: Message,
+        options: SendOptions,
+    ) -> Result<Turn, TurnError> {
+        if message.role != Role::User {
+            return Err(Error::invalid("role", "must be `user`").into());
+        }
+        let (incoming, on_busy) = self.incoming(message, options)?;
+        let conversation = incoming.message.conversation_id;
+        let mut turn = incoming.turn.subscribe();
+        let work = self.detached(async move |engine| engine.deliver(incoming, on_busy).await);
+        let failure = tokio::select! {
+            done = work => done.err(),
+            Ok(_) = turn.wait_for(Option::is_some) => None,
+        };
+        let stored = *turn.borrow();
+        match (stored, failure) {
+            (Some(id), _) => self.turn(conversation, id).await,
+            (None, Some(error)) => Err(error),
+            // Whoever answers has stored the turn.
+            (None, None) => Err(TurnError::Lost),
+        }
+    }
+
+    fn incoming(
+        &self,
+        message: Message,
+        options: SendOptions,
+    ) -> Result<(Incoming, OnBusy), TurnError> {
+        check(&message)?;
+        let turn_id = TurnId::new();
+        let resource = match message.role {
+            Role::System => message.id.0,
+            _ => turn_id.0,
+        };
+        let scope = message.conversation_id.0;
+        let key = options.key.map(|key| key.used(scope, resource));
+        let on_busy = options.on_busy.unwrap_or(self.limits.on_busy);
+        let incoming = Incoming {
+            message,
+            turn_id,
+            key,
+            turn: Arc::default(),
+        };
+        Ok((incoming, on_busy))
+    }
+
+    async fn deliver(&self, incoming: Incoming, on_busy: OnBusy) -> Result<Message, TurnError> {
+        if let Some(earlier) = self.earlier(&incoming).await? {
+            return self.repeat(&incoming, earlier).await;
+        }
+        match self.first_delivery(&incoming, on_busy).await {
+            // The same request was faster.
+            Err(TurnError::Storage(Error::Conflict { entity, .. }))
+                if entity == "idempotency key" =>
+            {
+                let earlier = self.earlier(&incoming).await?;
+                let earlier = earlier.ok_or(TurnError::KeyReused)?;
+                self.repeat(&incoming, earlier).await
+            }
+            // Another engine finishes it.
+            Err(TurnError::Lost) => self.follow(incoming.turn_id).await,
+            done => done,
+        }
+    }
+
+    async fn earlier(&self, incoming: &Incoming) -> Result<Option<IdempotencyKey>, TurnError> {
+        Ok(match &incoming.key {
+            Some(key) => self.storage.idempotency_keys().get(&key.id).await?,
+            None => None,
+        })
+    }
+
+    /// What the first request with the key has led to.
+    async fn repeat(
+        &self,
+        incoming: &Incoming,
+        earlier: IdempotencyKey,
+    ) -> Result<Message, TurnError> {
+        let key = incoming.key.as_ref();
+        if key.is_none_or(|key| key.fingerprint != earlier.fingerprint) {
+            return Err(TurnError::KeyReused);
+        }
+        if incoming.message.role == Role::System {
+            let id = MessageId(earlier.resource_id);
+            let stored = self.storage.messages().get(&id).await?;
+            return Ok(stored.ok_or_else(|| Error::not_found("message", id))?);
+        }
+        incoming.is_stored(TurnId(earlier.resource_id));
+        self.follow(TurnId(earlier.resource_id)).await
+    }
+
+    async fn first_delivery(
+        &self,
+        incoming: &Incoming,
+        on_busy: OnBusy,
+    ) -> Result<Message, TurnError> {
+        let id = incoming.message.conversation_id;
+        // The epoch that a refused attempt has met.
+        let mut epoch = 0;
+        loop {
+            let busy = match self.attempt(incoming, epoch).await {
+                Err(TurnError::Busy(busy)) => busy,
+                // Something was written to the thread just now, or by a program of somebody's own.
+                Err(TurnError::Storage(Error::Fenced { epoch: met, .. })) => {
+                    epoch = met;
+                    continue;
+                }
+                done => return done,
+            };
+            match (on_busy, &incoming.message.role) {
+                (OnBusy::Reject, _) => return Err(TurnError::Busy(busy)),
+                (OnBusy::Queue, Role::User) => {
+                    self.enqueue(incoming).await?;
+                    incoming.is_stored(incoming.turn_id);
+                    return self.follow(incoming.turn_id).await;
+                }
+                (OnBusy::Queue, _) => {}
+                (OnBusy::Interrupt, _) => self.cancel_unfinished(id).await?,
+            }
+            self.until_free(id).await;
+        }
+    }
+
+    /// [`TurnError::Busy`], and [`Error::Fenced`] of the storage, where nothing was stored.
+    async fn attempt(&self, incoming: &Incoming, epoch: u64) -> Result<Message, TurnError> {
+        let id = incoming.message.conversation_id;
+        let claim = self.claim(id)?;
+        let mut chat = Chat::open(self.clone(), claim, epoch).await?;
+        match chat.settle().await {
+            // That turn is kept, but this message is not.
+            Err(TurnError::Interrupted) => return Err(TurnError::ShuttingDown),
+            Err(TurnError::Asks(_) | TurnError::Lost) => return Err(TurnError::Busy(id)),
+            Err(error) if error.ends_turn() => {
+                tracing::warn!(%error, "the unfinished turn before failed");
+                drop(chat);
+                return Box::pin(self.attempt(incoming, epoch)).await;
+            }
+            settled => drop(settled?),
+        }
+        if incoming.message.role == Role::System {
+            return Ok(chat.instruct(incoming).await?);
+        }
+        let turn = match chat.begin(incoming).await {
+            Err(Error::Conflict { entity, .. }) if entity == "turn" => {
+                return Err(TurnError::Busy(id));
+            }
+            begun => begun?,
+        };
+        chat.run(turn).await
+    }
+
+    async fn enqueue(&self, incoming: &Incoming) -> Result<(), TurnError> {
+        let message = &incoming.message;
+        let turn = Turn {
+            id: incoming.turn_id,
+            status: TurnStatus::Queued,
+            started_at: None,
+            ..Turn::new(message.conversation_id, message.id)
+        };
+        let unit = self.storage.begin().await?;
+        incoming.store(&*unit).await?;
+        unit.turns().add(turn).await?;
+        Ok(unit.commit().await?)
+    }
+
+    /// Waits for the end of a turn, and works on it when it is due.
+    pub(super) async fn follow(&self, id: TurnId) -> Result<Message, TurnError> {
+        loop {
+            let turn = self.storage.turns().get(&id).await?;
+            let turn = turn.ok_or_else(|| Error::not_found("turn", id))?;
+            match turn.status {
+                TurnStatus::Completed => {
+                    let id = turn.user_message_id.answer();
+                    let answer = self.storage.messages().get(&id).await?;
+                    return Ok(answer.ok_or_else(|| Error::not_found("message", id))?);
+                }
+                TurnStatus::Failed => {
+                    return Err(TurnError::Failed(turn.error.unwrap_or_default()));
+                }
+                TurnStatus::Cancelled => return Err(TurnError::Cancelled),
+                TurnStatus::Interrupted => return Err(TurnError::Asks(Box::new(turn))),
+                _ => {}
+            }
+            let conversation = turn.conversation_id;
+            match self.resume(conversation).await {
+                // Of this turn or of one before it: what was stored tells.
+                Ok(Some(_)) => continue,
+                Err(error) if error.ends_turn() => continue,
+                Err(TurnError::Interrupted | TurnError::ShuttingDown) => {
+                    return Err(TurnError::Interrupted);
+                }
+                Err(error @ TurnError::Storage(Error::Unavailable { .. })) => return Err(error),
+                _ => {}
+            }
+            self.until_free(conversation).await;
+        }
+    }
+
+    /// Waits until the conversation may be free: for this engine it is, for others who knows.
+    async fn until_free(&self, conversation: ConversationId) {
+        if self.claims.is_claimed(conversation) {
+            let free = self.claims.free(conversation);
+            drop(tokio::time::timeout(LOOK, free).await);
+        } else {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn cancel_unfinished(&self, conversation: ConversationId) -> Result<(), TurnError> {
+        let unfinished = TurnFilter::unfinished().of(conversation);
+        // The newest first, so that none of them begins meanwhile.
+        let turns = self.storage.turns();
+        for turn in turns.list(&ListQuery::filtered(unfinished)).await?.items {
+            match self.cancel(conversation, turn.id).await {
+                Ok(_) | Err(TurnError::Ended) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What nobody may say to an agent is refused.
+fn check(message: &Message) -> Result<(), Error> {
+    message.validate()?;
+    if message.content.is_empty() {
+        return Err(Error::invalid("content", "must not be empty"));
+    }
+    if !matches!(message.role, Role::User | Role::System) {
+        return Err(Error::invalid("role", "must be `user` or `system`"));
+    }
+    Ok(())
+}

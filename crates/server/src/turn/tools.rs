@@ -1,0 +1,339 @@
+//! The tool calls of one step: run at once, recorded one by one as pending writes of the checkpoint
+//! that decided on them, in LangGraph's special channels where it has one for that.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use futures::future::join_all;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use yai_agentkit_core::{
+    ChannelWrite, CheckpointKey, Error, Fence, Interrupt, InterruptId, Namespace, NewWrites,
+    PendingWrite, Role, Turn, TurnStatus, Value,
+};
+
+use super::{
+    TurnError,
+    chat::{ASK, Chat, guarded, log_of},
+};
+use crate::agent::{AgentState, ChatMessage, ToolCall, ToolOutcome};
+
+/// That a call has begun, with how many answers.
+const BEGUN: &str = "__scheduled__";
+/// What it asks a person.
+const ASKED: &str = "__interrupt__";
+/// The answers of people, oldest first.
+const ANSWERED: &str = "__resume__";
+/// What it has come to.
+const RESULT: &str = "messages";
+/// What it has changed.
+const FACTS: &str = "facts";
+
+/// The answer by which a call runs again although it may have taken effect.
+const RETRY: &str = "retry";
+
+/// What a call has done to the facts: by name, what was remembered, or that it was forgotten.
+type Changes = BTreeMap<String, Option<String>>;
+
+/// A question that was recorded.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Question {
+    pub(super) interrupt: Interrupt,
+    /// Whether it asks what came of a call that was cut short, and not what the call wants to know.
+    of_outcome: bool,
+    /// How many answers there were before.
+    answers: usize,
+}
+
+/// An answer that was recorded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Answer {
+    text: String,
+    of_outcome: bool,
+}
+
+/// What is recorded of one call.
+#[derive(Debug, Default)]
+struct Record {
+    begun: Option<usize>,
+    asked: Option<Question>,
+    answers: Vec<Answer>,
+    result: Option<(String, Changes)>,
+}
+
+/// What is to be done about a call.
+enum Due {
+    /// It is done.
+    Done(String, Changes),
+    /// It is to run, with the answer that it has asked for.
+    Run(Option<String>),
+    Ask(Question),
+}
+
+impl Chat {
+    /// Runs the calls that have no result yet, all at once, and returns the state with all results.
+    /// [`TurnError::Asks`] holds the turn with the question of the first that asks.
+    pub(super) async fn run_tools(
+        &self,
+        turn: &Turn,
+        calls: &[ToolCall],
+    ) -> Result<AgentState, TurnError> {
+        let mut due = Vec::new();
+        for call in calls {
+            due.push(self.due(call)?);
+        }
+        // The last one is recorded by the checkpoint that holds all results.
+        let left = AtomicUsize::new(due.iter().filter(|due| matches!(due, Due::Run(_))).count());
+        let asks = AtomicBool::new(due.iter().any(|due| matches!(due, Due::Ask(_))));
+        let (left, asks) = (&left, &asks);
+        let runs = calls.iter().zip(due).map(|(call, due)| async move {
+            match due {
+                Due::Run(answer) => {
+                    let done = self.run_tool(turn, call, answer.as_deref()).await?;
+                    if let Due::Ask(_) = done {
+                        asks.store(true, Ordering::SeqCst);
+                    }
+                    let is_last = left.fetch_sub(1, Ordering::SeqCst) == 1;
+                    if let Due::Done(result, changes) = &done
+                        && !(is_last && !asks.load(Ordering::SeqCst))
+                    {
+                        let message = write(RESULT, result)?;
+                        let writes = vec![message, write(FACTS, changes)?];
+                        self.record(turn, call, writes).await?;
+                    }
+                    Ok::<_, TurnError>(done)
+                }
+                Due::Ask(question) => {
+                    self.record(turn, call, vec![write(ASKED, &question)?])
+                        .await?;
+                    Ok(Due::Ask(question))
+                }
+                done @ Due::Done(..) => Ok(done),
+            }
+        });
+        let done = join_all(runs).await;
+        let mut state = self.state.clone();
+        for (call, done) in calls.iter().zip(done) {
+            match done? {
+                Due::Done(result, changes) => {
+                    for (name, value) in changes {
+                        match value {
+                            Some(value) => drop(state.facts.insert(name, value)),
+                            None => drop(state.facts.remove(&name)),
+                        }
+                    }
+                    state.messages.push(ChatMessage {
+                        tool_call_id: Some(call.id.clone()),
+                        ..ChatMessage::new(Role::Tool, result)
+                    });
+                }
+                Due::Ask(question) => {
+                    return Err(TurnError::Asks(Box::new(Turn {
+                        interrupt: Some(question.interrupt),
+                        ..turn.clone()
+                    })));
+                }
+                Due::Run(_) => return Err(TurnError::AgentCrashed),
+            }
+        }
+        Ok(state)
+    }
+
+    /// Lets the turn wait for the answer to its question.
+    pub(super) async fn ask(&mut self, asking: Turn) -> TurnError {
+        let interrupted = Turn {
+            status: TurnStatus::Interrupted,
+            lease_owner: None,
+            ..asking.clone()
+        };
+        let asked = async {
+            let unit = self.engine.storage.begin().await?;
+            let turn = unit.leases().replace(&asking, interrupted).await?;
+            let log = log_of(&mut self.log);
+            let batch = log.asks(&self.state, turn.interrupt.as_ref());
+            log.append(&*unit.turn_events(), batch).await?;
+            unit.commit().await?;
+            log.told();
+            Ok(turn)
+        };
+        match asked.await {
+            Ok(turn) => TurnError::Asks(Box::new(turn)),
+            Err(error) => TurnError::of_owner(error),
+        }
+    }
+
+    /// The write that records the answer to the question of a turn.
+    pub(super) fn answer_writes(
+        &self,
+        interrupt: &Interrupt,
+        text: &str,
+    ) -> Result<NewWrites, TurnError> {
+        let mut record = self.record_of(&interrupt.tool_call_id)?;
+        let Some(question) = record
+            .asked
+            .filter(|asked| asked.interrupt.id == interrupt.id)
+        else {
+            return Err(TurnError::NotAsked);
+        };
+        record.answers.push(Answer {
+            text: text.to_owned(),
+            of_outcome: question.of_outcome,
+        });
+        let answered = vec![write(ANSWERED, &record.answers)?];
+        let writes = self.new_writes(&interrupt.tool_call_id, answered);
+        writes.ok_or(TurnError::NotAsked)
+    }
+
+    fn due(&self, call: &ToolCall) -> Result<Due, TurnError> {
+        let record = self.record_of(&call.id)?;
+        if let Some((result, changes)) = record.result {
+            return Ok(Due::Done(result, changes));
+        }
+        let answers = record.answers.len();
+        // It has asked, and the turn was cut short before it waited.
+        if let Some(question) = record.asked.filter(|asked| asked.answers == answers) {
+            return Ok(Due::Ask(question));
+        }
+        let last = record.answers.last();
+        let own_answer = record
+            .answers
+            .iter()
+            .rev()
+            .find(|answer| !answer.of_outcome);
+        let own_answer = own_answer.map(|answer| answer.text.clone());
+        if call.name == ASK {
+            let question = call.arguments["question"].as_str().unwrap_or_default();
+            return Ok(match own_answer {
+                Some(answer) => Due::Done(answer, Changes::new()),
+                None => Due::Ask(asked(call, question.to_owned(), false, answers)),
+            });
+        }
+        // Begun with as many answers as there are now: nothing has come of it.
+        if record.begun == Some(answers) && !self.engine.agent.is_repeatable(call) {
+            let question = format!(
+                "The tool `{}` was cut short with {}: it may or may not have taken effect. Answer \
+                 with the result to go on with, or `{RETRY}` to run it again.",
+                call.name, call.arguments
+            );
+            return Ok(Due::Ask(asked(call, question, true, answers)));
+        }
+        Ok(match last {
+            Some(answer) if answer.of_outcome && answer.text.trim() != RETRY => {
+                Due::Done(answer.text.clone(), Changes::new())
+            }
+            _ => Due::Run(own_answer),
+        })
+    }
+
+    async fn run_tool(
+        &self,
+        turn: &Turn,
+        call: &ToolCall,
+        answer: Option<&str>,
+    ) -> Result<Due, TurnError> {
+        let agent = &self.engine.agent;
+        let answers = self.record_of(&call.id)?.answers.len();
+        if !agent.is_repeatable(call) {
+            let begun = vec![write(BEGUN, &answers)?];
+            self.record(turn, call, begun).await?;
+        }
+        let mut state = self.state.clone();
+        Ok(
+            match guarded(agent.run_tool(call, &mut state, answer)).await {
+                Ok(ToolOutcome::Result(result)) => {
+                    Due::Done(result, changes(&self.state.facts, &state.facts))
+                }
+                Ok(ToolOutcome::Ask(question)) => {
+                    let question = asked(call, question, false, answers);
+                    self.record(turn, call, vec![write(ASKED, &question)?])
+                        .await?;
+                    Due::Ask(question)
+                }
+                Err(_) => Due::Done("the tool crashed".to_owned(), Changes::new()),
+            },
+        )
+    }
+
+    fn record_of(&self, call_id: &str) -> Result<Record, TurnError> {
+        let mut record = Record::default();
+        let (mut result, mut changes) = (None, Changes::new());
+        for write in self.writes.iter().filter(|write| write.task_id == call_id) {
+            match write.channel.as_str() {
+                BEGUN => record.begun = Some(read(write)?),
+                ASKED => record.asked = Some(read(write)?),
+                ANSWERED => record.answers = read(write)?,
+                RESULT => result = Some(read(write)?),
+                FACTS => changes = read(write)?,
+                _ => {}
+            }
+        }
+        record.result = result.map(|result| (result, changes));
+        Ok(record)
+    }
+
+    async fn record(
+        &self,
+        turn: &Turn,
+        call: &ToolCall,
+        writes: Vec<ChannelWrite>,
+    ) -> Result<(), TurnError> {
+        let Some(writes) = self.new_writes(&call.id, writes) else {
+            return Err(TurnError::ForeignState);
+        };
+        let checkpointer = self.engine.storage.checkpointer();
+        let recorded = checkpointer
+            .fenced(Fence::Hold(turn.epoch))
+            .put_writes(writes)
+            .await;
+        recorded.map_err(TurnError::of_owner)
+    }
+
+    fn new_writes(&self, call_id: &str, writes: Vec<ChannelWrite>) -> Option<NewWrites> {
+        Some(NewWrites {
+            key: CheckpointKey {
+                thread_id: self.conversation.thread_id(),
+                namespace: Namespace::root(),
+                checkpoint_id: self.thread.head()?.clone(),
+            },
+            task_id: call_id.to_owned(),
+            task_path: String::new(),
+            writes,
+        })
+    }
+}
+
+fn asked(call: &ToolCall, question: String, of_outcome: bool, answers: usize) -> Question {
+    Question {
+        interrupt: Interrupt {
+            id: InterruptId::new(),
+            tool_call_id: call.id.clone(),
+            question: question.replace('\0', "\u{fffd}"),
+        },
+        of_outcome,
+        answers,
+    }
+}
+
+fn changes(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Changes {
+    let gone = before.keys().filter(|name| !after.contains_key(*name));
+    let gone = gone.map(|name| (name.clone(), None));
+    let new = after
+        .iter()
+        .filter(|(name, value)| before.get(*name) != Some(value));
+    let new = new.map(|(name, value)| (name.clone(), Some(value.clone())));
+    gone.chain(new).collect()
+}
+
+fn write<T: Serialize>(channel: &str, value: &T) -> Result<ChannelWrite, TurnError> {
+    let value = Value::encode(value).map_err(|error| Error::backend("record tool call", error))?;
+    Ok(ChannelWrite {
+        channel: channel.to_owned(),
+        value,
+    })
+}
+
+fn read<T: DeserializeOwned>(write: &PendingWrite) -> Result<T, TurnError> {
+    let value = write.value.decode();
+    Ok(value.map_err(|error| Error::backend("read tool call", error))?)
+}

@@ -18,13 +18,13 @@ const CHECKPOINTS: usize = 4;
 const STEP: &str = "400";
 
 /// A database that outlives its servers.
-struct Installation {
+pub(crate) struct Installation {
     directory: TempDir,
     variables: Vec<(&'static str, String)>,
 }
 
 impl Installation {
-    fn sqlite() -> Self {
+    pub(crate) fn sqlite() -> Self {
         Self {
             directory: TempDir::new().unwrap(),
             variables: Vec::new(),
@@ -32,7 +32,7 @@ impl Installation {
     }
 
     /// A schema of its own, which goes with the server of `./test`.
-    fn postgres() -> Self {
+    pub(crate) fn postgres() -> Self {
         let url = std::env::var("AGENTKIT_TEST_POSTGRES_URL");
         let url = url.expect("AGENTKIT_TEST_POSTGRES_URL is not set: run ./test");
         let schema = format!("crash_{}", uuid::Uuid::new_v4().simple());
@@ -43,14 +43,23 @@ impl Installation {
     }
 
     fn start(&self, step_delay: &str) -> Server {
+        self.start_with(step_delay, "0.5")
+    }
+
+    /// With a lease of so many seconds.
+    pub(crate) fn start_with(&self, step_delay: &str, lease: &str) -> Server {
+        Server::spawn(&mut self.command(step_delay, lease))
+    }
+
+    pub(crate) fn command(&self, step_delay: &str, lease: &str) -> Command {
         let mut command: Command = agentkit(self.directory.path());
         command
             .args(["--bind", "127.0.0.1:0"])
             .env("AGENTKIT_STEP_DELAY", step_delay)
-            .env("AGENTKIT_LEASE", "0.5")
+            .env("AGENTKIT_LEASE", lease)
             .env("RUST_LOG", "warn")
             .envs(self.variables.iter().map(|(name, value)| (name, value)));
-        Server::spawn(&mut command)
+        command
     }
 }
 
@@ -152,9 +161,9 @@ struct Outcome {
 }
 
 #[derive(Debug, PartialEq)]
-struct Checkpoint {
-    id: String,
-    parent: Option<String>,
+pub(crate) struct Checkpoint {
+    pub(crate) id: String,
+    pub(crate) parent: Option<String>,
     /// The agent's messages, tool calls and results included.
     said: Value,
 }
@@ -174,7 +183,7 @@ impl Outcome {
 }
 
 /// Oldest first.
-fn checkpoints(server: &Server, chat: &str) -> Vec<Checkpoint> {
+pub(crate) fn checkpoints(server: &Server, chat: &str) -> Vec<Checkpoint> {
     let (_, page) = server.request(&format!("GET /chats/{chat}/history"), "");
     let items = page["items"].as_array().unwrap().iter().rev();
     items
@@ -186,7 +195,7 @@ fn checkpoints(server: &Server, chat: &str) -> Vec<Checkpoint> {
         .collect()
 }
 
-fn new_chat(server: &Server) -> String {
+pub(crate) fn new_chat(server: &Server) -> String {
     let (_, conversation) = server.request("POST /conversations", "{}");
     conversation["id"].as_str().unwrap().to_owned()
 }
@@ -201,7 +210,7 @@ fn try_ask(address: &str, chat: &str, content: &str) -> Option<(u16, Value)> {
     crate::process::request(address, &format!("POST /chats/{chat}/messages"), &body)
 }
 
-fn wait_for<T>(attempt: impl Fn() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(attempt: impl Fn() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         if let Some(found) = attempt() {

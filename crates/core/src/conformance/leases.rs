@@ -168,6 +168,7 @@ async fn a_renewed_lease_lasts(storage: Arc<dyn Storage>) {
     assert!(is_due(&storage, held.id).await);
     assert_eq!(leases.renew(owner).await.unwrap(), [held.conversation_id]);
     assert_eq!(leases.renew(OwnerId::new()).await.unwrap(), []);
+    tokio::time::sleep(short).await;
     let taken = leases
         .take(&held, OwnerId::new(), LONG)
         .await

@@ -1,4 +1,7 @@
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use tokio::sync::{Notify, watch};
 use yai_agentkit_core::ConversationId;
@@ -31,11 +34,13 @@ impl Claims {
         self.0.send_if_modified(|in_use| {
             if in_use.stopping {
                 refused = Some(TurnError::ShuttingDown);
-            } else if in_use.conversations.contains_key(&conversation_id) {
-                refused = Some(TurnError::Busy(conversation_id));
             } else {
-                let given_up = Arc::clone(&given_up);
-                in_use.conversations.insert(conversation_id, given_up);
+                match in_use.conversations.entry(conversation_id) {
+                    Entry::Occupied(_) => refused = Some(TurnError::Busy(conversation_id)),
+                    Entry::Vacant(free) => {
+                        free.insert(Arc::clone(&given_up));
+                    }
+                }
             }
             refused.is_none()
         });

@@ -43,14 +43,23 @@ impl Installation {
     }
 
     pub(crate) fn start(&self, step_delay: &str) -> Server {
+        self.start_with(step_delay, "0.5")
+    }
+
+    /// With a lease of so many seconds.
+    pub(crate) fn start_with(&self, step_delay: &str, lease: &str) -> Server {
+        Server::spawn(&mut self.command(step_delay, lease))
+    }
+
+    pub(crate) fn command(&self, step_delay: &str, lease: &str) -> Command {
         let mut command: Command = agentkit(self.directory.path());
         command
             .args(["--bind", "127.0.0.1:0"])
             .env("AGENTKIT_STEP_DELAY", step_delay)
-            .env("AGENTKIT_LEASE", "0.5")
+            .env("AGENTKIT_LEASE", lease)
             .env("RUST_LOG", "warn")
             .envs(self.variables.iter().map(|(name, value)| (name, value)));
-        Server::spawn(&mut command)
+        command
     }
 }
 
@@ -152,9 +161,9 @@ struct Outcome {
 }
 
 #[derive(Debug, PartialEq)]
-struct Checkpoint {
-    id: String,
-    parent: Option<String>,
+pub(crate) struct Checkpoint {
+    pub(crate) id: String,
+    pub(crate) parent: Option<String>,
     /// The agent's messages, tool calls and results included.
     said: Value,
 }
@@ -174,7 +183,7 @@ impl Outcome {
 }
 
 /// Oldest first.
-fn checkpoints(server: &Server, chat: &str) -> Vec<Checkpoint> {
+pub(crate) fn checkpoints(server: &Server, chat: &str) -> Vec<Checkpoint> {
     let (_, page) = server.request(&format!("GET /chats/{chat}/history"), "");
     let items = page["items"].as_array().unwrap().iter().rev();
     items
@@ -186,7 +195,7 @@ fn checkpoints(server: &Server, chat: &str) -> Vec<Checkpoint> {
         .collect()
 }
 
-fn new_chat(server: &Server) -> String {
+pub(crate) fn new_chat(server: &Server) -> String {
     let (_, conversation) = server.request("POST /conversations", "{}");
     conversation["id"].as_str().unwrap().to_owned()
 }
@@ -201,7 +210,7 @@ fn try_ask(address: &str, chat: &str, content: &str) -> Option<(u16, Value)> {
     crate::process::request(address, &format!("POST /chats/{chat}/messages"), &body)
 }
 
-fn wait_for<T>(attempt: impl Fn() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(attempt: impl Fn() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         if let Some(found) = attempt() {

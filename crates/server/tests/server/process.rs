@@ -98,10 +98,20 @@ impl Drop for Server {
 
 /// A request without a library: the status and the body, or `None` where the server goes away.
 pub(crate) fn request(address: &str, head: &str, body: &str) -> Option<(u16, Value)> {
+    request_with(address, head, "", body)
+}
+
+/// With the lines of further headers.
+pub(crate) fn request_with(
+    address: &str,
+    head: &str,
+    headers: &str,
+    body: &str,
+) -> Option<(u16, Value)> {
     let mut connection = TcpStream::connect(address).ok()?;
     let request = format!(
         "{head} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+         content-type: application/json\r\n{headers}content-length: {}\r\n\r\n{body}",
         body.len()
     );
     connection.write_all(request.as_bytes()).ok()?;

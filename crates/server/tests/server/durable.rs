@@ -1,0 +1,602 @@
+//! Turns over several engines: leases, queues, keys, recorded tools, questions to people. Each
+//! engine stands for a server of its own on one storage.
+
+use std::{sync::Arc, time::Duration};
+
+use yai_agentkit_core::{
+    CheckpointQuery, Conversation, Error, InterruptId, ListQuery, Message, MessageId, Role,
+    Storage, Turn, TurnStatus, memory::MemoryStorage,
+};
+use yai_agentkit_server::turn::{
+    OnBusy, RequestKey, SendOptions, TurnEngine, TurnError, TurnLimits,
+};
+
+use crate::support::{ScriptedAgent, limits, said};
+
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Engines on one storage.
+struct Servers {
+    storage: MemoryStorage,
+    conversation: Conversation,
+}
+
+impl Servers {
+    async fn new() -> Self {
+        let storage = MemoryStorage::default();
+        let conversation = Conversation::titled("test");
+        let conversations = storage.conversations();
+        conversations.add(conversation.clone()).await.unwrap();
+        Self {
+            storage,
+            conversation,
+        }
+    }
+
+    /// One whose leases last.
+    fn engine(&self, agent: &ScriptedAgent) -> TurnEngine {
+        self.engine_with(
+            agent,
+            TurnLimits {
+                lease: LONG,
+                ..limits()
+            },
+        )
+    }
+
+    fn engine_with(&self, agent: &ScriptedAgent, limits: TurnLimits) -> TurnEngine {
+        let storage = Arc::new(self.storage.clone());
+        TurnEngine::new(storage, Arc::new(agent.clone())).with_limits(limits)
+    }
+
+    fn message(&self, content: &str) -> Message {
+        Message::new(self.conversation.id, Role::User, content)
+    }
+
+    /// Sends in a task of its own.
+    fn send(
+        &self,
+        engine: &TurnEngine,
+        content: &str,
+        options: SendOptions,
+    ) -> tokio::task::JoinHandle<Result<Message, TurnError>> {
+        let (engine, message) = (engine.clone(), self.message(content));
+        tokio::spawn(async move { engine.send_with(message, options).await })
+    }
+
+    async fn turns(&self) -> Vec<Turn> {
+        let query = ListQuery::default().oldest_first();
+        self.storage.turns().list(&query).await.unwrap().items
+    }
+
+    async fn statuses(&self) -> Vec<TurnStatus> {
+        self.turns().await.iter().map(|turn| turn.status).collect()
+    }
+
+    async fn said(&self) -> Vec<String> {
+        said(&self.storage, &self.conversation).await
+    }
+
+    /// Every checkpoint has the one before for its parent.
+    async fn is_one_line(&self) -> bool {
+        let query = CheckpointQuery::of(self.conversation.thread_id());
+        let newest_first = self.storage.checkpointer().list(&query).await.unwrap();
+        newest_first
+            .windows(2)
+            .all(|pair| pair[0].parent.as_ref() == Some(&pair[1].checkpoint.id))
+    }
+}
+
+fn keyed(key: &str, request: &str) -> SendOptions {
+    SendOptions {
+        key: Some(RequestKey {
+            key: key.to_owned(),
+            request: request.as_bytes().to_vec(),
+        }),
+        ..SendOptions::default()
+    }
+}
+
+fn on_busy(on_busy: OnBusy) -> SendOptions {
+    SendOptions {
+        on_busy: Some(on_busy),
+        ..SendOptions::default()
+    }
+}
+
+async fn until(mut condition: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    waited.expect("the condition comes true");
+}
+
+async fn until_done(agent: &ScriptedAgent, calls: usize) {
+    until(async || agent.done().len() >= calls && agent.permits.available_permits() == 0).await;
+}
+
+#[tokio::test]
+async fn a_turn_with_a_lease_is_nobody_elses() {
+    let servers = Servers::new().await;
+    let agent = ScriptedAgent::hanging_after(1);
+    let (first, second) = (servers.engine(&agent), servers.engine(&agent));
+    let running = servers.send(&first, "hi", SendOptions::default());
+    until_done(&agent, 1).await;
+    let refused = second.send(servers.message("and?")).await;
+    assert!(matches!(refused, Err(TurnError::Busy(_))), "{refused:?}");
+    second.resume_all().await.unwrap();
+    assert_eq!(servers.statuses().await, [TurnStatus::Running]);
+    agent.permits.add_permits(100);
+    running.await.unwrap().unwrap();
+    assert_eq!(agent.done(), ScriptedAgent::SCRIPT);
+}
+
+#[tokio::test]
+async fn an_owner_that_wakes_after_its_lease_writes_nothing_and_returns_the_others_answer() {
+    let servers = Servers::new().await;
+    let asleep = ScriptedAgent::hanging_after(1);
+    let first = servers.engine_with(&asleep, limits());
+    let running = servers.send(&first, "hi", SendOptions::default());
+    until_done(&asleep, 1).await;
+
+    let awake = ScriptedAgent::default();
+    let second = servers.engine(&awake);
+    second.resume_all().await.unwrap();
+    assert_eq!(servers.statuses().await, [TurnStatus::Completed]);
+    let answered = servers.said().await;
+    let turn = servers.turns().await.remove(0);
+    assert_eq!(turn.attempt, 2);
+
+    asleep.permits.add_permits(100);
+    let answer = running.await.unwrap().unwrap();
+    assert_eq!(Some(answer.id), turn.assistant_message_id);
+    assert_eq!(servers.said().await, answered);
+    assert_eq!(servers.turns().await, [turn]);
+    assert!(servers.is_one_line().await);
+}
+
+#[tokio::test]
+async fn a_turn_that_is_cut_short_again_and_again_fails_with_its_reason() {
+    let servers = Servers::new().await;
+    let max_attempts = limits().max_attempts;
+    let hanging = ScriptedAgent::hanging_after(0);
+    let first = servers.engine_with(&hanging, limits());
+    let mut lost = vec![servers.send(&first, "hi", SendOptions::default())];
+    for attempt in 1..=max_attempts {
+        until(async || {
+            servers
+                .turns()
+                .await
+                .iter()
+                .any(|turn| turn.attempt == attempt)
+        })
+        .await;
+        let engine = servers.engine_with(&hanging, limits());
+        let conversation = servers.conversation.id;
+        if attempt < max_attempts {
+            lost.push(tokio::spawn(async move {
+                let resumed = engine.resume(conversation).await;
+                resumed.map(|answer| answer.unwrap())
+            }));
+        } else {
+            let failed = engine.resume(conversation).await;
+            assert!(
+                matches!(failed, Err(TurnError::TooManyAttempts(_))),
+                "{failed:?}"
+            );
+        }
+    }
+    let turn = servers.turns().await.remove(0);
+    assert_eq!(turn.status, TurnStatus::Failed);
+    assert_eq!(
+        turn.error.as_deref(),
+        Some("the turn was cut short 5 times")
+    );
+    hanging.permits.add_permits(100);
+    for task in lost {
+        assert!(task.await.unwrap().is_err());
+    }
+    assert_eq!(servers.said().await, ["user: hi"]);
+}
+
+#[tokio::test]
+async fn a_turn_that_takes_too_long_fails() {
+    let servers = Servers::new().await;
+    let hanging = ScriptedAgent::hanging_after(1);
+    let short = TurnLimits {
+        deadline: Duration::from_millis(50),
+        lease: LONG,
+        ..limits()
+    };
+    let engine = servers.engine_with(&hanging, short);
+    let late = engine.send(servers.message("hi")).await;
+    assert!(matches!(late, Err(TurnError::TooLong(_))), "{late:?}");
+    assert_eq!(servers.statuses().await, [TurnStatus::Failed]);
+    hanging.permits.add_permits(100);
+    servers
+        .engine(&hanging)
+        .send(servers.message("hi"))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn queued_messages_are_answered_in_order_whichever_server_took_them() {
+    let servers = Servers::new().await;
+    let agent = ScriptedAgent::hanging_after(1);
+    let (first, second) = (servers.engine(&agent), servers.engine(&agent));
+    let mut running = vec![servers.send(&first, "one", SendOptions::default())];
+    until_done(&agent, 1).await;
+    for (count, (engine, content)) in [(&second, "two"), (&first, "three")]
+        .into_iter()
+        .enumerate()
+    {
+        running.push(servers.send(engine, content, on_busy(OnBusy::Queue)));
+        until(async || servers.turns().await.len() == count + 2).await;
+    }
+    let waiting = [TurnStatus::Running, TurnStatus::Queued, TurnStatus::Queued];
+    assert_eq!(servers.statuses().await, waiting);
+    agent.permits.add_permits(1000);
+    for (task, content) in running.into_iter().zip(["one", "two", "three"]) {
+        let answer = task.await.unwrap().unwrap();
+        assert!(answer.content.starts_with(content), "{}", answer.content);
+    }
+    assert_eq!(servers.statuses().await, [TurnStatus::Completed; 3]);
+    let done = [ScriptedAgent::SCRIPT; 3].concat();
+    assert_eq!(agent.done(), done);
+    assert!(servers.is_one_line().await);
+}
+
+#[tokio::test]
+async fn a_queued_message_is_answered_although_its_server_is_gone() {
+    let servers = Servers::new().await;
+    let agent = ScriptedAgent::hanging_after(1);
+    let (first, second) = (servers.engine(&agent), servers.engine(&agent));
+    let running = servers.send(&first, "one", SendOptions::default());
+    until_done(&agent, 1).await;
+    let queued = servers.send(&second, "two", on_busy(OnBusy::Queue));
+    until(async || servers.turns().await.len() == 2).await;
+    second.stop();
+    agent.permits.add_permits(1000);
+    running.await.unwrap().unwrap();
+    let gone = queued.await.unwrap();
+    assert!(matches!(gone, Err(TurnError::Interrupted)), "{gone:?}");
+    first.resume_all().await.unwrap();
+    assert_eq!(servers.said().await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_message_that_interrupts_cancels_the_turn_wherever_it_runs() {
+    let servers = Servers::new().await;
+    let hanging = ScriptedAgent::hanging_after(2);
+    let first = servers.engine(&hanging);
+    let running = servers.send(&first, "one", SendOptions::default());
+    until_done(&hanging, 2).await;
+    let second = servers.engine(&ScriptedAgent::default());
+    let answer = servers
+        .send(&second, "two", on_busy(OnBusy::Interrupt))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(answer.content.starts_with("two"));
+    assert_eq!(
+        servers.statuses().await,
+        [TurnStatus::Cancelled, TurnStatus::Completed]
+    );
+    hanging.permits.add_permits(100);
+    let cancelled = running.await.unwrap();
+    assert!(
+        matches!(cancelled, Err(TurnError::Cancelled)),
+        "{cancelled:?}"
+    );
+    assert_eq!(servers.said().await.len(), 3);
+    assert!(servers.is_one_line().await);
+}
+
+#[tokio::test]
+async fn a_cancelled_turn_stays_so() {
+    let servers = Servers::new().await;
+    let hanging = ScriptedAgent::hanging_after(0);
+    let engine = servers.engine(&hanging);
+    let conversation = servers.conversation.id;
+    let running = servers.send(&engine, "one", SendOptions::default());
+    until(async || servers.turns().await.len() == 1).await;
+    let turn = servers.turns().await.remove(0).id;
+    let cancelled = engine.cancel(conversation, turn).await.unwrap();
+    assert_eq!(cancelled.status, TurnStatus::Cancelled);
+    // The decision of the agent is not waited for.
+    let outcome = running.await.unwrap();
+    assert!(matches!(outcome, Err(TurnError::Cancelled)), "{outcome:?}");
+    let again = engine.cancel(conversation, turn).await;
+    assert!(matches!(again, Err(TurnError::Ended)), "{again:?}");
+}
+
+#[tokio::test]
+async fn a_repeated_request_gets_the_first_answer_from_any_server() {
+    let servers = Servers::new().await;
+    let agent = ScriptedAgent::hanging_after(1);
+    let (first, second) = (servers.engine(&agent), servers.engine(&agent));
+    let running = servers.send(&first, "hi", keyed("key", "hi"));
+    until_done(&agent, 1).await;
+    // While it runs, there and elsewhere.
+    let repeats = [
+        servers.send(&first, "hi", keyed("key", "hi")),
+        servers.send(&second, "hi", keyed("key", "hi")),
+    ];
+    let differs = servers
+        .send(&second, "ho", keyed("key", "ho"))
+        .await
+        .unwrap();
+    assert!(matches!(differs, Err(TurnError::KeyReused)), "{differs:?}");
+    agent.permits.add_permits(1000);
+    let answer = running.await.unwrap().unwrap();
+    for repeat in repeats {
+        assert_eq!(repeat.await.unwrap().unwrap(), answer);
+    }
+    // And later.
+    let later = servers
+        .send(&second, "hi", keyed("key", "hi"))
+        .await
+        .unwrap();
+    assert_eq!(later.unwrap(), answer);
+    assert_eq!(servers.said().await.len(), 2);
+    assert_eq!(agent.done(), ScriptedAgent::SCRIPT);
+}
+
+#[tokio::test]
+async fn of_many_equal_requests_at_once_one_is_stored() {
+    let servers = Servers::new().await;
+    let agent = ScriptedAgent::default();
+    let tasks: Vec<_> = (0..8)
+        .map(|_| servers.send(&servers.engine(&agent), "hi", keyed("key", "hi")))
+        .collect();
+    let mut answers = Vec::new();
+    for task in tasks {
+        // Who comes while the first has not stored its message yet may find the chat busy.
+        match task.await.unwrap() {
+            Ok(answer) => answers.push(answer),
+            Err(error) => assert!(matches!(error, TurnError::Busy(_)), "{error:?}"),
+        }
+    }
+    assert!(!answers.is_empty() && answers.windows(2).all(|pair| pair[0] == pair[1]));
+    assert_eq!(servers.said().await.len(), 2);
+    assert_eq!(agent.done(), ScriptedAgent::SCRIPT);
+}
+
+#[tokio::test]
+async fn a_failed_turn_is_not_repeated_under_its_key() {
+    let servers = Servers::new().await;
+    let agent = ScriptedAgent::default();
+    let engine = servers.engine(&agent);
+    let failed = servers
+        .send(&engine, "refuse", keyed("key", "refuse"))
+        .await
+        .unwrap();
+    let failed = failed.unwrap_err().to_string();
+    let again = servers
+        .send(&engine, "refuse", keyed("key", "refuse"))
+        .await
+        .unwrap();
+    assert_eq!(again.unwrap_err().to_string(), failed);
+    assert_eq!(agent.done(), ["step 0"]);
+    assert_eq!(servers.said().await, ["user: refuse"]);
+}
+
+#[tokio::test]
+async fn a_system_message_with_a_key_is_stored_once() {
+    let servers = Servers::new().await;
+    let engine = servers.engine(&ScriptedAgent::default());
+    let mut stored = Vec::new();
+    for _ in 0..2 {
+        let message = Message::new(servers.conversation.id, Role::System, "Be brief.");
+        stored.push(
+            engine
+                .send_with(message, keyed("key", "Be brief."))
+                .await
+                .unwrap(),
+        );
+    }
+    assert_eq!(stored[0], stored[1]);
+    assert_eq!(servers.said().await, ["system: Be brief."]);
+}
+
+/// An engine that has died while the tools of a turn about `content` hang after `calls` calls.
+async fn died_in_tools(servers: &Servers, content: &str, calls: usize) {
+    let hanging = ScriptedAgent::hanging_after(calls);
+    let engine = servers.engine_with(&hanging, limits());
+    let running = servers.send(&engine, content, SendOptions::default());
+    until_done(&hanging, calls).await;
+    // What is done is recorded before the next hangs.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    drop(running);
+}
+
+async fn asked(servers: &Servers) -> (Turn, InterruptId) {
+    let turn = servers.turns().await.remove(0);
+    assert_eq!(turn.status, TurnStatus::Interrupted);
+    let id = turn.interrupt.as_ref().unwrap().id;
+    (turn, id)
+}
+
+#[tokio::test]
+async fn a_tool_that_has_ended_before_a_crash_does_not_run_again() {
+    let servers = Servers::new().await;
+    // The decision, and the tool `a`, which must not run twice; `b` hangs.
+    died_in_tools(&servers, "once", 2).await;
+    let agent = ScriptedAgent::default();
+    servers.engine(&agent).resume_all().await.unwrap();
+    assert_eq!(agent.done(), ["tool b", "step 1"]);
+    assert_eq!(servers.said().await[1], "assistant: result-a result-b");
+}
+
+#[tokio::test]
+async fn a_tool_that_was_cut_short_and_may_have_had_an_effect_is_a_question_to_a_person() {
+    for (answer, expected, done) in [
+        ("it worked", "it worked result-b", &["tool b", "step 1"][..]),
+        (
+            "retry",
+            "result-a result-b",
+            &["tool b", "tool a", "step 1"],
+        ),
+    ] {
+        let servers = Servers::new().await;
+        // The decision; then `a` has begun and hangs.
+        died_in_tools(&servers, "once", 1).await;
+        let agent = ScriptedAgent::default();
+        servers.engine(&agent).resume_all().await.unwrap();
+        assert_eq!(agent.done(), ["tool b"]);
+        let (turn, id) = asked(&servers).await;
+        let question = turn.interrupt.unwrap().question;
+        assert!(question.contains("`once` was cut short"), "{question}");
+
+        // On another server, days later.
+        let other = servers.engine(&agent);
+        let answered = other
+            .answer(turn.conversation_id, turn.id, id, answer.to_owned())
+            .await;
+        assert_eq!(answered.unwrap().content, expected);
+        assert_eq!(agent.done(), done);
+        assert!(servers.is_one_line().await);
+    }
+}
+
+#[tokio::test]
+async fn a_step_asks_a_person_and_goes_on_with_the_answer() {
+    let servers = Servers::new().await;
+    let agent = ScriptedAgent::default();
+    let engine = servers.engine(&agent);
+    let asks = engine.send(servers.message("ask")).await;
+    let Err(TurnError::Asks(asking)) = asks else {
+        panic!("{asks:?}");
+    };
+    let (turn, id) = asked(&servers).await;
+    assert_eq!(*asking, turn);
+    assert_eq!(turn.interrupt.unwrap().question, "Which one?");
+    assert_eq!(turn.lease_owner, None);
+    // Nobody goes on without the answer, and no message comes between.
+    engine.resume_all().await.unwrap();
+    let refused = engine.send(servers.message("hi")).await;
+    assert!(matches!(refused, Err(TurnError::Busy(_))), "{refused:?}");
+
+    let other = servers.engine(&agent);
+    let conversation = turn.conversation_id;
+    let stale = other
+        .answer(conversation, turn.id, InterruptId::new(), "?".to_owned())
+        .await;
+    assert!(matches!(stale, Err(TurnError::NotAsked)), "{stale:?}");
+    let answered = other
+        .answer(conversation, turn.id, id, "the red one".to_owned())
+        .await;
+    assert_eq!(answered.unwrap().content, "the red one");
+    let again = other
+        .answer(conversation, turn.id, id, "the blue one".to_owned())
+        .await;
+    assert!(matches!(again, Err(TurnError::NotAsked)), "{again:?}");
+    assert_eq!(
+        servers.said().await,
+        ["user: ask", "assistant: the red one"]
+    );
+    assert!(servers.is_one_line().await);
+    other.send(servers.message("hi")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_tool_asks_a_person_and_runs_with_the_answer_the_others_stay_done() {
+    let servers = Servers::new().await;
+    let agent = ScriptedAgent::default();
+    let engine = servers.engine(&agent);
+    let asks = engine.send(servers.message("tool asks")).await;
+    assert!(matches!(asks, Err(TurnError::Asks(_))), "{asks:?}");
+    let (turn, id) = asked(&servers).await;
+    let answered = engine
+        .answer(turn.conversation_id, turn.id, id, "yes".to_owned())
+        .await;
+    assert_eq!(answered.unwrap().content, "result-a result-asks (yes)");
+    assert_eq!(
+        agent.done(),
+        ["step 0", "tool a", "tool asks", "tool asks", "step 1"]
+    );
+}
+
+#[tokio::test]
+async fn a_question_can_be_cancelled_and_the_chat_goes_on() {
+    let servers = Servers::new().await;
+    let agent = ScriptedAgent::default();
+    let engine = servers.engine(&agent);
+    assert!(engine.send(servers.message("ask")).await.is_err());
+    let (turn, id) = asked(&servers).await;
+    engine.cancel(turn.conversation_id, turn.id).await.unwrap();
+    let late = engine
+        .answer(turn.conversation_id, turn.id, id, "yes".to_owned())
+        .await;
+    assert!(matches!(late, Err(TurnError::NotAsked)), "{late:?}");
+    engine.send(servers.message("hi")).await.unwrap();
+    assert!(servers.is_one_line().await);
+}
+
+#[tokio::test]
+async fn a_late_write_of_a_turn_does_not_bring_a_deleted_chat_back() {
+    let servers = Servers::new().await;
+    let hanging = ScriptedAgent::hanging_after(2);
+    let running = servers.send(&servers.engine(&hanging), "hi", SendOptions::default());
+    until_done(&hanging, 2).await;
+    let unit = servers.storage.begin().await.unwrap();
+    unit.conversations()
+        .delete(&servers.conversation.id)
+        .await
+        .unwrap();
+    let thread = servers.conversation.thread_id();
+    unit.checkpointer().delete_thread(&thread).await.unwrap();
+    unit.commit().await.unwrap();
+    hanging.permits.add_permits(100);
+    let late = running.await.unwrap();
+    assert!(
+        matches!(late, Err(TurnError::Storage(Error::NotFound { .. }))),
+        "{late:?}"
+    );
+    assert!(servers.said().await.is_empty());
+    let threads = servers
+        .storage
+        .checkpointer()
+        .threads(10, None)
+        .await
+        .unwrap();
+    assert!(threads.items.is_empty());
+}
+
+#[tokio::test]
+async fn a_thread_that_somebody_else_has_raised_does_not_keep_a_chat_from_going_on() {
+    let servers = Servers::new().await;
+    let engine = servers.engine(&ScriptedAgent::default());
+    engine.send(servers.message("hi")).await.unwrap();
+    let thread = servers.conversation.thread_id();
+    servers
+        .storage
+        .checkpointer()
+        .raise_epoch(&thread, 1000)
+        .await
+        .unwrap();
+    engine.send(servers.message("hi")).await.unwrap();
+    assert_eq!(servers.turns().await[1].epoch, 1001);
+    assert!(servers.is_one_line().await);
+}
+
+#[tokio::test]
+async fn an_unknown_turn_is_not_found() {
+    let servers = Servers::new().await;
+    let engine = servers.engine(&ScriptedAgent::default());
+    let elsewhere = Turn::new(servers.conversation.id, MessageId::new());
+    let conversation = servers.conversation.id;
+    for outcome in [
+        engine.turn(conversation, elsewhere.id).await,
+        engine.cancel(conversation, elsewhere.id).await,
+    ] {
+        assert!(
+            matches!(outcome, Err(TurnError::Storage(Error::NotFound { .. }))),
+            "{outcome:?}"
+        );
+    }
+}

@@ -131,7 +131,7 @@ async fn a_graph_goes_on_from_a_checkpoint_that_we_put_on_its_thread() {
 }
 
 #[tokio::test]
-async fn threads_are_listed_by_our_last_write_and_before_it_by_theirs() {
+async fn threads_are_listed_by_our_last_checkpoint_and_before_it_by_theirs() {
     let database = TestDatabase::create().await;
     database.python("old_database.py", &["9"]).await;
     let ours = database.connect().await;
@@ -141,16 +141,7 @@ async fn threads_are_listed_by_our_last_write_and_before_it_by_theirs() {
     assert_eq!(threads(&*checkpointer).await, ["c", "a", "b"]);
 
     database.python("graph.py", &["sync", "start"]).await;
-    let latest = CheckpointSelector::latest("b");
-    let b = checkpointer.get(&latest).await.unwrap().unwrap().key;
-    put_writes(
-        &*checkpointer,
-        &b,
-        "task",
-        "",
-        [("note", encoded(json!(1)))],
-    )
-    .await;
+    put_update(&*checkpointer, "b", "note", json!("ours")).await;
     // The threads that their saver has begun since are listed when we first write to them.
     assert_eq!(threads(&*checkpointer).await, ["b", "c", "a"]);
     ours.close().await;

@@ -114,8 +114,9 @@ impl<DB: Database> Pool<DB> {
     /// Begins a transaction by `statement`.
     pub(super) async fn begin(&self, statement: SqlStr) -> Result<Pooled<DB>, sqlx::Error> {
         let mut connection = self.acquire().await?;
-        DB::TransactionManager::begin(&mut connection, Some(statement)).await?;
+        // From now on: it may have begun where this is cut short.
         connection.in_transaction = true;
+        DB::TransactionManager::begin(&mut connection, Some(statement)).await?;
         Ok(connection)
     }
 
@@ -210,7 +211,13 @@ impl<DB: Database> Drop for Pooled<DB> {
         if let Some(connection) = &mut self.connection
             && self.in_transaction
         {
-            DB::TransactionManager::start_rollback(connection);
+            if DB::TransactionManager::get_transaction_depth(connection) > 0 {
+                DB::TransactionManager::start_rollback(connection);
+            } else {
+                // Whether it has begun sqlx doesn't know, and would hand it on with an open
+                // transaction that nobody commits.
+                connection.close_on_drop();
+            }
         }
     }
 }

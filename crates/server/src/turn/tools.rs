@@ -96,7 +96,7 @@ impl Chat {
                     }
                     let is_last = left.fetch_sub(1, Ordering::SeqCst) == 1;
                     if let Due::Done(result, changes) = &done
-                        && !(is_last && !asks.load(Ordering::SeqCst))
+                        && (!is_last || asks.load(Ordering::SeqCst))
                     {
                         let message = write(RESULT, result)?;
                         let writes = vec![message, write(FACTS, changes)?];

@@ -1,7 +1,9 @@
--- The turn begins: a new thread every ten turns, and its latest checkpoint.
-\set turn :turn + 1
-\set thread abs(hash(:client_id * 1000003 + :turn / 10))
-\set step :turn % 10 * 10
+-- The script is one step. A thread has 100 steps; every ten begin with its latest checkpoint.
+\set count :count + 1
+\set thread abs(hash(:client_id * 1000003 + :count / 100))
+\set step :count % 100 + 1
+\set length (:count % 10 + 1) * 400
+\if :count % 10 = 0
 WITH page AS MATERIALIZED (
     SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata
     FROM checkpoints
@@ -33,3 +35,4 @@ CROSS JOIN LATERAL (
         AND checkpoint_id = p.checkpoint_id
     OFFSET 0
 ) w;
+\endif

@@ -1,10 +1,9 @@
--- Step {step}: the rows that LangGraph's saver writes, in the fewest and plainest statements.
-\set step :step + 1
+-- The rows that LangGraph's saver writes, in the fewest and plainest statements.
 WITH blobs AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
     VALUES
         (lpad(:thread::text, 36, '0'), '', 'messages',
-            lpad(:step::text, 32, '0') || '.0123456789012345', 'msgpack', :messages_{step}),
+            lpad(:step::text, 32, '0') || '.0123456789012345', 'msgpack', substr(:messages::bytea, 1, :length::int)),
         (lpad(:thread::text, 36, '0'), '', 'context',
             lpad(:step::text, 32, '0') || '.0123456789012345', 'msgpack', :context)
     ON CONFLICT DO NOTHING

@@ -1,5 +1,4 @@
--- Step {step}: AgentKit's `put` and `put_writes`.
-\set step :step + 1
+-- AgentKit's `put` and `put_writes`.
 WITH thread AS (
     INSERT INTO threads AS t (thread_id, updated_at)
     VALUES (lpad(:thread::text, 36, '0'), clock_timestamp())
@@ -12,7 +11,7 @@ WITH thread AS (
         ARRAY['messages', 'context'],
         ARRAY[lpad(:step::text, 32, '0') || '.0123456789012345', lpad(:step::text, 32, '0') || '.0123456789012345'],
         ARRAY['msgpack', 'msgpack'],
-        ARRAY[:messages_{step}::bytea, :context::bytea]
+        ARRAY[substr(:messages::bytea, 1, :length::int), :context::bytea]
     ) b
     ON CONFLICT DO NOTHING
 )
@@ -26,13 +25,15 @@ DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
 WITH thread AS (
     INSERT INTO threads AS t (thread_id, updated_at)
     VALUES (lpad(:thread::text, 36, '0'), clock_timestamp())
-    ON CONFLICT (thread_id) DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
+    ON CONFLICT (thread_id) DO UPDATE SET updated_at = t.updated_at WHERE false
     RETURNING 1
+), locked AS MATERIALIZED (
+    SELECT count(*) FROM thread
 )
 INSERT INTO checkpoint_writes
     (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
 SELECT lpad(:thread::text, 36, '0'), '', lpad(:step::text, 36, '0'), :task, :task_path, w.*
-FROM thread, unnest(
+FROM locked, unnest(
     ARRAY[0, 1], ARRAY['messages', 'context'], ARRAY['msgpack', 'msgpack'],
     ARRAY[:message::bytea, :context::bytea]
 ) w

@@ -29,11 +29,13 @@ pub(crate) async fn description(options: &Options) -> Result<String> {
         version("rustc".as_ref()),
     );
     for kind in [Kind::Sqlite, Kind::Postgres] {
-        if options.has(kind) {
-            let database = options.database(kind).await?;
-            description += &format!("\n- {}", database.name);
-            database.remove().await?;
+        if !options.has(kind) {
+            description += &format!("\n- no {}: bench/run starts one", kind.name());
+            continue;
         }
+        let database = options.database(kind).await?;
+        description += &format!("\n- {}", database.name);
+        database.remove().await?;
     }
     Ok(description)
 }

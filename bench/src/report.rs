@@ -9,6 +9,9 @@ pub(crate) struct Report {
     pub(crate) figures: BTreeMap<String, f64>,
 }
 
+/// The lines above the rows.
+const HEAD: usize = 2;
+
 /// A table in Markdown. All columns but the first are aligned right.
 pub(crate) struct Table {
     lines: Vec<String>,
@@ -26,13 +29,29 @@ impl Report {
         eprintln!("{}", table.lines.last().map_or("", String::as_str));
     }
 
+    /// Nothing of a table without rows.
     pub(crate) fn table(&mut self, table: &Table) {
-        self.write(&table.to_string());
+        if table.lines.len() > HEAD {
+            self.write(&table.to_string());
+        }
     }
 
     pub(crate) fn record(&mut self, name: String, figure: f64) {
         self.figures.insert(name, figure);
     }
+}
+
+/// 1000000 as 1,000,000.
+pub(crate) fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.char_indices() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 impl Table {
@@ -55,5 +74,18 @@ impl fmt::Display for Table {
             writeln!(f, "{line}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_grouped() {
+        assert_eq!(
+            [7, 1_000, 123_456_789].map(grouped),
+            ["7", "1,000", "123,456,789"]
+        );
     }
 }

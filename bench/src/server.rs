@@ -2,6 +2,7 @@
 
 use std::{
     net::TcpListener,
+    os::unix::process::ExitStatusExt,
     path::PathBuf,
     process::Stdio,
     time::{Duration, Instant},
@@ -17,6 +18,8 @@ use crate::{Result, python};
 
 /// How long a server may take to be ready, or to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+const SIGTERM: i32 = 15;
 
 /// One that is ready. Killed when dropped.
 pub(crate) struct Server {
@@ -129,7 +132,8 @@ impl Server {
         let id = self.id.to_string();
         Command::new("kill").arg(id).status().await?;
         let status = tokio::time::timeout(PATIENCE, self.process.wait()).await??;
-        match status.success() {
+        // uvicorn, once it has shut down, raises the signal again.
+        match status.success() || status.signal() == Some(SIGTERM) {
             true => Ok(()),
             false => Err(format!("a server stopped with {status}").into()),
         }

@@ -7,7 +7,7 @@ use crate::{
     Options, Result,
     database::Kind,
     python::Script,
-    report::{Report, Table},
+    report::{Report, Table, grouped},
 };
 
 const WARM_UP: u64 = 1;
@@ -85,7 +85,8 @@ async fn memory(options: &Options, report: &mut Report) -> Result<()> {
     report.write(&format!(
         "A process with AgentkitSaver on PostgreSQL takes {few:.1} MiB after {} operations and \
          {many:.1} MiB after {}.\n",
-        OPERATIONS[0], OPERATIONS[1],
+        grouped(OPERATIONS[0]),
+        grouped(OPERATIONS[1]),
     ));
     report.record("graph/memory growth".to_owned(), many - few);
     Ok(())

@@ -13,7 +13,7 @@ use yai_agentkit_persistence::DatabaseConfig;
 use crate::{
     Options, Result,
     database::{Database, Kind},
-    report::{Report, Table},
+    report::{Report, Table, grouped},
 };
 
 const CHECKPOINTS: &str = include_str!("../../sql/checkpoints.sql");
@@ -157,8 +157,12 @@ async fn checkpoints(
         ("the latest checkpoint", "latest", latest),
         ("a page of history", "page", pages),
     ] {
-        let few = row(table, &format!("{what}, among {FEW} checkpoints"), few);
-        let many = row(table, &format!("{what}, among {MANY}"), many);
+        let few = row(
+            table,
+            &format!("{what}, among {} checkpoints", grouped(FEW)),
+            few,
+        );
+        let many = row(table, &format!("{what}, among {}", grouped(MANY)), many);
         report.record(format!("history/{key}"), many / few);
     }
     report.progress(table);
@@ -193,7 +197,7 @@ async fn long_thread(many: &Store, report: &mut Report, table: &mut Table) -> Re
     }
     row(
         table,
-        &format!("the latest checkpoint of a thread with {LONG}"),
+        &format!("the latest checkpoint of a thread with {}", grouped(LONG)),
         latest,
     );
     row(table, "its first page of history", first);
@@ -236,7 +240,7 @@ async fn threads(many: &Store, report: &mut Report, table: &mut Table) -> Result
         }
         let time = row(
             table,
-            &format!("the {what} page of {ALL_THREADS} threads"),
+            &format!("the {what} page of {} threads", grouped(ALL_THREADS)),
             times,
         );
         slowest = slowest.max(time);

@@ -25,6 +25,7 @@ mod clock;
 pub mod conformance;
 mod conversation;
 mod error;
+mod event;
 mod fence;
 mod id;
 mod idempotency;
@@ -51,6 +52,7 @@ pub use checkpointer::{
 pub use clock::now;
 pub use conversation::{Conversation, ConversationFilter};
 pub use error::{BoxError, Error, Result};
+pub use event::{Announcements, EventBatch, LatestBatches, TurnEvents};
 pub use fence::Fence;
 pub use id::{
     CheckpointId, ConversationId, InterruptId, MessageId, Namespace, OwnerId, ThreadId, TurnId,

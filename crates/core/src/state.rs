@@ -86,8 +86,16 @@ impl ThreadState {
         checkpointer: &C,
         thread_id: ThreadId,
     ) -> Result<Self> {
-        let selector = CheckpointSelector::latest(thread_id.clone());
-        Ok(Self::new(thread_id, checkpointer.get(&selector).await?))
+        Self::load_at(checkpointer, CheckpointSelector::latest(thread_id)).await
+    }
+
+    /// Reads the checkpoint that `selector` names. Saving goes on behind it, in the root graph.
+    pub async fn load_at<C: Checkpointer + ?Sized>(
+        checkpointer: &C,
+        selector: CheckpointSelector,
+    ) -> Result<Self> {
+        let tuple = checkpointer.get(&selector).await?;
+        Ok(Self::new(selector.thread_id, tuple))
     }
 
     /// The state in `latest`, which is the latest checkpoint of `thread_id`; `None` where there is

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 
 use crate::{
     Checkpointer, Conversation, IdempotencyKey, Leases, Message, Repository, Result, Turn,
+    TurnEvents,
 };
 
 /// Everything that AgentKit remembers, on one back end: what application code depends on.
@@ -17,6 +18,9 @@ pub trait Storage: Send + Sync {
 
     /// The turns of all conversations.
     fn turns(&self) -> Arc<dyn Repository<Turn>>;
+
+    /// What the turns have told so far.
+    fn turn_events(&self) -> Arc<dyn TurnEvents>;
 
     /// The leases of the turns.
     fn leases(&self) -> Arc<dyn Leases>;
@@ -50,6 +54,9 @@ pub trait UnitOfWork: Send + Sync {
 
     /// The turns, within this transaction.
     fn turns(&self) -> Arc<dyn Repository<Turn>>;
+
+    /// What the turns have told, within this transaction.
+    fn turn_events(&self) -> Arc<dyn TurnEvents>;
 
     /// The leases of the turns, within this transaction.
     fn leases(&self) -> Arc<dyn Leases>;

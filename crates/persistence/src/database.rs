@@ -16,7 +16,7 @@ use sqlx::{
 };
 use yai_agentkit_core::{
     Checkpointer, Conversation, Error, IdempotencyKey, Leases, Message, Repository, Result,
-    Storage, Turn, UnitOfWork,
+    Storage, Turn, TurnEvents, UnitOfWork,
 };
 
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
     connection::{Connection, PostgresSource, SqliteSource, Transaction, answers, retrying},
     entity::idempotency_key,
     error::{from_sqlx, is_transient, storage_error},
+    events::SqlTurnEvents,
     lease::SqlLeases,
     migration,
     repository::{Reads, SqlRepository, StoredEntity},
@@ -217,6 +218,10 @@ impl Storage for Database {
         self.repository()
     }
 
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        Arc::new(SqlTurnEvents(self.connection.clone()))
+    }
+
     fn leases(&self) -> Arc<dyn Leases> {
         Arc::new(SqlLeases(self.connection.clone()))
     }
@@ -275,6 +280,10 @@ impl UnitOfWork for DatabaseUnitOfWork {
 
     fn turns(&self) -> Arc<dyn Repository<Turn>> {
         self.repository()
+    }
+
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        Arc::new(SqlTurnEvents(self.0.clone()))
     }
 
     fn leases(&self) -> Arc<dyn Leases> {

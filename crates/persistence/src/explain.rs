@@ -13,13 +13,14 @@ pub(crate) struct Databases {
 }
 
 /// Those with many rows. On SQLite a plan names their aliases.
-const LARGE_TABLES: [&str; 10] = [
+const LARGE_TABLES: [&str; 11] = [
     "checkpoints",
     "checkpoint_blobs",
     "checkpoint_writes",
     "threads",
     "agent_conversations",
     "agent_messages",
+    "agent_turn_events",
     "c",
     "b",
     "w",

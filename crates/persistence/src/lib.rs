@@ -10,6 +10,7 @@ mod connection;
 mod database;
 mod entity;
 mod error;
+mod events;
 #[cfg(test)]
 mod explain;
 mod lease;

@@ -82,6 +82,15 @@ impl Engine {
     }
 }
 
+impl Drop for Engine {
+    /// After a fork the connections are the parent's, and nothing may be said on them.
+    fn drop(&mut self) {
+        if !self.runtime.is_alive() {
+            std::mem::forget(self.database.clone());
+        }
+    }
+}
+
 #[pymethods]
 impl Engine {
     /// From variables as in the environment (`DATABASE_URL`, `DB_MAX_CONNECTIONS`, …), over the

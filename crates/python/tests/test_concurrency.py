@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -152,6 +153,34 @@ async def test_calls_that_end_are_not_kept(saver):
     assert len(gc.get_objects()) < before + 100
 
 
+async def test_memory_does_not_grow_with_the_operations(postgres_url):
+    """100,000 of them by AGENTKIT_TEST_OPERATIONS=100000. A value that is kept would show."""
+
+    def resident():
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    async def operate(times):
+        for _ in range(times):
+            await asyncio.gather(*(step() for step in steps))
+
+    versions = {"list": "1"}
+    stored = checkpoint({"list": [os.urandom(2**17)]}, versions)
+    async with AgentkitSaver.from_conn_string(postgres_url) as saver:
+        place = await saver.aput(config("thread"), stored, metadata(0), versions)
+        steps = [
+            lambda: saver.aput(config("thread"), stored, metadata(0), versions),
+            lambda: saver.aput_writes(place, [("list", os.urandom(2**17))], "task"),
+            lambda: saver.aget_tuple(place),
+            lambda: asyncio.to_thread(saver.get_tuple, place),
+        ]
+        await operate(25)
+        before = resident()
+        await operate(int(os.environ.get("AGENTKIT_TEST_OPERATIONS", "400")) // len(steps))
+        assert resident() - before < 16 * 2**20
+
+
 SCRIPT = """
 import asyncio, os, sys
 from yai_agentkit import AgentkitSaver
@@ -189,6 +218,8 @@ assert saver.get_tuple(thread) is None
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_process_ends_well(ending, url):
-    command = [sys.executable, "-X", "faulthandler", "-c", SCRIPT + ENDINGS[ending], url]
+    # Python 3.12 warns of every fork beside threads.
+    options = ["-X", "faulthandler", "-W", "ignore::DeprecationWarning"]
+    command = [sys.executable, *options, "-c", SCRIPT + ENDINGS[ending], url]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     assert (ended.returncode, ended.stderr) == (0, "")

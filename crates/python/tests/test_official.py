@@ -1,9 +1,13 @@
 """LangGraph's own PostgreSQL savers and ours read from each other what they would from themselves."""
 
+import math
+import re
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+import psycopg
 import pytest
-from examples import config, store
+from examples import checkpoint, config, metadata, store
 from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
@@ -99,6 +103,64 @@ async def test_every_saver_reads_the_same_from(writer, serializer, postgres_url)
     for reader in ["official sync", "ours sync", "ours async"]:
         assert repr_of(seen[reader]) == repr_of(seen["official async"])
         assert seen[reader] == seen["official async"]
+
+
+@pytest.mark.parametrize("reader", ["official sync", "official async"])
+async def test_the_official_saver_reads_what_it_could_not_have_written(reader, postgres_url):
+    """Inline, PostgreSQL's JSON would refuse these values or change them."""
+    values = {
+        "nul": "a\0b",
+        "infinity": math.inf,
+        "large": 4.036259327295849e16,
+        "negative": -1e300,
+        "nan": math.nan,
+    }
+    versions = dict.fromkeys(values, "1")
+    with AgentkitSaver.from_conn_string(postgres_url) as saver:
+        place = saver.put(config("thread"), checkpoint(values, versions), metadata(0), versions)
+    async with opened(reader, postgres_url, JsonPlusSerializer()) as official:
+        read = (await official.aget_tuple(place)).checkpoint["channel_values"]
+    assert {name: repr(value) for name, value in read.items()} == {
+        name: repr(value) for name, value in values.items()
+    }
+
+
+async def test_what_is_encrypted_is_not_in_the_database(postgres_url):
+    serde = EncryptedSerializer(Cipher())
+    with AgentkitSaver.from_conn_string(postgres_url, serde=serde) as saver:
+        versions = {"list": "1"}
+        secret = checkpoint({"list": ["s3cret"]}, versions)
+        place = saver.put(config("thread"), secret, metadata(0), versions)
+        saver.put_writes(place, [("list", ["s3cret"])], "task")
+        assert saver.get_tuple(place).checkpoint["channel_values"] == {"list": ["s3cret"]}
+    with psycopg.connect(postgres_url) as connection:
+        for table in ["checkpoint_blobs", "checkpoint_writes"]:
+            (stored,) = connection.execute(f"SELECT type, blob FROM {table}").fetchall()
+            assert stored[0] == "msgpack+xor" and b"s3cret" not in stored[1]
+    with AgentkitSaver.from_conn_string(postgres_url) as saver:
+        with pytest.raises(NotImplementedError, match="xor"):
+            saver.get_tuple(place)
+
+
+async def test_going_back_leaves_everything_in_place(postgres_url):
+    page = Path(__file__).parents[3] / "docs" / "coming-from-async-postgres-saver.md"
+    (drop,) = re.findall("```sql\n(.*?)```", page.read_text(), re.DOTALL)
+    serde = JsonPlusSerializer()
+    async with opened("official async", postgres_url, serde) as official:
+        first = await store(official.aput, official.aput_writes, "1", official.get_next_version)
+    async with opened("ours async", postgres_url, serde) as ours:
+        second = await store(ours.aput, ours.aput_writes, "2", ours.get_next_version)
+        expected = [await read(ours, places) for places in (first, second)]
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute(drop)
+        tables = "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'"
+        assert all(name.startswith("checkpoint") for (name,) in connection.execute(tables))
+    async with opened("official async", postgres_url, serde) as official:
+        assert [await read(official, places) for places in (first, second)] == expected
+    # And forth again.
+    async with opened("ours async", postgres_url, serde) as ours:
+        assert [await read(ours, places) for places in (first, second)] == expected
+        assert {thread.id for thread in await ours.athreads()} == {"1", "2"}
 
 
 def repr_of(seen):

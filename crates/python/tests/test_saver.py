@@ -3,13 +3,17 @@
 import asyncio
 import math
 import socket
+import subprocess
+import sys
 from enum import Enum
+from urllib.parse import parse_qsl, urlsplit
 
 import psycopg
 import pytest
 from examples import checkpoint, config, metadata, store
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from yai_agentkit import AgentkitSaver, ConflictError, NotFoundError, StorageError
+from yai_agentkit._conninfo import as_url
 
 
 def put(saver, thread_id, values):
@@ -31,6 +35,11 @@ def test_threads_are_listed_by_their_last_write_in_pages(saver):
         pages += page
     assert pages == threads
     assert asyncio.run(saver.athreads()) == threads
+
+
+def test_it_needs_langgraphs_checkpoints_and_not_langgraph():
+    script = "import sys; sys.modules['langgraph.types'] = None; import yai_agentkit"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_without_a_context_manager_or_an_event_loop(url):
@@ -118,6 +127,36 @@ def test_a_copy_needs_a_source_and_a_free_target(saver):
 def test_a_bad_url_is_refused_at_once():
     with pytest.raises(ValueError, match="postgresql://"):
         AgentkitSaver.from_conn_string("mysql://localhost")
+
+
+CONNINFO = [
+    "host={host} port={port} user={user} dbname={dbname}",
+    "  host = '{socket}'  port='{port}' user={user}\n dbname='{dbname}' application_name='a \\'b' ",
+    "postgresql://{user}@/{dbname}?host={socket}&port={port}",
+]
+
+
+@pytest.mark.parametrize("conn_string", CONNINFO)
+def test_what_libpq_takes_connects(conn_string, postgres_url):
+    with psycopg.connect(postgres_url) as connection:
+        socket = connection.execute("SHOW unix_socket_directories").fetchone()[0]
+        parameters = {**connection.info.get_parameters(), "socket": socket}
+    parameters.setdefault("host", "localhost")
+    with AgentkitSaver.from_conn_string(conn_string.format(**parameters)) as saver:
+        place = put(saver, "thread", {"text": "here"})
+        with psycopg.connect(postgres_url) as connection:
+            found = connection.execute("SELECT checkpoint_id FROM checkpoints").fetchall()
+    assert found == [(place["configurable"]["checkpoint_id"],)]
+
+
+def test_a_password_of_a_libpq_string_is_read_and_not_shown():
+    conn_string = r"host=h user=u password='it\'s \\ a & s3cret' dbname=d"
+    expected = psycopg.conninfo.conninfo_to_dict(conn_string)
+    url = urlsplit(as_url(conn_string))
+    assert dict(parse_qsl(url.query, strict_parsing=True)) == expected
+    assert "s3cret" not in repr(AgentkitSaver.from_conn_string(conn_string))
+    for other in ["host", "host=a b", "a b=c", "=x", "host='x", "sqlite:a=b", "host='a'b"]:
+        assert as_url(other) == other
 
 
 async def test_a_database_that_is_down_is_not_an_empty_one():

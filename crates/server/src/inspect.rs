@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use json_patch::Patch;
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use utoipa::ToSchema;
-use yai_agentkit_core::{ChannelValue, CheckpointTuple, join_lists};
+use yai_agentkit_core::{
+    ChannelValue, CheckpointId, CheckpointSelector, CheckpointTuple, Checkpointer, Error, Result,
+    join_lists,
+};
 
 /// A checkpoint with its values decoded. Lossy: for reading, not for storing.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -78,6 +82,27 @@ impl From<CheckpointTuple> for CheckpointView {
             metadata: tuple.metadata.0,
         }
     }
+}
+
+/// The RFC 6902 patch that makes [`CheckpointView::values`] of `to` out of those of `from`. Both are
+/// checkpoints of the thread and the graph of `place`, else it is [`Error::NotFound`].
+pub async fn diff(
+    checkpointer: &dyn Checkpointer,
+    place: &CheckpointSelector,
+    from: CheckpointId,
+    to: CheckpointId,
+) -> Result<Patch> {
+    let values = async |id: CheckpointId| {
+        let selector = CheckpointSelector {
+            checkpoint_id: Some(id.clone()),
+            ..place.clone()
+        };
+        let tuple = checkpointer.get(&selector).await?;
+        let tuple = tuple.ok_or_else(|| Error::not_found("checkpoint", id))?;
+        let values = CheckpointView::from(tuple).values;
+        Ok::<_, Error>(Json::Object(values.into_iter().collect()))
+    };
+    Ok(json_patch::diff(&values(from).await?, &values(to).await?))
 }
 
 fn decoded(value: ChannelValue) -> Json {

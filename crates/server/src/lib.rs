@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod cli;
+pub mod fork;
 pub mod http;
 pub mod inspect;
 pub mod settings;

@@ -16,6 +16,7 @@
 //! | `AGENTKIT_LEASE` | | `lease` | 10 seconds |
 //! | `AGENTKIT_ON_BUSY` | | `on_busy` | `reject` |
 //! | `AGENTKIT_KEY_AGE` | | `key_age` | 86400 seconds |
+//! | `AGENTKIT_EVENT_AGE` | | `event_age` | 86400 seconds |
 //! | `AGENTKIT_STEP_DELAY` | | `step_delay` | 0 milliseconds, of the offline agent |
 //! | `OPENAI_API_KEY` | | `openai.api_key` | needed, unless `OPENAI_BASE_URL` is set |
 //! | `OPENAI_BASE_URL` | | `openai.base_url` | OpenAI's |
@@ -232,6 +233,7 @@ impl Sources<'_> {
             deadline: seconds("AGENTKIT_TURN_DEADLINE", default.deadline)?,
             lease: seconds("AGENTKIT_LEASE", default.lease)?,
             key_age: seconds("AGENTKIT_KEY_AGE", default.key_age)?,
+            event_age: seconds("AGENTKIT_EVENT_AGE", default.event_age)?,
             on_busy: self.get(
                 "AGENTKIT_ON_BUSY",
                 default.on_busy,
@@ -278,6 +280,7 @@ struct File {
     lease: Option<Scalar>,
     on_busy: Option<Scalar>,
     key_age: Option<Scalar>,
+    event_age: Option<Scalar>,
     step_delay: Option<Scalar>,
     openai: OpenAiTable,
     #[serde(rename = "database")]
@@ -327,6 +330,7 @@ impl File {
             ("AGENTKIT_LEASE", self.lease),
             ("AGENTKIT_ON_BUSY", self.on_busy),
             ("AGENTKIT_KEY_AGE", self.key_age),
+            ("AGENTKIT_EVENT_AGE", self.event_age),
             ("AGENTKIT_STEP_DELAY", self.step_delay),
             ("OPENAI_API_KEY", self.openai.api_key),
             ("OPENAI_BASE_URL", self.openai.base_url),

@@ -17,7 +17,7 @@ use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
 use yai_agentkit_core::Role;
 use yai_agentkit_server::agent::{
-    Agent, AgentError, AgentState, ChatMessage, Step, ToolCall, ToolOutcome,
+    Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome,
     openai::{OpenAiAgent, OpenAiConfig},
 };
 
@@ -36,6 +36,7 @@ struct Reply {
     status: StatusCode,
     retry_after: Option<&'static str>,
     delay: Duration,
+    content_type: &'static str,
     body: String,
 }
 
@@ -45,6 +46,7 @@ impl Reply {
             status: StatusCode::from_u16(status).unwrap(),
             retry_after: None,
             delay: Duration::ZERO,
+            content_type: "application/json",
             body: body.to_string(),
         }
     }
@@ -60,6 +62,21 @@ impl Reply {
             "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
         });
         Self::new(200, completion)
+    }
+
+    /// Chunks, as the real API streams them; what a broken server leaves out is up to `end`.
+    fn stream(deltas: impl IntoIterator<Item = Json>, end: &str) -> Self {
+        let chunks = deltas.into_iter().map(|choice| {
+            let chunk = json!({
+                "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1_760_000_000,
+                "model": "test-model-2026", "choices": [choice], "usage": null
+            });
+            format!("data: {chunk}\n\n")
+        });
+        Self {
+            content_type: "text/event-stream; charset=utf-8",
+            ..Self::new(200, chunks.collect::<String>() + end)
+        }
     }
 
     fn text(content: &str) -> Self {
@@ -113,8 +130,10 @@ impl Endpoint {
         };
         tokio::time::sleep(reply.delay).await;
         let mut response = (reply.status, reply.body).into_response();
-        let json = "application/json".parse().unwrap();
-        response.headers_mut().insert(header::CONTENT_TYPE, json);
+        let content_type = reply.content_type.parse().unwrap();
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, content_type);
         if let Some(seconds) = reply.retry_after {
             let seconds = seconds.parse().unwrap();
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
@@ -130,7 +149,8 @@ impl Endpoint {
     }
 
     async fn step(&self, state: &AgentState) -> Result<Step, AgentError> {
-        OpenAiAgent::new(self.config()).unwrap().step(state).await
+        let agent = OpenAiAgent::new(self.config()).unwrap();
+        agent.step(state, &Deltas::ignored()).await
     }
 
     fn asked(&self) -> usize {
@@ -218,7 +238,7 @@ async fn the_system_prompt_can_be_replaced() {
     };
     OpenAiAgent::new(config)
         .unwrap()
-        .step(&saying("Hi"))
+        .step(&saying("Hi"), &Deltas::ignored())
         .await
         .unwrap();
     assert_eq!(
@@ -237,7 +257,8 @@ async fn tool_calls_and_their_results_go_round() {
     let agent = OpenAiAgent::new(endpoint.config()).unwrap();
     let mut state = saying("My name is Ada. What is 17 * 23?");
 
-    let Step::ToolCalls { content, calls } = agent.step(&state).await.unwrap() else {
+    let Step::ToolCalls { content, calls } = agent.step(&state, &Deltas::ignored()).await.unwrap()
+    else {
         panic!("the model calls tools");
     };
     assert_eq!(calls[0].arguments, json!({"expression": "17 * 23"}));
@@ -254,7 +275,7 @@ async fn tool_calls_and_their_results_go_round() {
             ..ChatMessage::new(Role::Tool, result)
         });
     }
-    let step = agent.step(&state).await.unwrap();
+    let step = agent.step(&state, &Deltas::ignored()).await.unwrap();
     assert_eq!(step, Step::Answer("391, Ada.".to_owned()));
     assert_eq!(state.facts["name"], "Ada");
 
@@ -279,7 +300,8 @@ async fn broken_arguments_reach_the_tool_and_go_back_unchanged() {
     let endpoint = Endpoint::start([calls, Reply::text("Sorry.")]).await;
     let agent = OpenAiAgent::new(endpoint.config()).unwrap();
     let mut state = saying("What is 17 * 23?");
-    let Step::ToolCalls { calls, .. } = agent.step(&state).await.unwrap() else {
+    let Step::ToolCalls { calls, .. } = agent.step(&state, &Deltas::ignored()).await.unwrap()
+    else {
         panic!("the model calls a tool");
     };
     let ToolOutcome::Result(result) = agent.run_tool(&calls[0], &mut state, None).await else {
@@ -297,7 +319,7 @@ async fn broken_arguments_reach_the_tool_and_go_back_unchanged() {
         tool_call_id: Some("call_a".to_owned()),
         ..ChatMessage::new(Role::Tool, result)
     });
-    agent.step(&state).await.unwrap();
+    agent.step(&state, &Deltas::ignored()).await.unwrap();
     let call = &endpoint.body(1)["messages"][2]["tool_calls"][0];
     assert_eq!(call["function"]["arguments"], "{\"expression\": ");
 }
@@ -408,7 +430,7 @@ async fn a_slow_answer_is_unavailable_within_the_timeout() {
     let start = Instant::now();
     let step = OpenAiAgent::new(config)
         .unwrap()
-        .step(&saying("Hello"))
+        .step(&saying("Hello"), &Deltas::ignored())
         .await;
     let (reason, can_help) = outcome(step);
     assert_eq!(reason, "it did not answer within 300ms");
@@ -427,7 +449,7 @@ async fn a_refused_connection_is_unavailable() {
     };
     let step = OpenAiAgent::new(config)
         .unwrap()
-        .step(&saying("Hello"))
+        .step(&saying("Hello"), &Deltas::ignored())
         .await;
     assert_eq!(outcome(step), ("can't connect to it".to_owned(), true));
 }
@@ -549,4 +571,85 @@ fn settings_that_cannot_work_are_named() {
         assert!(!error.to_string().contains(KEY), "{error}");
     }
     assert!(!format!("{config:?}").contains(KEY));
+}
+
+/// The end of a stream that is whole.
+const DONE: &str = "data: [DONE]\n\n";
+
+fn delta(delta: Json, finish_reason: Option<&str>) -> Json {
+    json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish_reason})
+}
+
+/// A step, and what was said while it was made.
+async fn heard(endpoint: &Endpoint) -> (Result<Step, AgentError>, Vec<String>) {
+    let agent = OpenAiAgent::new(endpoint.config()).unwrap();
+    let (deltas, mut receiver) = Deltas::channel();
+    let step = agent.step(&saying("Hello"), &deltas).await;
+    drop(deltas);
+    let mut heard = Vec::new();
+    while let Some(delta) = receiver.recv().await {
+        heard.push(delta);
+    }
+    (step, heard)
+}
+
+#[tokio::test]
+async fn a_streamed_answer_is_heard_as_it_comes() {
+    let deltas = [
+        delta(json!({"role": "assistant", "content": ""}), None),
+        delta(json!({"content": "Good "}), None),
+        delta(json!({"content": "day, 世界"}), None),
+        delta(json!({}), Some("stop")),
+    ];
+    let endpoint = Endpoint::start([Reply::stream(deltas, DONE)]).await;
+    let (step, heard) = heard(&endpoint).await;
+    assert_eq!(step.unwrap(), Step::Answer("Good day, 世界".to_owned()));
+    assert_eq!(heard, ["Good ", "day, 世界"]);
+    assert_eq!(endpoint.body(0)["stream"], true);
+}
+
+#[tokio::test]
+async fn streamed_tool_calls_are_put_together_by_their_index() {
+    let call = |call: Json| delta(json!({"tool_calls": [call]}), None);
+    let deltas = [
+        delta(json!({"role": "assistant", "content": "Let me see."}), None),
+        call(json!({"index": 0, "id": "a", "function": {"name": "recall", "arguments": ""}})),
+        call(
+            json!({"index": 1, "id": "b", "function": {"name": "calculate", "arguments": "{\"ex"}}),
+        ),
+        call(json!({"index": 0, "function": {"arguments": "{}"}})),
+        call(json!({"index": 1, "function": {"arguments": "pression\": \"1 + 1\"}"}})),
+        delta(json!({}), Some("tool_calls")),
+    ];
+    let endpoint = Endpoint::start([Reply::stream(deltas, DONE)]).await;
+    let (step, heard) = heard(&endpoint).await;
+    let call = |id: &str, name: &str, arguments: Json| ToolCall {
+        id: id.to_owned(),
+        name: name.to_owned(),
+        arguments,
+    };
+    let expected = Step::ToolCalls {
+        content: "Let me see.".to_owned(),
+        calls: vec![
+            call("a", "recall", json!({})),
+            call("b", "calculate", json!({"expression": "1 + 1"})),
+        ],
+    };
+    assert_eq!(step.unwrap(), expected);
+    assert_eq!(heard, ["Let me see."]);
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_is_unavailable() {
+    let half = [delta(json!({"content": "Good "}), None)];
+    let endpoint = Endpoint::start([Reply::stream(half.clone(), "")]).await;
+    let (step, heard) = heard(&endpoint).await;
+    assert_eq!(outcome(step), ("its answer broke off".to_owned(), true));
+    assert_eq!(heard, ["Good "]);
+
+    let error = json!({"error": {"message": format!("overloaded, {KEY}"), "type": "server_error"}});
+    let end = format!("data: {error}\n\n");
+    let endpoint = Endpoint::start([Reply::stream(half, &end)]).await;
+    let (step, _) = self::heard(&endpoint).await;
+    assert_eq!(outcome(step), ("overloaded, [key]".to_owned(), true));
 }

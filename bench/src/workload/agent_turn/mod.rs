@@ -126,7 +126,7 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
     report.write(
         "A thread loads its latest checkpoint, then does ten steps of put (three channels: a list \
          that grows by one message of 400 bytes a step, a small dict, one without value) and \
-         put_writes (two writes). Times are p50 / p99. CPU and bytes are of one step; bytes on \
+         put_writes (two writes). Pools are of 20 connections, AgentKit's default. Times are p50 / p99. CPU and bytes are of one step; bytes on \
          SQLite are all that was written to the log and the file. Size is of 1,000 turns.\n",
     );
     for kind in [Kind::Postgres, Kind::Sqlite] {

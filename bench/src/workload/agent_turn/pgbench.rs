@@ -5,10 +5,7 @@ use std::process::Stdio;
 use serde_json::json;
 use tokio::process::Command;
 
-use super::{
-    Load, Measured, Outcome,
-    shape::{self, STEPS},
-};
+use super::{Load, Measured, Outcome, shape};
 use crate::{Result, database::Database};
 
 const GET: &str = include_str!("../../../pgbench/get.sql");
@@ -17,7 +14,7 @@ const INDEXES: &str = "CREATE INDEX checkpoints_thread_id_idx ON checkpoints (th
 CREATE INDEX checkpoint_blobs_thread_id_idx ON checkpoint_blobs (thread_id);
 CREATE INDEX checkpoint_writes_thread_id_idx ON checkpoint_writes (thread_id);";
 
-/// What it sends for a step.
+/// What it sends.
 #[derive(Clone, Copy)]
 pub(super) enum Statements {
     /// Our own.
@@ -48,9 +45,8 @@ pub(super) async fn run(
     database.settle().await?;
 
     let directory = tempfile::tempdir()?;
-    let script = directory.path().join("turn.sql");
-    let steps = (1..=STEPS).map(|step| statements.step().replace("{step}", &step.to_string()));
-    std::fs::write(&script, GET.to_owned() + &steps.collect::<String>())?;
+    let script = directory.path().join("step.sql");
+    std::fs::write(&script, GET.to_owned() + statements.step())?;
     let seconds = load.warm_up.as_secs() + load.measured.as_secs();
     let jobs = std::thread::available_parallelism()?
         .get()
@@ -75,16 +71,15 @@ pub(super) async fn run(
     if !output.status.success() {
         return Err(format!("pgbench: {progress}").into());
     }
-    #[expect(clippy::cast_precision_loss, reason = "a small count")]
-    let steps_per_second = turns_per_second(&progress, load.warm_up.as_secs())? * STEPS as f64;
-    let turns = out
+    let steps_per_second = steps_per_second(&progress, load.warm_up.as_secs())?;
+    let steps = out
         .lines()
         .find_map(|line| line.strip_prefix("number of transactions actually processed: "));
-    let turns: u64 = turns.ok_or("pgbench has no count")?.trim().parse()?;
+    let steps = steps.ok_or("pgbench has no count")?.trim().parse()?;
     Ok(Measured {
         outcome: Outcome {
             steps_per_second,
-            steps: turns * u64::try_from(STEPS)?,
+            steps,
             get: None,
             put: None,
             put_writes: None,
@@ -94,15 +89,9 @@ pub(super) async fn run(
 }
 
 /// What the statements refer to.
-fn variables() -> impl Iterator<Item = (String, String)> {
-    let messages = shape::messages();
-    let lists = (1..=STEPS).map(move |step| {
-        let list: String = messages[..step]
-            .iter()
-            .map(|message| format!("{:<1$}", message.content, shape::MESSAGE))
-            .collect();
-        (format!("messages_{step}"), list)
-    });
+fn variables() -> [(&'static str, String); 8] {
+    let message = |message: &shape::Message| format!("{:<1$}", message.content, shape::MESSAGE);
+    let messages: Vec<_> = shape::messages().iter().map(message).collect();
     // `@` is where the version goes.
     let version = "@.0123456789012345";
     let versions = json!({
@@ -118,24 +107,20 @@ fn variables() -> impl Iterator<Item = (String, String)> {
         "updated_channels": [shape::TRIGGER, shape::CONTEXT, shape::MESSAGES],
     });
     let metadata = json!({"source": "loop", "step": 10, "parents": {}});
-    let others = [
-        ("turn", "-1".to_owned()),
+    [
+        ("count", "-1".to_owned()),
+        ("messages", messages.concat()),
+        ("message", messages[0].clone()),
+        ("context", shape::context(10).to_string()),
         ("checkpoint", checkpoint.to_string()),
         ("metadata", metadata.to_string()),
-        ("context", shape::context(10).to_string()),
-        (
-            "message",
-            format!("{:<1$}", shape::messages()[0].content, shape::MESSAGE),
-        ),
         ("task", "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9".to_owned()),
         ("task_path", shape::TASK_PATH.to_owned()),
-    ];
-    let others = others.map(|(name, value)| (name.to_owned(), value));
-    lists.chain(others)
+    ]
 }
 
 /// The mean of the seconds after the warm-up.
-fn turns_per_second(progress: &str, warm_up: u64) -> Result<f64> {
+fn steps_per_second(progress: &str, warm_up: u64) -> Result<f64> {
     let rates: Vec<f64> = progress
         .lines()
         .filter_map(|line| line.strip_prefix("progress: "))

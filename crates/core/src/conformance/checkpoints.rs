@@ -162,6 +162,8 @@ async fn versions_are_integers_floats_or_texts(storage: Arc<dyn Storage>) {
         Version::Float(2.0),
         Version::Float(2.5),
         Version::Float(0.1),
+        Version::Float(0.1 + 0.2),
+        Version::Float(1.0 / 3.0),
         Version::Text("00000000000000000000000000000003.0123456789012345".to_owned()),
         Version::Text("3".to_owned()),
         Version::Text(AWKWARD.to_owned()),

@@ -20,6 +20,7 @@ mod concurrency;
 mod conversations;
 mod copying;
 mod delta_channels;
+mod events;
 mod fencing;
 mod fixtures;
 mod isolation;
@@ -57,6 +58,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         conversations::CASES,
         messages::CASES,
         turns::CASES,
+        events::CASES,
         leases::CASES,
         pages::CASES,
         checkpoints::CASES,

@@ -2,6 +2,7 @@
 //! an application's own tests. Nothing survives the process.
 
 mod checkpointer;
+mod events;
 mod lease;
 mod repository;
 
@@ -17,10 +18,11 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::{
     Checkpointer, Conversation, IdempotencyKey, Leases, Message, Repository, Result, Storage, Turn,
-    TurnId, UnitOfWork, now,
+    TurnEvents, TurnId, UnitOfWork, now,
 };
 
 use checkpointer::Checkpoints;
+use events::Batches;
 use repository::Rows;
 
 /// Everything, in memory. A clone shares the contents.
@@ -39,6 +41,7 @@ struct State {
     conversations: Rows<Conversation>,
     messages: Rows<Message>,
     turns: Rows<Turn>,
+    events: Batches,
     /// Of a turn that is not here its lease was renewed when it was created.
     renewed_at: BTreeMap<TurnId, DateTime<Utc>>,
     idempotency_keys: Rows<IdempotencyKey>,
@@ -77,6 +80,10 @@ impl Access {
         Arc::new(repository::MemoryRepository::new(self.clone()))
     }
 
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        Arc::new(events::MemoryTurnEvents(self.clone()))
+    }
+
     fn leases(&self) -> Arc<dyn Leases> {
         Arc::new(lease::MemoryLeases(self.clone()))
     }
@@ -104,6 +111,10 @@ impl Storage for MemoryStorage {
 
     fn turns(&self) -> Arc<dyn Repository<Turn>> {
         self.access().repository()
+    }
+
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        self.access().turn_events()
     }
 
     fn leases(&self) -> Arc<dyn Leases> {
@@ -167,6 +178,10 @@ impl UnitOfWork for MemoryUnitOfWork {
 
     fn turns(&self) -> Arc<dyn Repository<Turn>> {
         self.access().repository()
+    }
+
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        self.access().turn_events()
     }
 
     fn leases(&self) -> Arc<dyn Leases> {

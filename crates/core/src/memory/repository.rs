@@ -185,6 +185,9 @@ impl MemoryEntity for Conversation {
             .messages
             .retain(|_, message| message.conversation_id != *id);
         state.turns.retain(|_, turn| turn.conversation_id != *id);
+        state
+            .events
+            .retain(|(conversation, ..), _| conversation != id);
         let turns = &state.turns;
         state.renewed_at.retain(|id, _| turns.contains_key(id));
     }

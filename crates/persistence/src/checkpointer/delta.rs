@@ -97,7 +97,9 @@ WHERE chain.checkpoint -> 'channel_values' ? o.channel",
             SELECT 1 FROM json_each(chain.checkpoint, '$.channel_versions') v
             CROSS JOIN checkpoint_blobs b
             WHERE v.key = o.value AND b.thread_id = $1 AND b.checkpoint_ns = $2
-                AND b.channel = o.value AND b.version = CAST(v.value AS TEXT)
+                AND b.channel = o.value AND b.version = CAST(coalesce(
+                    CASE v.type WHEN 'real' THEN chain.checkpoint -> v.fullkey END, v.value
+                ) AS TEXT)
                 AND b.type <> 'empty'
         )
     )
@@ -115,7 +117,9 @@ SELECT 1, chain.depth, o.value, b.type, b.blob, NULL, NULL, NULL
 FROM chain CROSS JOIN json_each(chain.open) o
 CROSS JOIN json_each(chain.checkpoint, '$.channel_versions') v ON v.key = o.value
 CROSS JOIN checkpoint_blobs b ON b.thread_id = $1 AND b.checkpoint_ns = $2
-    AND b.channel = o.value AND b.version = CAST(v.value AS TEXT)
+    AND b.channel = o.value AND b.version = CAST(coalesce(
+        CASE v.type WHEN 'real' THEN chain.checkpoint -> v.fullkey END, v.value
+    ) AS TEXT)
 UNION ALL
 SELECT 2, chain.depth, o.value, chain.checkpoint -> '$.channel_values', NULL,
     NULL, NULL, NULL

@@ -33,14 +33,14 @@ use crate::{connection::Connection, error::storage_error};
 
 /// A statement on both databases. Both number their parameters `$1`, `$2`, ….
 #[derive(Clone, Copy)]
-struct Sql {
-    postgres: &'static str,
-    sqlite: &'static str,
+pub(crate) struct Sql {
+    pub(crate) postgres: &'static str,
+    pub(crate) sqlite: &'static str,
 }
 
 impl Sql {
     /// One text for both.
-    const fn same(sql: &'static str) -> Self {
+    pub(crate) const fn same(sql: &'static str) -> Self {
         Self {
             postgres: sql,
             sqlite: sql,
@@ -55,7 +55,7 @@ impl Sql {
         }
     }
 
-    async fn rows(
+    pub(crate) async fn rows(
         self,
         connection: &Connection,
         values: Vec<SqlValue>,
@@ -65,14 +65,18 @@ impl Sql {
             .await
     }
 
-    async fn execute(self, connection: &Connection, values: Vec<SqlValue>) -> Result<u64, DbErr> {
+    pub(crate) async fn execute(
+        self,
+        connection: &Connection,
+        values: Vec<SqlValue>,
+    ) -> Result<u64, DbErr> {
         let result = connection
             .execute_raw(self.statement(connection, values))
             .await?;
         Ok(result.rows_affected())
     }
 
-    fn statement(self, connection: &Connection, values: Vec<SqlValue>) -> Statement {
+    pub(crate) fn statement(self, connection: &Connection, values: Vec<SqlValue>) -> Statement {
         let backend = connection.get_database_backend();
         Statement::from_sql_and_values(backend, self.on(connection), values)
     }

@@ -27,7 +27,7 @@ const PAGE: &str = "WITH page AS MATERIALIZED (
 /// Everything that belongs to the checkpoints of `page`. OFFSET 0 makes PostgreSQL look each row up
 /// by its primary key (checkpoint_blobs_pkey, checkpoint_writes_pkey): a join is planned from the
 /// row estimates of a thread, which are worst for the longest ones. SQLite keeps the order of a
-/// CROSS JOIN.
+/// CROSS JOIN; as text, a float is what the JSON says, since a cast keeps 15 digits of it.
 const WITH_ALL: Sql = Sql {
     postgres: ")
 SELECT 0, thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint::text,
@@ -73,7 +73,9 @@ FROM page
 UNION ALL
 SELECT 1, b.thread_id, b.checkpoint_ns, NULL, b.channel, b.version, b.type, NULL, NULL, b.blob
 FROM (
-    SELECT DISTINCT p.thread_id, p.checkpoint_ns, v.key, CAST(v.value AS TEXT) AS value
+    SELECT DISTINCT p.thread_id, p.checkpoint_ns, v.key, CAST(coalesce(
+        CASE v.type WHEN 'real' THEN p.checkpoint -> v.fullkey END, v.value
+    ) AS TEXT) AS value
     FROM page p CROSS JOIN json_each(p.checkpoint, '$.channel_versions') v
 ) used
 CROSS JOIN checkpoint_blobs b

@@ -7,7 +7,10 @@ use std::{
 
 use sqlx::{Connection, Database, SqlStr, pool::PoolConnection};
 use sqlx_core::transaction::TransactionManager;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 
 use super::sqlite::TimeLimit;
 
@@ -26,6 +29,8 @@ struct Inner<DB: Database> {
     shelf: Mutex<Shelf<DB>>,
     /// As many as there may be connections, so that nobody waits for one that lies on the shelf.
     permits: Arc<Semaphore>,
+    /// Where a connection goes back to sqlx's pool.
+    runtime: Handle,
 }
 
 /// The connections that wait for their next user, the last used on top.
@@ -70,6 +75,7 @@ impl<DB: Database> Pool<DB> {
                 watched: false,
             }),
             permits: Arc::new(Semaphore::new(most as usize)),
+            runtime: Handle::current(),
         }))
     }
 
@@ -148,6 +154,14 @@ impl<DB: Database> Inner<DB> {
         if !mem::replace(&mut shelf.watched, true) {
             tokio::spawn(clear_shelf(Arc::downgrade(self)));
         }
+    }
+}
+
+impl<DB: Database> Drop for Inner<DB> {
+    /// Maybe outside the runtime, where sqlx panics when a connection goes back to it.
+    fn drop(&mut self) {
+        let _inside = self.runtime.enter();
+        self.shelf().idle.clear();
     }
 }
 

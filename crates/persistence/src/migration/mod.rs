@@ -54,11 +54,12 @@ macro_rules! script {
     };
 }
 
-const MIGRATIONS: [Script; 4] = [
+const MIGRATIONS: [Script; 5] = [
     script!("0001", "checkpoints"),
     script!("0002", "threads"),
     script!("0003", "conversations"),
     script!("0004", "turns"),
+    script!("0005", "events"),
 ];
 
 /// Every migration with its state. Reads only.

@@ -46,3 +46,29 @@ async fn closing_waits_for_what_is_under_way(url: &str) {
     assert_eq!(found, Some(added));
     again.close().await;
 }
+
+#[test]
+fn what_is_dropped_outside_its_runtime_or_after_it_is_no_panic() {
+    for runtime_ends_first in [false, true] {
+        let (_directory, _, file) = sqlite_file();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let postgres = runtime.block_on(PostgresDatabase::create("dropped"));
+        // Just used, so that their connections wait for the next user.
+        let databases = runtime.block_on(async {
+            let databases = [connect(&postgres.url).await, connect(&file).await];
+            for database in &databases {
+                store_something(database).await;
+            }
+            databases
+        });
+        if runtime_ends_first {
+            drop(runtime);
+            drop(databases);
+        } else {
+            drop(databases);
+            drop(runtime);
+        }
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(postgres.remove());
+    }
+}

@@ -2,7 +2,8 @@ use std::time::{Duration, Instant};
 
 use yai_agentkit_core::{
     ChannelWrite, CheckpointQuery, CheckpointSelector, CheckpointerExt, Conversation,
-    ConversationFilter, Error, ListQuery, NewWrites, PruneStrategy, Storage, Value,
+    ConversationFilter, Error, EventBatch, LatestBatches, ListQuery, NewWrites, PruneStrategy,
+    Storage, TurnId, Value,
 };
 use yai_agentkit_persistence::Database;
 
@@ -83,6 +84,46 @@ async fn every_call_survives_the_loss_of_all_connections() {
         checkpointer.delete_thread(&thread),
     );
     assert_eq!(checkpointer.keys(10).await.unwrap(), [copy]);
+    database.close().await;
+    postgres.remove().await;
+}
+
+#[tokio::test]
+async fn events_survive_the_loss_of_all_connections() {
+    let postgres = PostgresDatabase::create("lost_events").await;
+    let url = &plain(&postgres.url);
+    let database = connect(url).await;
+    let conversation_id = store_something(&database).await.id;
+    let turn_id = TurnId::new();
+    let batch = |sequence| EventBatch {
+        conversation_id,
+        turn_id,
+        sequence,
+        events: vec![serde_json::json!({"type": "TEST"})],
+    };
+    let events = database.turn_events();
+    let mut announcements = events.announcements().await.unwrap().unwrap();
+    let latest = LatestBatches::from([(turn_id, 1)]);
+    each_survives!(
+        &database,
+        url,
+        events.append(batch(1)),
+        events.read(conversation_id, turn_id, 0, 10),
+        events.latest(&[(conversation_id, turn_id)]),
+        events.delete_older(Duration::from_secs(3600)),
+        events.announce(&latest),
+    );
+    // It was interrupted several times, and hears what is announced when it listens again.
+    let heard = async {
+        loop {
+            match announcements.next().await.unwrap() {
+                None => events.announce(&latest).await.unwrap(),
+                Some(heard) => return heard,
+            }
+        }
+    };
+    let heard = tokio::time::timeout(Duration::from_secs(15), heard).await;
+    assert_eq!(heard.unwrap(), latest);
     database.close().await;
     postgres.remove().await;
 }

@@ -1,6 +1,14 @@
 """AgentKit: durable memory for stateful AI agents, as a LangGraph checkpoint saver."""
 
 from yai_agentkit._native import ConflictError, NotFoundError, StorageError
+from yai_agentkit._javascript import JavaScriptSaver
 from yai_agentkit._saver import AgentkitSaver, Thread
 
-__all__ = ["AgentkitSaver", "ConflictError", "NotFoundError", "StorageError", "Thread"]
+__all__ = [
+    "AgentkitSaver",
+    "ConflictError",
+    "JavaScriptSaver",
+    "NotFoundError",
+    "StorageError",
+    "Thread",
+]

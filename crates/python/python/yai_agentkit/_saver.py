@@ -21,6 +21,7 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.types import TASKS, _DeltaSnapshot
 
+from yai_agentkit._conninfo import as_url
 from yai_agentkit._native import Engine
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
     looks like an empty one.
     """
 
+    _stores_all_apart = False
+    """Whether what is inline is stored apart too."""
+
     def __init__(self, engine: Engine, *, serde: SerializerProtocol | None = None) -> None:
         """For `from_conn_string` and `from_config`."""
         super().__init__(serde=serde)
@@ -79,18 +83,19 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         pipeline: bool = False,
         serde: SerializerProtocol | None = None,
     ) -> Self:
-        """A saver for one URL.
+        """A saver for one database.
 
         Args:
-            conn_string: `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, `sqlite:FILE`
-                (`sqlite:///` before an absolute path), or `sqlite::memory:`.
+            conn_string: `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, libpq's
+                `host=… dbname=…`, `sqlite:FILE` (`sqlite:///` before an absolute path), or
+                `sqlite::memory:`.
             pipeline: Accepted for the sake of LangGraph's savers. One call is one round trip anyway.
             serde: How values become bytes; LangGraph's `JsonPlusSerializer` by default.
 
         Raises:
-            ValueError: If the URL can't be read.
+            ValueError: If it can't be read.
         """
-        return cls(Engine({"DATABASE_URL": conn_string}), serde=serde)
+        return cls(Engine({"DATABASE_URL": as_url(conn_string)}), serde=serde)
 
     @classmethod
     def from_config(
@@ -310,14 +315,15 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         """The threads, the last written first. See `threads`."""
         return [_thread(*found) for found in await self._threads(limit, after)]
 
-    def get_next_version(self, current: str | int | float | None, channel: None) -> str:
-        """The version after `current`: a count, and a random part against clashes."""
-        if current is None:
-            count = 0
-        elif isinstance(current, str):
-            count = int(current.split(".")[0])
-        else:
-            count = int(current)
+    def get_next_version(self, current: str | int | float | None, channel: None) -> Any:
+        """The version after `current`: a count, and a random part against clashes.
+
+        It is text, as with LangGraph's PostgreSQL savers. After a number it is a number: in a
+        thread that LangGraph.js began, versions must stay comparable.
+        """
+        if current is not None and not isinstance(current, str):
+            return _number_after(current)
+        count = 0 if current is None else int(current.split(".")[0])
         return f"{count + 1:032}.{random.random():016}"
 
     def _get(self, config: RunnableConfig) -> Call[_Stored | None]:
@@ -352,7 +358,8 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         for channel, value in checkpoint["channel_values"].items():
             if _is_inline(value):
                 inline[channel] = value
-                continue
+                if not self._stores_all_apart:
+                    continue
             if isinstance(value, _DeltaSnapshot):
                 inline[channel] = True
             if channel in new_versions:
@@ -464,6 +471,11 @@ def _is_inline(value: object) -> bool:
     if isinstance(value, float):
         return abs(value) < 1e16
     return value is None or isinstance(value, (bool, int))
+
+
+def _number_after(version: float) -> float:
+    # With as many digits as every database keeps of a float.
+    return round(int(version) + 1 + random.random(), 9)
 
 
 def _configurable(config: RunnableConfig) -> Mapping[str, Any]:

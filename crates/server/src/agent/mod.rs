@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+use tokio::sync::mpsc;
 use yai_agentkit_core::{BoxError, MessageId, Role};
 
 /// All that an agent knows in a thread. Its fields are the channels of the thread's checkpoints.
@@ -109,6 +110,35 @@ pub enum ToolOutcome {
     Ask(String),
 }
 
+/// Takes what an agent says while it is saying it. A clone is the same.
+#[derive(Clone, Debug)]
+pub struct Deltas(Option<mpsc::Sender<String>>);
+
+impl Deltas {
+    /// The second part receives what is said into the first; who says more than it takes waits.
+    pub fn channel() -> (Self, mpsc::Receiver<String>) {
+        let (sender, receiver) = mpsc::channel(64);
+        (Self(Some(sender)), receiver)
+    }
+
+    /// Where nobody watches.
+    pub fn ignored() -> Self {
+        Self(None)
+    }
+
+    /// Says what comes next.
+    pub async fn say(&self, text: &str) {
+        // PostgreSQL can't store a NUL.
+        let text = text.replace('\0', "\u{fffd}");
+        if let Some(deltas) = &self.0
+            && !text.is_empty()
+        {
+            // Who does not listen any more need not hear it.
+            drop(deltas.send(text).await);
+        }
+    }
+}
+
 /// Why an agent could not step.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -139,8 +169,10 @@ pub enum AgentError {
 /// after every step. So a turn goes on in another process where it stopped in this one.
 #[async_trait]
 pub trait Agent: Send + Sync {
-    /// Decides what to do next in `state`, whose last message is the user's or a tool's result.
-    async fn step(&self, state: &AgentState) -> Result<Step, AgentError>;
+    /// Decides what to do next in `state`, whose last message is the user's or a tool's result. May
+    /// say the content of the step to those who watch while it is being made: the step itself
+    /// counts, and what was said otherwise is taken back.
+    async fn step(&self, state: &AgentState, deltas: &Deltas) -> Result<Step, AgentError>;
 
     /// Whether running this call twice does no more than running it once. A call that is not
     /// repeatable never runs again by itself once it has begun: where a crash leaves open what

@@ -6,7 +6,10 @@ use yai_agentkit_core::{
 };
 use yai_agentkit_persistence::Database;
 
-use crate::{inspect::CheckpointView, settings::Settings};
+use crate::{
+    inspect::{self, CheckpointView},
+    settings::Settings,
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ThreadsArguments {
@@ -43,6 +46,22 @@ pub(super) struct ShowArguments {
     #[arg(long, default_value = "", hide_default_value = true)]
     namespace: String,
     /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct DiffArguments {
+    /// The thread: `checkpoint_thread_id` of a conversation
+    thread: String,
+    /// The checkpoint to start from
+    from: String,
+    /// The checkpoint to arrive at
+    to: String,
+    /// The graph within the thread [default: the root graph]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    namespace: String,
+    /// Print one JSON array
     #[arg(long)]
     json: bool,
 }
@@ -121,6 +140,26 @@ pub(super) async fn show(settings: Settings, arguments: ShowArguments) -> Result
         for write in &view.pending_writes {
             let (task, channel, value) = (&write.task_id, &write.channel, &write.value);
             writeln!(out, "\npending write of {task} to {channel}:\n{value:#}")?;
+        }
+    }
+    database.close().await;
+    Ok(())
+}
+
+pub(super) async fn diff(settings: Settings, arguments: DiffArguments) -> Result<(), BoxError> {
+    let database = open(settings).await?;
+    let place = CheckpointSelector {
+        namespace: arguments.namespace.into(),
+        ..CheckpointSelector::latest(arguments.thread)
+    };
+    let (from, to) = (arguments.from.into(), arguments.to.into());
+    let patch = inspect::diff(&*database.checkpointer(), &place, from, to).await?;
+    let mut out = stdout().lock();
+    if arguments.json {
+        writeln!(out, "{}", serde_json::to_string(&patch)?)?;
+    } else {
+        for operation in patch.0 {
+            writeln!(out, "{}", serde_json::to_string(&operation)?)?;
         }
     }
     database.close().await;

@@ -1,6 +1,7 @@
 //! The commands of the `agentkit` binary.
 
 mod chat;
+mod fork;
 mod inspect;
 mod log;
 mod migrate;
@@ -46,6 +47,10 @@ enum Command {
     History(inspect::HistoryArguments),
     /// Show a checkpoint, decoded
     Show(inspect::ShowArguments),
+    /// Show what changed between two checkpoints: a JSON Patch (RFC 6902), an operation a line
+    Diff(inspect::DiffArguments),
+    /// Make a new conversation from a point in the past of another
+    Fork(fork::Arguments),
 }
 
 const HELP: &str = "\
@@ -55,6 +60,7 @@ Examples:
   agentkit chat --conversation ID               go on with a conversation, line by line
   agentkit threads                              what agents have worked on
   agentkit show THREAD                          what the agent of a thread knows now
+  agentkit fork CONVERSATION --message ID       go on from there in a new conversation
   DATABASE_URL=postgresql://me@localhost/agentkit agentkit migrate --dry-run
 
 Environment (a flag goes before it, agentkit.toml behind it):
@@ -77,6 +83,7 @@ Environment (a flag goes before it, agentkit.toml behind it):
   AGENTKIT_LEASE             seconds until another server takes a turn over [10]
   AGENTKIT_ON_BUSY           a message to a busy chat: reject, queue or interrupt [reject]
   AGENTKIT_KEY_AGE           seconds for which an Idempotency-Key is known [86400]
+  AGENTKIT_EVENT_AGE         seconds for which the events of an ended turn are kept [86400]
   AGENTKIT_STEP_DELAY        milliseconds each step of the offline agent takes [0]
   AGENTKIT_LOG_FORMAT        text or json [text]
   RUST_LOG                   what is logged, as in info,sqlx=debug [serve: info, else warn]
@@ -117,6 +124,8 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
         Command::Threads(arguments) => inspect::threads(settings, arguments).await,
         Command::History(arguments) => inspect::history(settings, arguments).await,
         Command::Show(arguments) => inspect::show(settings, arguments).await,
+        Command::Diff(arguments) => inspect::diff(settings, arguments).await,
+        Command::Fork(arguments) => fork::run(settings, arguments).await,
     }
 }
 

@@ -1,7 +1,7 @@
 use axum::{
     Json,
     extract::State,
-    http::StatusCode,
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
@@ -11,20 +11,25 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    CheckpointId, CheckpointQuery, CheckpointSelector, Error, Message, Namespace, Role,
+    CheckpointId, CheckpointQuery, CheckpointSelector, Error, Message, MessageId, Namespace, Role,
 };
 
 use super::{
-    App, conversation,
+    App,
+    conversation::{self, ConversationBody},
+    event::{self, LastEventId},
     extract::{Body, Id, Key, Query},
     page::{List, limit},
     problem::{Problem, ProblemBody},
     turn::TurnBody,
 };
 use crate::{
-    inspect::CheckpointView,
-    turn::{OnBusy, RequestKey, SendOptions, TurnError},
+    fork::{self, ForkPoint},
+    inspect::{self, CheckpointView},
+    turn::{Event, OnBusy, RequestKey, SendOptions, TurnError},
 };
+
+const JSON_PATCH: &str = "application/json-patch+json";
 
 /// The most checkpoints of one page; each holds all that the agent knows.
 const MAX_HISTORY: u64 = 100;
@@ -34,6 +39,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(send))
         .routes(routes!(state))
         .routes(routes!(history))
+        .routes(routes!(fork))
+        .routes(routes!(diff))
 }
 
 /// A message.
@@ -156,6 +163,31 @@ fn default_history() -> u64 {
     20
 }
 
+/// From where; without ids, from now.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewFork {
+    /// After this checkpoint of the history.
+    #[schema(value_type = Option<String>)]
+    checkpoint_id: Option<CheckpointId>,
+    /// After this message; of a user's message, before the agent did anything about it. With
+    /// `checkpoint_id` it must be the last message that the checkpoint knows.
+    #[schema(value_type = Option<Uuid>)]
+    message_id: Option<MessageId>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct DiffRange {
+    /// The checkpoint to start from.
+    #[param(value_type = String)]
+    from: CheckpointId,
+    /// The checkpoint to arrive at.
+    #[param(value_type = String)]
+    to: CheckpointId,
+}
+
 /// Send a message and get the agent's answer
 ///
 /// A `user` message starts a turn: the response is the final answer. A turn that was cut short
@@ -165,15 +197,21 @@ fn default_history() -> u64 {
 ///
 /// With an `Idempotency-Key`, a repetition of the request gets the answer of the first, also from
 /// another server, and while the first still runs.
+///
+/// With `Accept: text/event-stream` the response to a `user` message is the events of the turn, as
+/// `GET /chats/{chat_id}/turns/{turn_id}/events` gives them; `runId` in the first is the turn.
 #[utoipa::path(
     post, path = "/chats/{chat_id}/messages", tag = "chats", operation_id = "send_message",
     params(
         ("chat_id" = Uuid, Path, description = "The id of the conversation"),
         ("idempotency-key" = Option<String>, Header, description = "Makes a repetition safe"),
+        ("last-event-id" = Option<String>, Header, description = "Of a repetition: only the events behind it"),
     ),
     request_body = NewMessage,
     responses(
-        (status = 200, description = "The answer", body = MessageBody),
+        (status = 200, description = "The answer, or the events", content(
+            (MessageBody = "application/json"), (Event = "text/event-stream"),
+        )),
         (status = 202, description = "The turn waits for a person", body = TurnBody),
         (status = 409, description = "A turn is running, or this one was cancelled", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
         (status = 422, description = "The key was used with another request", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
@@ -184,8 +222,10 @@ async fn send(
     State(app): State<App>,
     Id(chat_id): Id,
     Key(key): Key,
+    LastEventId(after): LastEventId,
+    headers: HeaderMap,
     Body(new): Body<NewMessage>,
-) -> Result<Reply, Problem> {
+) -> Result<Response, Problem> {
     let role = match new.role {
         Speaker::User => Role::User,
         Speaker::System => Role::System,
@@ -201,8 +241,13 @@ async fn send(
             request: said.to_string().into_bytes(),
         }),
     };
+    let failed = |error| Problem::from(error).repeatable(has_key);
+    if message.role == Role::User && event::wants_events(&headers) {
+        let turn = app.turns.begin_with(message, options).await;
+        return event::watch(&app, &turn.map_err(failed)?, after).await;
+    }
     let reply = Reply::of(app.turns.send_with(message, options).await);
-    reply.map_err(|error| Problem::from(error).repeatable(has_key))
+    Ok(reply.map_err(failed)?.into_response())
 }
 
 /// Get what the agent knows now: its latest checkpoint
@@ -250,4 +295,48 @@ async fn history(
         next_cursor: oldest.filter(|_| !is_last),
         items,
     }))
+}
+
+/// Fork a chat: a new conversation from a point in its past
+///
+/// The new conversation has the messages up to there, under new ids, and one checkpoint with what
+/// the agent knew then. `forked_from` in its metadata names where it comes from. Nothing changes in
+/// this chat, and no turn is taken along.
+#[utoipa::path(
+    post, path = "/chats/{chat_id}/fork", tag = "chats", operation_id = "fork_chat",
+    params(("chat_id" = Uuid, Path, description = "The id of the conversation")),
+    request_body = NewFork,
+    responses((status = 200, description = "The new conversation", body = ConversationBody)),
+)]
+async fn fork(
+    State(app): State<App>,
+    Id(chat_id): Id,
+    Body(new): Body<NewFork>,
+) -> Result<Json<ConversationBody>, Problem> {
+    let point = ForkPoint {
+        checkpoint_id: new.checkpoint_id,
+        message_id: new.message_id,
+    };
+    let fork = fork::fork(&*app.storage, chat_id, &point).await?;
+    Ok(Json(fork.into()))
+}
+
+/// Get what changed between two checkpoints: an RFC 6902 JSON Patch of their `values`
+///
+/// Either may be the older one.
+#[utoipa::path(
+    get, path = "/chats/{chat_id}/diff", tag = "chats", operation_id = "diff_states",
+    params(("chat_id" = Uuid, Path, description = "The id of the conversation"), DiffRange),
+    responses((status = 200, description = "The patch", body = Vec<Object>, content_type = JSON_PATCH)),
+)]
+async fn diff(
+    State(app): State<App>,
+    Id(chat_id): Id,
+    Query(range): Query<DiffRange>,
+) -> Result<impl IntoResponse, Problem> {
+    let conversation = conversation::find(&app, chat_id).await?;
+    let checkpointer = app.storage.checkpointer();
+    let place = CheckpointSelector::latest(conversation.thread_id());
+    let patch = inspect::diff(&*checkpointer, &place, range.from, range.to).await?;
+    Ok(([(header::CONTENT_TYPE, JSON_PATCH)], Json(patch)))
 }

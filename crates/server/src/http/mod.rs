@@ -4,6 +4,7 @@
 mod chat;
 mod conversation;
 mod document;
+mod event;
 mod extract;
 mod health;
 mod page;
@@ -48,6 +49,7 @@ pub fn router(app: App, body_limit: usize) -> Router {
         .merge(conversation::routes())
         .merge(chat::routes())
         .merge(turn::routes())
+        .merge(event::routes())
         .merge(health::routes())
         .split_for_parts();
     router

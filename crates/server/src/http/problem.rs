@@ -41,7 +41,7 @@ pub(super) struct ProblemBody {
     /// `not-found`, `method-not-allowed`, `timeout`, `conflict`, `turn-running`, `turn-asks`,
     /// `not-asked`, `turn-ended`, `turn-cancelled`, `too-large`, `unsupported-media-type`,
     /// `key-reused`, `internal`, `agent-failed`, `agent-unavailable`, `storage-unavailable`,
-    /// `shutting-down`, `turn-interrupted`.
+    /// `shutting-down`, `turn-interrupted`, `events-gone`.
     r#type: String,
     /// The meaning of the status.
     title: &'static str,

@@ -1,14 +1,14 @@
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use yai_agentkit_core::{
     CheckpointMetadata, CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer,
-    Conversation, Error, Fence, ListQuery, Message, PendingWrite, Result, Role, ThreadState, Turn,
-    TurnFilter, TurnStatus, now,
+    Conversation, Error, Fence, ListQuery, Message, MessageId, PendingWrite, Result, Role,
+    ThreadState, Turn, TurnFilter, TurnStatus, UnitOfWork, now,
 };
 
-use super::{Claim, TurnEngine, TurnError, send::Incoming};
-use crate::agent::{AgentState, ChatMessage, Step, ToolCall};
+use super::{Claim, MESSAGE_ID, TurnEngine, TurnError, log::EventLog, send::Incoming};
+use crate::agent::{AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall};
 
 /// The field of a checkpoint's metadata that holds the epoch with which it was written.
 const EPOCH: &str = "epoch";
@@ -28,6 +28,8 @@ pub(super) struct Chat {
     pub(super) state: AgentState,
     /// What the tools of the step under way have recorded.
     pub(super) writes: Vec<PendingWrite>,
+    /// What the turn under way tells.
+    pub(super) log: Option<EventLog>,
     /// The greatest epoch that the thread is known to have had.
     epoch: u64,
 }
@@ -73,6 +75,7 @@ impl Chat {
             unfinished: Vec::new(),
             state: AgentState::default(),
             writes: Vec::new(),
+            log: None,
             epoch: 0,
         }
     }
@@ -127,9 +130,10 @@ impl Chat {
         let unit = self.engine.storage.begin().await?;
         incoming.store(&*unit).await?;
         let turn = unit.turns().add(turn).await?;
-        self.save_input(&*unit.checkpointer(), message, &turn)
-            .await?;
+        self.save_input(&*unit, message, &turn).await?;
         unit.commit().await?;
+        self.log().told();
+        incoming.is_stored(turn.id);
         Ok(turn)
     }
 
@@ -148,6 +152,7 @@ impl Chat {
             &*unit.checkpointer(),
             state,
             CheckpointSource::Update,
+            stored.id,
             fence,
             None,
         )
@@ -166,19 +171,15 @@ impl Chat {
             let progress = match self.time_left(&turn) {
                 None => Err(TurnError::TooLong(self.engine.limits.deadline.as_secs())),
                 Some(left) => {
-                    let step = tokio::time::timeout(left, self.step(&turn));
+                    let step = tokio::time::timeout(left, self.step(&turn)).await;
                     let late = || TurnError::TooLong(self.engine.limits.deadline.as_secs());
-                    step.await.unwrap_or_else(|_| Err(late()))
+                    step.unwrap_or_else(|_| Err(late()))
                 }
             };
             match progress {
                 Ok(Progress::Checkpoint(state)) => {
-                    let checkpointer = self.engine.storage.checkpointer();
-                    let hold = Fence::Hold(turn.epoch);
-                    let source = CheckpointSource::Loop;
-                    self.save(&*checkpointer, state, source, hold, Some(&turn))
-                        .await
-                        .map_err(TurnError::of_owner)?;
+                    let recorded = self.record_step(&turn, state).await;
+                    recorded.map_err(TurnError::of_owner)?;
                 }
                 Ok(Progress::Answer(answer)) => return self.complete(turn, answer).await,
                 Err(TurnError::Asks(asking)) => {
@@ -189,6 +190,24 @@ impl Chat {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    async fn record_step(&mut self, turn: &Turn, state: AgentState) -> Result<()> {
+        let unit = self.engine.storage.begin().await?;
+        let batch = log_of(&mut self.log).stepped(&self.state, &state);
+        self.save(
+            &*unit.checkpointer(),
+            state,
+            CheckpointSource::Loop,
+            turn.user_message_id,
+            Fence::Hold(turn.epoch),
+            Some(turn),
+        )
+        .await?;
+        self.log().append(&*unit.turn_events(), batch).await?;
+        unit.commit().await?;
+        self.log().told();
+        Ok(())
     }
 
     /// Takes over a running turn, and finishes it.
@@ -212,10 +231,23 @@ impl Chat {
             Err(error) => return Err(TurnError::of_owner(error)),
         };
         self.read(&*checkpointer).await?;
+        let followers = self.engine.followers.clone();
+        let events = self.engine.storage.turn_events();
+        let resumed = EventLog::resume(followers, &*events, &turn).await;
+        self.log = Some(resumed.map_err(TurnError::of_owner)?);
         if let Some(answer) = self.stored_answer(&turn).await? {
-            let ended = ended(&turn, TurnStatus::Completed, None);
-            let ended = self.engine.storage.leases().replace(&turn, ended).await;
-            ended.map_err(TurnError::of_owner)?;
+            let completed = async {
+                let unit = self.engine.storage.begin().await?;
+                let ended = ended(&turn, TurnStatus::Completed, None);
+                unit.leases().replace(&turn, ended).await?;
+                let log = log_of(&mut self.log);
+                let batch = log.completed(&self.state, &self.state, &answer);
+                log.append(&*unit.turn_events(), batch).await?;
+                unit.commit().await?;
+                log.told();
+                Ok(())
+            };
+            completed.await.map_err(TurnError::of_owner)?;
             return Ok(answer);
         }
         if self.state.answering != Some(turn.user_message_id) {
@@ -241,9 +273,9 @@ impl Chat {
         let unit = self.engine.storage.begin().await?;
         let begun = async {
             let turn = unit.leases().replace(&queued, begun).await?;
-            self.save_input(&*unit.checkpointer(), &message, &turn)
-                .await?;
+            self.save_input(&*unit, &message, &turn).await?;
             unit.commit().await?;
+            self.log().told();
             Ok(turn)
         };
         let turn = begun.await.map_err(TurnError::of_owner)?;
@@ -261,8 +293,8 @@ impl Chat {
     }
 
     /// One step: the tools that are due, else a decision of the agent.
-    async fn step(&self, turn: &Turn) -> Result<Progress, TurnError> {
-        let agent = &self.engine.agent;
+    async fn step(&mut self, turn: &Turn) -> Result<Progress, TurnError> {
+        let agent = Arc::clone(&self.engine.agent);
         let calls = self.state.open_tool_calls();
         if !calls.is_empty() {
             let state = self.run_tools(turn, &calls).await?;
@@ -272,10 +304,14 @@ impl Chat {
         if steps_taken(&state) >= self.engine.limits.max_steps {
             return Err(TurnError::TooManySteps(self.engine.limits.max_steps));
         }
+        let (deltas, said) = Deltas::channel();
+        let events = self.engine.storage.turn_events();
+        let step = guarded(agent.step(&state, &deltas));
         let step = tokio::select! {
-            step = guarded(agent.step(&state)) => step??,
-            () = self.given_up() => return Err(TurnError::Lost),
+            step = log_of(&mut self.log).listen(&*events, said, step) => step,
+            () = given_up(self.claim.as_ref()) => return Err(TurnError::Lost),
         };
+        let step = step.map_err(TurnError::of_owner)???;
         let (content, tool_calls) = match step {
             Step::ToolCalls { content, calls } => (content, calls),
             Step::Ask(question) => (String::new(), vec![question_call(&state, question)]),
@@ -302,13 +338,21 @@ impl Chat {
         let completed = async {
             let unit = self.engine.storage.begin().await?;
             let message = unit.messages().add(message).await?;
-            let hold = Fence::Hold(turn.epoch);
-            let source = CheckpointSource::Loop;
-            self.save(&*unit.checkpointer(), state, source, hold, Some(&turn))
-                .await?;
+            let batch = log_of(&mut self.log).completed(&self.state, &state, &message);
+            self.save(
+                &*unit.checkpointer(),
+                state,
+                CheckpointSource::Loop,
+                message.id,
+                Fence::Hold(turn.epoch),
+                Some(&turn),
+            )
+            .await?;
             let ended = ended(&turn, TurnStatus::Completed, None);
             unit.leases().replace(&turn, ended).await?;
+            self.log().append(&*unit.turn_events(), batch).await?;
             unit.commit().await?;
+            self.log().told();
             Ok(message)
         };
         completed.await.map_err(TurnError::of_owner)
@@ -322,15 +366,29 @@ impl Chat {
 
     async fn fail_with(&mut self, turn: Turn, reason: TurnError, fence: Fence) -> TurnError {
         let error = reason.to_string().replace('\0', "\u{fffd}");
-        let ended = ended(&turn, TurnStatus::Failed, Some(error));
+        let ended = ended(&turn, TurnStatus::Failed, Some(error.clone()));
+        let code = match reason {
+            TurnError::Agent(AgentError::Unavailable { .. }) => "agent-unavailable",
+            _ => "agent-failed",
+        };
         let failed = async {
             let unit = self.engine.storage.begin().await?;
             let state = closed(self.state.clone(), "the turn has failed");
-            let source = CheckpointSource::Loop;
-            self.save(&*unit.checkpointer(), state, source, fence, Some(&turn))
-                .await?;
+            let batch = log_of(&mut self.log).ended(&self.state, &state, error, code);
+            self.save(
+                &*unit.checkpointer(),
+                state,
+                CheckpointSource::Loop,
+                turn.user_message_id,
+                fence,
+                Some(&turn),
+            )
+            .await?;
             unit.leases().replace(&turn, ended).await?;
-            unit.commit().await
+            self.log().append(&*unit.turn_events(), batch).await?;
+            unit.commit().await?;
+            self.log().told();
+            Ok(())
         };
         match failed.await {
             Ok(()) => reason,
@@ -355,7 +413,7 @@ impl Chat {
 
     async fn save_input(
         &mut self,
-        checkpointer: &dyn Checkpointer,
+        unit: &dyn UnitOfWork,
         message: &Message,
         turn: &Turn,
     ) -> Result<()> {
@@ -364,22 +422,35 @@ impl Chat {
             .messages
             .push(ChatMessage::new(Role::User, message.content.as_str()));
         state.answering = Some(message.id);
-        let raise = Fence::Raise(turn.epoch);
-        let source = CheckpointSource::Input;
-        self.save(checkpointer, state, source, raise, Some(turn))
-            .await
+        let mut log = EventLog::new(self.engine.followers.clone(), turn);
+        let batch = log.started(&self.state, &state);
+        self.save(
+            &*unit.checkpointer(),
+            state,
+            CheckpointSource::Input,
+            message.id,
+            Fence::Raise(turn.epoch),
+            Some(turn),
+        )
+        .await?;
+        log.append(&*unit.turn_events(), batch).await?;
+        self.log = Some(log);
+        Ok(())
     }
 
+    /// `last_message` is the last message of the conversation that the state knows.
     pub(super) async fn save(
         &mut self,
         checkpointer: &dyn Checkpointer,
         state: AgentState,
         source: CheckpointSource,
+        last_message: MessageId,
         fence: Fence,
         turn: Option<&Turn>,
     ) -> Result<()> {
-        let metadata = CheckpointMetadata::new(source, self.thread.next_step());
-        let mut metadata = metadata.with(EPOCH, fence.epoch());
+        let mut metadata = CheckpointMetadata::new(source, self.thread.next_step())
+            .with(MESSAGE_ID, last_message.to_string())
+            .with(EPOCH, fence.epoch());
         if let Some(turn) = turn {
             metadata = metadata.with("run_id", turn.id.to_string());
         }
@@ -396,17 +467,26 @@ impl Chat {
         messages.get(&turn.user_message_id.answer()).await
     }
 
-    async fn given_up(&self) {
-        match &self.claim {
-            Some(claim) => claim.given_up().await,
-            None => std::future::pending().await,
-        }
+    fn log(&mut self) -> &mut EventLog {
+        log_of(&mut self.log)
     }
 
     fn time_left(&self, turn: &Turn) -> Option<Duration> {
         let started_at = turn.started_at.unwrap_or(turn.created_at);
         let spent = (now() - started_at).to_std().unwrap_or_default();
         self.engine.limits.deadline.checked_sub(spent)
+    }
+}
+
+/// The log, where the rest of a chat is borrowed too.
+pub(super) fn log_of(log: &mut Option<EventLog>) -> &mut EventLog {
+    log.as_mut().expect("a turn under way has its log")
+}
+
+async fn given_up(claim: Option<&Claim>) {
+    match claim {
+        Some(claim) => claim.given_up().await,
+        None => std::future::pending().await,
     }
 }
 

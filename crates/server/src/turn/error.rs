@@ -89,7 +89,11 @@ impl TurnError {
     pub(super) fn of_owner(error: Error) -> Self {
         match error {
             Error::Fenced { .. } => Self::Lost,
-            Error::Conflict { entity, .. } if entity == "turn" || entity == "message" => Self::Lost,
+            Error::Conflict { entity, .. }
+                if entity == "turn" || entity == "message" || entity == "event batch" =>
+            {
+                Self::Lost
+            }
             // The conversation was deleted.
             Error::NotFound { .. } => Self::Lost,
             error => Self::Storage(error),

@@ -21,12 +21,13 @@ const DUE: u64 = 100;
 /// taken over at the latest 1 1/4 leases after its owner's last sign of life.
 const RENEWALS: u32 = 4;
 
-/// How often used keys are forgotten.
+/// How often used keys are forgotten, and old events deleted.
 const FORGETTING: Duration = Duration::from_secs(600);
 
 impl TurnEngine {
     /// Renews the leases of the turns under way, takes over what others have left, begins what
-    /// waits for its turn, and forgets old keys: from now until the engine is stopped and idle.
+    /// waits for its turn, forgets old keys and events, tells other engines what the turns tell and
+    /// hears it from them: from now until the engine is stopped and idle.
     pub async fn keep(&self) {
         let until_idle = async {
             self.stopped().await;
@@ -37,6 +38,7 @@ impl TurnEngine {
             () = self.keep_renewing() => {}
             () = self.keep_taking_over() => {}
             () = self.keep_forgetting() => {}
+            () = self.keep_telling() => {}
         }
     }
 
@@ -124,7 +126,16 @@ impl TurnEngine {
                     "idempotency keys not forgotten"
                 );
             }
+            let events = self.storage.turn_events();
+            if let Err(error) = events.delete_older(self.limits.event_age).await {
+                tracing::warn!(error = error_chain(&error), "old events not deleted");
+            }
         }
+    }
+
+    async fn keep_telling(&self) {
+        let events = self.storage.turn_events();
+        self.followers.keep(&*events).await;
     }
 
     fn ticks(&self) -> tokio::time::Interval {

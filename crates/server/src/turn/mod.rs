@@ -3,10 +3,14 @@
 mod chat;
 mod claims;
 mod error;
+mod event;
+mod followers;
 mod lease;
+mod log;
 mod person;
 mod send;
 mod tools;
+mod watch;
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
@@ -18,7 +22,12 @@ use chat::Chat;
 
 pub use claims::Claim;
 pub use error::TurnError;
+pub(crate) use event::Event;
 pub use send::{RequestKey, SendOptions};
+pub use watch::EventPosition;
+
+/// In the metadata of a checkpoint, the last message of the conversation that its state knows.
+pub(crate) const MESSAGE_ID: &str = "message_id";
 
 /// Runs the turns of an [`Agent`] over a [`Storage`]. A clone shares everything.
 ///
@@ -34,6 +43,7 @@ pub struct TurnEngine {
     limits: TurnLimits,
     owner: OwnerId,
     claims: claims::Claims,
+    followers: followers::Followers,
 }
 
 /// How far turns may go.
@@ -49,6 +59,8 @@ pub struct TurnLimits {
     pub lease: Duration,
     /// How long a repeated request is known by its key.
     pub key_age: Duration,
+    /// How long the events of a turn that has ended can be read.
+    pub event_age: Duration,
     /// What becomes of a message to a chat that is busy, unless the request says so.
     pub on_busy: OnBusy,
 }
@@ -61,6 +73,7 @@ impl Default for TurnLimits {
             deadline: Duration::from_secs(600),
             lease: Duration::from_secs(10),
             key_age: Duration::from_secs(24 * 3600),
+            event_age: Duration::from_secs(24 * 3600),
             on_busy: OnBusy::Reject,
         }
     }
@@ -100,6 +113,7 @@ impl TurnEngine {
             limits: TurnLimits::default(),
             owner: OwnerId::new(),
             claims: claims::Claims::default(),
+            followers: followers::Followers::default(),
         }
     }
 

@@ -8,7 +8,11 @@ use yai_agentkit_core::{
 use super::{
     TurnEngine, TurnError,
     chat::{Chat, closed, ended},
+    log::EventLog,
 };
+use crate::agent::AgentState;
+
+const CANCELLED: &str = "the turn was cancelled";
 
 impl TurnEngine {
     /// A turn of a conversation.
@@ -49,8 +53,11 @@ impl TurnEngine {
                 let asked = asked.filter(|_| turn.status == TurnStatus::Interrupted);
                 let asked = asked.ok_or(TurnError::NotAsked)?;
                 let claim = engine.claim(conversation)?;
-                let chat = Chat::open(engine.clone(), claim, epoch.max(turn.epoch)).await?;
+                let mut chat = Chat::open(engine.clone(), claim, epoch.max(turn.epoch)).await?;
                 let writes = chat.answer_writes(&asked, &answer)?;
+                let events = engine.storage.turn_events();
+                let mut log = EventLog::load(engine.followers.clone(), &*events, &turn).await?;
+                let batch = log.started(&chat.state, &chat.state);
                 let next = Turn {
                     status: TurnStatus::Running,
                     interrupt: None,
@@ -63,11 +70,16 @@ impl TurnEngine {
                     let raise = Fence::Raise(next.epoch);
                     checkpointer.fenced(raise).put_writes(writes).await?;
                     let turn = unit.leases().replace(&turn, next).await?;
+                    log.append(&*unit.turn_events(), batch).await?;
                     unit.commit().await?;
+                    log.told();
                     Ok(turn)
                 };
                 match answered.await {
-                    Ok(turn) => break (chat, turn),
+                    Ok(turn) => {
+                        chat.log = Some(log);
+                        break (chat, turn);
+                    }
                     Err(Error::Fenced { epoch: met, .. }) => epoch = met,
                     Err(error) => match TurnError::of_owner(error) {
                         TurnError::Lost => return Err(TurnError::NotAsked),
@@ -99,10 +111,7 @@ impl TurnEngine {
             let turn = self.turn(conversation, id).await?;
             let cancelled = match turn.status {
                 status if status.is_final() => return Err(TurnError::Ended),
-                TurnStatus::Queued => {
-                    let cancelled = ended(&turn, TurnStatus::Cancelled, None);
-                    self.storage.leases().replace(&turn, cancelled).await
-                }
+                TurnStatus::Queued => self.cancel_queued(&turn).await,
                 _ => self.cancel_begun(&turn).await,
             };
             match cancelled {
@@ -115,6 +124,19 @@ impl TurnEngine {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    async fn cancel_queued(&self, turn: &Turn) -> Result<Turn, Error> {
+        let nothing = AgentState::default();
+        let mut log = EventLog::new(self.followers.clone(), turn);
+        let batch = log.ended(&nothing, &nothing, CANCELLED.to_owned(), "turn-cancelled");
+        let unit = self.storage.begin().await?;
+        let cancelled = ended(turn, TurnStatus::Cancelled, None);
+        let cancelled = unit.leases().replace(turn, cancelled).await?;
+        log.append(&*unit.turn_events(), batch).await?;
+        unit.commit().await?;
+        log.told();
+        Ok(cancelled)
     }
 
     async fn cancel_begun(&self, turn: &Turn) -> Result<Turn, Error> {
@@ -134,22 +156,35 @@ impl TurnEngine {
             Err(Error::Fenced { epoch: 0, .. }) => false,
             Err(error) => return Err(error),
         };
-        if has_thread {
+        let mut chat = Chat::of(self.clone(), conversation);
+        let before = if has_thread {
             // What the owner has left.
-            let mut chat = Chat::of(self.clone(), conversation);
             chat.read(&*checkpointer).await?;
-            let state = closed(chat.state.clone(), "the turn was cancelled");
-            let source = CheckpointSource::Loop;
-            let hold = Fence::Hold(epoch);
-            chat.save(&*checkpointer, state, source, hold, Some(turn))
-                .await?;
-        }
+            let before = chat.state.clone();
+            chat.save(
+                &*checkpointer,
+                closed(before.clone(), CANCELLED),
+                CheckpointSource::Loop,
+                turn.user_message_id,
+                Fence::Hold(epoch),
+                Some(turn),
+            )
+            .await?;
+            before
+        } else {
+            AgentState::default()
+        };
+        let events = unit.turn_events();
+        let mut log = EventLog::load(self.followers.clone(), &*events, turn).await?;
+        let batch = log.ended(&before, &chat.state, CANCELLED.to_owned(), "turn-cancelled");
+        log.append(&*events, batch).await?;
         let cancelled = Turn {
             epoch,
             ..ended(turn, TurnStatus::Cancelled, None)
         };
         let cancelled = unit.leases().replace(turn, cancelled).await?;
         unit.commit().await?;
+        log.told();
         Ok(cancelled)
     }
 }

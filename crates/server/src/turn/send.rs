@@ -1,5 +1,6 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use tokio::sync::watch;
 use uuid::Uuid;
 use yai_agentkit_core::{
     ConversationId, Entity, Error, IdempotencyKey, ListQuery, Message, MessageId, Role, Turn,
@@ -45,6 +46,8 @@ pub(super) struct Incoming {
     /// The turn that answers it; a system message has none.
     pub(super) turn_id: TurnId,
     key: Option<IdempotencyKey>,
+    /// Learns of the turn as soon as it is stored.
+    turn: Arc<watch::Sender<Option<TurnId>>>,
 }
 
 impl Incoming {
@@ -54,6 +57,11 @@ impl Incoming {
             unit.idempotency_keys().add(key.clone()).await?;
         }
         unit.messages().add(self.message.clone()).await
+    }
+
+    /// The turn that answers it is stored.
+    pub(super) fn is_stored(&self, turn: TurnId) {
+        self.turn.send_replace(Some(turn));
     }
 }
 
@@ -67,6 +75,43 @@ impl TurnEngine {
         message: Message,
         options: SendOptions,
     ) -> Result<Message, TurnError> {
+        let (incoming, on_busy) = self.incoming(message, options)?;
+        self.detached(async move |engine| engine.deliver(incoming, on_busy).await)
+            .await
+    }
+
+    /// Takes a user's message as [`send_with`](Self::send_with) does, and returns the turn that
+    /// answers it as soon as it is stored, to be [watched](Self::watch).
+    pub async fn begin_with(
+        &self,
+        message: Message,
+        options: SendOptions,
+    ) -> Result<Turn, TurnError> {
+        if message.role != Role::User {
+            return Err(Error::invalid("role", "must be `user`").into());
+        }
+        let (incoming, on_busy) = self.incoming(message, options)?;
+        let conversation = incoming.message.conversation_id;
+        let mut turn = incoming.turn.subscribe();
+        let work = self.detached(async move |engine| engine.deliver(incoming, on_busy).await);
+        let failure = tokio::select! {
+            done = work => done.err(),
+            Ok(_) = turn.wait_for(Option::is_some) => None,
+        };
+        let stored = *turn.borrow();
+        match (stored, failure) {
+            (Some(id), _) => self.turn(conversation, id).await,
+            (None, Some(error)) => Err(error),
+            // Whoever answers has stored the turn.
+            (None, None) => Err(TurnError::Lost),
+        }
+    }
+
+    fn incoming(
+        &self,
+        message: Message,
+        options: SendOptions,
+    ) -> Result<(Incoming, OnBusy), TurnError> {
         check(&message)?;
         let turn_id = TurnId::new();
         let resource = match message.role {
@@ -80,9 +125,9 @@ impl TurnEngine {
             message,
             turn_id,
             key,
+            turn: Arc::default(),
         };
-        self.detached(async move |engine| engine.deliver(incoming, on_busy).await)
-            .await
+        Ok((incoming, on_busy))
     }
 
     async fn deliver(&self, incoming: Incoming, on_busy: OnBusy) -> Result<Message, TurnError> {
@@ -126,6 +171,7 @@ impl TurnEngine {
             let stored = self.storage.messages().get(&id).await?;
             return Ok(stored.ok_or_else(|| Error::not_found("message", id))?);
         }
+        incoming.is_stored(TurnId(earlier.resource_id));
         self.follow(TurnId(earlier.resource_id)).await
     }
 
@@ -151,6 +197,7 @@ impl TurnEngine {
                 (OnBusy::Reject, _) => return Err(TurnError::Busy(busy)),
                 (OnBusy::Queue, Role::User) => {
                     self.enqueue(incoming).await?;
+                    incoming.is_stored(incoming.turn_id);
                     return self.follow(incoming.turn_id).await;
                 }
                 (OnBusy::Queue, _) => {}

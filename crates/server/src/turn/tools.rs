@@ -15,7 +15,7 @@ use yai_agentkit_core::{
 
 use super::{
     TurnError,
-    chat::{ASK, Chat, guarded},
+    chat::{ASK, Chat, guarded, log_of},
 };
 use crate::agent::{AgentState, ChatMessage, ToolCall, ToolOutcome};
 
@@ -141,14 +141,23 @@ impl Chat {
     }
 
     /// Lets the turn wait for the answer to its question.
-    pub(super) async fn ask(&self, asking: Turn) -> TurnError {
+    pub(super) async fn ask(&mut self, asking: Turn) -> TurnError {
         let interrupted = Turn {
             status: TurnStatus::Interrupted,
             lease_owner: None,
             ..asking.clone()
         };
-        let leases = self.engine.storage.leases();
-        match leases.replace(&asking, interrupted).await {
+        let asked = async {
+            let unit = self.engine.storage.begin().await?;
+            let turn = unit.leases().replace(&asking, interrupted).await?;
+            let log = log_of(&mut self.log);
+            let batch = log.asks(&self.state, turn.interrupt.as_ref());
+            log.append(&*unit.turn_events(), batch).await?;
+            unit.commit().await?;
+            log.told();
+            Ok(turn)
+        };
+        match asked.await {
             Ok(turn) => TurnError::Asks(Box::new(turn)),
             Err(error) => TurnError::of_owner(error),
         }

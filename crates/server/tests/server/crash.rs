@@ -19,8 +19,8 @@ const STEP: &str = "400";
 
 /// A database that outlives its servers.
 pub(crate) struct Installation {
-    directory: TempDir,
-    variables: Vec<(&'static str, String)>,
+    pub(crate) directory: TempDir,
+    pub(crate) variables: Vec<(&'static str, String)>,
 }
 
 impl Installation {
@@ -42,7 +42,7 @@ impl Installation {
         }
     }
 
-    fn start(&self, step_delay: &str) -> Server {
+    pub(crate) fn start(&self, step_delay: &str) -> Server {
         self.start_with(step_delay, "0.5")
     }
 

@@ -272,12 +272,15 @@ async fn the_document_describes_every_route_with_its_problems() {
         }
     }
     let expected = [
+        "get /chats/{chat_id}/diff",
+        "post /chats/{chat_id}/fork",
         "get /chats/{chat_id}/history",
         "post /chats/{chat_id}/messages",
         "get /chats/{chat_id}/state",
         "get /chats/{chat_id}/turns",
         "get /chats/{chat_id}/turns/{turn_id}",
         "post /chats/{chat_id}/turns/{turn_id}/cancel",
+        "get /chats/{chat_id}/turns/{turn_id}/events",
         "post /chats/{chat_id}/turns/{turn_id}/resume",
         "get /conversations",
         "post /conversations",

@@ -77,6 +77,7 @@ fn the_file_holds_every_setting() {
         lease = 0.5
         on_busy = 'queue'
         key_age = 3600
+        event_age = 7200
         step_delay = 9
         [openai]
         api_key = 'key'
@@ -98,6 +99,7 @@ fn the_file_holds_every_setting() {
         lease: Duration::from_millis(500),
         key_age: Duration::from_secs(3600),
         on_busy: OnBusy::Queue,
+        event_age: Duration::from_secs(7200),
     };
     assert_eq!(settings.limits, limits);
     assert_eq!(settings.shutdown_timeout, Duration::from_secs(5));
@@ -129,7 +131,7 @@ fn a_bad_value_names_its_variable_and_what_is_allowed() {
         ("AGENTKIT_MAX_STEPS", "0", "at least 1"),
         ("AGENTKIT_MAX_ATTEMPTS", "0", "at least 1"),
         ("AGENTKIT_LEASE", "0", "at least 0.1"),
-        ("AGENTKIT_LEASE", "nan", "at least 0.1"),
+        ("AGENTKIT_LEASE", "NaN", "at least 0.1"),
         ("AGENTKIT_TURN_DEADLINE", "-1", "number of seconds"),
         ("AGENTKIT_ON_BUSY", "wait", "reject, queue or interrupt"),
         ("AGENTKIT_STEP_DELAY", "1s", "milliseconds"),

@@ -17,10 +17,10 @@ use tokio::sync::Semaphore;
 use tower::ServiceExt;
 use yai_agentkit_core::{
     Checkpointer, Conversation, Error, IdempotencyKey, Leases, ListQuery, Message, MessageFilter,
-    Repository, Result, Role, Storage, Turn, UnitOfWork, memory::MemoryStorage,
+    Repository, Result, Role, Storage, Turn, TurnEvents, UnitOfWork, memory::MemoryStorage,
 };
 use yai_agentkit_server::{
-    agent::{Agent, AgentError, AgentState, ChatMessage, Step, ToolCall, ToolOutcome},
+    agent::{Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome},
     http::{self, App},
     turn::{TurnEngine, TurnLimits},
 };
@@ -103,7 +103,7 @@ fn call(id: &str, name: &str) -> ToolCall {
 
 #[async_trait]
 impl Agent for ScriptedAgent {
-    async fn step(&self, state: &AgentState) -> Result<Step, AgentError> {
+    async fn step(&self, state: &AgentState, _: &Deltas) -> Result<Step, AgentError> {
         let is_of_turn = |message: &&_| -> bool { !is_user(message) };
         let question = state.messages.iter().rev().find(is_user).unwrap();
         let of_turn: Vec<_> = state.messages.iter().rev().take_while(is_of_turn).collect();
@@ -206,6 +206,10 @@ impl Storage for FailingStorage {
         self.inner.turns()
     }
 
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        self.inner.turn_events()
+    }
+
     fn leases(&self) -> Arc<dyn Leases> {
         self.inner.leases()
     }
@@ -249,6 +253,10 @@ pub(crate) struct Answer {
 
 impl Api {
     pub(crate) fn new(agent: ScriptedAgent) -> Self {
+        Self::of(agent)
+    }
+
+    pub(crate) fn of(agent: impl Agent + 'static) -> Self {
         let storage = FailingStorage::default();
         let turns =
             TurnEngine::new(Arc::new(storage.clone()), Arc::new(agent)).with_limits(limits());

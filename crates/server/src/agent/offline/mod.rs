@@ -16,7 +16,10 @@ use serde_json::json;
 use yai_agentkit_core::Role;
 
 use self::request::{Intent, Language, Request};
-use super::{Agent, AgentError, AgentState, Step, ToolCall, ToolOutcome, tools::Toolbox};
+use super::{Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome, tools::Toolbox};
+
+/// How many characters it says at once.
+const DELTA: usize = 12;
 
 /// Answers what it recognises in the last message of the user, in English and Chinese: facts to
 /// remember and to recall, arithmetic, the time, a search in the chat. It decides from the state
@@ -39,7 +42,8 @@ impl OfflineAgent {
         Self { toolbox, ..self }
     }
 
-    /// Waits so long before every step and every tool, so that a turn under way can be watched.
+    /// Waits so long before every step and every tool, and a tenth of it after every few characters
+    /// of the answer, so that a turn under way can be watched.
     #[must_use]
     pub fn with_step_delay(self, step_delay: Duration) -> Self {
         Self { step_delay, ..self }
@@ -48,9 +52,17 @@ impl OfflineAgent {
 
 #[async_trait]
 impl Agent for OfflineAgent {
-    async fn step(&self, state: &AgentState) -> Result<Step, AgentError> {
+    async fn step(&self, state: &AgentState, deltas: &Deltas) -> Result<Step, AgentError> {
         tokio::time::sleep(self.step_delay).await;
-        Ok(decide(state))
+        let step = decide(state);
+        if let Step::Answer(answer) = &step {
+            let characters: Vec<char> = answer.chars().collect();
+            for delta in characters.chunks(DELTA) {
+                deltas.say(&delta.iter().collect::<String>()).await;
+                tokio::time::sleep(self.step_delay / 10).await;
+            }
+        }
+        Ok(step)
     }
 
     fn is_repeatable(&self, _call: &ToolCall) -> bool {

@@ -4,7 +4,7 @@ use chrono::{TimeZone, Utc};
 
 use super::OfflineAgent;
 use crate::agent::{
-    Agent, AgentState, ChatMessage, Step, ToolCall, ToolOutcome,
+    Agent, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome,
     tools::{FAILED, Toolbox},
 };
 use yai_agentkit_core::Role;
@@ -20,7 +20,7 @@ async fn turn(state: &mut AgentState, text: &str) -> (String, Vec<ToolCall>) {
     let mut ran = Vec::new();
     state.messages.push(ChatMessage::new(Role::User, text));
     loop {
-        match agent.step(state).await.unwrap() {
+        match agent.step(state, &Deltas::ignored()).await.unwrap() {
             Step::Answer(answer) => {
                 state
                     .messages
@@ -232,14 +232,15 @@ async fn a_resumed_turn_runs_only_the_tools_without_result() {
         Role::User,
         "My name is Ada. What is 17 * 23?",
     ));
-    let Step::ToolCalls { calls, .. } = agent.step(&state).await.unwrap() else {
+    let Step::ToolCalls { calls, .. } = agent.step(&state, &Deltas::ignored()).await.unwrap()
+    else {
         panic!("tools come first");
     };
     state.messages.push(ChatMessage {
         tool_call_id: Some(calls[0].id.clone()),
         ..ChatMessage::new(Role::Tool, "Remembered: name = Ada")
     });
-    let resumed = agent.step(&state).await.unwrap();
+    let resumed = agent.step(&state, &Deltas::ignored()).await.unwrap();
     let rest = Step::ToolCalls {
         content: String::new(),
         calls: vec![calls[1].clone()],
@@ -265,7 +266,10 @@ async fn a_tool_that_fails_is_reported() {
 
 #[tokio::test]
 async fn an_empty_chat_gets_help() {
-    let step = agent().step(&AgentState::default()).await.unwrap();
+    let step = agent()
+        .step(&AgentState::default(), &Deltas::ignored())
+        .await
+        .unwrap();
     assert!(matches!(step, Step::Answer(text) if text.contains("My name is Ada.")));
 }
 
@@ -288,7 +292,8 @@ async fn steps_and_tools_wait_for_the_delay() {
         .messages
         .push(ChatMessage::new(Role::User, "What time is it?"));
     let start = tokio::time::Instant::now();
-    let Step::ToolCalls { calls, .. } = agent.step(&state).await.unwrap() else {
+    let Step::ToolCalls { calls, .. } = agent.step(&state, &Deltas::ignored()).await.unwrap()
+    else {
         panic!("a tool comes first");
     };
     agent.run_tool(&calls[0], &mut state, None).await;

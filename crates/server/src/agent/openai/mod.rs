@@ -7,11 +7,13 @@ use std::{fmt, time::Duration};
 
 use async_openai::{Client, config::OpenAIConfig};
 use async_trait::async_trait;
+use futures::StreamExt;
 use reqwest::{Url, header::HeaderValue};
 use tower::service_fn;
 use yai_agentkit_core::{Error, Result};
 
-use super::{Agent, AgentError, AgentState, Step, ToolCall, ToolOutcome, tools::Toolbox};
+use self::wire::Completion;
+use super::{Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome, tools::Toolbox};
 
 /// How to reach a model. `Debug` does not show the key.
 #[derive(Clone)]
@@ -102,18 +104,37 @@ impl OpenAiAgent {
     }
 }
 
-#[async_trait]
-impl Agent for OpenAiAgent {
-    async fn step(&self, state: &AgentState) -> Result<Step, AgentError> {
+impl OpenAiAgent {
+    async fn complete(
+        &self,
+        state: &AgentState,
+        deltas: &Deltas,
+    ) -> Result<Completion, AgentError> {
         let request = wire::request(&self.config, &self.toolbox, state);
         let chat = self.client.chat();
-        let completion = tokio::time::timeout(self.config.timeout, chat.create_byot(request))
+        let chunks = chat.create_stream_byot(request).await;
+        let mut chunks = chunks.map_err(transport::agent_error)?;
+        let mut completion = Completion::default();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(transport::agent_error)?;
+            deltas
+                .say(&completion.add(chunk, &self.config.api_key)?)
+                .await;
+        }
+        Ok(completion)
+    }
+}
+
+#[async_trait]
+impl Agent for OpenAiAgent {
+    async fn step(&self, state: &AgentState, deltas: &Deltas) -> Result<Step, AgentError> {
+        let completion = tokio::time::timeout(self.config.timeout, self.complete(state, deltas));
+        let completion = completion
             .await
             .map_err(|elapsed| AgentError::Unavailable {
                 reason: format!("it did not answer within {:?}", self.config.timeout),
                 source: Some(elapsed.into()),
-            })?
-            .map_err(transport::agent_error)?;
+            })??;
         wire::step(completion, state)
     }
 

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use async_openai::{error::OpenAIError, middleware::HttpRequestFactory};
-use reqwest::{Client, Response, StatusCode, header::RETRY_AFTER};
+use reqwest::{
+    Client, Response, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER},
+};
 use serde_json::Value as Json;
 use yai_agentkit_core::{BoxError, Error, Result};
 
@@ -39,7 +42,10 @@ pub(super) async fn send(
             Err(_) => None,
         };
         let error = match outcome {
-            Ok(response) if response.status().is_success() => return Ok(response),
+            Ok(response) if response.status().is_success() => match streamed(response).await {
+                Ok(response) => return Ok(response),
+                Err(error) => unreachable_endpoint(error),
+            },
             Ok(response) => refusal(response, &secret).await,
             Err(error) => unreachable_endpoint(error),
         };
@@ -65,6 +71,10 @@ pub(super) fn agent_error(error: OpenAIError) -> AgentError {
             },
         },
         OpenAIError::Reqwest(error) => unreachable_endpoint(error),
+        OpenAIError::StreamError(error) => AgentError::Unavailable {
+            reason: "the connection broke".to_owned(),
+            source: Some(error.into()),
+        },
         OpenAIError::JSONDeserialize(error, _) => AgentError::Refused {
             reason: "its answer is not a chat completion".to_owned(),
             source: Some(error.into()),
@@ -88,17 +98,40 @@ fn unreachable_endpoint(error: reqwest::Error) -> AgentError {
     }
 }
 
+/// The answer of an endpoint that does not stream, as the one event of a stream.
+async fn streamed(response: Response) -> Result<Response, reqwest::Error> {
+    let content_type = response.headers().get(CONTENT_TYPE);
+    let is_stream = |text: &str| text.starts_with("text/event-stream");
+    if content_type.is_some_and(|value| value.to_str().is_ok_and(is_stream)) {
+        return Ok(response);
+    }
+    // Between the parts of JSON only; within its strings a line break is written otherwise.
+    let json = response.text().await?.replace(['\r', '\n'], " ");
+    Ok(axum::http::Response::new(format!("data: {json}\n\n")).into())
+}
+
+/// What an endpoint says in the middle of its answer.
+pub(super) fn failure_in_stream(error: &Json, secret: &str) -> AgentError {
+    let (_, message) = explanation(&error.to_string());
+    let reason = readable(&message, secret);
+    let source = None;
+    AgentError::Unavailable { reason, source }
+}
+
+/// Short, and free of the key, which some endpoints repeat when they refuse it.
+fn readable(message: &str, secret: &str) -> String {
+    let message = match secret {
+        "" => message.to_owned(),
+        secret => message.replace(secret, "[key]"),
+    };
+    message.trim().chars().take(MAX_REASON).collect()
+}
+
 async fn refusal(response: Response, secret: &str) -> AgentError {
     let status = response.status();
     let body = response.text().await.unwrap_or_default();
     let (kind, message) = explanation(&body);
-    // Some endpoints repeat the key that they refuse.
-    let message = match secret {
-        "" => message,
-        secret => message.replace(secret, "[key]"),
-    };
-    let message: String = message.trim().chars().take(MAX_REASON).collect();
-    let reason = match message.as_str() {
+    let reason = match readable(&message, secret).as_str() {
         "" => status.to_string(),
         message => format!("{status}: {message}"),
     };

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use yai_agentkit_core::Role;
 
-use super::OpenAiConfig;
+use super::{OpenAiConfig, transport};
 use crate::agent::{
     AgentError, AgentState, ChatMessage, Step, ToolCall,
     tools::{self, Toolbox},
@@ -54,6 +54,7 @@ pub(super) fn request(
         model: config.model.clone(),
         messages: std::iter::once(system).chain(said).collect(),
         tools: Some(toolbox.tools().iter().map(wire_tool).collect()),
+        stream: Some(true),
         ..CreateChatCompletionRequest::default()
     }
 }
@@ -114,16 +115,20 @@ fn wire_tool(tool: &tools::Tool) -> ChatCompletionTools {
     })
 }
 
-/// What is needed of a completion. The library's own type knows every field and so refuses the
-/// answers of endpoints that are only almost compatible.
+/// What is needed of a chunk of a completion. The library's own type knows every field and so
+/// refuses the answers of endpoints that are only almost compatible.
 #[derive(Deserialize)]
-pub(super) struct Completion {
-    choices: Vec<Choice>,
+pub(super) struct Chunk {
+    choices: Option<Vec<Choice>>,
+    /// What an endpoint says when it fails half-way.
+    error: Option<Json>,
 }
 
 #[derive(Deserialize)]
 struct Choice {
-    message: Reply,
+    delta: Option<Reply>,
+    /// From an endpoint that does not stream: all at once.
+    message: Option<Reply>,
     finish_reason: Option<String>,
 }
 
@@ -131,47 +136,128 @@ struct Choice {
 struct Reply {
     content: Option<String>,
     refusal: Option<String>,
-    tool_calls: Option<Vec<Call>>,
+    tool_calls: Option<Vec<CallDelta>>,
 }
 
 #[derive(Deserialize)]
-struct Call {
+struct CallDelta {
+    index: Option<usize>,
     id: Option<String>,
-    function: Function,
+    #[serde(default)]
+    function: FunctionDelta,
 }
 
-#[derive(Deserialize)]
-struct Function {
-    name: String,
-    /// By the standard, JSON in a string.
+#[derive(Default, Deserialize)]
+struct FunctionDelta {
+    name: Option<String>,
+    /// By the standard, JSON in a string, of which this is a part.
     #[serde(default)]
     arguments: Json,
 }
 
+/// A completion, chunk by chunk.
+#[derive(Default)]
+pub(super) struct Completion {
+    content: String,
+    refusal: String,
+    calls: Vec<Call>,
+    finish_reason: Option<String>,
+    has_choices: bool,
+    /// Whether nothing is missing.
+    is_whole: bool,
+}
+
+#[derive(Default)]
+struct Call {
+    index: Option<usize>,
+    id: Option<String>,
+    name: String,
+    arguments: Json,
+}
+
+impl Completion {
+    /// Adds the next chunk, and returns what it adds to the text.
+    pub(super) fn add(&mut self, chunk: Chunk, secret: &str) -> Result<String, AgentError> {
+        if let Some(error) = chunk.error.filter(|error| !error.is_null()) {
+            return Err(transport::failure_in_stream(&error, secret));
+        }
+        let choices = chunk.choices.ok_or_else(not_a_completion)?;
+        let Some(choice) = choices.into_iter().next() else {
+            return Ok(String::new());
+        };
+        self.has_choices = true;
+        self.is_whole |= choice.finish_reason.is_some() || choice.message.is_some();
+        self.finish_reason = choice.finish_reason.or(self.finish_reason.take());
+        let Some(reply) = choice.message.or(choice.delta) else {
+            return Ok(String::new());
+        };
+        for call in reply.tool_calls.unwrap_or_default() {
+            self.add_call(call);
+        }
+        self.refusal.push_str(&reply.refusal.unwrap_or_default());
+        let text = reply.content.unwrap_or_default();
+        self.content.push_str(&text);
+        Ok(text)
+    }
+
+    /// Parts of a call have its index; only the first has its id.
+    fn add_call(&mut self, delta: CallDelta) {
+        let id = delta.id.filter(|id| !id.is_empty());
+        let known = match delta.index {
+            Some(_) => self.calls.iter().position(|call| call.index == delta.index),
+            None if id.is_none() && delta.function.name.is_none() => {
+                self.calls.len().checked_sub(1)
+            }
+            None => None,
+        };
+        let at = known.unwrap_or_else(|| {
+            self.calls.push(Call {
+                index: delta.index,
+                ..Call::default()
+            });
+            self.calls.len() - 1
+        });
+        let call = &mut self.calls[at];
+        call.id = call.id.take().or(id);
+        call.name.push_str(&delta.function.name.unwrap_or_default());
+        match (&mut call.arguments, delta.function.arguments) {
+            (_, Json::Null) => {}
+            (Json::String(arguments), Json::String(more)) => arguments.push_str(&more),
+            (arguments, more) => *arguments = more,
+        }
+    }
+}
+
 /// What the model wants. A model that declines in words has answered.
 pub(super) fn step(completion: Completion, state: &AgentState) -> Result<Step, AgentError> {
-    let choice = completion.choices.into_iter().next();
-    let Choice {
-        message,
-        finish_reason,
-    } = choice.ok_or_else(|| refused("its answer has no choices".to_owned()))?;
-    let content = message.content.unwrap_or_default();
-    let calls = message.tool_calls.unwrap_or_default();
-    if !calls.is_empty() {
-        let calls = tool_calls(calls, state);
+    if !completion.has_choices {
+        return Err(refused("its answer has no choices".to_owned()));
+    }
+    if !completion.is_whole {
+        return Err(AgentError::Unavailable {
+            reason: "its answer broke off".to_owned(),
+            source: None,
+        });
+    }
+    let content = completion.content;
+    if completion.calls.iter().any(|call| call.name.is_empty()) {
+        return Err(not_a_completion());
+    }
+    if !completion.calls.is_empty() {
+        let calls = tool_calls(completion.calls, state);
         return Ok(Step::ToolCalls { content, calls });
     }
     let text = if content.is_empty() {
-        message.refusal.unwrap_or_default()
+        completion.refusal
     } else {
         content
     };
-    let finish_reason = finish_reason.unwrap_or_default();
+    let finish_reason = completion.finish_reason.unwrap_or_default();
     match (text.trim(), finish_reason.as_str()) {
         ("", reason) => Err(refused(format!(
             "its answer is empty (finish reason `{reason}`)"
         ))),
-        (text, "length") => Ok(Step::Answer(format!("{text}\n\n{CUT_OFF}"))),
+        (_, "length") => Ok(Step::Answer(format!("{text}\n\n{CUT_OFF}"))),
         _ => Ok(Step::Answer(text)),
     }
 }
@@ -190,11 +276,11 @@ fn tool_calls(calls: Vec<Call>, state: &AgentState) -> Vec<ToolCall> {
     };
     let calls = calls.into_iter().enumerate();
     calls
-        .map(|(index, Call { id, function })| ToolCall {
+        .map(|(index, call)| ToolCall {
             // Some endpoints number the calls of each answer anew, or not at all.
-            id: unique_id(id, index),
-            name: function.name,
-            arguments: parsed(function.arguments),
+            id: unique_id(call.id, index),
+            name: call.name,
+            arguments: parsed(call.arguments),
         })
         .collect()
 }
@@ -207,6 +293,10 @@ fn parsed(arguments: Json) -> Json {
         Json::String(text) => serde_json::from_str(&text).unwrap_or(Json::String(text)),
         arguments => arguments,
     }
+}
+
+fn not_a_completion() -> AgentError {
+    refused("its answer is not a chat completion".to_owned())
 }
 
 fn refused(reason: String) -> AgentError {

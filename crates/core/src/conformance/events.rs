@@ -1,0 +1,205 @@
+//! What turns tell, batch by batch.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::json;
+
+use super::{
+    Case,
+    fixtures::{AWKWARD, add_conversation, all_at_once, assert_conflict, assert_not_found, moment},
+};
+use crate::{
+    ConversationId, EventBatch, LatestBatches, MessageId, Result, Storage, Turn, TurnId, TurnStatus,
+};
+
+pub(super) const CASES: &[Case] = cases!["events":
+    batches_read_back_equal_and_in_order,
+    a_page_starts_behind_a_batch_and_ends_at_the_limit,
+    a_sequence_that_is_taken_is_a_conflict,
+    of_writers_at_once_one_gets_a_sequence,
+    a_batch_without_its_conversation_is_not_found,
+    turns_and_conversations_do_not_see_each_others_batches,
+    the_latest_batches_of_many_turns_are_read_at_once,
+    batches_go_with_their_conversation,
+    only_old_batches_of_turns_that_have_ended_are_deleted,
+    batches_are_part_of_a_unit,
+    an_announcement_disturbs_nobody,
+];
+
+fn batch(turn: &Turn, sequence: u64) -> EventBatch {
+    EventBatch {
+        conversation_id: turn.conversation_id,
+        turn_id: turn.id,
+        sequence,
+        events: vec![json!({"type": "TEST", "n": sequence}), json!(AWKWARD)],
+    }
+}
+
+async fn add_turn(storage: &Arc<dyn Storage>) -> Turn {
+    let conversation = add_conversation(storage).await.id;
+    let turn = Turn::new(conversation, MessageId::new());
+    storage.turns().add(turn).await.unwrap()
+}
+
+async fn append(storage: &Arc<dyn Storage>, turn: &Turn, sequences: &[u64]) -> Vec<EventBatch> {
+    let mut batches = Vec::new();
+    for sequence in sequences {
+        let batch = batch(turn, *sequence);
+        storage.turn_events().append(batch.clone()).await.unwrap();
+        batches.push(batch);
+    }
+    batches
+}
+
+async fn read(storage: &Arc<dyn Storage>, turn: &Turn) -> Vec<EventBatch> {
+    let events = storage.turn_events();
+    let read = events.read(turn.conversation_id, turn.id, 0, 1000).await;
+    read.unwrap()
+}
+
+async fn batches_read_back_equal_and_in_order(storage: Arc<dyn Storage>) {
+    let turn = add_turn(&storage).await;
+    assert_eq!(read(&storage, &turn).await, []);
+    let mut batches = append(&storage, &turn, &[1, 2, 10, 9, 3]).await;
+    let empty = EventBatch {
+        events: Vec::new(),
+        ..batch(&turn, 11)
+    };
+    storage.turn_events().append(empty.clone()).await.unwrap();
+    batches.push(empty);
+    batches.sort_by_key(|batch| batch.sequence);
+    assert_eq!(read(&storage, &turn).await, batches);
+}
+
+async fn a_page_starts_behind_a_batch_and_ends_at_the_limit(storage: Arc<dyn Storage>) {
+    let turn = add_turn(&storage).await;
+    let batches = append(&storage, &turn, &[1, 2, 3, 4]).await;
+    let events = storage.turn_events();
+    for (after, limit, expected) in [(0, 2, 0..2), (2, 2, 2..4), (3, 5, 3..4), (4, 5, 0..0)] {
+        let page = events
+            .read(turn.conversation_id, turn.id, after, limit)
+            .await;
+        assert_eq!(page.unwrap(), batches[expected]);
+    }
+}
+
+async fn a_sequence_that_is_taken_is_a_conflict(storage: Arc<dyn Storage>) {
+    let turn = add_turn(&storage).await;
+    let batches = append(&storage, &turn, &[1]).await;
+    let other = EventBatch {
+        events: vec![json!("another")],
+        ..batch(&turn, 1)
+    };
+    assert_conflict(storage.turn_events().append(other).await);
+    assert_eq!(read(&storage, &turn).await, batches);
+}
+
+async fn of_writers_at_once_one_gets_a_sequence(storage: Arc<dyn Storage>) {
+    let turn = add_turn(&storage).await;
+    let calls = (0..8).map(|writer| {
+        let events = storage.turn_events();
+        let batch = EventBatch {
+            events: vec![json!(writer)],
+            ..batch(&turn, 1)
+        };
+        async move { events.append(batch).await }
+    });
+    let results: Vec<Result<()>> = all_at_once(calls).await;
+    let (stored, refused): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+    assert_eq!((stored.len(), refused.len()), (1, 7));
+    refused.into_iter().for_each(assert_conflict);
+    assert_eq!(read(&storage, &turn).await.len(), 1);
+}
+
+async fn a_batch_without_its_conversation_is_not_found(storage: Arc<dyn Storage>) {
+    let nowhere = Turn::new(ConversationId::new(), MessageId::new());
+    assert_not_found(storage.turn_events().append(batch(&nowhere, 1)).await);
+}
+
+async fn turns_and_conversations_do_not_see_each_others_batches(storage: Arc<dyn Storage>) {
+    let (turn, other) = (add_turn(&storage).await, add_turn(&storage).await);
+    append(&storage, &turn, &[1]).await;
+    assert_eq!(read(&storage, &other).await, []);
+    let moved = Turn {
+        conversation_id: other.conversation_id,
+        ..turn
+    };
+    assert_eq!(read(&storage, &moved).await, []);
+}
+
+async fn the_latest_batches_of_many_turns_are_read_at_once(storage: Arc<dyn Storage>) {
+    let (one, two) = (add_turn(&storage).await, add_turn(&storage).await);
+    append(&storage, &one, &[1, 2, 3]).await;
+    append(&storage, &two, &[1]).await;
+    let mut turns = vec![(one.conversation_id, one.id), (two.conversation_id, two.id)];
+    turns.extend((0..1000).map(|_| (ConversationId::new(), TurnId::new())));
+    let events = storage.turn_events();
+    let latest = events.latest(&turns).await.unwrap();
+    assert_eq!(latest, LatestBatches::from([(one.id, 3), (two.id, 1)]));
+    assert_eq!(events.latest(&[]).await.unwrap(), LatestBatches::new());
+}
+
+async fn batches_go_with_their_conversation(storage: Arc<dyn Storage>) {
+    let (turn, other) = (add_turn(&storage).await, add_turn(&storage).await);
+    append(&storage, &turn, &[1, 2]).await;
+    let kept = append(&storage, &other, &[1]).await;
+    let conversations = storage.conversations();
+    assert!(conversations.delete(&turn.conversation_id).await.unwrap());
+    assert_eq!(read(&storage, &turn).await, []);
+    assert_eq!(read(&storage, &other).await, kept);
+    assert_not_found(storage.turn_events().append(batch(&turn, 3)).await);
+}
+
+async fn only_old_batches_of_turns_that_have_ended_are_deleted(storage: Arc<dyn Storage>) {
+    let (running, mut ended) = (add_turn(&storage).await, add_turn(&storage).await);
+    let kept = append(&storage, &running, &[1, 2]).await;
+    append(&storage, &ended, &[1, 2]).await;
+    ended.status = TurnStatus::Completed;
+    storage.turns().update(ended.clone()).await.unwrap();
+    let events = storage.turn_events();
+    events
+        .delete_older(Duration::from_secs(3600))
+        .await
+        .unwrap();
+    assert_eq!(read(&storage, &ended).await.len(), 2);
+    moment().await;
+    events.delete_older(Duration::ZERO).await.unwrap();
+    assert_eq!(read(&storage, &ended).await, []);
+    assert_eq!(read(&storage, &running).await, kept);
+}
+
+async fn batches_are_part_of_a_unit(storage: Arc<dyn Storage>) {
+    let turn = add_turn(&storage).await;
+    let unit = storage.begin().await.unwrap();
+    unit.turn_events().append(batch(&turn, 1)).await.unwrap();
+    let place = (turn.conversation_id, turn.id);
+    let within = unit.turn_events().read(place.0, place.1, 0, 10).await;
+    assert_eq!(within.unwrap().len(), 1);
+    drop(unit);
+    assert_eq!(read(&storage, &turn).await, []);
+
+    let unit = storage.begin().await.unwrap();
+    unit.turn_events().append(batch(&turn, 1)).await.unwrap();
+    unit.commit().await.unwrap();
+    assert_eq!(read(&storage, &turn).await, [batch(&turn, 1)]);
+}
+
+async fn an_announcement_disturbs_nobody(storage: Arc<dyn Storage>) {
+    let events = storage.turn_events();
+    let listener = events.announcements().await.unwrap();
+    let latest: LatestBatches = (1..=500).map(|n| (TurnId::new(), n)).collect();
+    events.announce(&latest).await.unwrap();
+    events.announce(&LatestBatches::new()).await.unwrap();
+    let Some(mut listener) = listener else {
+        return;
+    };
+    // Other cases announce on the same storage.
+    let mut missing = latest;
+    while !missing.is_empty() {
+        for (turn, sequence) in listener.next().await.unwrap().unwrap_or_default() {
+            if let Some(announced) = missing.remove(&turn) {
+                assert_eq!(announced, sequence);
+            }
+        }
+    }
+}

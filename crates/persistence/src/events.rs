@@ -1,0 +1,269 @@
+//! The table `agent_turn_events`, and PostgreSQL's notifications about it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_trait::async_trait;
+use chrono::{SecondsFormat, TimeDelta};
+use sea_orm::{DbErr, QueryResult, Value as SqlValue};
+use serde_json::{Value as Json, json};
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use yai_agentkit_core::{
+    Announcements, ConversationId, Error, EventBatch, LatestBatches, Result, TurnEvents, TurnId,
+    now,
+};
+
+use crate::{
+    checkpointer::Sql,
+    connection::{Connection, PostgresSource, retrying},
+    error::{
+        from_sqlx, is_disconnected, is_foreign_key_violation, is_unique_violation, storage_error,
+    },
+};
+
+/// On SQLite the process lends its clock.
+const APPEND: Sql = Sql {
+    postgres:
+        "INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
+VALUES ($1, $2, $3, $4::json, now())",
+    sqlite: "INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
+VALUES ($1, $2, $3, $4, $5)",
+};
+
+const READ: Sql = Sql {
+    postgres: "SELECT sequence, events::text FROM agent_turn_events
+WHERE conversation_id = $1 AND turn_id = $2 AND sequence > $3 ORDER BY sequence LIMIT $4",
+    sqlite: "SELECT sequence, events FROM agent_turn_events
+WHERE conversation_id = $1 AND turn_id = $2 AND sequence > $3 ORDER BY sequence LIMIT $4",
+};
+
+/// $1 is a JSON array of objects.
+const LATEST: Sql = Sql {
+    postgres: "SELECT e.turn_id, max(e.sequence)
+FROM jsonb_to_recordset($1::jsonb) AS t (conversation_id uuid, turn_id uuid)
+JOIN agent_turn_events e ON e.conversation_id = t.conversation_id AND e.turn_id = t.turn_id
+GROUP BY e.turn_id",
+    sqlite: "SELECT e.turn_id, max(e.sequence)
+FROM json_each($1) t CROSS JOIN agent_turn_events e
+    ON e.conversation_id = unhex(t.value ->> 'conversation_id', '-')
+    AND e.turn_id = unhex(t.value ->> 'turn_id', '-')
+GROUP BY e.turn_id",
+};
+
+/// $1 is an age in seconds, on SQLite a time.
+const DELETE_OLDER: Sql = Sql {
+    postgres: "DELETE FROM agent_turn_events e
+WHERE e.created_at < now() - make_interval(secs => $1) AND NOT EXISTS (
+    SELECT FROM agent_turns t WHERE t.id = e.turn_id AND t.conversation_id = e.conversation_id
+        AND t.status NOT IN ('completed', 'failed', 'cancelled')
+)",
+    sqlite: "DELETE FROM agent_turn_events AS e
+WHERE e.created_at < $1 AND NOT EXISTS (
+    SELECT 1 FROM agent_turns t WHERE t.id = e.turn_id AND t.conversation_id = e.conversation_id
+        AND t.status NOT IN ('completed', 'failed', 'cancelled')
+)",
+};
+
+const NOTIFY: Sql = Sql::same("SELECT pg_notify($1, $2)");
+
+/// The channel of PostgreSQL's notifications: all schemas of a database share it.
+const CHANNEL: &str = "agentkit_turn_events";
+
+/// A notification may have 8000 bytes; a turn with its sequence takes at most 60.
+const TURNS_IN_A_NOTIFICATION: usize = 100;
+
+pub(crate) struct SqlTurnEvents(pub(crate) Connection);
+
+impl SqlTurnEvents {
+    async fn insert(&self, batch: &EventBatch) -> Result<(), DbErr> {
+        let mut values = place(batch.conversation_id, batch.turn_id);
+        values.push(batch.sequence.cast_signed().into());
+        values.push(Json::from(batch.events.clone()).to_string().into());
+        if !self.0.is_postgres() {
+            values.push(now().to_rfc3339_opts(SecondsFormat::Micros, true).into());
+        }
+        APPEND.execute(&self.0, values).await.map(drop)
+    }
+
+    /// Whether a batch is stored exactly so.
+    async fn holds(&self, batch: &EventBatch) -> Result<bool> {
+        let before = batch.sequence.saturating_sub(1);
+        let stored = self
+            .read(batch.conversation_id, batch.turn_id, before, 1)
+            .await?;
+        Ok(stored.first() == Some(batch))
+    }
+}
+
+fn place(conversation_id: ConversationId, turn_id: TurnId) -> Vec<SqlValue> {
+    vec![conversation_id.0.into(), turn_id.0.into()]
+}
+
+/// As [`LATEST`] takes them.
+fn places(turns: &[(ConversationId, TurnId)]) -> String {
+    let place = |(conversation_id, turn_id): &(ConversationId, TurnId)| json!({"conversation_id": conversation_id, "turn_id": turn_id});
+    turns.iter().map(place).collect::<Json>().to_string()
+}
+
+#[async_trait]
+impl TurnEvents for SqlTurnEvents {
+    async fn append(&self, batch: EventBatch) -> Result<()> {
+        let mut added = self.insert(&batch).await;
+        if added.as_ref().is_err_and(is_disconnected) && self.0.replace_dead_connections().await {
+            added = self.insert(&batch).await;
+            // The first attempt may have been committed after all.
+            if added.as_ref().is_err_and(is_unique_violation) && self.holds(&batch).await? {
+                return Ok(());
+            }
+        }
+        added.map_err(|error| {
+            if is_unique_violation(&error) {
+                let id = format!("{} of turn {}", batch.sequence, batch.turn_id);
+                Error::conflict("event batch", id)
+            } else if is_foreign_key_violation(&error) {
+                Error::not_found("conversation", batch.conversation_id)
+            } else {
+                storage_error("append events", error)
+            }
+        })
+    }
+
+    async fn read(
+        &self,
+        conversation_id: ConversationId,
+        turn_id: TurnId,
+        after: u64,
+        limit: u64,
+    ) -> Result<Vec<EventBatch>> {
+        let mut values = place(conversation_id, turn_id);
+        values.extend([after, limit].map(|number| SqlValue::from(number.cast_signed())));
+        let rows = retrying!(self.0, READ.rows(&self.0, values.clone()));
+        let failed = |error| storage_error("read events", error);
+        let batch = |row: &QueryResult| {
+            let sequence: i64 = row.try_get_by_index(0).map_err(failed)?;
+            let events: String = row.try_get_by_index(1).map_err(failed)?;
+            Ok(EventBatch {
+                conversation_id,
+                turn_id,
+                sequence: sequence.cast_unsigned(),
+                events: serde_json::from_str(&events)
+                    .map_err(|error| Error::backend("read agent_turn_events.events", error))?,
+            })
+        };
+        rows.map_err(failed)?.iter().map(batch).collect()
+    }
+
+    async fn latest(&self, turns: &[(ConversationId, TurnId)]) -> Result<LatestBatches> {
+        if turns.is_empty() {
+            return Ok(LatestBatches::new());
+        }
+        let values = vec![places(turns).into()];
+        let rows = retrying!(self.0, LATEST.rows(&self.0, values.clone()));
+        let newest = |row: &QueryResult| -> Result<_, DbErr> {
+            let (turn, sequence): (_, i64) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+            Ok((TurnId(turn), sequence.cast_unsigned()))
+        };
+        let latest = rows.and_then(|rows| rows.iter().map(newest).collect());
+        latest.map_err(|error| storage_error("read the latest events", error))
+    }
+
+    async fn delete_older(&self, age: Duration) -> Result<u64> {
+        let limit: SqlValue = if self.0.is_postgres() {
+            age.as_secs_f64().into()
+        } else {
+            let age = TimeDelta::from_std(age).unwrap_or(TimeDelta::MAX);
+            let limit = now().checked_sub_signed(age).unwrap_or_default();
+            limit.to_rfc3339_opts(SecondsFormat::Micros, true).into()
+        };
+        let deleted = retrying!(self.0, DELETE_OLDER.execute(&self.0, vec![limit.clone()]));
+        deleted.map_err(|error| storage_error("delete events", error))
+    }
+
+    async fn announce(&self, latest: &LatestBatches) -> Result<()> {
+        if !self.0.is_postgres() {
+            return Ok(());
+        }
+        let turns: Vec<_> = latest.iter().collect();
+        for turns in turns.chunks(TURNS_IN_A_NOTIFICATION) {
+            let values = vec![
+                CHANNEL.into(),
+                json!(BTreeMap::from_iter(turns.iter().copied()))
+                    .to_string()
+                    .into(),
+            ];
+            let told = retrying!(self.0, NOTIFY.rows(&self.0, values.clone()));
+            told.map_err(|error| storage_error("announce events", error))?;
+        }
+        Ok(())
+    }
+
+    async fn announcements(&self) -> Result<Option<Box<dyn Announcements>>> {
+        match &self.0 {
+            // Behind a transaction pooler a LISTEN ends with its transaction.
+            Connection::Postgres(postgres) if postgres.pooler_begin.is_none() => {
+                let listener = listen(postgres).await;
+                let listener =
+                    listener.map_err(|error| storage_error("listen", from_sqlx(error)))?;
+                Ok(Some(Box::new(Notifications(listener))))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// On a connection of its own, which goes with the listener.
+async fn listen(postgres: &PostgresSource) -> Result<PgListener, sqlx::Error> {
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .connect_lazy_with(postgres.pool.connect_options());
+    let mut listener = PgListener::connect_with(&pool).await?;
+    listener.listen(CHANNEL).await?;
+    Ok(listener)
+}
+
+struct Notifications(PgListener);
+
+#[async_trait]
+impl Announcements for Notifications {
+    async fn next(&mut self) -> Result<Option<LatestBatches>> {
+        let received = self.0.try_recv().await;
+        let received = received.map_err(|error| storage_error("listen", from_sqlx(error)))?;
+        // What is not ours on this channel tells nothing.
+        let latest = |payload: &str| serde_json::from_str(payload).unwrap_or_default();
+        Ok(received.map(|notification| latest(notification.payload())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::Databases;
+
+    /// 5000 conversations with a turn of 20 batches each.
+    const ROWS: &str = "
+INSERT INTO agent_conversations (id, checkpoint_thread_id, created_at, updated_at)
+SELECT {id}, {id}, {time}, {time} FROM numbers;
+INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
+SELECT c.id, c.id, i, '[]', {time}
+FROM (SELECT id FROM agent_conversations LIMIT 5000) c JOIN numbers ON i <= 20;";
+
+    #[tokio::test]
+    async fn batches_are_read_by_their_key() {
+        let databases = Databases::with(ROWS).await;
+        let index = &["agent_turn_events_pkey"];
+        let (conversation, turn) = (ConversationId::new(), TurnId::new());
+        let read = |connection: &Connection| {
+            let mut values = place(conversation, turn);
+            values.extend([3i64.into(), 32i64.into()]);
+            READ.statement(connection, values)
+        };
+        databases.assert_uses(read, index).await;
+        let latest = |connection: &Connection| {
+            let values = vec![places(&[(conversation, turn)]).into()];
+            LATEST.statement(connection, values)
+        };
+        databases.assert_uses(latest, index).await;
+        databases.remove().await;
+    }
+}

@@ -1,0 +1,11 @@
+-- What turns have told, for those who watch them: a row for what was stored together.
+CREATE TABLE agent_turn_events (
+    conversation_id BLOB NOT NULL REFERENCES agent_conversations (id) ON DELETE CASCADE,
+    turn_id BLOB NOT NULL,
+    sequence INTEGER NOT NULL,
+    events TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    PRIMARY KEY (conversation_id, turn_id, sequence)
+) STRICT;
+
+CREATE INDEX agent_turn_events_created_at_idx ON agent_turn_events (created_at);

@@ -1,0 +1,132 @@
+"""Where ours does what AsyncPostgresSaver does not: each story is played on both.
+
+These are the facts of docs/coming-from-async-postgres-saver.md.
+"""
+
+import asyncio
+import math
+
+import psycopg
+import pytest
+from conftest import at, new_database
+from examples import checkpoint, config, metadata
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from psycopg.errors import (
+    DuplicatePreparedStatement,
+    InvalidTextRepresentation,
+    UntranslatableCharacter,
+)
+from test_graph import QUESTION, THREAD, build
+from yai_agentkit import AgentkitSaver
+
+SECONDS = 60
+
+
+async def put(saver, value="text"):
+    versions = {"value": "1"}
+    stored = checkpoint({"value": value}, versions)
+    return await saver.aput(config("thread"), stored, metadata(0), versions)
+
+
+def keeps(value):
+    async def story(saver, _):
+        read = (await saver.aget_tuple(await put(saver, value))).checkpoint["channel_values"]
+        assert repr(read["value"]) == repr(value)
+
+    return story
+
+
+async def answers_sync_calls_in_an_event_loop(saver, _):
+    place = await put(saver)
+    assert saver.get_tuple(place).config == place
+
+
+async def serves_a_second_event_loop(saver, _):
+    place = await put(saver)
+
+    async def many():
+        found = await asyncio.gather(*(saver.aget_tuple(place) for _ in range(20)))
+        assert all(item.config == place for item in found)
+
+    # One after the other: at once, LangGraph's saver may also hang.
+    await many()
+    await asyncio.to_thread(lambda: asyncio.run(many()))
+
+
+async def outlives_its_connections(saver, database):
+    place = await put(saver)
+    with psycopg.connect(at("postgres", database), autocommit=True) as administrator:
+        administrator.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    assert (await saver.aget_tuple(place)).config == place
+
+
+async def goes_through_a_transaction_pooler(saver, database):
+    opened = type(saver).from_conn_string
+    url = at("pgbouncer", database)
+    async with opened(url) as one, opened(url) as two:
+        for each in [one, two] * 10:
+            place = await put(each)
+            assert (await each.aget_tuple(place)).config == place
+
+
+async def copies_a_thread(saver, _):
+    await put(saver)
+    await saver.acopy_thread("thread", "copy")
+    assert (await saver.aget_tuple(config("copy"))) is not None
+
+
+async def deletes_a_run(saver, _):
+    place = await put(saver)
+    await saver.adelete_for_runs(["run"])
+    assert await saver.aget_tuple(place) is None
+
+
+async def prunes_a_thread_with_a_delta_channel(saver, _):
+    graph = build(saver)
+    await graph.ainvoke(QUESTION, THREAD)
+    before = await graph.aget_state(THREAD)
+    await saver.aprune(["thread"])
+    assert (await graph.aget_state(THREAD)).values == before.values
+
+
+async def lists_the_threads(saver, _):
+    await put(saver)
+    assert [thread.id for thread in await saver.athreads()] == ["thread"]
+
+
+STORIES = [
+    # The story, and what it ends with on AsyncPostgresSaver.
+    (keeps("a\0b"), UntranslatableCharacter),
+    (keeps(math.nan), InvalidTextRepresentation),
+    (keeps(math.inf), InvalidTextRepresentation),
+    (keeps(4.036259327295849e16), AssertionError),
+    (answers_sync_calls_in_an_event_loop, asyncio.InvalidStateError),
+    (serves_a_second_event_loop, RuntimeError),
+    (outlives_its_connections, psycopg.OperationalError),
+    (goes_through_a_transaction_pooler, DuplicatePreparedStatement),
+    (copies_a_thread, NotImplementedError),
+    (deletes_a_run, NotImplementedError),
+    (prunes_a_thread_with_a_delta_channel, NotImplementedError),
+    (lists_the_threads, AttributeError),
+]
+
+
+async def play(saver_type, story):
+    with new_database() as database:
+        async with saver_type.from_conn_string(at("postgres", database)) as saver:
+            await saver.setup()
+            await asyncio.wait_for(story(saver, database), SECONDS)
+
+
+@pytest.mark.parametrize(("story", "_"), STORIES)
+async def test_ours(story, _):
+    await play(AgentkitSaver, story)
+
+
+@pytest.mark.parametrize(("story", "error"), STORIES)
+async def test_the_official_saver_fails(story, error):
+    with pytest.raises(error):
+        await play(AsyncPostgresSaver, story)

@@ -1,0 +1,33 @@
+use std::io::{Write, stdout};
+
+use yai_agentkit_core::{BoxError, ConversationId, MessageId};
+use yai_agentkit_persistence::Database;
+
+use crate::{
+    fork::{self, ForkPoint},
+    settings::Settings,
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The conversation to fork
+    conversation: ConversationId,
+    /// After this checkpoint [default: now]
+    #[arg(long, value_name = "ID")]
+    checkpoint: Option<String>,
+    /// After this message [default: now]
+    #[arg(long, value_name = "ID")]
+    message: Option<MessageId>,
+}
+
+pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<(), BoxError> {
+    let database = Database::connect(&settings.database).await?;
+    let point = ForkPoint {
+        checkpoint_id: arguments.checkpoint.map(Into::into),
+        message_id: arguments.message,
+    };
+    let fork = fork::fork(&database, arguments.conversation, &point).await?;
+    writeln!(stdout(), "{}", fork.id)?;
+    database.close().await;
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! Time travel: a new conversation from a point in the past of another.
+
+use serde_json::{Map, Value as Json, json};
+use yai_agentkit_core::{
+    CheckpointId, CheckpointMetadata, CheckpointQuery, CheckpointSelector, CheckpointSource,
+    CheckpointTuple, Checkpointer, Conversation, ConversationId, Error, ListQuery, Message,
+    MessageFilter, MessageId, Namespace, Result, Role, Storage, ThreadState, UnitOfWork,
+};
+
+use crate::{agent::AgentState, turn::MESSAGE_ID};
+
+/// How many messages are copied at once.
+const MESSAGES_AT_ONCE: u64 = 1000;
+
+/// The point from which a conversation is forked; the default is now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ForkPoint {
+    /// After this checkpoint: what its agent knew, and the messages that it knew.
+    pub checkpoint_id: Option<CheckpointId>,
+    /// After this message. Of a user's message, before the agent did anything about it.
+    pub message_id: Option<MessageId>,
+}
+
+/// Makes a new conversation of `source` as it was at `point`, in one transaction.
+///
+/// It has its own thread with one checkpoint, which holds the agent's state, and copies of the
+/// messages up to there under new ids. The title stays, and metadata that are an object; their
+/// field `forked_from` names the conversation, the checkpoint and the message. A turn that was
+/// under way at `point` is not taken along: the message stands there without an answer.
+///
+/// What `point` names must be of this conversation, else it is [`Error::NotFound`], as is a message
+/// at which the thread has no checkpoint (any more). Two ids of which the message is not the last
+/// that the checkpoint knows are [`Error::InvalidInput`].
+pub async fn fork(
+    storage: &dyn Storage,
+    source: ConversationId,
+    point: &ForkPoint,
+) -> Result<Conversation> {
+    let unit = storage.begin().await?;
+    let found = unit.conversations().get(&source).await?;
+    let original = found.ok_or_else(|| Error::not_found("conversation", source))?;
+    let (checkpoint, last_message) = locate(&*unit, &original, point).await?;
+
+    let mut fork = Conversation::new(original.title.clone(), None);
+    let mut forked_from = Map::from_iter([("conversation_id".to_owned(), json!(source))]);
+    if let Some(checkpoint) = &checkpoint {
+        forked_from.insert("checkpoint_id".to_owned(), json!(checkpoint.as_str()));
+    }
+    if let Some(message) = last_message {
+        forked_from.insert("message_id".to_owned(), json!(message));
+    }
+    let mut metadata = match original.metadata.clone() {
+        Some(Json::Object(metadata)) => metadata,
+        _ => Map::new(),
+    };
+    metadata.insert("forked_from".to_owned(), forked_from.into());
+    fork.metadata = Some(metadata.into());
+    let fork = unit.conversations().add(fork).await?;
+
+    let last_copy = copy_messages(&*unit, source, fork.id, last_message).await?;
+    if let Some(checkpoint) = checkpoint {
+        copy_state(&*unit, &original, &fork, checkpoint, last_copy).await?;
+    }
+    // Deleted meanwhile, it may have been read in part.
+    if !unit.conversations().exists(&source).await? {
+        return Err(Error::not_found("conversation", source));
+    }
+    unit.commit().await?;
+    Ok(fork)
+}
+
+/// The checkpoint to copy, and the last message: `None` where there is no checkpoint yet, and where
+/// every message is to be copied.
+async fn locate(
+    unit: &dyn UnitOfWork,
+    conversation: &Conversation,
+    point: &ForkPoint,
+) -> Result<(Option<CheckpointId>, Option<MessageId>)> {
+    let checkpointer = unit.checkpointer();
+    match (&point.checkpoint_id, point.message_id) {
+        (None, Some(message_id)) => {
+            let message = find_message(unit, conversation, message_id).await?;
+            let tuple = checkpoint_at(&*checkpointer, conversation, &message).await?;
+            Ok((Some(tuple.checkpoint.id), Some(message_id)))
+        }
+        (checkpoint_id, message_id) => {
+            let selector = CheckpointSelector {
+                checkpoint_id: checkpoint_id.clone(),
+                ..CheckpointSelector::latest(conversation.thread_id())
+            };
+            let tuple = checkpointer.get(&selector).await?;
+            let Some(tuple) = tuple else {
+                return match checkpoint_id {
+                    Some(id) => Err(Error::not_found("checkpoint", id)),
+                    None => Ok((None, None)),
+                };
+            };
+            let known = last_message(&tuple);
+            if let Some(message_id) = message_id {
+                find_message(unit, conversation, message_id).await?;
+                if known.is_some_and(|known| known != message_id) {
+                    let reason = "is not the last message that the checkpoint knows";
+                    return Err(Error::invalid("message_id", reason));
+                }
+            } else if known.is_none() && checkpoint_id.is_some() {
+                let reason = "was not made by a turn and names no message: give a message_id too";
+                return Err(Error::invalid("checkpoint_id", reason));
+            }
+            Ok((Some(tuple.checkpoint.id), message_id.or(known)))
+        }
+    }
+}
+
+async fn find_message(
+    unit: &dyn UnitOfWork,
+    conversation: &Conversation,
+    id: MessageId,
+) -> Result<Message> {
+    let message = unit.messages().get(&id).await?;
+    message
+        .filter(|message| message.conversation_id == conversation.id)
+        .ok_or_else(|| Error::not_found("message", id))
+}
+
+/// The checkpoint with which `message` was stored.
+async fn checkpoint_at(
+    checkpointer: &dyn Checkpointer,
+    conversation: &Conversation,
+    message: &Message,
+) -> Result<CheckpointTuple> {
+    let mut metadata = CheckpointMetadata::default().with(MESSAGE_ID, message.id.to_string());
+    if message.role == Role::User {
+        // The steps of its turn know it as their last message too.
+        metadata = metadata.with("source", CheckpointSource::Input.as_str());
+    }
+    let query = CheckpointQuery {
+        namespace: Some(Namespace::root()),
+        metadata: metadata.0,
+        limit: Some(1),
+        ..CheckpointQuery::of(conversation.thread_id())
+    };
+    let found = checkpointer.list(&query).await?.into_iter().next();
+    found.ok_or_else(|| Error::not_found("a checkpoint at message", message.id))
+}
+
+fn last_message(tuple: &CheckpointTuple) -> Option<MessageId> {
+    tuple.metadata.0.get(MESSAGE_ID)?.as_str()?.parse().ok()
+}
+
+/// Copies the messages up to `last`, or all, and returns the id of the last copy.
+async fn copy_messages(
+    unit: &dyn UnitOfWork,
+    source: ConversationId,
+    target: ConversationId,
+    last: Option<MessageId>,
+) -> Result<Option<MessageId>> {
+    let messages = unit.messages();
+    let mut query = ListQuery::filtered(MessageFilter::of(source))
+        .oldest_first()
+        .limit(MESSAGES_AT_ONCE);
+    // The message before, as it was and as its copy.
+    let mut before: Option<(MessageId, MessageId)> = None;
+    loop {
+        let page = messages.list(&query).await?;
+        let wanted = page
+            .items
+            .into_iter()
+            .take_while(|message| last.is_none_or(|last| message.id <= last));
+        let copies: Vec<Message> = wanted
+            .map(|message| {
+                let id = match before {
+                    // The copy of an answer is the answer to the copy.
+                    Some((question, copy)) if message.id == question.answer() => copy.answer(),
+                    _ => MessageId::new(),
+                };
+                before = Some((message.id, id));
+                Message {
+                    id,
+                    conversation_id: target,
+                    ..message
+                }
+            })
+            .collect();
+        let is_whole = copies.len() as u64 == MESSAGES_AT_ONCE;
+        if !copies.is_empty() {
+            messages.add_many(copies).await?;
+        }
+        match page.next {
+            Some(next) if is_whole => query = query.after(next),
+            _ => return Ok(before.map(|(_, copy)| copy)),
+        }
+    }
+}
+
+async fn copy_state(
+    unit: &dyn UnitOfWork,
+    original: &Conversation,
+    fork: &Conversation,
+    checkpoint_id: CheckpointId,
+    last_message: Option<MessageId>,
+) -> Result<()> {
+    let checkpointer = unit.checkpointer();
+    let selector = CheckpointSelector {
+        checkpoint_id: Some(checkpoint_id),
+        ..CheckpointSelector::latest(original.thread_id())
+    };
+    let thread = ThreadState::load_at(&*checkpointer, selector).await?;
+    let state = AgentState {
+        answering: None,
+        ..thread.state()?.unwrap_or_default()
+    };
+    let mut copy = ThreadState::new(fork.thread_id(), None);
+    let mut metadata = CheckpointMetadata::new(CheckpointSource::Fork, copy.next_step());
+    if let Some(message) = last_message {
+        metadata = metadata.with(MESSAGE_ID, message.to_string());
+    }
+    copy.save(&*checkpointer, &state, metadata).await?;
+    Ok(())
+}

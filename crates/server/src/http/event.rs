@@ -1,0 +1,136 @@
+use std::time::Duration;
+
+use axum::{
+    extract::{FromRequestParts, State},
+    http::{HeaderMap, StatusCode, header, request::Parts},
+    response::{
+        IntoResponse, Response,
+        sse::{Event as ServerSentEvent, KeepAlive, Sse},
+    },
+};
+use futures::{StreamExt, stream};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use yai_agentkit_core::Turn;
+
+use super::{
+    App,
+    extract::TurnPath,
+    problem::{Problem, ProblemBody},
+};
+use crate::{
+    error_chain,
+    turn::{Event, EventPosition},
+};
+
+/// How often a stream without events shows that it is alive: more often than proxies give up.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+const LAST_EVENT_ID: &str = "last-event-id";
+
+pub(super) const EVENT_STREAM: &str = "text/event-stream";
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(events))
+}
+
+/// The header `last-event-id`.
+pub(super) struct LastEventId(pub(super) Option<EventPosition>);
+
+impl<S: Send + Sync> FromRequestParts<S> for LastEventId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let Some(value) = parts.headers.get(LAST_EVENT_ID) else {
+            return Ok(Self(None));
+        };
+        let position = value.to_str().ok().and_then(|text| text.parse().ok());
+        let reason = "is not the id of an event";
+        let position = position.ok_or_else(|| Problem::invalid(LAST_EVENT_ID, reason))?;
+        Ok(Self(Some(position)))
+    }
+}
+
+/// Watch a turn: its events from the beginning, and those to come
+///
+/// A stream of server-sent events, each an event of the AG-UI protocol in JSON with an id. The
+/// header `Last-Event-ID` picks up behind that event, without gap or repetition, on any server. The
+/// stream ends with the event `RUN_FINISHED` or `RUN_ERROR`, and where the server stops. A client
+/// that goes away does not stop the turn, and one that reads slowly holds nobody up.
+#[utoipa::path(
+    get, path = "/chats/{chat_id}/turns/{turn_id}/events", tag = "chats",
+    operation_id = "watch_turn",
+    params(
+        ("chat_id" = Uuid, Path, description = "The id of the conversation"),
+        ("turn_id" = Uuid, Path),
+        ("last-event-id" = Option<String>, Header, description = "Only what comes behind it"),
+    ),
+    responses(
+        (status = 200, description = "The events", body = Event, content_type = EVENT_STREAM),
+        (status = 204, description = "The turn has ended, and nothing comes behind that event"),
+        (status = 410, description = "The turn has ended, and its events are not kept any more", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+    ),
+)]
+async fn events(
+    State(app): State<App>,
+    path: TurnPath,
+    LastEventId(after): LastEventId,
+) -> Result<Response, Problem> {
+    let turn = app.turns.turn(path.chat_id, path.turn_id).await?;
+    watch(&app, &turn, after).await
+}
+
+/// The events of a turn behind `after`, as a response.
+pub(super) async fn watch(
+    app: &App,
+    turn: &Turn,
+    after: Option<EventPosition>,
+) -> Result<Response, Problem> {
+    if app.turns.is_stopping() {
+        return Err(Problem::shutting_down());
+    }
+    let mut events = app.turns.watch(turn, after).boxed();
+    let first = if turn.status.is_final() {
+        match (events.next().await, after) {
+            (Some(first), _) => Some(first?),
+            // Else a browser would come back for ever.
+            (None, Some(_)) => return Ok(StatusCode::NO_CONTENT.into_response()),
+            (None, None) => {
+                return Err(Problem::new(
+                    StatusCode::GONE,
+                    "events-gone",
+                    "the turn has ended, and its events are not kept any more",
+                ));
+            }
+        }
+    } else {
+        None
+    };
+    let events = stream::iter(first.map(Ok)).chain(events);
+    let turn_id = turn.id;
+    let events = events.map(move |event| match event {
+        Ok((position, event)) => Ok(ServerSentEvent::default()
+            .id(position.to_string())
+            .data(event.to_string())),
+        // The client comes back, and is told what is wrong.
+        Err(error) => {
+            tracing::error!(turn = %turn_id, error = error_chain(&error), "events not read");
+            Err(error)
+        }
+    });
+    let heartbeat = KeepAlive::new().interval(HEARTBEAT).text("heartbeat");
+    // A proxy that collects what it passes on would hold the events back.
+    let unbuffered = [("x-accel-buffering", "no")];
+    Ok((unbuffered, Sse::new(events).keep_alive(heartbeat)).into_response())
+}
+
+/// Whether the client asks for events.
+pub(super) fn wants_events(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter();
+    let mut accepted = accepted
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    accepted.any(|range| {
+        let essence = range.split(';').next().unwrap_or_default();
+        essence.trim().eq_ignore_ascii_case(EVENT_STREAM)
+    })
+}

@@ -1,0 +1,730 @@
+//! Turns that are watched: what they tell, to whom, and what happens to those who come and go.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use axum::{
+    body::Body,
+    http::{Request, StatusCode},
+};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+use yai_agentkit_core::{ListQuery, Storage, TurnFilter, TurnId};
+use yai_agentkit_server::agent::{
+    Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome,
+};
+
+use crate::{
+    crash::Installation,
+    event_stream::{Event, Reader, parse},
+    process::{Server, request},
+    support::{Api, ScriptedAgent},
+};
+
+/// Several requests at once, so that the answer comes in many parts.
+const QUESTION: &str = "My name is Ada. I live in Paris. What is 17 * 23? What is my name?";
+
+#[tokio::test]
+async fn a_turn_tells_all_that_happens_in_it() {
+    let api = Api::new(ScriptedAgent::default());
+    let chat = api.conversation().await;
+    let events = ask(&api, &chat, "hi").await;
+    let expected = [
+        "RUN_STARTED",
+        "STATE_DELTA",
+        "STEP_STARTED agent",
+        "TOOL_CALL_START a",
+        "TOOL_CALL_ARGS a",
+        "TOOL_CALL_END a",
+        "TOOL_CALL_START b",
+        "TOOL_CALL_ARGS b",
+        "TOOL_CALL_END b",
+        "STATE_DELTA",
+        "STEP_FINISHED agent",
+        "STEP_STARTED tools",
+        "TOOL_CALL_RESULT a",
+        "TOOL_CALL_RESULT b",
+        "STATE_DELTA",
+        "STEP_FINISHED tools",
+        "STEP_STARTED agent",
+        "TOOL_CALL_START c",
+        "TOOL_CALL_ARGS c",
+        "TOOL_CALL_END c",
+        "STATE_DELTA",
+        "STEP_FINISHED agent",
+        "STEP_STARTED tools",
+        "TOOL_CALL_RESULT c",
+        "STATE_DELTA",
+        "STEP_FINISHED tools",
+        "STEP_STARTED agent",
+        "TEXT_MESSAGE_START",
+        "TEXT_MESSAGE_CONTENT",
+        "TEXT_MESSAGE_END",
+        "STATE_DELTA",
+        "STEP_FINISHED agent",
+        "RUN_FINISHED",
+    ];
+    assert_eq!(outline(&events), expected);
+    assert!(events.is_sorted_by(|one, next| place(one) < place(next)));
+    assert_eq!(text(&events), "hi: result-a result-b result-c");
+
+    let turn = turn_of(&events);
+    let messages = api.get(&format!("/conversations/{chat}/messages")).await;
+    let answer = &messages.body["items"][1];
+    let last = &events.last().unwrap().data;
+    assert_eq!(&last["result"], answer);
+    assert_eq!(last["outcome"], json!({"type": "success"}));
+    assert_eq!(last["threadId"], chat);
+    assert_eq!(last["runId"], turn);
+    let result = find(&events, "TOOL_CALL_RESULT");
+    assert_eq!(
+        (&result["content"], &result["role"]),
+        (&json!("result-a"), &json!("tool"))
+    );
+}
+
+#[tokio::test]
+async fn the_state_deltas_lead_from_checkpoint_to_checkpoint() {
+    let api = Api::new(ScriptedAgent::default());
+    let chat = api.conversation().await;
+    let mut values = json!({"messages": [], "facts": {}, "answering": null});
+    for question in ["one", "two"] {
+        let events = ask(&api, &chat, question).await;
+        let history = api.get(&format!("/chats/{chat}/history?limit=100")).await;
+        let checkpoints = history.body["items"].as_array().unwrap();
+        let turn = turn_of(&events);
+        let of_turn = checkpoints.iter().rev();
+        let mut of_turn = of_turn.filter(|checkpoint| checkpoint["metadata"]["run_id"] == turn);
+        let deltas = events
+            .iter()
+            .filter(|event| event.data["type"] == "STATE_DELTA");
+        for delta in deltas {
+            let delta: json_patch::Patch =
+                serde_json::from_value(delta.data["delta"].clone()).unwrap();
+            json_patch::patch(&mut values, &delta).unwrap();
+            assert_eq!(values, of_turn.next().unwrap()["values"]);
+        }
+        assert_eq!(of_turn.next(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_picked_up_behind_any_event() {
+    let api = Api::new(ScriptedAgent::default());
+    let chat = api.conversation().await;
+    let events = ask(&api, &chat, "hi").await;
+    let path = format!("/chats/{chat}/turns/{}/events", turn_of(&events));
+    assert_eq!(watch(&api, &path, None).await.unwrap(), events);
+    for (event, next) in events.iter().zip(1..) {
+        let rest = watch(&api, &path, Some(&event.id)).await;
+        let expected = &events[next..];
+        // Who has the last event need not come back.
+        let expected = (!expected.is_empty())
+            .then_some(expected)
+            .ok_or(StatusCode::NO_CONTENT);
+        assert_eq!(rest.as_deref(), expected.as_ref().copied());
+    }
+    let behind = watch(&api, &path, Some("4000000000-0")).await;
+    assert_eq!(behind, Err(StatusCode::NO_CONTENT));
+}
+
+#[tokio::test]
+async fn what_cannot_be_watched_is_a_problem() {
+    let api = Api::new(ScriptedAgent::default());
+    let (chat, other) = (api.conversation().await, api.conversation().await);
+    let events = ask(&api, &chat, "hi").await;
+    let turn = turn_of(&events);
+    let foreign = api
+        .get(&format!("/chats/{other}/turns/{turn}/events"))
+        .await;
+    assert_eq!(foreign.problem(), "not-found");
+    let unknown = api.get(&format!("/chats/{chat}/turns/{chat}/events")).await;
+    assert_eq!(unknown.problem(), "not-found");
+    let path = format!("/chats/{chat}/turns/{turn}/events");
+    for id in ["", "x", "1", "1-", "-1", "1-2-3", "1-x", "99999999999-1"] {
+        let request = Request::get(&path).header("last-event-id", id);
+        let refused = api.request(request.body(Body::empty()).unwrap()).await;
+        assert_eq!(refused.invalid_field(), "last-event-id", "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_refused_is_a_problem_and_no_stream() {
+    let api = Api::new(ScriptedAgent::hanging_after(0));
+    let chat = api.conversation().await;
+    let path = format!("/chats/{chat}/messages");
+    let empty = api.request(post(&path, "", None)).await;
+    assert_eq!(empty.invalid_field(), "content");
+    let (api, path) = (Arc::new(api), Arc::new(path));
+    let running = {
+        let (api, path) = (Arc::clone(&api), Arc::clone(&path));
+        tokio::spawn(async move { api.request(post(&path, "hi", None)).await })
+    };
+    until(async || api.rows().await.2 == 1).await;
+    let busy = api.request(post(&path, "hi", None)).await;
+    assert_eq!(
+        (busy.status, busy.problem()),
+        (StatusCode::CONFLICT, "turn-running")
+    );
+    running.abort();
+}
+
+#[tokio::test]
+async fn a_turn_that_fails_tells_why() {
+    let api = Api::new(ScriptedAgent::default());
+    let chat = api.conversation().await;
+    for (question, code, message) in [
+        ("refuse", "agent-failed", "the model refused: no such model"),
+        (
+            "unavailable",
+            "agent-unavailable",
+            "the model is unavailable: too many requests",
+        ),
+        ("panic", "agent-failed", "the agent crashed"),
+    ] {
+        let events = ask(&api, &chat, question).await;
+        let expected = [
+            "RUN_STARTED",
+            "STATE_DELTA",
+            "STEP_STARTED agent",
+            "STATE_DELTA",
+            "RUN_ERROR",
+        ];
+        assert_eq!(outline(&events), expected);
+        let error = &events.last().unwrap().data;
+        assert_eq!(
+            (&error["code"], &error["message"]),
+            (&json!(code), &json!(message))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_turn_that_asks_a_person_goes_on_in_the_same_stream() {
+    let api = Api::new(ScriptedAgent::default());
+    let chat = api.conversation().await;
+    let events = ask(&api, &chat, "ask").await;
+    let asked = &events.last().unwrap().data;
+    assert_eq!(
+        (&asked["type"], &asked["outcome"]["type"]),
+        (&json!("RUN_FINISHED"), &json!("interrupt"))
+    );
+    let question = &asked["outcome"]["interrupts"][0];
+    assert_eq!(question["message"], "Which one?");
+    let turn = turn_of(&events);
+    let answer = json!({"interrupt_id": question["id"], "answer": "the red one"});
+    let resumed = api
+        .post(&format!("/chats/{chat}/turns/{turn}/resume"), answer)
+        .await;
+    assert_eq!(resumed.status, StatusCode::OK, "{}", resumed.body);
+
+    let path = format!("/chats/{chat}/turns/{turn}/events");
+    let rest = watch(&api, &path, Some(&events.last().unwrap().id))
+        .await
+        .unwrap();
+    assert_eq!(outline(&rest)[..2], ["RUN_STARTED", "STEP_STARTED tools"]);
+    assert_eq!(rest.last().unwrap().data["result"], resumed.body);
+    let all = watch(&api, &path, None).await.unwrap();
+    assert_eq!(all, [events, rest].concat());
+}
+
+#[tokio::test]
+async fn a_cancelled_turn_ends_its_streams() {
+    let api = Arc::new(Api::new(ScriptedAgent::hanging_after(0)));
+    let chat = api.conversation().await;
+    let watching = {
+        let (api, chat) = (Arc::clone(&api), chat.clone());
+        tokio::spawn(async move { ask(&api, &chat, "hi").await })
+    };
+    let turn = running_turn(&api).await;
+    let cancelled = api
+        .post(&format!("/chats/{chat}/turns/{turn}/cancel"), json!({}))
+        .await;
+    assert_eq!(cancelled.status, StatusCode::OK, "{}", cancelled.body);
+    let events = watching.await.unwrap();
+    assert_eq!(events.last().unwrap().data["code"], "turn-cancelled");
+}
+
+#[tokio::test]
+async fn a_queued_turn_is_watched_before_it_begins() {
+    let agent = ScriptedAgent::hanging_after(0);
+    let permits = Arc::clone(&agent.permits);
+    let api = Arc::new(Api::new(agent));
+    let chat = api.conversation().await;
+    let sent = |content: &'static str| {
+        let (api, chat) = (Arc::clone(&api), chat.clone());
+        tokio::spawn(async move {
+            let body = json!({"content": content, "on_busy": "queue"});
+            let request = streaming(Request::post(format!("/chats/{chat}/messages")));
+            let response = api
+                .router
+                .clone()
+                .oneshot(request.body(Body::from(body.to_string())).unwrap());
+            collect(response.await.unwrap()).await.unwrap()
+        })
+    };
+    let first = sent("one");
+    until(async || api.rows().await.2 == 1).await;
+    let second = sent("two");
+    until(async || api.rows().await.2 == 2).await;
+    permits.add_permits(100);
+    assert_eq!(
+        text(&first.await.unwrap()),
+        "one: result-a result-b result-c"
+    );
+    assert_eq!(
+        text(&second.await.unwrap()),
+        "two: result-a result-b result-c"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_does_not_stop_the_turn() {
+    let agent = ScriptedAgent::hanging_after(1);
+    let permits = Arc::clone(&agent.permits);
+    let api = Api::new(agent);
+    let chat = api.conversation().await;
+    let path = format!("/chats/{chat}/messages");
+    let mut response = api
+        .router
+        .clone()
+        .oneshot(post(&path, "hi", None))
+        .await
+        .unwrap();
+    assert!(response.body_mut().frame().await.unwrap().is_ok());
+    drop(response);
+    permits.add_permits(100);
+    until(async || api.rows().await.1 == 2).await;
+    let turn = last_turn(&api).await;
+    let path = format!("/chats/{chat}/turns/{turn}/events");
+    let events = watch(&api, &path, None).await.unwrap();
+    assert_eq!(events.last().unwrap().data["type"], "RUN_FINISHED");
+}
+
+#[tokio::test]
+async fn who_reads_nothing_holds_nobody_up() {
+    let agent = ScriptedAgent::hanging_after(1);
+    let permits = Arc::clone(&agent.permits);
+    let api = Api::new(agent);
+    let chat = api.conversation().await;
+    let path = format!("/chats/{chat}/messages");
+    let slow = api
+        .router
+        .clone()
+        .oneshot(post(&path, "hi", None))
+        .await
+        .unwrap();
+    permits.add_permits(100);
+    let turn = last_turn(&api).await;
+    let path = format!("/chats/{chat}/turns/{turn}/events");
+    let events = watch(&api, &path, None).await.unwrap();
+    assert_eq!(events.last().unwrap().data["type"], "RUN_FINISHED");
+    assert_eq!(collect(slow).await.unwrap(), events);
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_conversation() {
+    let agent = ScriptedAgent::default();
+    let api = Api::new(agent);
+    let chat = api.conversation().await;
+    let events = ask(&api, &chat, "ask").await;
+    let path = format!("/chats/{chat}/turns/{}/events", turn_of(&events));
+    let deleted = api.delete(&format!("/conversations/{chat}")).await;
+    assert_eq!(deleted.status, StatusCode::NO_CONTENT);
+    assert_eq!(watch(&api, &path, None).await, Err(StatusCode::NOT_FOUND));
+}
+
+#[tokio::test]
+async fn events_that_are_not_kept_any_more_are_gone() {
+    let api = Api::new(ScriptedAgent::default());
+    let chat = api.conversation().await;
+    let events = ask(&api, &chat, "hi").await;
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let deleted = api.storage.turn_events().delete_older(Duration::ZERO).await;
+    assert!(deleted.unwrap() > 0);
+    let path = format!("/chats/{chat}/turns/{}/events", turn_of(&events));
+    let gone = api.get(&path).await;
+    assert_eq!(
+        (gone.status, gone.problem()),
+        (StatusCode::GONE, "events-gone")
+    );
+}
+
+/// Says `0` before it answers `1`.
+struct Orator(&'static str, &'static str);
+
+#[async_trait]
+impl Agent for Orator {
+    async fn step(&self, _: &AgentState, deltas: &Deltas) -> Result<Step, AgentError> {
+        for part in self.0.split_inclusive(' ') {
+            deltas.say(part).await;
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+        Ok(Step::Answer(self.1.to_owned()))
+    }
+
+    fn is_repeatable(&self, _: &ToolCall) -> bool {
+        true
+    }
+
+    async fn run_tool(&self, _: &ToolCall, _: &mut AgentState, _: Option<&str>) -> ToolOutcome {
+        ToolOutcome::Result(String::new())
+    }
+}
+
+#[tokio::test]
+async fn what_an_agent_says_in_parts_is_told_in_parts() {
+    let api = Api::of(Orator("Good day, ", "Good day, Ada.\0"));
+    let chat = api.conversation().await;
+    let events = ask(&api, &chat, "hi").await;
+    let parts = events
+        .iter()
+        .filter(|event| event.data["type"] == "TEXT_MESSAGE_CONTENT");
+    let parts: Vec<_> = parts.map(|event| event.data["delta"].clone()).collect();
+    assert_eq!(parts, ["Good ", "day, ", "Ada.\u{fffd}"]);
+    assert_eq!(text(&events), "Good day, Ada.\u{fffd}");
+}
+
+#[tokio::test]
+async fn what_an_agent_takes_back_is_void() {
+    let api = Api::of(Orator("Good day, ", "Hello."));
+    let chat = api.conversation().await;
+    let events = ask(&api, &chat, "hi").await;
+    assert_eq!(text(&events), "Hello.");
+    let starts = events
+        .iter()
+        .filter(|event| event.data["type"] == "TEXT_MESSAGE_START");
+    assert_eq!(starts.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_a_kill_cuts_off_is_told_anew_on_sqlite() {
+    a_text_that_a_kill_cuts_off_is_told_anew(Installation::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_a_kill_cuts_off_is_told_anew_on_postgres() {
+    a_text_that_a_kill_cuts_off_is_told_anew(Installation::postgres()).await;
+}
+
+async fn a_text_that_a_kill_cuts_off_is_told_anew(mut installation: Installation) {
+    installation
+        .variables
+        .push(("AGENTKIT_LEASE", "0.3".to_owned()));
+    let mut server = installation.start("3000");
+    let chat = new_chat(&server);
+    // Help is a long text, and takes one step.
+    let mut reader = Reader::post(&server.address, &chat, "Sing!").await;
+    let mut events = Vec::new();
+    while text(&events).len() < 20 {
+        events.push(reader.next().await.expect("the stream goes on"));
+    }
+    server.process.kill().unwrap();
+    server.process.wait().unwrap();
+    while let Some(event) = reader.next().await {
+        events.push(event);
+    }
+
+    let server = installation.start("0");
+    let turn = turn_of(&events);
+    let mut reader = Reader::get(&server.address, &chat, &turn, last_id(&events)).await;
+    while let Some(event) = reader.next().await {
+        events.push(event);
+    }
+    let custom = events.iter().filter(|event| event.data["type"] == "CUSTOM");
+    let custom: Vec<_> = custom
+        .map(|event| [&event.data["name"], &event.data["value"]])
+        .collect();
+    let void = json!({"messageId": find(&events, "TEXT_MESSAGE_START")["messageId"]});
+    let expected = [
+        [&json!("agentkit.discarded"), &void],
+        [&json!("agentkit.resumed"), &json!({"attempt": 2})],
+    ];
+    assert_eq!(custom, expected);
+    let answer = events.last().unwrap().data["result"]["content"].clone();
+    assert_eq!(text(&events), answer);
+    let mut all = Reader::get(&server.address, &chat, &turn, None).await;
+    assert_eq!(all.rest().await, events);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stops_ends_its_streams_and_the_next_goes_on() {
+    let installation = Installation::sqlite();
+    let server = installation.start("300");
+    let chat = new_chat(&server);
+    let mut reader = Reader::post(&server.address, &chat, QUESTION).await;
+    let mut events = vec![reader.next().await.unwrap()];
+    server.signal("-TERM");
+    events.extend(reader.rest().await);
+    assert_eq!(server.exit_code(), Some(0));
+
+    let server = installation.start("0");
+    let turn = turn_of(&events);
+    let mut reader = Reader::get(&server.address, &chat, &turn, last_id(&events)).await;
+    events.extend(reader.rest().await);
+    assert_eq!(
+        text(&events),
+        events.last().unwrap().data["result"]["content"]
+    );
+    let mut all = Reader::get(&server.address, &chat, &turn, None).await;
+    assert_eq!(all.rest().await, events);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_readers_that_come_and_go_see_the_same_on_sqlite() {
+    readers_that_come_and_go_see_the_same(&Installation::sqlite(), 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_readers_that_come_and_go_see_the_same_from_two_servers() {
+    readers_that_come_and_go_see_the_same(&Installation::postgres(), 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_behind_a_transaction_pooler_see_the_same() {
+    let url = std::env::var("AGENTKIT_TEST_PGBOUNCER_URL");
+    let mut installation = Installation::postgres();
+    let pooled = url.expect("AGENTKIT_TEST_PGBOUNCER_URL is not set: run ./test");
+    for (name, value) in &mut installation.variables {
+        if *name == "DATABASE_URL" {
+            value.clone_from(&pooled);
+        }
+    }
+    readers_that_come_and_go_see_the_same(&installation, 2).await;
+}
+
+async fn readers_that_come_and_go_see_the_same(installation: &Installation, servers: usize) {
+    let servers: Vec<Server> = (0..servers).map(|_| installation.start("400")).collect();
+    let chat = new_chat(&servers[0]);
+    let mut asking = Reader::post(&servers[0].address, &chat, QUESTION).await;
+    let first = asking.next().await.unwrap();
+    let turn = first.data["runId"].as_str().unwrap().to_owned();
+    let readers = (0..200u64).map(|seed| {
+        let addresses: Vec<_> = servers
+            .iter()
+            .map(|server| server.address.clone())
+            .collect();
+        let (chat, turn) = (chat.clone(), turn.clone());
+        tokio::spawn(async move { come_and_go(&addresses, &chat, &turn, seed).await })
+    });
+    let readers: Vec<_> = readers.collect();
+    let mut events = vec![first];
+    events.extend(asking.rest().await);
+    assert_eq!(events.last().unwrap().data["type"], "RUN_FINISHED");
+    assert_eq!(
+        text(&events),
+        events.last().unwrap().data["result"]["content"]
+    );
+    let mut connections = 0;
+    for reader in readers {
+        let (seen, times) = reader.await.unwrap();
+        assert_eq!(seen, events);
+        connections += times;
+    }
+    println!(
+        "200 readers, {connections} connections, {} events",
+        events.len()
+    );
+    assert!(connections > 200, "nobody went away");
+}
+
+/// Reads a turn to its end, on connections that break after a few events, each to any server; some
+/// read slowly. Returns the events, and how many connections it took.
+async fn come_and_go(
+    addresses: &[String],
+    chat: &str,
+    turn: &str,
+    seed: u64,
+) -> (Vec<Event>, usize) {
+    let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut random = move |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    let (mut events, mut connections) = (Vec::new(), 0);
+    loop {
+        let server = usize::try_from(random(addresses.len() as u64)).unwrap();
+        connections += 1;
+        let mut reader = Reader::get(&addresses[server], chat, turn, last_id(&events)).await;
+        for _ in 0..random(12) {
+            match reader.next().await {
+                Some(event) => events.push(event),
+                None => return (events, connections),
+            }
+            if random(10) == 0 {
+                tokio::time::sleep(Duration::from_millis(random(100))).await;
+            }
+        }
+    }
+}
+
+/// `cargo test -p yai-agentkit-server --test server -- --ignored --nocapture idle_streams`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "prints a figure, and needs 10,000 connections"]
+async fn the_memory_of_ten_thousand_idle_streams() {
+    const CHATS: usize = 100;
+    const STREAMS: usize = 10_000;
+    let installation = Installation::sqlite();
+    let server = installation.start("600000");
+    let mut readers = Vec::new();
+    let mut turns = Vec::new();
+    for _ in 0..CHATS {
+        let chat = new_chat(&server);
+        let mut reader = Reader::post(&server.address, &chat, "hi").await;
+        let turn = turn_of(&[reader.next().await.unwrap()]);
+        turns.push((chat, turn));
+        readers.push(reader);
+    }
+    let before = resident(&server);
+    while readers.len() < CHATS + STREAMS {
+        let opening = turns.iter().map(async |(chat, turn)| {
+            let mut reader = Reader::get(&server.address, chat, turn, None).await;
+            // All that there is for now.
+            for _ in 0..3 {
+                reader.next().await.unwrap();
+            }
+            reader
+        });
+        readers.extend(futures::future::join_all(opening).await);
+    }
+    // Two heartbeats, so that every buffer has been used.
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    let after = resident(&server);
+    println!(
+        "{STREAMS} idle streams: {before} KiB before, {after} KiB after, {} bytes a stream",
+        (after - before) * 1024 / STREAMS as u64
+    );
+}
+
+/// The memory of a server, in KiB.
+fn resident(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.process.id()));
+    let status = status.unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.unwrap().split_whitespace().next().unwrap();
+    number.parse().unwrap()
+}
+
+fn last_id(events: &[Event]) -> Option<&str> {
+    events.last().map(|event| event.id.as_str())
+}
+
+fn new_chat(server: &Server) -> String {
+    let chat = request(&server.address, "POST /conversations", "{}")
+        .unwrap()
+        .1;
+    chat["id"].as_str().unwrap().to_owned()
+}
+
+fn streaming(request: axum::http::request::Builder) -> axum::http::request::Builder {
+    request
+        .header("content-type", "application/json")
+        .header("accept", "text/event-stream")
+}
+
+fn post(path: &str, content: &str, last_event_id: Option<&str>) -> Request<Body> {
+    let mut request = streaming(Request::post(path));
+    if let Some(id) = last_event_id {
+        request = request.header("last-event-id", id);
+    }
+    let body = json!({ "content": content }).to_string();
+    request.body(body.into()).unwrap()
+}
+
+/// Sends a message, and collects the events of its turn.
+async fn ask(api: &Api, chat: &str, content: &str) -> Vec<Event> {
+    let path = format!("/chats/{chat}/messages");
+    let response = api.router.clone().oneshot(post(&path, content, None)).await;
+    collect(response.unwrap()).await.unwrap()
+}
+
+/// The events at `path`, or the status where there are none.
+async fn watch(
+    api: &Api,
+    path: &str,
+    last_event_id: Option<&str>,
+) -> Result<Vec<Event>, StatusCode> {
+    let mut request = Request::get(path);
+    if let Some(id) = last_event_id {
+        request = request.header("last-event-id", id);
+    }
+    let request = request.body(Body::empty()).unwrap();
+    collect(api.router.clone().oneshot(request).await.unwrap()).await
+}
+
+async fn collect(response: axum::response::Response) -> Result<Vec<Event>, StatusCode> {
+    if response.status() != StatusCode::OK {
+        return Err(response.status());
+    }
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    Ok(parse(std::str::from_utf8(&body).unwrap()))
+}
+
+/// Waits for what happens in other tasks.
+async fn until(mut condition: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    waited.expect("it does not happen");
+}
+
+async fn last_turn(api: &Api) -> TurnId {
+    let turns = api.storage.turns();
+    let query = ListQuery::filtered(TurnFilter::default());
+    turns.list(&query).await.unwrap().items[0].id
+}
+
+async fn running_turn(api: &Api) -> TurnId {
+    until(async || api.rows().await.2 == 1).await;
+    last_turn(api).await
+}
+
+fn turn_of(events: &[Event]) -> String {
+    events[0].data["runId"].as_str().unwrap().to_owned()
+}
+
+fn place(event: &Event) -> (u64, u64) {
+    let (sequence, index) = event.id.split_once('-').unwrap();
+    (sequence.parse().unwrap(), index.parse().unwrap())
+}
+
+fn find<'a>(events: &'a [Event], kind: &str) -> &'a Value {
+    let found = events.iter().find(|event| event.data["type"] == kind);
+    &found
+        .unwrap_or_else(|| panic!("no {kind} in {:?}", outline(events)))
+        .data
+}
+
+/// The types, with what they are about.
+fn outline(events: &[Event]) -> Vec<String> {
+    let line = |event: &Event| {
+        let data = &event.data;
+        let about = data["stepName"].as_str().or(data["toolCallId"].as_str());
+        let kind = data["type"].as_str().unwrap();
+        about.map_or_else(|| kind.to_owned(), |about| format!("{kind} {about}"))
+    };
+    events.iter().map(line).collect()
+}
+
+/// What was said in all, without what is void.
+fn text(events: &[Event]) -> String {
+    let void: Vec<&Value> = events
+        .iter()
+        .filter(|event| event.data["name"] == "agentkit.discarded")
+        .map(|event| &event.data["value"]["messageId"])
+        .collect();
+    let contents = events
+        .iter()
+        .filter(|event| event.data["type"] == "TEXT_MESSAGE_CONTENT");
+    let counts = contents.filter(|event| !void.contains(&&event.data["messageId"]));
+    counts
+        .map(|event| event.data["delta"].as_str().unwrap())
+        .collect()
+}

@@ -1,0 +1,129 @@
+"""The application: conversations over HTTP, answered by an agent that remembers.
+
+uvicorn main:app
+"""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Query, Request
+from fastapi.responses import JSONResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import AfterValidator, BaseModel, Field
+from yai_agentkit import AgentkitSaver
+
+from agent import build_graph
+from conversations import Busy, Conversation, Conversations, Message, NotFound, Page, thread_at
+from scripted_model import ScriptedModel
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    # Any chat model of LangChain's: ChatOpenAI(model="gpt-5-mini"), …
+    model = ScriptedModel(delay=float(os.environ.get("MODEL_DELAY", "0")))
+    # DATABASE_URL and the other settings of AgentKit; it connects, migrates and closes.
+    async with AgentkitSaver.from_config() as checkpointer:
+        graph = build_graph(model, checkpointer)
+        yield {"conversations": Conversations(graph, checkpointer)}
+
+
+app = FastAPI(title="Conversations with an agent that remembers", lifespan=lifespan)
+
+
+def conversations(request: Request) -> Conversations:
+    return request.state.conversations
+
+
+Injected = Annotated[Conversations, Depends(conversations)]
+
+
+class Title(BaseModel):
+    title: Annotated[str | None, Field(max_length=255)] = None
+
+
+class NewMessage(BaseModel):
+    content: Annotated[str, Field(min_length=1)]
+
+
+@app.post("/conversations")
+async def create(body: Title, conversations: Injected) -> Conversation:
+    return await conversations.create(body.title)
+
+
+def valid_cursor(cursor: str | None) -> str | None:
+    if cursor is not None:
+        thread_at(cursor)
+    return cursor
+
+
+@app.get("/conversations")
+async def list_conversations(
+    conversations: Injected,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, AfterValidator(valid_cursor)] = None,
+) -> Page:
+    return await conversations.page(limit, cursor)
+
+
+@app.get("/conversations/{id}")
+async def get(id: str, conversations: Injected) -> Conversation:
+    return await conversations.get(id)
+
+
+@app.patch("/conversations/{id}")
+async def rename(id: str, body: Title, conversations: Injected) -> Conversation:
+    return await conversations.rename(id, body.title)
+
+
+@app.delete("/conversations/{id}", status_code=204)
+async def delete(id: str, conversations: Injected) -> None:
+    await conversations.delete(id)
+
+
+@app.get("/conversations/{id}/messages")
+async def messages(id: str, conversations: Injected) -> list[Message]:
+    return await conversations.messages(id)
+
+
+async def turn(id: str, conversations: Injected) -> AsyncIterator[None]:
+    # A dependency: it refuses before a stream begins, and ends after it.
+    async with conversations.turn(id):
+        yield
+
+
+@app.post("/chats/{id}/messages", dependencies=[Depends(turn)])
+async def send(id: str, body: NewMessage, conversations: Injected) -> Message:
+    """Answers when the turn is done."""
+    events = [event async for event in conversations.answer(id, body.content)]
+    return events[-1].message
+
+
+@app.post(
+    "/chats/{id}/messages/stream",
+    dependencies=[Depends(turn)],
+    response_class=EventSourceResponse,
+)
+async def stream(
+    id: str, body: NewMessage, conversations: Injected
+) -> AsyncIterator[ServerSentEvent]:
+    """Server-sent events: `token` for each piece of the answer, `tool`, and at the end `answer`."""
+    async for event in conversations.answer(id, body.content):
+        yield ServerSentEvent(event=event.kind, data=event.message)
+
+
+@app.exception_handler(NotFound)
+async def not_found(*_: Any) -> JSONResponse:
+    return JSONResponse({"detail": "no such conversation"}, status_code=404)
+
+
+@app.exception_handler(Busy)
+async def busy(*_: Any) -> JSONResponse:
+    return JSONResponse({"detail": "another turn is running"}, status_code=409)
+
+
+@app.exception_handler(ConnectionError)
+async def unavailable(*_: Any) -> JSONResponse:
+    detail = "the database does not answer"
+    return JSONResponse({"detail": detail}, status_code=503, headers={"Retry-After": "1"})

@@ -29,29 +29,21 @@ pub struct Claim {
 
 impl Claims {
     pub(super) fn claim(&self, conversation_id: ConversationId) -> Result<Claim, TurnError> {
-        let mut refused = None;
-        let given_up = Arc::new(Notify::new());
+        let mut claimed = Err(TurnError::ShuttingDown);
         self.0.send_if_modified(|in_use| {
-            if in_use.stopping {
-                refused = Some(TurnError::ShuttingDown);
-            } else {
-                match in_use.conversations.entry(conversation_id) {
-                    Entry::Occupied(_) => refused = Some(TurnError::Busy(conversation_id)),
-                    Entry::Vacant(free) => {
-                        free.insert(Arc::clone(&given_up));
-                    }
-                }
+            if !in_use.stopping {
+                claimed = match in_use.conversations.entry(conversation_id) {
+                    Entry::Occupied(_) => Err(TurnError::Busy(conversation_id)),
+                    Entry::Vacant(free) => Ok(Arc::clone(free.insert(Arc::default()))),
+                };
             }
-            refused.is_none()
+            claimed.is_ok()
         });
-        match refused {
-            Some(error) => Err(error),
-            None => Ok(Claim {
-                claims: self.clone(),
-                conversation_id,
-                given_up,
-            }),
-        }
+        Ok(Claim {
+            claims: self.clone(),
+            conversation_id,
+            given_up: claimed?,
+        })
     }
 
     pub(super) fn is_claimed(&self, conversation_id: ConversationId) -> bool {

@@ -176,3 +176,128 @@ async fn no_turn_starts_during_a_shutdown() {
     }
     assert_eq!(api.rows().await, (1, 0, 0, 0));
 }
+
+#[tokio::test]
+async fn a_turn_is_listed_read_and_ended() {
+    let api = Api::new(ScriptedAgent::default());
+    let id = api.conversation().await;
+    let question = json!({"content": "hi"});
+    let answer = api.post(&format!("/chats/{id}/messages"), question).await;
+    let turns = format!("/chats/{id}/turns");
+    let listed = api.get(&turns).await;
+    let turn = &listed.body["items"][0];
+    assert_eq!(turn["status"], "completed");
+    assert_eq!(turn["assistant_message_id"], answer.body["id"]);
+    assert_eq!(
+        (&turn["attempt"], &turn["error"]),
+        (&json!(1), &Value::Null)
+    );
+    let path = format!("{turns}/{}", turn["id"].as_str().unwrap());
+    assert_eq!(api.get(&path).await.body, *turn);
+    let cancelled = api.post(&format!("{path}/cancel"), json!({})).await;
+    assert_eq!(
+        (cancelled.status, cancelled.problem()),
+        (StatusCode::CONFLICT, "turn-ended")
+    );
+
+    let elsewhere = format!("/chats/{}/turns", api.conversation().await);
+    assert_eq!(api.get(&elsewhere).await.body, json!({"items": []}));
+    let foreign = format!("{elsewhere}/{}", turn["id"].as_str().unwrap());
+    assert_eq!(api.get(&foreign).await.problem(), "not-found");
+    assert_eq!(
+        api.get(&format!("{turns}/abc")).await.invalid_field(),
+        "turn_id"
+    );
+    assert_eq!(
+        api.get(&format!("{turns}?limit=0")).await.invalid_field(),
+        "limit"
+    );
+}
+
+#[tokio::test]
+async fn a_turn_that_asks_is_accepted_and_goes_on_with_the_answer() {
+    let api = Api::new(ScriptedAgent::default());
+    let id = api.conversation().await;
+    let messages = format!("/chats/{id}/messages");
+    let asks = api.post(&messages, json!({"content": "ask"})).await;
+    assert_eq!(asks.status, StatusCode::ACCEPTED, "{}", asks.body);
+    assert_eq!(asks.body["status"], "interrupted");
+    assert_eq!(asks.body["interrupt"]["question"], "Which one?");
+    let busy = api.post(&messages, json!({"content": "hi"})).await;
+    assert_eq!(
+        (busy.status, busy.problem()),
+        (StatusCode::CONFLICT, "turn-running")
+    );
+
+    let resume = format!(
+        "/chats/{id}/turns/{}/resume",
+        asks.body["id"].as_str().unwrap()
+    );
+    let stale = json!({"interrupt_id": id, "answer": "yes"});
+    let stale = api.post(&resume, stale).await;
+    assert_eq!(
+        (stale.status, stale.problem()),
+        (StatusCode::CONFLICT, "not-asked")
+    );
+    let answer = json!({"interrupt_id": asks.body["interrupt"]["id"], "answer": "the red one"});
+    let answered = api.post(&resume, answer.clone()).await;
+    assert_eq!(answered.status, StatusCode::OK);
+    assert_eq!(answered.body["content"], "the red one");
+    assert_eq!(api.post(&resume, answer).await.problem(), "not-asked");
+}
+
+#[tokio::test]
+async fn a_message_says_what_becomes_of_it_where_the_chat_is_busy() {
+    let api = Api::new(ScriptedAgent::default());
+    let id = api.conversation().await;
+    let messages = format!("/chats/{id}/messages");
+    api.post(&messages, json!({"content": "ask"})).await;
+    let new = json!({"content": "hi", "on_busy": "interrupt"});
+    let answer = api.post(&messages, new).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+    let turns = api.get(&format!("/chats/{id}/turns")).await.body;
+    let status = |index: usize| turns["items"][index]["status"].as_str().unwrap().to_owned();
+    assert_eq!([status(1), status(0)], ["cancelled", "completed"]);
+    let unknown = json!({"content": "hi", "on_busy": "wait"});
+    assert_eq!(
+        api.post(&messages, unknown).await.invalid_field(),
+        "on_busy"
+    );
+}
+
+#[tokio::test]
+async fn a_request_with_a_key_may_be_repeated() {
+    let api = Api::new(ScriptedAgent::default());
+    let new = json!({"title": "Trip"});
+    let first = api.post_keyed("/conversations", "key", new.clone()).await;
+    assert_eq!(first.status, StatusCode::OK);
+    let again = api.post_keyed("/conversations", "key", new).await;
+    assert_eq!(
+        (again.status, again.body),
+        (StatusCode::OK, first.body.clone())
+    );
+    let other = json!({"title": "Another"});
+    let differs = api.post_keyed("/conversations", "key", other).await;
+    let refused = (StatusCode::UNPROCESSABLE_ENTITY, "key-reused");
+    assert_eq!((differs.status, differs.problem()), refused);
+
+    let path = format!("/chats/{}/messages", first.body["id"].as_str().unwrap());
+    let answer = api.post_keyed(&path, "key", json!({"content": "hi"})).await;
+    let again = api
+        .post_keyed(&path, "key", json!({"content": "hi", "on_busy": "queue"}))
+        .await;
+    assert_eq!((again.status, again.body), (StatusCode::OK, answer.body));
+    let differs = api.post_keyed(&path, "key", json!({"content": "ho"})).await;
+    assert_eq!((differs.status, differs.problem()), refused);
+    assert_eq!(api.rows().await, (1, 2, 1, 1));
+
+    let long = "k".repeat(256);
+    let refused = api.post_keyed(&path, &long, json!({"content": "hi"})).await;
+    assert_eq!(refused.invalid_field(), "idempotency-key");
+    // With a key it may come again although the message is stored.
+    let unavailable = api
+        .post_keyed(&path, "other", json!({"content": "unavailable"}))
+        .await;
+    assert_eq!(unavailable.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(unavailable.headers["retry-after"], "1");
+}

@@ -1,7 +1,10 @@
 use std::{collections::HashMap, time::Duration};
 
 use yai_agentkit_core::{Error, Result};
-use yai_agentkit_server::settings::{AgentSettings, Flags, LogFormat, Settings};
+use yai_agentkit_server::{
+    settings::{AgentSettings, Flags, LogFormat, Settings},
+    turn::{OnBusy, TurnLimits},
+};
 
 fn load(flags: &Flags, file: &str, variables: &[(&str, &str)]) -> Result<Settings> {
     let variables: HashMap<_, _> = variables.iter().copied().collect();
@@ -51,7 +54,10 @@ fn the_defaults_need_no_setting() {
     ));
     assert_eq!(settings.body_limit, 1_048_576);
     assert_eq!(settings.shutdown_timeout, Duration::from_secs(30));
+    assert_eq!(settings.limits, TurnLimits::default());
     assert_eq!(settings.limits.max_steps, 50);
+    assert_eq!(settings.limits.lease, Duration::from_secs(10));
+    assert_eq!(settings.limits.on_busy, OnBusy::Reject);
     assert_eq!(settings.log, None);
     assert_eq!(settings.log_format, LogFormat::Text);
 }
@@ -66,6 +72,12 @@ fn the_file_holds_every_setting() {
         body_limit = 10
         shutdown_timeout = 5
         max_steps = 7
+        max_attempts = 2
+        turn_deadline = 60
+        lease = 0.5
+        on_busy = 'queue'
+        key_age = 3600
+        event_age = 7200
         step_delay = 9
         [openai]
         api_key = 'key'
@@ -79,7 +91,17 @@ fn the_file_holds_every_setting() {
     assert_eq!(settings.bind.to_string(), "0.0.0.0:80");
     assert_eq!(settings.log.as_deref(), Some("debug"));
     assert_eq!(settings.log_format, LogFormat::Json);
-    assert_eq!((settings.body_limit, settings.limits.max_steps), (10, 7));
+    assert_eq!(settings.body_limit, 10);
+    let limits = TurnLimits {
+        max_steps: 7,
+        max_attempts: 2,
+        deadline: Duration::from_secs(60),
+        lease: Duration::from_millis(500),
+        key_age: Duration::from_secs(3600),
+        on_busy: OnBusy::Queue,
+        event_age: Duration::from_secs(7200),
+    };
+    assert_eq!(settings.limits, limits);
     assert_eq!(settings.shutdown_timeout, Duration::from_secs(5));
     let AgentSettings::OpenAi(openai) = settings.agent else {
         panic!("not the openai agent");
@@ -107,6 +129,11 @@ fn a_bad_value_names_its_variable_and_what_is_allowed() {
         ("AGENTKIT_BODY_LIMIT", "0", "at least 1"),
         ("AGENTKIT_MAX_STEPS", "-1", "number of steps"),
         ("AGENTKIT_MAX_STEPS", "0", "at least 1"),
+        ("AGENTKIT_MAX_ATTEMPTS", "0", "at least 1"),
+        ("AGENTKIT_LEASE", "0", "at least 0.1"),
+        ("AGENTKIT_LEASE", "NaN", "at least 0.1"),
+        ("AGENTKIT_TURN_DEADLINE", "-1", "number of seconds"),
+        ("AGENTKIT_ON_BUSY", "wait", "reject, queue or interrupt"),
         ("AGENTKIT_STEP_DELAY", "1s", "milliseconds"),
         ("AGENTKIT_LOG_FORMAT", "xml", "text or json"),
     ] {

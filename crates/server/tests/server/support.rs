@@ -311,6 +311,16 @@ impl Api {
         self.request(request).await
     }
 
+    /// With an `Idempotency-Key`.
+    pub(crate) async fn post_keyed(&self, path: &str, key: &str, body: Value) -> Answer {
+        let request = Request::post(path)
+            .header("content-type", "application/json")
+            .header("idempotency-key", key)
+            .body(body.to_string().into())
+            .unwrap();
+        self.request(request).await
+    }
+
     /// Creates a conversation and returns its id.
     pub(crate) async fn conversation(&self) -> String {
         let answer = self.post("/conversations", json!({})).await;

@@ -42,6 +42,17 @@ async fn is_due(storage: &Arc<dyn Storage>, id: TurnId) -> bool {
     due.iter().any(|turn| turn.id == id)
 }
 
+/// The database's clock may be coarser than ours.
+async fn becomes_due(storage: &Arc<dyn Storage>, id: TurnId) {
+    let due = async {
+        while !is_due(storage, id).await {
+            moment().await;
+        }
+    };
+    let patience = Duration::from_secs(30);
+    tokio::time::timeout(patience, due).await.unwrap();
+}
+
 async fn a_turn_is_replaced_only_as_it_was_seen(storage: Arc<dyn Storage>) {
     let conversation = add_conversation(&storage).await.id;
     let leases = storage.leases();
@@ -117,8 +128,7 @@ async fn a_lease_keeps_others_away_until_it_ends(storage: Arc<dyn Storage>) {
         (2, 2, Some(owner))
     );
 
-    moment().await;
-    assert!(is_due(&storage, held.id).await);
+    becomes_due(&storage, held.id).await;
     assert_eq!(
         leases.take(&held, other, LONG).await.unwrap(),
         None,
@@ -167,8 +177,7 @@ async fn a_renewed_lease_lasts(storage: Arc<dyn Storage>) {
     let short = Duration::from_millis(300);
     let held = owned(&storage, add_conversation(&storage).await.id, short).await;
     let owner = held.lease_owner.unwrap();
-    tokio::time::sleep(short).await;
-    assert!(is_due(&storage, held.id).await);
+    becomes_due(&storage, held.id).await;
     let renewed = Instant::now();
     assert_eq!(leases.renew(owner).await.unwrap(), [held.conversation_id]);
     assert_eq!(leases.renew(OwnerId::new()).await.unwrap(), []);
@@ -178,7 +187,8 @@ async fn a_renewed_lease_lasts(storage: Arc<dyn Storage>) {
             None => moment().await,
         }
     };
-    assert!(renewed.elapsed() >= short, "{:?}", renewed.elapsed());
+    // Two clocks are compared; a lease that was not renewed is taken at once.
+    assert!(renewed.elapsed() >= short / 2, "{:?}", renewed.elapsed());
     assert_eq!(leases.renew(owner).await.unwrap(), []);
     let other = taken.lease_owner.unwrap();
     assert_eq!(leases.renew(other).await.unwrap(), [held.conversation_id]);

@@ -6,12 +6,12 @@ use std::{
 use async_trait::async_trait;
 use serde_json::Value as Json;
 
-use super::Access;
+use super::{Access, State};
 use crate::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
-    CheckpointSelector, CheckpointTuple, Checkpointer, DeltaChannelHistory, Error, Fence,
-    Namespace, NewCheckpoint, NewWrites, Page, PendingWrite, PruneStrategy, Result, TASKS, Thread,
-    ThreadCursor, ThreadId, Value, now,
+    CheckpointSelector, CheckpointTuple, Checkpointer, DeltaChannelHistory, Error, EventBatch,
+    Fence, Namespace, NewCheckpoint, NewWrites, Page, PendingWrite, PruneStrategy, Result, TASKS,
+    Thread, ThreadCursor, ThreadId, Value, now,
     retention::{CheckpointSummary, Place, Retention},
 };
 
@@ -288,6 +288,8 @@ fn sibling(key: &CheckpointKey, id: &CheckpointId) -> CheckpointKey {
 pub(super) struct MemoryCheckpointer {
     access: Access,
     fence: Option<Fence>,
+    /// What is stored with a checkpoint.
+    events: Option<EventBatch>,
 }
 
 impl MemoryCheckpointer {
@@ -295,7 +297,21 @@ impl MemoryCheckpointer {
         Self {
             access,
             fence: None,
+            events: None,
         }
+    }
+
+    /// Stores a checkpoint that nothing speaks against but its fence and its events.
+    fn store(&self, state: &mut State, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
+        state.checkpoints.check(&checkpoint.thread_id, self.fence)?;
+        if let Some(events) = &self.events
+            && !state.has_told(events)
+        {
+            state.append(events.clone())?;
+        }
+        let tables = &mut state.checkpoints;
+        tables.raise(&checkpoint.thread_id, self.fence);
+        Ok(tables.put(checkpoint))
     }
 }
 
@@ -350,12 +366,7 @@ impl Checkpointer for MemoryCheckpointer {
     async fn put(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
         checkpoint.validate()?;
         self.access
-            .write(|state| {
-                let tables = &mut state.checkpoints;
-                tables.check(&checkpoint.thread_id, self.fence)?;
-                tables.raise(&checkpoint.thread_id, self.fence);
-                Ok(tables.put(checkpoint))
-            })
+            .write(|state| self.store(state, checkpoint))
             .await
     }
 
@@ -363,7 +374,7 @@ impl Checkpointer for MemoryCheckpointer {
         checkpoint.validate()?;
         self.access
             .write(|state| {
-                let tables = &mut state.checkpoints;
+                let tables = &state.checkpoints;
                 let key = checkpoint.key();
                 let latest = tables.checkpoints.keys().rev().find(|other| {
                     (&other.thread_id, &other.namespace) == (&key.thread_id, &key.namespace)
@@ -375,8 +386,7 @@ impl Checkpointer for MemoryCheckpointer {
                     let latest = latest.map_or_else(|| "none".to_owned(), |id| id.to_string());
                     return Err(Error::conflict("latest checkpoint", latest));
                 }
-                tables.raise(&key.thread_id, self.fence);
-                Ok(tables.put(checkpoint))
+                self.store(state, checkpoint)
             })
             .await
     }
@@ -401,6 +411,15 @@ impl Checkpointer for MemoryCheckpointer {
         Arc::new(Self {
             access: self.access.clone(),
             fence: Some(fence),
+            events: None,
+        })
+    }
+
+    fn telling(&self, fence: Fence, events: EventBatch) -> Arc<dyn Checkpointer> {
+        Arc::new(Self {
+            access: self.access.clone(),
+            fence: Some(fence),
+            events: Some(events),
         })
     }
 

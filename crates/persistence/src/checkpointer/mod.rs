@@ -22,14 +22,17 @@ use async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value as SqlValue};
 use yai_agentkit_core::{
     CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
-    DeltaChannelHistory, Fence, NewCheckpoint, NewWrites, Page, PruneStrategy, Result, Thread,
-    ThreadCursor, ThreadId,
+    DeltaChannelHistory, EventBatch, Fence, NewCheckpoint, NewWrites, Page, PruneStrategy, Result,
+    Thread, ThreadCursor, ThreadId,
 };
 
 pub(crate) use self::group::Group;
 pub use self::raw::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
-use self::write::Write;
-use crate::{connection::Connection, error::storage_error};
+use self::write::{Fenced, New, Write};
+use crate::{connection::Connection, events};
+
+const PUT_CHECKPOINT: &str = "put checkpoint";
+const PUT_WRITES: &str = "put writes";
 
 /// A statement on both databases. Both number their parameters `$1`, `$2`, ….
 #[derive(Clone, Copy)]
@@ -90,6 +93,8 @@ pub(crate) struct SqlCheckpointer {
     group: Option<Group>,
     /// What every write asks.
     fence: Option<Fence>,
+    /// What is stored with a checkpoint.
+    events: Option<EventBatch>,
 }
 
 impl SqlCheckpointer {
@@ -99,6 +104,7 @@ impl SqlCheckpointer {
             connection,
             group: Some(group),
             fence: None,
+            events: None,
         }
     }
 
@@ -108,23 +114,45 @@ impl SqlCheckpointer {
             connection: transaction,
             group: None,
             fence: None,
+            events: None,
         }
     }
 
     async fn put_raw(&self, checkpoint: NewRawCheckpoint) -> Result<()> {
-        self.write("put checkpoint", Write::Checkpoint(checkpoint))
-            .await
+        let (new, events) = (New::Checkpoint(checkpoint), self.events.as_ref());
+        self.write(PUT_CHECKPOINT, new, events).await
     }
 
-    async fn write(&self, operation: &'static str, write: Write) -> Result<()> {
-        let written = match (self.fence, &self.group) {
-            (Some(fence), _) => {
-                return fence::write_fenced(&self.connection, operation, write, fence).await;
+    async fn write(
+        &self,
+        operation: &'static str,
+        new: New,
+        events: Option<&EventBatch>,
+    ) -> Result<()> {
+        let thread_id = new.key().thread_id.clone();
+        let fenced = self.fenced_with(events)?;
+        let write = Write { new, fenced };
+        let admitted = match &self.group {
+            Some(group) if !write.raises() => group.write(write).await,
+            _ => {
+                let written = write::write(&self.connection, &[write]).await;
+                written.map(|admitted| admitted == [true])
             }
-            (None, Some(group)) => group.write(write).await,
-            (None, None) => write::write(&self.connection, &[write]).await,
         };
-        written.map_err(|error| storage_error(operation, error))
+        let admitted = admitted.map_err(|error| events::refused(operation, events, error))?;
+        fence::admitted(&self.connection, operation, &thread_id, admitted).await
+    }
+
+    /// What a write that tells `events` asks of its thread.
+    fn fenced_with(&self, events: Option<&EventBatch>) -> Result<Option<Fenced>> {
+        let fenced = |fence: Fence| {
+            Ok(Fenced {
+                fence,
+                epoch: fence.stored_epoch()?,
+                events: events.map(Into::into),
+            })
+        };
+        self.fence.map(fenced).transpose()
     }
 }
 
@@ -152,19 +180,31 @@ impl Checkpointer for SqlCheckpointer {
         if writes.writes.is_empty() {
             return Ok(());
         }
-        self.write("put writes", Write::Writes(writes)).await
+        self.write(PUT_WRITES, New::Writes(writes), None).await
     }
 
     async fn put_next(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
         checkpoint.validate()?;
         let key = checkpoint.key();
-        fence::put_next(&self.connection, row::to_raw(checkpoint)?, self.fence).await?;
+        let events = self.events.as_ref();
+        let fenced = self.fenced_with(events)?;
+        let failed = |error| events::refused(PUT_CHECKPOINT, events, error);
+        fence::put_next(&self.connection, row::to_raw(checkpoint)?, fenced, failed).await?;
         Ok(key)
     }
 
     fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer> {
         Arc::new(Self {
             fence: Some(fence),
+            events: None,
+            ..self.clone()
+        })
+    }
+
+    fn telling(&self, fence: Fence, events: EventBatch) -> Arc<dyn Checkpointer> {
+        Arc::new(Self {
+            fence: Some(fence),
+            events: Some(events),
             ..self.clone()
         })
     }

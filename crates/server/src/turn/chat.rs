@@ -4,10 +4,10 @@ use futures::FutureExt;
 use yai_agentkit_core::{
     CheckpointMetadata, CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer,
     Conversation, Error, Fence, ListQuery, Message, MessageId, PendingWrite, Result, Role,
-    ThreadState, Turn, TurnFilter, TurnStatus, UnitOfWork, now,
+    ThreadState, Turn, TurnFilter, TurnId, TurnStatus, UnitOfWork, now,
 };
 
-use super::{Claim, MESSAGE_ID, TurnEngine, TurnError, log::EventLog, send::Incoming};
+use super::{Claim, Event, MESSAGE_ID, TurnEngine, TurnError, log::EventLog, send::Incoming};
 use crate::agent::{AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall};
 
 /// The field of a checkpoint's metadata that holds the epoch with which it was written.
@@ -149,7 +149,7 @@ impl Chat {
         let stored = incoming.store(&*unit).await?;
         let fence = Fence::Raise(self.next_epoch());
         self.save(
-            &*unit.checkpointer(),
+            &*unit.checkpointer().fenced(fence),
             state,
             CheckpointSource::Update,
             stored.id,
@@ -193,19 +193,17 @@ impl Chat {
     }
 
     async fn record_step(&mut self, turn: &Turn, state: AgentState) -> Result<()> {
-        let unit = self.engine.storage.begin().await?;
         let batch = log_of(&mut self.log).stepped(&self.state, &state);
-        self.save(
-            &*unit.checkpointer(),
+        let checkpointer = self.engine.storage.checkpointer();
+        self.tell(
+            &*checkpointer,
             state,
             CheckpointSource::Loop,
             turn.user_message_id,
             Fence::Hold(turn.epoch),
-            Some(turn),
+            batch,
         )
         .await?;
-        self.log().append(&*unit.turn_events(), batch).await?;
-        unit.commit().await?;
         self.log().told();
         Ok(())
     }
@@ -339,18 +337,17 @@ impl Chat {
             let unit = self.engine.storage.begin().await?;
             let message = unit.messages().add(message).await?;
             let batch = log_of(&mut self.log).completed(&self.state, &state, &message);
-            self.save(
+            self.tell(
                 &*unit.checkpointer(),
                 state,
                 CheckpointSource::Loop,
                 message.id,
                 Fence::Hold(turn.epoch),
-                Some(&turn),
+                batch,
             )
             .await?;
             let ended = ended(&turn, TurnStatus::Completed, None);
             unit.leases().replace(&turn, ended).await?;
-            self.log().append(&*unit.turn_events(), batch).await?;
             unit.commit().await?;
             self.log().told();
             Ok(message)
@@ -375,17 +372,16 @@ impl Chat {
             let unit = self.engine.storage.begin().await?;
             let state = closed(self.state.clone(), "the turn has failed");
             let batch = log_of(&mut self.log).ended(&self.state, &state, error, code);
-            self.save(
+            self.tell(
                 &*unit.checkpointer(),
                 state,
                 CheckpointSource::Loop,
                 turn.user_message_id,
                 fence,
-                Some(&turn),
+                batch,
             )
             .await?;
             unit.leases().replace(&turn, ended).await?;
-            self.log().append(&*unit.turn_events(), batch).await?;
             unit.commit().await?;
             self.log().told();
             Ok(())
@@ -422,23 +418,42 @@ impl Chat {
             .messages
             .push(ChatMessage::new(Role::User, message.content.as_str()));
         state.answering = Some(message.id);
-        let mut log = EventLog::new(self.engine.followers.clone(), turn);
+        let log = self
+            .log
+            .insert(EventLog::new(self.engine.followers.clone(), turn));
         let batch = log.started(&self.state, &state);
-        self.save(
+        self.tell(
             &*unit.checkpointer(),
             state,
             CheckpointSource::Input,
             message.id,
             Fence::Raise(turn.epoch),
-            Some(turn),
+            batch,
         )
-        .await?;
-        log.append(&*unit.turn_events(), batch).await?;
-        self.log = Some(log);
+        .await
+    }
+
+    /// Saves a checkpoint of the turn under way, and with it what the turn tells.
+    async fn tell(
+        &mut self,
+        checkpointer: &dyn Checkpointer,
+        state: AgentState,
+        source: CheckpointSource,
+        last_message: MessageId,
+        fence: Fence,
+        batch: Vec<Event>,
+    ) -> Result<()> {
+        let events = self.log().next(batch);
+        let turn = Some(events.turn_id);
+        let telling = checkpointer.telling(fence, events);
+        self.save(&*telling, state, source, last_message, fence, turn)
+            .await?;
+        self.log().stored();
         Ok(())
     }
 
-    /// `last_message` is the last message of the conversation that the state knows.
+    /// `checkpointer` asks `fence`, `last_message` is the last message of the conversation that the
+    /// state knows.
     pub(super) async fn save(
         &mut self,
         checkpointer: &dyn Checkpointer,
@@ -446,16 +461,15 @@ impl Chat {
         source: CheckpointSource,
         last_message: MessageId,
         fence: Fence,
-        turn: Option<&Turn>,
+        turn: Option<TurnId>,
     ) -> Result<()> {
         let mut metadata = CheckpointMetadata::new(source, self.thread.next_step())
             .with(MESSAGE_ID, last_message.to_string())
             .with(EPOCH, fence.epoch());
         if let Some(turn) = turn {
-            metadata = metadata.with("run_id", turn.id.to_string());
+            metadata = metadata.with("run_id", turn.to_string());
         }
-        let fenced = checkpointer.fenced(fence);
-        self.thread.save(&*fenced, &state, metadata).await?;
+        self.thread.save(checkpointer, &state, metadata).await?;
         self.state = state;
         self.writes.clear();
         self.epoch = self.epoch.max(fence.epoch());

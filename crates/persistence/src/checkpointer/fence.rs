@@ -12,9 +12,9 @@ use crate::{connection::Connection, error::storage_error};
 
 /// A statement for [`Fence::Raise`] and one for [`Fence::Hold`], which first take the row of the
 /// thread $1, and write only if they get it: `$epoch` is the parameter of the epoch.
-struct Statement {
-    raise: &'static str,
-    hold: &'static str,
+pub(super) struct Statement {
+    pub(super) raise: &'static str,
+    pub(super) hold: &'static str,
 }
 
 macro_rules! fenced {
@@ -71,10 +71,10 @@ macro_rules! fenced_put {
         )
     };
 }
-const PUT: Statement = fenced_put!("");
+pub(super) const PUT: Statement = fenced_put!("");
 
 /// Events that are there already are not told again.
-const PUT_TELLING: Statement = fenced_put!(
+pub(super) const PUT_TELLING: Statement = fenced_put!(
     "told AS (
     INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
     SELECT $12::uuid, $13::uuid, $14::bigint, $15::json, now() FROM thread

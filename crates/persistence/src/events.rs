@@ -14,7 +14,7 @@ use yai_agentkit_core::{
 };
 
 use crate::{
-    checkpointer::Sql,
+    checkpointer::{PostgresArguments, Sql},
     connection::{Connection, PostgresSource, retrying},
     error::{
         from_sqlx, is_disconnected, is_foreign_key_violation, is_unique_violation, storage_error,
@@ -104,6 +104,14 @@ impl EventRow {
     /// Stores it, unless it is there.
     pub(crate) async fn tell(&self, transaction: &Connection) -> Result<(), DbErr> {
         self.execute(transaction, Sql::same(TELL)).await
+    }
+
+    /// Its four columns.
+    pub(crate) fn add_to(&self, arguments: &mut PostgresArguments) -> Result<(), DbErr> {
+        arguments.add(self.conversation_id)?;
+        arguments.add(self.turn_id)?;
+        arguments.add(self.sequence)?;
+        arguments.add(self.events.clone())
     }
 
     async fn execute(&self, connection: &Connection, sql: Sql) -> Result<(), DbErr> {

@@ -197,7 +197,7 @@ async fn batches_are_part_of_a_unit(storage: Arc<dyn Storage>) {
 /// `thread` as seen by who tells a batch with each checkpoint.
 fn telling(thread: &TestThread, fence: Fence, batch: EventBatch) -> TestThread {
     TestThread {
-        checkpointer: thread.checkpointer.telling(fence, batch),
+        checkpointer: thread.checkpointer.telling(fence, batch, None),
         ..thread.clone()
     }
 }

@@ -6,12 +6,12 @@ use std::{
 use async_trait::async_trait;
 use serde_json::Value as Json;
 
-use super::{Access, State};
+use super::{Access, State, lease::replace, repository::add};
 use crate::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
-    CheckpointSelector, CheckpointTuple, Checkpointer, DeltaChannelHistory, Error, EventBatch,
-    Fence, Namespace, NewCheckpoint, NewWrites, Page, PendingWrite, PruneStrategy, Result, TASKS,
-    Thread, ThreadCursor, ThreadId, Value, now,
+    CheckpointSelector, CheckpointTuple, Checkpointer, DeltaChannelHistory, Entity, Error,
+    EventBatch, Fence, Namespace, NewCheckpoint, NewWrites, Page, PendingWrite, PruneStrategy,
+    Result, TASKS, Thread, ThreadCursor, ThreadId, TurnChange, Value, now,
     retention::{CheckpointSummary, Place, Retention},
 };
 
@@ -285,11 +285,37 @@ fn sibling(key: &CheckpointKey, id: &CheckpointId) -> CheckpointKey {
     }
 }
 
+impl State {
+    /// Where it is refused, the state is of no more use.
+    fn change(&mut self, change: TurnChange) -> Result<()> {
+        match change {
+            TurnChange::Begin { turn, message } => {
+                message.validate()?;
+                turn.validate()?;
+                add(self, &message)?;
+                add(self, &turn)
+            }
+            TurnChange::End {
+                seen,
+                mut ended,
+                answer,
+            } => {
+                ended.validate()?;
+                if let Some(answer) = answer {
+                    answer.validate()?;
+                    add(self, &answer)?;
+                }
+                replace(self, &seen, &mut ended)
+            }
+        }
+    }
+}
+
 pub(super) struct MemoryCheckpointer {
     access: Access,
     fence: Option<Fence>,
     /// What is stored with a checkpoint.
-    events: Option<EventBatch>,
+    told: Option<(EventBatch, Option<TurnChange>)>,
 }
 
 impl MemoryCheckpointer {
@@ -297,17 +323,22 @@ impl MemoryCheckpointer {
         Self {
             access,
             fence: None,
-            events: None,
+            told: None,
         }
     }
 
-    /// Stores a checkpoint that nothing speaks against but its fence and its events.
+    /// Stores a checkpoint that nothing speaks against but its fence and what it tells.
     fn store(&self, state: &mut State, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
         state.checkpoints.check(&checkpoint.thread_id, self.fence)?;
-        if let Some(events) = &self.events
-            && !state.has_told(events)
-        {
-            state.append(events.clone())?;
+        if let Some((events, change)) = &self.told {
+            let mut changed = state.clone();
+            if let Some(change) = change {
+                changed.change(change.clone())?;
+            }
+            if !changed.has_told(events) {
+                changed.append(events.clone())?;
+            }
+            *state = changed;
         }
         let tables = &mut state.checkpoints;
         tables.raise(&checkpoint.thread_id, self.fence);
@@ -411,15 +442,20 @@ impl Checkpointer for MemoryCheckpointer {
         Arc::new(Self {
             access: self.access.clone(),
             fence: Some(fence),
-            events: None,
+            told: None,
         })
     }
 
-    fn telling(&self, fence: Fence, events: EventBatch) -> Arc<dyn Checkpointer> {
+    fn telling(
+        &self,
+        fence: Fence,
+        events: EventBatch,
+        change: Option<TurnChange>,
+    ) -> Arc<dyn Checkpointer> {
         Arc::new(Self {
             access: self.access.clone(),
             fence: Some(fence),
-            events: Some(events),
+            told: Some((events, change)),
         })
     }
 

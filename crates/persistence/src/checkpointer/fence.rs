@@ -1,11 +1,12 @@
 //! What asks a [`Fence`]: the statements of a write that is alone, `put_next` and `raise_epoch`.
 
 use sea_orm::DbErr;
-use yai_agentkit_core::{CheckpointId, Error, Fence, Result, ThreadId, now};
+use yai_agentkit_core::{CheckpointId, Error, Fence, Result, ThreadId, TurnChange, now};
 
 use super::{
     NewRawCheckpoint, PUT_CHECKPOINT, Sql,
     threads::time_value,
+    turn,
     write::{self, Fenced, New, PostgresArguments, Write, put_arguments, put_writes_arguments},
 };
 use crate::{connection::Connection, error::storage_error};
@@ -172,10 +173,7 @@ pub(super) fn statement(
     let mut arguments = arguments?;
     arguments.add(fenced.epoch)?;
     if let Some(events) = events {
-        arguments.add(events.conversation_id)?;
-        arguments.add(events.turn_id)?;
-        arguments.add(events.sequence)?;
-        arguments.add(events.events.as_str())?;
+        events.add_to(&mut arguments)?;
     }
     let sql = match fenced.fence {
         Fence::Raise(_) => statement.raise,
@@ -190,6 +188,7 @@ pub(super) async fn put_next(
     connection: &Connection,
     new: NewRawCheckpoint,
     fenced: Option<Fenced>,
+    change: Option<&TurnChange>,
     failed: impl Fn(DbErr) -> Error,
 ) -> Result<()> {
     let transaction = connection.begin().await.map_err(&failed)?;
@@ -217,6 +216,9 @@ pub(super) async fn put_next(
     if latest.as_deref() != new.parent.as_ref().map(CheckpointId::as_str) {
         let latest = latest.unwrap_or_else(|| "none".to_owned());
         return Err(Error::conflict("latest checkpoint", latest));
+    }
+    if let Some(change) = change {
+        turn::change_turn(&transaction, change).await?;
     }
     let write = Write {
         new: New::Checkpoint(new),

@@ -14,6 +14,7 @@ mod raw;
 mod read;
 mod row;
 mod threads;
+mod turn;
 mod write;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -23,11 +24,12 @@ use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value as SqlValue}
 use yai_agentkit_core::{
     CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
     DeltaChannelHistory, EventBatch, Fence, NewCheckpoint, NewWrites, Page, PruneStrategy, Result,
-    Thread, ThreadCursor, ThreadId,
+    Thread, ThreadCursor, ThreadId, TurnChange,
 };
 
 pub(crate) use self::group::Group;
 pub use self::raw::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
+pub(crate) use self::write::PostgresArguments;
 use self::write::{Fenced, New, Write};
 use crate::{connection::Connection, events};
 
@@ -94,7 +96,14 @@ pub(crate) struct SqlCheckpointer {
     /// What every write asks.
     fence: Option<Fence>,
     /// What is stored with a checkpoint.
-    events: Option<EventBatch>,
+    told: Option<Told>,
+}
+
+/// What a turn tells with a checkpoint, and what becomes of it.
+#[derive(Clone)]
+struct Told {
+    events: EventBatch,
+    change: Option<TurnChange>,
 }
 
 impl SqlCheckpointer {
@@ -104,7 +113,7 @@ impl SqlCheckpointer {
             connection,
             group: Some(group),
             fence: None,
-            events: None,
+            told: None,
         }
     }
 
@@ -114,13 +123,19 @@ impl SqlCheckpointer {
             connection: transaction,
             group: None,
             fence: None,
-            events: None,
+            told: None,
         }
     }
 
     async fn put_raw(&self, checkpoint: NewRawCheckpoint) -> Result<()> {
-        let (new, events) = (New::Checkpoint(checkpoint), self.events.as_ref());
-        self.write(PUT_CHECKPOINT, new, events).await
+        if let (Some(fence), Some(told)) = (self.fence, &self.told)
+            && let Some(change) = &told.change
+        {
+            return turn::put(&self.connection, fence, checkpoint, told, change).await;
+        }
+        let events = self.told.as_ref().map(|told| &told.events);
+        self.write(PUT_CHECKPOINT, New::Checkpoint(checkpoint), events)
+            .await
     }
 
     async fn write(
@@ -186,25 +201,33 @@ impl Checkpointer for SqlCheckpointer {
     async fn put_next(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
         checkpoint.validate()?;
         let key = checkpoint.key();
-        let events = self.events.as_ref();
+        let told = self.told.as_ref();
+        let events = told.map(|told| &told.events);
         let fenced = self.fenced_with(events)?;
+        let change = told.and_then(|told| told.change.as_ref());
         let failed = |error| events::refused(PUT_CHECKPOINT, events, error);
-        fence::put_next(&self.connection, row::to_raw(checkpoint)?, fenced, failed).await?;
+        let raw = row::to_raw(checkpoint)?;
+        fence::put_next(&self.connection, raw, fenced, change, failed).await?;
         Ok(key)
     }
 
     fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer> {
         Arc::new(Self {
             fence: Some(fence),
-            events: None,
+            told: None,
             ..self.clone()
         })
     }
 
-    fn telling(&self, fence: Fence, events: EventBatch) -> Arc<dyn Checkpointer> {
+    fn telling(
+        &self,
+        fence: Fence,
+        events: EventBatch,
+        change: Option<TurnChange>,
+    ) -> Arc<dyn Checkpointer> {
         Arc::new(Self {
             fence: Some(fence),
-            events: Some(events),
+            told: Some(Told { events, change }),
             ..self.clone()
         })
     }

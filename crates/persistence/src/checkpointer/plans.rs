@@ -10,6 +10,7 @@ use super::{
     fence::{PUT, PUT_TELLING},
     read::{get_statement, list_statement},
     threads::{FIRST_PAGE, NEXT_PAGE},
+    turn::{BEGIN, END},
     write::{
         POSTGRES_FENCED_GROUP, POSTGRES_FIRST_WRITE_STAYS, POSTGRES_GROUP,
         POSTGRES_LAST_WRITE_COUNTS, POSTGRES_PUT,
@@ -124,12 +125,15 @@ async fn writing_uses_indexes(databases: &Databases) {
         "Index Scan using threads_pkey",
         "Index Scan using agent_turn_events_pkey",
     ];
+    let (begin, end) = (turn_values(&telling, true), turn_values(&telling, false));
     for (sql, values, indexes) in [
         (PUT.hold, put, &by_key[..1]),
         (PUT_TELLING.hold, telling, &by_key),
+        (BEGIN, begin, &by_key[1..]),
+        (END, end, &by_key),
     ] {
-        let hold = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
-        databases.assert_postgres_uses(hold, indexes).await;
+        let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
+        databases.assert_postgres_uses(statement, indexes).await;
     }
 
     for sql in [POSTGRES_FIRST_WRITE_STAYS, POSTGRES_LAST_WRITE_COUNTS] {
@@ -161,6 +165,31 @@ async fn writing_uses_indexes(databases: &Databases) {
     assert_writes_by(databases, POSTGRES_FENCED_GROUP, group.clone(), &indexes).await;
     let fenced = Statement::from_sql_and_values(DbBackend::Postgres, POSTGRES_FENCED_GROUP, group);
     databases.assert_postgres_uses(fenced, &by_key).await;
+}
+
+/// Those of a turn that begins or ends with a checkpoint and events of `telling`.
+fn turn_values(telling: &[SqlValue], begins: bool) -> Vec<SqlValue> {
+    let mut values = telling.to_vec();
+    let id = || SqlValue::from(Uuid::nil());
+    let no_text = || SqlValue::String(None);
+    values.extend([id(), id(), id(), "running".into(), no_text(), no_text()]);
+    values.extend([1.into(), 1_i64.into(), id(), 1_i64.into()]);
+    values.extend([now().into(), now().into()]);
+    if begins {
+        values.extend([now().into(), id()]);
+    } else {
+        values.extend(["running".into(), 1_i64.into()]);
+    }
+    let ids = || array(ArrayType::Uuid, [Uuid::nil()]);
+    values.extend([
+        ids(),
+        ids(),
+        texts(["user"]),
+        texts(["Hello"]),
+        texts(["{}"]),
+    ]);
+    values.push(array(ArrayType::ChronoDateTimeUtc, [now()]));
+    values
 }
 
 async fn assert_writes_by(

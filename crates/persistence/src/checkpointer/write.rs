@@ -442,10 +442,10 @@ fn arguments_of(rows: &Rows<'_>) -> Result<PostgresArguments, DbErr> {
 
 /// Written out as they come: nothing is copied in between.
 #[derive(Default)]
-pub(super) struct PostgresArguments(pub(super) PgArguments);
+pub(crate) struct PostgresArguments(pub(super) PgArguments);
 
 impl PostgresArguments {
-    pub(super) fn add<'q, T: Encode<'q, Postgres> + Type<Postgres> + 'q>(
+    pub(crate) fn add<'q, T: Encode<'q, Postgres> + Type<Postgres> + 'q>(
         &mut self,
         value: T,
     ) -> Result<(), DbErr> {
@@ -453,7 +453,7 @@ impl PostgresArguments {
     }
 
     /// An array of what `column` takes from each of `rows`.
-    fn column<'q, R, T>(
+    pub(super) fn column<'q, R, T>(
         &mut self,
         rows: impl IntoIterator<Item = R>,
         column: impl Fn(R) -> T,

@@ -224,7 +224,7 @@ impl Owned {
     async fn step(&self, database: &Database) -> Vec<Result<()>> {
         let steps = self.turns.iter().map(async |turn| {
             let batch = self.batch(*turn, "step");
-            let telling = database.checkpointer().telling(Fence::Hold(1), batch);
+            let telling = database.checkpointer().telling(Fence::Hold(1), batch, None);
             telling.put(next(&turn.to_string(), 1)).await.map(drop)
         });
         join_all(steps).await

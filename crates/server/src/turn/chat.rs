@@ -4,7 +4,7 @@ use futures::FutureExt;
 use yai_agentkit_core::{
     CheckpointMetadata, CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer,
     Conversation, Error, Fence, ListQuery, Message, MessageId, PendingWrite, Result, Role,
-    ThreadState, Turn, TurnFilter, TurnId, TurnStatus, UnitOfWork, now,
+    ThreadState, Turn, TurnChange, TurnFilter, TurnId, TurnStatus, now,
 };
 
 use super::{Claim, Event, MESSAGE_ID, TurnEngine, TurnError, log::EventLog, send::Incoming};
@@ -32,6 +32,15 @@ pub(super) struct Chat {
     pub(super) log: Option<EventLog>,
     /// The greatest epoch that the thread is known to have had.
     epoch: u64,
+}
+
+/// A state to be saved, and with what.
+struct Checkpointed {
+    state: AgentState,
+    source: CheckpointSource,
+    /// The last message of the conversation that the state knows.
+    last_message: MessageId,
+    fence: Fence,
 }
 
 /// What one step has led to.
@@ -127,11 +136,23 @@ impl Chat {
             id: incoming.turn_id,
             ..self.owned(new)
         };
-        let unit = self.engine.storage.begin().await?;
-        incoming.store(&*unit).await?;
-        let turn = unit.turns().add(turn).await?;
-        self.save_input(&*unit, message, &turn).await?;
-        unit.commit().await?;
+        let begin = TurnChange::Begin {
+            turn: turn.clone(),
+            message: message.clone(),
+        };
+        if let Some(key) = &incoming.key {
+            let unit = self.engine.storage.begin().await?;
+            // First: the same request elsewhere waits here, and then finds the key.
+            unit.idempotency_keys().add(key.clone()).await?;
+            let checkpointer = unit.checkpointer();
+            self.save_input(&*checkpointer, message, &turn, Some(begin))
+                .await?;
+            unit.commit().await?;
+        } else {
+            let checkpointer = self.engine.storage.checkpointer();
+            self.save_input(&*checkpointer, message, &turn, Some(begin))
+                .await?;
+        }
         self.log().told();
         incoming.is_stored(turn.id);
         Ok(turn)
@@ -195,15 +216,13 @@ impl Chat {
     async fn record_step(&mut self, turn: &Turn, state: AgentState) -> Result<()> {
         let batch = log_of(&mut self.log).stepped(&self.state, &state);
         let checkpointer = self.engine.storage.checkpointer();
-        self.tell(
-            &*checkpointer,
+        let step = Checkpointed {
             state,
-            CheckpointSource::Loop,
-            turn.user_message_id,
-            Fence::Hold(turn.epoch),
-            batch,
-        )
-        .await?;
+            source: CheckpointSource::Loop,
+            last_message: turn.user_message_id,
+            fence: Fence::Hold(turn.epoch),
+        };
+        self.tell(&*checkpointer, step, batch, None).await?;
         self.log().told();
         Ok(())
     }
@@ -271,7 +290,9 @@ impl Chat {
         let unit = self.engine.storage.begin().await?;
         let begun = async {
             let turn = unit.leases().replace(&queued, begun).await?;
-            self.save_input(&*unit, &message, &turn).await?;
+            let checkpointer = unit.checkpointer();
+            self.save_input(&*checkpointer, &message, &turn, None)
+                .await?;
             unit.commit().await?;
             self.log().told();
             Ok(turn)
@@ -333,26 +354,24 @@ impl Chat {
         state.answering = None;
         let mut message = Message::new(self.conversation.id, Role::Assistant, answer);
         message.id = turn.user_message_id.answer();
-        let completed = async {
-            let unit = self.engine.storage.begin().await?;
-            let message = unit.messages().add(message).await?;
-            let batch = log_of(&mut self.log).completed(&self.state, &state, &message);
-            self.tell(
-                &*unit.checkpointer(),
-                state,
-                CheckpointSource::Loop,
-                message.id,
-                Fence::Hold(turn.epoch),
-                batch,
-            )
-            .await?;
-            let ended = ended(&turn, TurnStatus::Completed, None);
-            unit.leases().replace(&turn, ended).await?;
-            unit.commit().await?;
-            self.log().told();
-            Ok(message)
+        let hold = Fence::Hold(turn.epoch);
+        let batch = log_of(&mut self.log).completed(&self.state, &state, &message);
+        let end = TurnChange::End {
+            ended: ended(&turn, TurnStatus::Completed, None),
+            answer: Some(message.clone()),
+            seen: turn,
         };
-        completed.await.map_err(TurnError::of_owner)
+        let last = Checkpointed {
+            state,
+            source: CheckpointSource::Loop,
+            last_message: message.id,
+            fence: hold,
+        };
+        let checkpointer = self.engine.storage.checkpointer();
+        let completed = self.tell(&*checkpointer, last, batch, Some(end)).await;
+        completed.map_err(TurnError::of_owner)?;
+        self.log().told();
+        Ok(message)
     }
 
     /// Ends the turn because of `reason`, which is returned unless the storage fails as well.
@@ -368,26 +387,25 @@ impl Chat {
             TurnError::Agent(AgentError::Unavailable { .. }) => "agent-unavailable",
             _ => "agent-failed",
         };
-        let failed = async {
-            let unit = self.engine.storage.begin().await?;
-            let state = closed(self.state.clone(), "the turn has failed");
-            let batch = log_of(&mut self.log).ended(&self.state, &state, error, code);
-            self.tell(
-                &*unit.checkpointer(),
-                state,
-                CheckpointSource::Loop,
-                turn.user_message_id,
-                fence,
-                batch,
-            )
-            .await?;
-            unit.leases().replace(&turn, ended).await?;
-            unit.commit().await?;
-            self.log().told();
-            Ok(())
+        let state = closed(self.state.clone(), "the turn has failed");
+        let batch = log_of(&mut self.log).ended(&self.state, &state, error, code);
+        let last = Checkpointed {
+            state,
+            source: CheckpointSource::Loop,
+            last_message: turn.user_message_id,
+            fence,
         };
-        match failed.await {
-            Ok(()) => reason,
+        let end = TurnChange::End {
+            seen: turn,
+            ended,
+            answer: None,
+        };
+        let checkpointer = self.engine.storage.checkpointer();
+        match self.tell(&*checkpointer, last, batch, Some(end)).await {
+            Ok(()) => {
+                self.log().told();
+                reason
+            }
             Err(error) => TurnError::of_owner(error),
         }
     }
@@ -409,9 +427,10 @@ impl Chat {
 
     async fn save_input(
         &mut self,
-        unit: &dyn UnitOfWork,
+        checkpointer: &dyn Checkpointer,
         message: &Message,
         turn: &Turn,
+        begin: Option<TurnChange>,
     ) -> Result<()> {
         let mut state = self.state.clone();
         state
@@ -422,30 +441,32 @@ impl Chat {
             .log
             .insert(EventLog::new(self.engine.followers.clone(), turn));
         let batch = log.started(&self.state, &state);
-        self.tell(
-            &*unit.checkpointer(),
+        let input = Checkpointed {
             state,
-            CheckpointSource::Input,
-            message.id,
-            Fence::Raise(turn.epoch),
-            batch,
-        )
-        .await
+            source: CheckpointSource::Input,
+            last_message: message.id,
+            fence: Fence::Raise(turn.epoch),
+        };
+        self.tell(checkpointer, input, batch, begin).await
     }
 
-    /// Saves a checkpoint of the turn under way, and with it what the turn tells.
+    /// Saves a checkpoint of the turn under way, with what the turn tells and what becomes of it.
     async fn tell(
         &mut self,
         checkpointer: &dyn Checkpointer,
-        state: AgentState,
-        source: CheckpointSource,
-        last_message: MessageId,
-        fence: Fence,
+        new: Checkpointed,
         batch: Vec<Event>,
+        change: Option<TurnChange>,
     ) -> Result<()> {
+        let Checkpointed {
+            state,
+            source,
+            last_message,
+            fence,
+        } = new;
         let events = self.log().next(batch);
         let turn = Some(events.turn_id);
-        let telling = checkpointer.telling(fence, events);
+        let telling = checkpointer.telling(fence, events, change);
         self.save(&*telling, state, source, last_message, fence, turn)
             .await?;
         self.log().stored();

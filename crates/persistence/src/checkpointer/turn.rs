@@ -6,17 +6,17 @@ use std::slice;
 use sea_orm::DbErr;
 use sqlx::Row;
 use yai_agentkit_core::{
-    Entity, Error, Fence, Leases, Message, Repository, Result, Turn, TurnChange, now,
+    CheckpointKey, Entity, Error, Fence, Leases, Message, Repository, Result, Turn, TurnChange, now,
 };
 
 use super::{
-    NewRawCheckpoint, PUT_CHECKPOINT, SqlCheckpointer, Told, fence,
+    NewRawCheckpoint, PUT_CHECKPOINT, Sql, SqlCheckpointer, Told, fence,
     write::{New, PostgresArguments, put_arguments},
 };
 use crate::{
     connection::{Connection, PostgresSource},
     entity::{message, turn::Model},
-    error::{from_sqlx, is_unique_violation, table},
+    error::{from_sqlx, is_disconnected, is_unique_violation, storage_error, table},
     events::{self, EventRow},
     lease::SqlLeases,
     repository::SqlRepository,
@@ -101,8 +101,13 @@ pub(super) const END: &str = concat!(
 ) SELECT EXISTS (SELECT FROM turn) FROM thread"
 );
 
-/// Stores `new` with what it tells, and changes the turn. Not repeated where the connection is
-/// lost: it would refuse itself.
+/// Whether a checkpoint is there.
+const IS_STORED: Sql = Sql::same(
+    "SELECT 1 FROM checkpoints
+WHERE thread_id = $1 AND checkpoint_ns = $2 AND checkpoint_id = $3",
+);
+
+/// Stores `new` with what it tells, and changes the turn.
 pub(super) async fn put(
     connection: &Connection,
     fence: Fence,
@@ -135,7 +140,14 @@ pub(super) async fn put(
     };
     let (turn, message) = validated(change)?;
     let epoch = fence.stored_epoch()?;
-    let stored = execute(postgres, sql, &new, epoch, told, change).await;
+    let mut stored = execute(postgres, sql, &new, epoch, told, change).await;
+    if stored.as_ref().is_err_and(is_disconnected) && connection.replace_dead_connections().await {
+        stored = execute(postgres, sql, &new, epoch, told, change).await;
+        // By the first attempt, which was committed after all.
+        if matches!(stored, Ok(None | Some(false))) && is_stored(connection, &new.key).await? {
+            return Ok(());
+        }
+    }
     let is_as_seen = stored.map_err(|error| match table(&error).as_deref() {
         Some("agent_messages") if is_unique_violation(&error) => {
             let id = message.map(|message| message.id.to_string());
@@ -149,6 +161,19 @@ pub(super) async fn put(
     }
     let admitted = is_as_seen.is_some();
     fence::admitted(connection, PUT_CHECKPOINT, &new.key.thread_id, admitted).await
+}
+
+async fn is_stored(connection: &Connection, key: &CheckpointKey) -> Result<bool> {
+    let place = [
+        key.thread_id.as_str(),
+        key.namespace.as_str(),
+        key.checkpoint_id.as_str(),
+    ];
+    let rows = IS_STORED.rows(connection, place.map(Into::into).into());
+    let rows = rows
+        .await
+        .map_err(|error| storage_error(PUT_CHECKPOINT, error))?;
+    Ok(!rows.is_empty())
 }
 
 /// By the statements of the repositories.

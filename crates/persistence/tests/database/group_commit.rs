@@ -7,7 +7,8 @@ use serde_json::json;
 use yai_agentkit_core::{
     Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
     CheckpointSelector, CheckpointSource, CheckpointerExt, Conversation, ConversationId, Error,
-    EventBatch, Fence, Namespace, NewCheckpoint, Result, Storage, TurnId, Value,
+    EventBatch, Fence, Message, Namespace, NewCheckpoint, Result, Role, Storage, Turn, TurnChange,
+    TurnId, TurnStatus, Value,
 };
 use yai_agentkit_persistence::{Database, NewRawCheckpoint, RawCheckpoints, RawValue};
 
@@ -410,6 +411,56 @@ async fn steps_whose_acknowledgement_was_lost_are_stored_and_told_once() {
         assert!(proxy.has_lost_answer());
         owned.assert_all_but(usize::MAX, &outcomes, &database).await;
     }
+    database.close().await;
+    postgres.remove().await;
+}
+
+#[tokio::test]
+async fn a_turn_whose_acknowledgements_were_lost_begins_and_ends_once() {
+    let postgres = PostgresDatabase::create("group").await;
+    let direct = postgres.url.replace("localhost", "127.0.0.1");
+    let proxy = Proxy::start(&format!("{direct}?sslmode=disable")).await;
+    let database = connect(&proxy.url()).await;
+    let conversation = Conversation::titled("Of one turn");
+    let conversation = database.conversations().add(conversation).await.unwrap().id;
+    let message = Message::new(conversation, Role::User, "Hello");
+    let turn = Turn::new(conversation, message.id);
+    let mut answer = Message::new(conversation, Role::Assistant, "Hello!");
+    answer.id = message.id.answer();
+    let begin = TurnChange::Begin {
+        turn: turn.clone(),
+        message,
+    };
+    let end = TurnChange::End {
+        seen: turn.clone(),
+        ended: Turn {
+            status: TurnStatus::Completed,
+            ..turn.clone()
+        },
+        answer: Some(answer),
+    };
+    for (sequence, fence, change) in [(1, Fence::Raise(1), begin), (2, Fence::Hold(1), end)] {
+        let batch = EventBatch {
+            conversation_id: conversation,
+            turn_id: turn.id,
+            sequence,
+            events: Vec::new(),
+        };
+        let telling = database.checkpointer().telling(fence, batch, Some(change));
+        proxy.lose_answer("SELECT 1");
+        telling.put(next("thread", 0)).await.unwrap();
+        assert!(proxy.has_lost_answer());
+        // Again is another matter.
+        let again = telling.put(next("thread", 1)).await;
+        assert!(matches!(
+            again,
+            Err(Error::Fenced { .. } | Error::Conflict { .. })
+        ));
+    }
+    let rows = "SELECT (SELECT count(*) FROM checkpoints) || ' ' ||
+        (SELECT count(*) FROM agent_turn_events) || ' ' ||
+        (SELECT count(*) FROM agent_messages) || ' ' || (SELECT status FROM agent_turns)";
+    assert_eq!(texts(&postgres.url, rows).await, ["2 2 2 completed"]);
     database.close().await;
     postgres.remove().await;
 }

@@ -59,6 +59,10 @@ impl TurnStatus {
 /// What becomes of a turn with one of its checkpoints; see
 /// [`Checkpointer::telling`](crate::Checkpointer::telling).
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made twice a turn, one at a time"
+)]
 pub enum TurnChange {
     /// It is added, and the message that it answers.
     Begin {

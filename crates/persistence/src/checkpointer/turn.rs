@@ -1,8 +1,6 @@
 //! The checkpoint with which a turn begins or ends: one statement on PostgreSQL, that stores the
 //! turn and its message as well. Elsewhere it is a transaction of several.
 
-use std::slice;
-
 use sea_orm::DbErr;
 use sqlx::Row;
 use yai_agentkit_core::{
@@ -243,7 +241,7 @@ async fn execute(
         }
     };
     let message = message.map(|message| message::Model::from(message.clone()));
-    let message = || message.as_ref().map_or(&[][..], slice::from_ref);
+    let message = || message.as_slice();
     arguments.column(message(), |message| message.id)?;
     arguments.column(message(), |message| message.conversation_id)?;
     arguments.column(message(), |message| message.role.as_str())?;

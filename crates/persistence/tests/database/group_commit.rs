@@ -7,8 +7,8 @@ use serde_json::json;
 use yai_agentkit_core::{
     Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
     CheckpointSelector, CheckpointSource, CheckpointerExt, Conversation, ConversationId, Error,
-    EventBatch, Fence, Message, Namespace, NewCheckpoint, Result, Role, Storage, Turn, TurnChange,
-    TurnId, TurnStatus, Value,
+    EventBatch, Fence, Message, MessageId, Namespace, NewCheckpoint, OwnerId, Result, Role,
+    Storage, Turn, TurnChange, TurnId, TurnStatus, Value,
 };
 use yai_agentkit_persistence::{Database, NewRawCheckpoint, RawCheckpoints, RawValue};
 
@@ -461,6 +461,52 @@ async fn a_turn_whose_acknowledgements_were_lost_begins_and_ends_once() {
         (SELECT count(*) FROM agent_turn_events) || ' ' ||
         (SELECT count(*) FROM agent_messages) || ' ' || (SELECT status FROM agent_turns)";
     assert_eq!(texts(&postgres.url, rows).await, ["2 2 2 completed"]);
+    database.close().await;
+    postgres.remove().await;
+}
+
+#[tokio::test]
+async fn a_turn_ends_although_its_rows_change_meanwhile() {
+    let postgres = PostgresDatabase::create("group").await;
+    let database = connect(&postgres.url).await;
+    let conversation = Conversation::titled("Of one turn");
+    let conversation = database.conversations().add(conversation).await.unwrap().id;
+    let owner = OwnerId::new();
+    let turn = Turn {
+        lease_owner: Some(owner),
+        ..Turn::new(conversation, MessageId::new())
+    };
+    database.turns().add(turn.clone()).await.unwrap();
+    let raising = database.checkpointer().fenced(Fence::Raise(1));
+    raising.put(next("thread", 0)).await.unwrap();
+
+    let unit = database.begin().await.unwrap();
+    unit.checkpointer().put(next("thread", 1)).await.unwrap();
+    assert_eq!(unit.leases().renew(owner).await.unwrap(), [conversation]);
+    let batch = EventBatch {
+        conversation_id: conversation,
+        turn_id: turn.id,
+        sequence: 1,
+        events: Vec::new(),
+    };
+    let end = TurnChange::End {
+        ended: Turn {
+            status: TurnStatus::Failed,
+            ..turn.clone()
+        },
+        answer: None,
+        seen: turn,
+    };
+    let telling = database.checkpointer();
+    let telling = telling.telling(Fence::Hold(1), batch, Some(end));
+    let mut ending = telling.put(next("thread", 2));
+    let waits = tokio::time::timeout(Duration::from_millis(200), &mut ending).await;
+    assert!(waits.is_err(), "{waits:?}");
+    unit.commit().await.unwrap();
+    ending.await.unwrap();
+    let rows = "SELECT (SELECT count(*) FROM checkpoints) || ' ' ||
+        (SELECT count(*) FROM agent_turn_events) || ' ' || (SELECT status FROM agent_turns)";
+    assert_eq!(texts(&postgres.url, rows).await, ["3 1 failed"]);
     database.close().await;
     postgres.remove().await;
 }

@@ -232,8 +232,7 @@ impl Chat {
         };
         self.read(&*checkpointer).await?;
         let followers = self.engine.followers.clone();
-        let events = self.engine.storage.turn_events();
-        let resumed = EventLog::resume(followers, &*events, &turn).await;
+        let resumed = EventLog::resume(followers, &*self.engine.storage, &turn).await;
         self.log = Some(resumed.map_err(TurnError::of_owner)?);
         if let Some(answer) = self.stored_answer(&turn).await? {
             let completed = async {

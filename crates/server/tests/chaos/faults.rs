@@ -55,7 +55,7 @@ pub(crate) fn schedule(
     let mut milliseconds = move |range| Duration::from_millis(random.between(range));
     let mut choice = Random::of(seed, "choice");
     loop {
-        now += milliseconds(200..1200);
+        now += milliseconds(300..1500);
         if now > length {
             break;
         }

@@ -4,7 +4,7 @@
 //! | variable | |
 //! | --- | --- |
 //! | `CHAOS_SEED` | decides on the messages and on the faults and their times; printed by each run |
-//! | `CHAOS_MINUTES` | how long there are faults; a quarter of one, unless set |
+//! | `CHAOS_MINUTES` | how long there are faults; 0.3, unless set |
 
 mod agent;
 mod check;
@@ -16,7 +16,7 @@ mod random;
 mod servers;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     env, fmt,
     process::ExitCode,
     str::FromStr,
@@ -30,9 +30,10 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use yai_agentkit_persistence::{Database, DatabaseConfig};
 
-use client::{Clients, Ending};
+use client::{Chat, Clients, Ending};
 use faults::Done;
 use ledger::{Entry, Ledger};
+use plan::{Plan, SAFE};
 use servers::{Postgres, Servers};
 
 /// How long everything may take once the faults are over.
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
         let now = ledger::since_1970();
         now.as_secs() % 1_000_000
     });
-    let length = variable("CHAOS_MINUTES").unwrap_or(0.25_f64) * 60.0;
+    let length = variable("CHAOS_MINUTES").unwrap_or(0.3_f64) * 60.0;
     let length = Duration::from_secs_f64(length);
     let trials = vec![
         Trial::test("three_servers_on_postgres", move || {
@@ -112,7 +113,7 @@ fn run(
         database.close().await;
         findings
     });
-    let (takeovers, times) = takeovers(&ledger, &faults);
+    let (takeovers, times) = takeovers(&chats, &ledger, &faults);
     println!(
         "{name}: seed {seed}: {} chats, {} turns in {:.1} s, the last {:.1} s after the faults\n\
          \x20 faults: {:?}\n\
@@ -144,8 +145,15 @@ fn run(
     std::fs::remove_dir_all(directory).unwrap();
 }
 
-/// How often a turn went on in another process, and how long after the kill of the one before.
-fn takeovers(ledger: &[Entry], faults: &Done) -> (usize, Vec<Duration>) {
+/// How often a turn went on in another process, and how long after the kill of the one before, of
+/// turns that wait for nobody.
+fn takeovers(chats: &[Chat], ledger: &[Entry], faults: &Done) -> (usize, Vec<Duration>) {
+    let plans = chats.iter().flat_map(|chat| &chat.exchanges);
+    let plans = plans.map(|exchange| Plan::parse(&exchange.message));
+    let waits_for_nobody: HashSet<_> = plans
+        .filter(|plan| plan.steps().iter().flatten().all(|call| call.name == SAFE))
+        .map(|plan| plan.token)
+        .collect();
     let killed: HashMap<_, _> = faults
         .kills
         .iter()
@@ -156,12 +164,13 @@ fn takeovers(ledger: &[Entry], faults: &Done) -> (usize, Vec<Duration>) {
     let mut times = Vec::new();
     for entry in ledger {
         // `c1-m2-0-1` is a call of the turn `c1-m2`.
-        let mut parts = entry.id.split('-');
-        let turn = (parts.next(), parts.next());
+        let end = entry.id.match_indices('-').nth(1);
+        let turn = &entry.id[..end.map_or(entry.id.len(), |(end, _)| end)];
         let before = last.insert(turn, entry.process);
         if let Some(before) = before.filter(|before| *before != entry.process) {
             takeovers += 1;
             let killed = killed.get(&before);
+            let killed = killed.filter(|_| waits_for_nobody.contains(turn));
             times.extend(killed.and_then(|killed| entry.at.checked_sub(*killed)));
         }
     }

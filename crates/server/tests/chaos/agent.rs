@@ -13,7 +13,7 @@ use yai_agentkit_server::{
 };
 
 use crate::{
-    ledger::Ledger,
+    ledger::{Ledger, WORKS},
     plan::{ASKS, Plan, SAFE, answer, done, says},
     random::Random,
 };
@@ -52,7 +52,7 @@ impl Agent for PlannedAgent {
         let of_turn = &state.messages[asked + 1..];
         let said = |role: Role| of_turn.iter().filter(move |message| message.role == role);
         let number = said(Role::Assistant).count();
-        self.0.write("step", &plan.token);
+        self.0.write(WORKS, &plan.token);
         let Some(calls) = plan.steps().into_iter().nth(number) else {
             pause(&format!("{} answers", plan.token)).await;
             let results: Vec<_> = said(Role::Tool)
@@ -78,6 +78,7 @@ impl Agent for PlannedAgent {
         state: &mut AgentState,
         answer: Option<&str>,
     ) -> ToolOutcome {
+        self.0.write(WORKS, &call.id);
         pause(&format!("{} before", call.id)).await;
         if call.name == ASKS && answer.is_none() {
             return ToolOutcome::Ask(format!("May {} run?", call.id));

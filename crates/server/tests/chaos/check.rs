@@ -11,7 +11,7 @@ use yai_agentkit_server::agent::{AgentState, ChatMessage};
 
 use crate::{
     client::{Chat, SETTLED},
-    ledger::Entry,
+    ledger::{Entry, WORKS},
     plan::{Plan, SAFE, answer, done, says},
 };
 
@@ -55,7 +55,7 @@ impl Findings {
 pub(crate) async fn check(storage: &dyn Storage, chats: &[Chat], ledger: &[Entry]) -> Findings {
     let mut findings = Findings::default();
     let mut effects = HashMap::<&str, usize>::new();
-    for entry in ledger.iter().filter(|entry| entry.what != "step") {
+    for entry in ledger.iter().filter(|entry| entry.what != WORKS) {
         *effects.entry(&entry.id).or_default() += 1;
     }
     for chat in chats {

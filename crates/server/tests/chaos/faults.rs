@@ -90,7 +90,7 @@ pub(crate) fn schedule(
                 };
                 schedule.push((now, begin));
                 schedule.push((now + duration, end));
-                free_at[server] = now + duration + Duration::from_millis(700);
+                free_at[server] = now + duration + 2 * LEASE;
             }
         }
     }

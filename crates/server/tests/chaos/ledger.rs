@@ -6,6 +6,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+/// That a step or a tool call begins.
+pub(crate) const WORKS: &str = "works";
+
 /// A file in which the agents of all servers write down what they do, a line each: outside of what
 /// is tested, and whole when a server is killed.
 pub(crate) struct Ledger(File);
@@ -16,9 +19,9 @@ pub(crate) struct Entry {
     pub(crate) at: Duration,
     /// Of the server.
     pub(crate) process: u32,
-    /// `step`, or the name of a tool that has taken effect.
+    /// [`WORKS`], or the name of a tool that has taken effect.
     pub(crate) what: String,
-    /// The token of the message of a step, the id of the tool call.
+    /// The id of the tool call; of a step, the token of its message.
     pub(crate) id: String,
 }
 

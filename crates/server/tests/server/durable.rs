@@ -522,6 +522,43 @@ async fn a_tool_asks_a_person_and_runs_with_the_answer_the_others_stay_done() {
 }
 
 #[tokio::test]
+async fn an_answer_waits_for_who_looks_at_the_chat() {
+    let servers = Servers::new().await;
+    let agent = ScriptedAgent::default();
+    let engine = servers.engine(&agent);
+    let asks = engine.send(servers.message("ask")).await;
+    assert!(matches!(asks, Err(TurnError::Asks(_))), "{asks:?}");
+    let (turn, id) = asked(&servers).await;
+    let look = engine.claim(turn.conversation_id).unwrap();
+    let answer = engine.answer(turn.conversation_id, turn.id, id, "yes".to_owned());
+    let mut answer = std::pin::pin!(answer);
+    let early = tokio::time::timeout(Duration::from_millis(20), &mut answer).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(look);
+    assert_eq!(answer.await.unwrap().content, "yes");
+}
+
+#[tokio::test]
+async fn who_repeats_a_request_follows_its_turn_only_as_long_as_it_waits() {
+    let servers = Servers::new().await;
+    let hanging = ScriptedAgent::hanging_after(1);
+    let engine = servers.engine(&hanging);
+    let first = servers.send(&engine, "hi", keyed("key", "hi"));
+    until_done(&hanging, 1).await;
+
+    let agent = Arc::new(ScriptedAgent::default());
+    let other = TurnEngine::new(Arc::new(servers.storage.clone()), agent.clone());
+    let repeated = servers.send(&other, "hi", keyed("key", "hi"));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!repeated.is_finished());
+    repeated.abort();
+    // The agent is ours and the engine's: no task of the engine has it.
+    until(async || Arc::strong_count(&agent) == 2).await;
+    hanging.permits.add_permits(100);
+    first.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_question_can_be_cancelled_and_the_chat_goes_on() {
     let servers = Servers::new().await;
     let agent = ScriptedAgent::default();

@@ -1,6 +1,13 @@
 //! The agent of the test, and this executable as a server with it.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::PathBuf,
+    process::{self, ExitCode},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use tracing_subscriber::EnvFilter;
@@ -25,8 +32,13 @@ pub(crate) fn run_server(ledger: PathBuf) -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::from_default_env())
         .with_ansi(false)
-        .with_writer(std::io::stderr)
+        .with_writer(io::stderr)
         .init();
+    // A test that is killed takes its servers with it.
+    thread::spawn(|| {
+        drop(io::copy(&mut io::stdin(), &mut io::sink()));
+        process::exit(1);
+    });
     let agent = Arc::new(PlannedAgent(Ledger::open(ledger)));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let settings = Settings::read(&Flags::default()).expect("settings");

@@ -24,13 +24,13 @@ SETTINGS
 
 # As after a power cut: no connection is told, the log is replayed.
 crash() {
-    unprivileged "$programs/pg_ctl" restart --silent --wait --mode=immediate \
+    unprivileged timeout 90 "$programs/pg_ctl" restart --silent --wait --mode=immediate \
         --pgdata="$servers/data" --log="$servers/postgres.log"
 }
 
 # terminate N: every Nth connection.
 terminate() {
-    unprivileged "$programs/psql" --quiet --no-psqlrc --host="$servers" --username="$owner" \
+    unprivileged timeout 90 "$programs/psql" --quiet --no-psqlrc --host="$servers" --username="$owner" \
         --output=/dev/null --command="
         SELECT pg_terminate_backend(pid) FROM (
             SELECT pid, row_number() OVER (ORDER BY pid) AS number FROM pg_stat_activity

@@ -72,6 +72,7 @@ impl Servers {
             // Every turn is to be answered, however often it is cut short.
             .env("AGENTKIT_MAX_ATTEMPTS", "1000000")
             .env("RUST_LOG", "warn,yai_agentkit_server::turn=info")
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log.unwrap())
             .spawn()

@@ -78,7 +78,7 @@ fn run(
     servers: usize,
     clients: usize,
     url: &str,
-    mut postgres: Option<&mut Postgres>,
+    postgres: Option<&mut Postgres>,
 ) {
     // Stays where the test fails.
     let directory = TempDir::new().unwrap().keep();
@@ -93,7 +93,7 @@ fn run(
         let clients: Vec<_> = (0..clients)
             .map(|client| scope.spawn(move || talks.talk(client)))
             .collect();
-        let faults = faults::run(&schedule, &servers, postgres.as_deref_mut());
+        let faults = faults::run(&schedule, &servers, postgres);
         drop(ending);
         let over = Instant::now();
         let chats = clients

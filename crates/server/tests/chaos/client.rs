@@ -73,7 +73,7 @@ impl<'a> Clients<'a> {
     pub(crate) fn talk(&self, client: usize) -> Vec<Chat> {
         let mut random = Random::of(self.seed, &format!("client {client}"));
         // Some send two messages at once.
-        let at_once = if client.is_multiple_of(5) { 2 } else { 1 };
+        let at_once = if client.is_multiple_of(3) { 2 } else { 1 };
         let mut chats: Vec<Chat> = Vec::new();
         let mut sent = 0;
         while self.over.get().is_none() || sent < FEWEST {

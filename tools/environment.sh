@@ -99,7 +99,7 @@ make_server_directory() {
 unprivileged() (
     cd "$servers"
     if [ "$(id -u)" = 0 ]; then
-        exec runuser -u "$owner" -- "$@"
+        exec setpriv --reuid="$owner" --regid="$owner" --init-groups -- "$@"
     else
         exec "$@"
     fi

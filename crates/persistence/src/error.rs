@@ -133,8 +133,9 @@ fn postgres_kind(code: &str) -> Kind {
         "23503" => Kind::ForeignKey,
         // Text too long, out of range, invalid encoding, an untranslatable character, \u0000 in JSON.
         "22001" | "22003" | "22021" | "22P05" | "22P02" => Kind::Refused,
-        // Terminated by an administrator, a crash, starting up, or the connection failed.
-        "57P01" | "57P02" | "57P03" | "57P05" => Kind::Disconnected,
+        // Terminated by an administrator, a crash, idling, in a transaction or not, a transaction that
+        // took too long, starting up, or the connection failed.
+        "57P01" | "57P02" | "57P05" | "25P03" | "25P04" | "57P03" => Kind::Disconnected,
         code if code.starts_with("08") => Kind::Disconnected,
         // Timed out, locked, deadlock, serialization, too many connections, out of resources,
         // a standby that can't write.

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod fork;
 pub mod http;
 pub mod inspect;
+pub mod serve;
 pub mod settings;
 pub mod turn;
 

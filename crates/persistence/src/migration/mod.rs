@@ -118,22 +118,26 @@ pub(crate) async fn migrate_with<M: MigratorTrait>(
 ) -> Result<Vec<String>> {
     let deadline = Instant::now() + patience;
     loop {
-        let pending = M::get_pending_migrations_read_only(connection)
-            .await
-            .map_err(explain)?;
-        if pending.is_empty()
-            || apply::<M>(connection, schema, patience)
-                .await
-                .map_err(explain)?
-        {
+        let attempt = async {
+            let pending = M::get_pending_migrations_read_only(connection).await?;
+            let is_done = pending.is_empty() || apply::<M>(connection, schema, patience).await?;
             let name = |migration: &sea_orm_migration::Migration| migration.name().to_owned();
-            return Ok(pending.iter().map(name).collect());
-        }
-        if Instant::now() > deadline {
-            return Err(Error::unavailable(
-                "migrate",
-                "another process has been migrating this database all the time; see its logs",
-            ));
+            Ok(is_done.then(|| pending.iter().map(name).collect()))
+        };
+        match attempt.await {
+            Ok(Some(names)) => return Ok(names),
+            Ok(None) if Instant::now() > deadline => {
+                return Err(Error::unavailable(
+                    "migrate",
+                    "another process has been migrating this database all the time; see its logs",
+                ));
+            }
+            // All or nothing is done: it may be done again.
+            Err(error) if error::is_disconnected(&error) && Instant::now() < deadline => {
+                tracing::warn!(%error, "the connection was lost while migrating, trying again");
+            }
+            Err(error) => return Err(explain(error)),
+            Ok(None) => {}
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -5,7 +5,7 @@ use std::{
 
 use endless::Endless;
 use sqlx::{Connection, PgConnection};
-use yai_agentkit_core::{Error, Result, Storage};
+use yai_agentkit_core::{Conversation, Error, Result, Storage};
 use yai_agentkit_persistence::{Database, DatabaseConfig};
 
 use crate::{
@@ -83,6 +83,25 @@ async fn a_wait_for_a_lock_ends_at_the_timeout() {
         conversations.update(conversation).await.unwrap();
         database.close().await;
     }
+    postgres.remove().await;
+}
+
+#[tokio::test]
+async fn a_unit_of_work_that_idles_longer_than_the_timeout_is_unavailable() {
+    let postgres = PostgresDatabase::create("limits").await;
+    let database = Database::connect(&limited(&postgres.url)).await.unwrap();
+    let unit = database.begin().await.unwrap();
+    let new = || Conversation::titled("never stored");
+    unit.conversations().add(new()).await.unwrap();
+    let idle = "SELECT pid::text FROM pg_stat_activity
+        WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
+    while !texts(&postgres.url, idle).await.is_empty() {
+        tokio::time::sleep(TIMEOUT / 10).await;
+    }
+    assert_unavailable(unit.conversations().add(new()).await);
+    assert_unavailable(unit.commit().await);
+    store_something(&database).await;
+    database.close().await;
     postgres.remove().await;
 }
 

@@ -5,7 +5,6 @@ mod fork;
 mod inspect;
 mod log;
 mod migrate;
-mod serve;
 
 use std::{io, process::ExitCode, sync::Arc};
 
@@ -16,6 +15,7 @@ use yai_agentkit_persistence::Database;
 use crate::{
     agent::{Agent, offline::OfflineAgent, openai::OpenAiAgent},
     error_chain,
+    serve::serve,
     settings::{AgentSettings, Flags, Settings},
     turn::TurnEngine,
 };
@@ -118,7 +118,10 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
     };
     log::start(&settings, default)?;
     match command {
-        Command::Serve => serve::run(settings).await,
+        Command::Serve => {
+            let agent = build_agent(&settings)?;
+            serve(settings, agent).await
+        }
         Command::Chat(arguments) => chat::run(settings, arguments).await,
         Command::Migrate(arguments) => migrate::run(settings, arguments).await,
         Command::Threads(arguments) => inspect::threads(settings, arguments).await,

@@ -60,18 +60,34 @@ impl Chat {
         let id = claim.conversation_id();
         let (conversations, turns) = (engine.storage.conversations(), engine.storage.turns());
         let unfinished = ListQuery::filtered(TurnFilter::unfinished().of(id)).oldest_first();
-        let (conversation, unfinished) =
-            tokio::try_join!(conversations.get(&id), turns.list(&unfinished))?;
-        let conversation = conversation.ok_or_else(|| Error::not_found("conversation", id))?;
-        let mut chat = Self {
-            claim: Some(claim),
-            unfinished: unfinished.items,
-            epoch,
-            ..Self::of(engine, conversation)
-        };
-        let checkpointer = chat.engine.storage.checkpointer();
-        chat.read(&*checkpointer).await?;
-        Ok(chat)
+        let mut head = None;
+        loop {
+            let (conversation, unfinished) =
+                tokio::try_join!(conversations.get(&id), turns.list(&unfinished))?;
+            let conversation = conversation.ok_or_else(|| Error::not_found("conversation", id))?;
+            let mut chat = Self {
+                unfinished: unfinished.items,
+                epoch,
+                ..Self::of(engine.clone(), conversation)
+            };
+            let checkpointer = chat.engine.storage.checkpointer();
+            chat.read(&*checkpointer).await?;
+            // On the state of a turn that began after the list was read no other may begin: that
+            // turn goes on, or waits for a person, and the fence would not refuse us, who know its
+            // epoch. What looks the same once more was left by a program of somebody's own.
+            if chat.knows_what_is_under_way() || chat.thread.head() == head.as_ref() {
+                chat.claim = Some(claim);
+                return Ok(chat);
+            }
+            head = chat.thread.head().cloned();
+        }
+    }
+
+    fn knows_what_is_under_way(&self) -> bool {
+        self.state.answering.is_none_or(|message| {
+            let mut turns = self.unfinished.iter();
+            turns.any(|turn| turn.user_message_id == message)
+        })
     }
 
     /// Nothing is read yet, and nothing is claimed.
@@ -249,8 +265,7 @@ impl Chat {
         };
         self.read(&*checkpointer).await?;
         let followers = self.engine.followers.clone();
-        let events = self.engine.storage.turn_events();
-        let resumed = EventLog::resume(followers, &*events, &turn).await;
+        let resumed = EventLog::resume(followers, &*self.engine.storage, &turn).await;
         self.log = Some(resumed.map_err(TurnError::of_owner)?);
         if let Some(answer) = self.stored_answer(&turn).await? {
             let completed = async {

@@ -6,7 +6,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use yai_agentkit_core::{
-    Error, EventBatch, Interrupt, Message, MessageId, Result, Turn, TurnEvents,
+    Error, EventBatch, Interrupt, Message, MessageId, Result, Storage, Turn, TurnEvents,
 };
 
 use super::{
@@ -61,14 +61,15 @@ impl EventLog {
         }
     }
 
-    /// Of a turn that was cut short: stores that it goes on, so that whoever had it is refused.
+    /// Of a turn that was cut short and taken over: stores that it goes on, so that whoever had it
+    /// is refused. Who has lost it since then stores nothing: [`Error::Conflict`] of the turn.
     pub(super) async fn resume(
         followers: Followers,
-        events: &dyn TurnEvents,
+        storage: &dyn Storage,
         turn: &Turn,
     ) -> Result<Self> {
         loop {
-            let mut log = Self::load(followers.clone(), events, turn).await?;
+            let mut log = Self::load(followers.clone(), &*storage.turn_events(), turn).await?;
             let mut batch = Vec::new();
             if log.sequence == 0 {
                 batch.push(log.run_started());
@@ -80,11 +81,14 @@ impl EventLog {
                 name: "agentkit.resumed",
                 value: json!({ "attempt": turn.attempt }),
             });
-            match log.append(events, batch).await {
+            let unit = storage.begin().await?;
+            unit.leases().replace(turn, turn.clone()).await?;
+            match log.append(&*unit.turn_events(), batch).await {
                 // Something of before came last.
                 Err(Error::Conflict { .. }) => {}
                 appended => {
                     appended?;
+                    unit.commit().await?;
                     log.told();
                     return Ok(log);
                 }
@@ -416,4 +420,41 @@ fn tool_call(call: &ToolCall, parent_message_id: Option<String>) -> [Event; 3] {
             tool_call_id: tool_call_id(),
         },
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use yai_agentkit_core::{Conversation, OwnerId, TurnStatus, memory::MemoryStorage};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_takes_a_turn_over_and_loses_it_before_it_says_so_tells_nothing() {
+        let storage = MemoryStorage::default();
+        let conversation = Conversation::titled("test");
+        let conversation = storage.conversations().add(conversation).await.unwrap();
+        let turn = Turn {
+            status: TurnStatus::Running,
+            ..Turn::new(conversation.id, MessageId::new())
+        };
+        let turn = storage.turns().add(turn).await.unwrap();
+        let take = async |turn: &Turn| {
+            let leases = storage.leases();
+            let taken = leases.take(turn, OwnerId::new(), Duration::ZERO).await;
+            taken.unwrap().expect("its lease has ended")
+        };
+        let slow = take(&turn).await;
+        let fast = take(&slow).await;
+
+        let resume = async |turn| EventLog::resume(Followers::default(), &storage, turn).await;
+        resume(&fast).await.unwrap();
+        let refused = resume(&slow).await.err();
+        assert!(
+            matches!(&refused, Some(Error::Conflict { entity, .. }) if entity == "turn"),
+            "{refused:?}"
+        );
+        let events = storage.turn_events();
+        let told = events.read(conversation.id, turn.id, 0, PAGE).await;
+        assert_eq!(told.unwrap().len(), 1);
+    }
 }

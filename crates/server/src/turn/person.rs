@@ -1,5 +1,7 @@
 //! What people do to a turn: answer its question, or cancel it.
 
+use std::time::Instant;
+
 use yai_agentkit_core::{
     CheckpointSource, ConversationId, Error, Fence, Interrupt, InterruptId, ListQuery, Message,
     Turn, TurnFilter, TurnId, TurnStatus, now,
@@ -47,12 +49,20 @@ impl TurnEngine {
         }
         let work = async move |engine: Self| {
             let mut epoch = 0;
+            let begun = Instant::now();
             let (mut chat, turn) = loop {
                 let turn = engine.turn(conversation, id).await?;
                 let asked = turn.interrupt.clone().filter(|asked| asked.id == interrupt);
                 let asked = asked.filter(|_| turn.status == TurnStatus::Interrupted);
                 let asked = asked.ok_or(TurnError::NotAsked)?;
-                let claim = engine.claim(conversation)?;
+                let claim = match engine.claim(conversation) {
+                    // Those who wait for the turn look at the chat now and then.
+                    Err(TurnError::Busy(_)) if begun.elapsed() < engine.limits.lease => {
+                        engine.until_free(conversation).await;
+                        continue;
+                    }
+                    claim => claim?,
+                };
                 let mut chat = Chat::open(engine.clone(), claim, epoch.max(turn.epoch)).await?;
                 let writes = chat.answer_writes(&asked, &answer)?;
                 let events = engine.storage.turn_events();

@@ -65,6 +65,14 @@ impl Incoming {
     }
 }
 
+/// What the delivery of a message has come to.
+enum Delivered {
+    /// Of a system message, the message itself.
+    Answer(Message),
+    /// An equal request came before, which has led to this turn.
+    Before(TurnId),
+}
+
 impl TurnEngine {
     /// Takes a message to its conversation, after finishing what is unfinished there.
     ///
@@ -76,8 +84,12 @@ impl TurnEngine {
         options: SendOptions,
     ) -> Result<Message, TurnError> {
         let (incoming, on_busy) = self.incoming(message, options)?;
-        self.detached(async move |engine| engine.deliver(incoming, on_busy).await)
-            .await
+        let work = self.detached(async move |engine| engine.deliver(incoming, on_busy).await);
+        match work.await? {
+            Delivered::Answer(answer) => Ok(answer),
+            // Only as long as somebody waits: requests may be repeated any number of times.
+            Delivered::Before(turn) => self.follow(turn).await,
+        }
     }
 
     /// Takes a user's message as [`send_with`](Self::send_with) does, and returns the turn that
@@ -130,23 +142,24 @@ impl TurnEngine {
         Ok((incoming, on_busy))
     }
 
-    async fn deliver(&self, incoming: Incoming, on_busy: OnBusy) -> Result<Message, TurnError> {
+    async fn deliver(&self, incoming: Incoming, on_busy: OnBusy) -> Result<Delivered, TurnError> {
         if let Some(earlier) = self.earlier(&incoming).await? {
             return self.repeat(&incoming, earlier).await;
         }
-        match self.first_delivery(&incoming, on_busy).await {
+        let answer = match self.first_delivery(&incoming, on_busy).await {
             // The same request was faster.
             Err(TurnError::Storage(Error::Conflict { entity, .. }))
                 if entity == "idempotency key" =>
             {
                 let earlier = self.earlier(&incoming).await?;
                 let earlier = earlier.ok_or(TurnError::KeyReused)?;
-                self.repeat(&incoming, earlier).await
+                return self.repeat(&incoming, earlier).await;
             }
             // Another engine finishes it.
             Err(TurnError::Lost) => self.follow(incoming.turn_id).await,
             done => done,
-        }
+        };
+        answer.map(Delivered::Answer)
     }
 
     async fn earlier(&self, incoming: &Incoming) -> Result<Option<IdempotencyKey>, TurnError> {
@@ -161,7 +174,7 @@ impl TurnEngine {
         &self,
         incoming: &Incoming,
         earlier: IdempotencyKey,
-    ) -> Result<Message, TurnError> {
+    ) -> Result<Delivered, TurnError> {
         let key = incoming.key.as_ref();
         if key.is_none_or(|key| key.fingerprint != earlier.fingerprint) {
             return Err(TurnError::KeyReused);
@@ -169,10 +182,12 @@ impl TurnEngine {
         if incoming.message.role == Role::System {
             let id = MessageId(earlier.resource_id);
             let stored = self.storage.messages().get(&id).await?;
-            return Ok(stored.ok_or_else(|| Error::not_found("message", id))?);
+            let stored = stored.ok_or_else(|| Error::not_found("message", id))?;
+            return Ok(Delivered::Answer(stored));
         }
-        incoming.is_stored(TurnId(earlier.resource_id));
-        self.follow(TurnId(earlier.resource_id)).await
+        let turn = TurnId(earlier.resource_id);
+        incoming.is_stored(turn);
+        Ok(Delivered::Before(turn))
     }
 
     async fn first_delivery(
@@ -276,14 +291,15 @@ impl TurnEngine {
                     return Err(TurnError::Interrupted);
                 }
                 Err(error @ TurnError::Storage(Error::Unavailable { .. })) => return Err(error),
-                _ => {}
+                // Who has the answer must get at the chat.
+                Err(TurnError::Asks(_)) => tokio::time::sleep(LOOK).await,
+                _ => self.until_free(conversation).await,
             }
-            self.until_free(conversation).await;
         }
     }
 
     /// Waits until the conversation may be free: for this engine it is, for others who knows.
-    async fn until_free(&self, conversation: ConversationId) {
+    pub(super) async fn until_free(&self, conversation: ConversationId) {
         if self.claims.is_claimed(conversation) {
             let free = self.claims.free(conversation);
             drop(tokio::time::timeout(LOOK, free).await);

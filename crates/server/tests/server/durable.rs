@@ -11,7 +11,7 @@ use yai_agentkit_server::turn::{
     OnBusy, RequestKey, SendOptions, TurnEngine, TurnError, TurnLimits,
 };
 
-use crate::support::{ScriptedAgent, limits, said};
+use crate::support::{FailingStorage, ScriptedAgent, limits, said};
 
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -155,6 +155,38 @@ async fn an_owner_that_wakes_after_its_lease_writes_nothing_and_returns_the_othe
     assert_eq!(Some(answer.id), turn.assistant_message_id);
     assert_eq!(servers.said().await, answered);
     assert_eq!(servers.turns().await, [turn]);
+    assert!(servers.is_one_line().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_turn_begins_on_the_state_of_one_that_asks_which_began_just_now() {
+    let servers = Servers::new().await;
+    let agent = ScriptedAgent::default();
+    let fast = servers.engine(&agent);
+    let storage = FailingStorage {
+        inner: servers.storage.clone(),
+        ..FailingStorage::default()
+    };
+    // The slow one has read that no turn is under way, and not yet the state.
+    let (has_read, read) = std::sync::mpsc::channel();
+    let (goes_on, wait) = std::sync::mpsc::channel();
+    *storage.before_checkpoints.lock().unwrap() = Some(Box::new(move || {
+        has_read.send(()).unwrap();
+        wait.recv().unwrap();
+    }));
+    let slow = TurnEngine::new(Arc::new(storage), Arc::new(agent.clone()));
+    let refused = servers.send(&slow, "hi", SendOptions::default());
+    let read = tokio::task::spawn_blocking(move || read.recv().unwrap());
+    read.await.unwrap();
+    let asks = fast.send(servers.message("ask")).await;
+    assert!(matches!(asks, Err(TurnError::Asks(_))), "{asks:?}");
+    goes_on.send(()).unwrap();
+    let refused = refused.await.unwrap();
+    assert!(matches!(refused, Err(TurnError::Busy(_))), "{refused:?}");
+
+    let (turn, id) = asked(&servers).await;
+    let answer = slow.answer(turn.conversation_id, turn.id, id, "yes".to_owned());
+    assert_eq!(answer.await.unwrap().content, "yes");
     assert!(servers.is_one_line().await);
 }
 
@@ -519,6 +551,43 @@ async fn a_tool_asks_a_person_and_runs_with_the_answer_the_others_stay_done() {
         agent.done(),
         ["step 0", "tool a", "tool asks", "tool asks", "step 1"]
     );
+}
+
+#[tokio::test]
+async fn an_answer_waits_for_who_looks_at_the_chat() {
+    let servers = Servers::new().await;
+    let agent = ScriptedAgent::default();
+    let engine = servers.engine(&agent);
+    let asks = engine.send(servers.message("ask")).await;
+    assert!(matches!(asks, Err(TurnError::Asks(_))), "{asks:?}");
+    let (turn, id) = asked(&servers).await;
+    let look = engine.claim(turn.conversation_id).unwrap();
+    let answer = engine.answer(turn.conversation_id, turn.id, id, "yes".to_owned());
+    let mut answer = std::pin::pin!(answer);
+    let early = tokio::time::timeout(Duration::from_millis(20), &mut answer).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(look);
+    assert_eq!(answer.await.unwrap().content, "yes");
+}
+
+#[tokio::test]
+async fn who_repeats_a_request_follows_its_turn_only_as_long_as_it_waits() {
+    let servers = Servers::new().await;
+    let hanging = ScriptedAgent::hanging_after(1);
+    let engine = servers.engine(&hanging);
+    let first = servers.send(&engine, "hi", keyed("key", "hi"));
+    until_done(&hanging, 1).await;
+
+    let agent = Arc::new(ScriptedAgent::default());
+    let other = TurnEngine::new(Arc::new(servers.storage.clone()), agent.clone());
+    let repeated = servers.send(&other, "hi", keyed("key", "hi"));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!repeated.is_finished());
+    repeated.abort();
+    // The agent is ours and the engine's: no task of the engine has it.
+    until(async || Arc::strong_count(&agent) == 2).await;
+    hanging.permits.add_permits(100);
+    first.await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -187,7 +187,11 @@ pub(crate) struct FailingStorage {
     pub(crate) fails: Arc<AtomicBool>,
     /// Whether pings panic.
     pub(crate) panics: Arc<AtomicBool>,
+    /// Happens once before somebody reads checkpoints.
+    pub(crate) before_checkpoints: Arc<Mutex<Option<Happening>>>,
 }
+
+type Happening = Box<dyn FnOnce() + Send>;
 
 impl FailingStorage {
     fn check(&self, operation: &'static str) -> Result<()> {
@@ -229,6 +233,10 @@ impl Storage for FailingStorage {
     }
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
+        let happening = self.before_checkpoints.lock().unwrap().take();
+        if let Some(happening) = happening {
+            happening();
+        }
         Arc::new(FailingCheckpointer {
             storage: self.clone(),
             inner: self.inner.checkpointer(),

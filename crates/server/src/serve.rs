@@ -1,3 +1,5 @@
+//! The server as a whole, for `agentkit serve` and for programs with an agent of their own.
+
 use std::{
     io::{self, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -9,21 +11,41 @@ use tokio::{net::TcpListener, signal};
 use yai_agentkit_core::{BoxError, Error};
 use yai_agentkit_persistence::Database;
 
-use super::turn_engine;
 use crate::{
+    agent::Agent,
     http::{self, App},
     settings::Settings,
+    turn::TurnEngine,
 };
 
-/// Serves until a signal asks to stop, then lets running turns reach their next checkpoint.
-pub(super) async fn run(settings: Settings) -> Result<(), BoxError> {
+/// Serves HTTP with `agent`, which answers in place of the one that the settings name, and says on
+/// stdout where. Keeps the turns of all servers on the same database going. Returns when SIGTERM or
+/// SIGINT asks to stop and running turns have reached their next checkpoint, or when the time for
+/// that is over. An error is one of the settings, of the database, or of the network.
+///
+/// ```no_run
+/// # use std::sync::Arc;
+/// # use yai_agentkit_core::BoxError;
+/// use yai_agentkit_server::{
+///     agent::offline::OfflineAgent,
+///     serve::serve,
+///     settings::{Flags, Settings},
+/// };
+///
+/// # async fn run() -> Result<(), BoxError> {
+/// let settings = Settings::read(&Flags::default())?;
+/// serve(settings, Arc::new(OfflineAgent::new())).await
+/// # }
+/// ```
+pub async fn serve(settings: Settings, agent: Arc<dyn Agent>) -> Result<(), BoxError> {
     let mut signals = StopSignals::register()?;
     tracing::info!(database = settings.database.display_url(), "connecting");
     let database = tokio::select! {
         () = signals.next() => return Ok(()),
         database = Database::connect(&settings.database) => database?,
     };
-    let turns = turn_engine(&settings, &database)?;
+    let storage = Arc::new(database.clone());
+    let turns = TurnEngine::new(storage.clone(), agent).with_limits(settings.limits.clone());
     let listener = TcpListener::bind(settings.bind).await.map_err(|error| {
         let reason = format!("can't listen on {}: {error}", settings.bind);
         Error::configuration("AGENTKIT_BIND", reason)
@@ -34,7 +56,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), BoxError> {
     tokio::spawn(async move { keeper.keep().await });
 
     let app = App {
-        storage: Arc::new(database.clone()),
+        storage,
         turns: turns.clone(),
     };
     let listener = listener.tap_io(|connection| {

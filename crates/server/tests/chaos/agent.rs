@@ -1,0 +1,113 @@
+//! The agent of the test, and this executable as a server with it.
+
+use std::{
+    io,
+    path::PathBuf,
+    process::{self, ExitCode},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tracing_subscriber::EnvFilter;
+use yai_agentkit_core::Role;
+use yai_agentkit_server::{
+    agent::{Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome},
+    error_chain,
+    serve::serve,
+    settings::{Flags, Settings},
+};
+
+use crate::{
+    ledger::{Ledger, WORKS},
+    plan::{ASKS, Plan, SAFE, answer, done, says},
+    random::Random,
+};
+
+/// The environment variable that names the ledger; with it this executable is a server.
+pub(crate) const LEDGER: &str = "CHAOS_LEDGER";
+
+pub(crate) fn run_server(ledger: PathBuf) -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::from_default_env())
+        .with_ansi(false)
+        .with_writer(io::stderr)
+        .init();
+    // A test that is killed takes its servers with it.
+    thread::spawn(|| {
+        drop(io::copy(&mut io::stdin(), &mut io::sink()));
+        process::exit(1);
+    });
+    let agent = Arc::new(PlannedAgent(Ledger::open(ledger)));
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let settings = Settings::read(&Flags::default()).expect("settings");
+    match runtime.block_on(serve(settings, agent)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = error_chain(error.as_ref()), "the server failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does what the [`Plan`] in the message says, and writes down what it does.
+struct PlannedAgent(Ledger);
+
+#[async_trait]
+impl Agent for PlannedAgent {
+    async fn step(&self, state: &AgentState, deltas: &Deltas) -> Result<Step, AgentError> {
+        let is_user = |message: &&ChatMessage| message.role == Role::User;
+        let asked = state.messages.iter().rposition(|message| is_user(&message));
+        let asked = asked.expect("a user's message");
+        let plan = Plan::parse(&state.messages[asked].content);
+        let of_turn = &state.messages[asked + 1..];
+        let said = |role: Role| of_turn.iter().filter(move |message| message.role == role);
+        let number = said(Role::Assistant).count();
+        self.0.write(WORKS, &plan.token);
+        let Some(calls) = plan.steps().into_iter().nth(number) else {
+            pause(&format!("{} answers", plan.token)).await;
+            let results: Vec<_> = said(Role::Tool)
+                .map(|result| result.content.clone())
+                .collect();
+            return Ok(Step::Answer(answer(&plan.token, &results)));
+        };
+        let content = says(&plan.token, number);
+        let (first, second) = content.split_at(content.len() / 2);
+        deltas.say(first).await;
+        pause(&content).await;
+        deltas.say(second).await;
+        Ok(Step::ToolCalls { content, calls })
+    }
+
+    fn is_repeatable(&self, call: &ToolCall) -> bool {
+        call.name == SAFE
+    }
+
+    async fn run_tool(
+        &self,
+        call: &ToolCall,
+        state: &mut AgentState,
+        answer: Option<&str>,
+    ) -> ToolOutcome {
+        self.0.write(WORKS, &call.id);
+        pause(&format!("{} before", call.id)).await;
+        if call.name == ASKS && answer.is_none() {
+            return ToolOutcome::Ask(format!("May {} run?", call.id));
+        }
+        self.0.write(&call.name, &call.id);
+        pause(&format!("{} after", call.id)).await;
+        state.facts.insert(call.id.clone(), call.name.clone());
+        ToolOutcome::Result(done(call))
+    }
+}
+
+/// Mostly short; the long ones are longer than what is said waits before it is stored.
+async fn pause(name: &str) {
+    let mut random = Random::of(0, name);
+    let milliseconds = match random.between(0..8) {
+        0 => random.between(100..300),
+        _ => random.between(1..40),
+    };
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+}

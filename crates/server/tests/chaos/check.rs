@@ -1,0 +1,335 @@
+//! What must hold in the end, from the database and the ledger.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde_json::Value;
+use yai_agentkit_core::{
+    CheckpointQuery, CheckpointTuple, ConversationFilter, ListQuery, Message, MessageFilter, Role,
+    Storage, ThreadState, Turn, TurnFilter, TurnStatus,
+};
+use yai_agentkit_server::agent::{AgentState, ChatMessage};
+
+use crate::{
+    client::{Chat, SETTLED},
+    ledger::{Entry, WORKS},
+    plan::{Plan, SAFE, answer, done, says},
+};
+
+/// More than a chat has of anything.
+const ALL: u64 = 1000;
+
+/// What was found, and what was wrong.
+#[derive(Default)]
+pub(crate) struct Findings {
+    wrong: Vec<String>,
+    pub(crate) checks: usize,
+    pub(crate) chats: usize,
+    pub(crate) turns: usize,
+    pub(crate) checkpoints: usize,
+    pub(crate) events: usize,
+    /// How often a turn went on with another server, or with its own after an outage.
+    pub(crate) taken_over: usize,
+    pub(crate) safe_calls: usize,
+    /// Safe calls that ran more than once.
+    pub(crate) repeated: usize,
+    pub(crate) unsafe_calls: usize,
+    /// Unsafe calls that were cut short, for a person to settle: with an effect, and without.
+    pub(crate) settled: (usize, usize),
+}
+
+impl Findings {
+    fn expect(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+        self.checks += 1;
+        if !holds {
+            self.wrong.push(otherwise());
+        }
+    }
+
+    pub(crate) fn assert_nothing_wrong(&self) {
+        let some: Vec<_> = self.wrong.iter().take(20).map(String::as_str).collect();
+        let count = self.wrong.len();
+        assert!(some.is_empty(), "{count} findings:\n{}", some.join("\n"));
+    }
+}
+
+pub(crate) async fn check(storage: &dyn Storage, chats: &[Chat], ledger: &[Entry]) -> Findings {
+    let mut findings = Findings::default();
+    let mut effects = HashMap::<&str, usize>::new();
+    for entry in ledger.iter().filter(|entry| entry.what != WORKS) {
+        *effects.entry(&entry.id).or_default() += 1;
+    }
+    for chat in chats {
+        check_chat(&mut findings, storage, chat, &mut effects).await;
+    }
+    findings.expect(effects.is_empty(), || format!("of no message: {effects:?}"));
+    let stored = storage.conversations();
+    let stored = stored.count(&ConversationFilter::default()).await.unwrap();
+    findings.expect(stored == chats.len() as u64, || {
+        format!(
+            "{} conversations were made, {stored} are there",
+            chats.len()
+        )
+    });
+    let unfinished = ListQuery::filtered(TurnFilter::unfinished());
+    let unfinished = storage.turns().list(&unfinished).await.unwrap().items;
+    findings.expect(unfinished.is_empty(), || {
+        format!("unfinished: {unfinished:?}")
+    });
+    findings
+}
+
+async fn check_chat(
+    findings: &mut Findings,
+    storage: &dyn Storage,
+    chat: &Chat,
+    effects: &mut HashMap<&str, usize>,
+) {
+    findings.chats += 1;
+    findings.turns += chat.exchanges.len();
+    let id = chat.id.parse().unwrap();
+    let conversation = storage.conversations().get(&id).await.unwrap();
+    let conversation = conversation.unwrap_or_else(|| panic!("conversation {id} is gone"));
+    let messages = ListQuery::filtered(MessageFilter::of(id))
+        .limit(ALL)
+        .oldest_first();
+    let messages = storage.messages().list(&messages).await.unwrap().items;
+    let turns = ListQuery::filtered(TurnFilter::default().of(id)).limit(ALL);
+    let turns = storage.turns().list(&turns).await.unwrap().items;
+    let line = CheckpointQuery::of(conversation.thread_id());
+    let mut line = storage.checkpointer().list(&line).await.unwrap();
+    line.reverse();
+
+    let count = chat.exchanges.len();
+    findings.expect(messages.len() == 2 * count, || {
+        format!(
+            "{id}: {count} messages were answered, {} are there",
+            messages.len()
+        )
+    });
+    findings.expect(turns.len() == count, || {
+        format!("{id}: {count} messages, {} turns", turns.len())
+    });
+    for exchange in &chat.exchanges {
+        let (message, answer) = (&exchange.message, &exchange.answer);
+        let stored: Vec<_> = messages
+            .iter()
+            .filter(|stored| stored.content == *message)
+            .collect();
+        let [stored] = stored[..] else {
+            findings.expect(false, || {
+                format!("{id}: {message} is there {} times", stored.len())
+            });
+            continue;
+        };
+        let answers = messages
+            .iter()
+            .filter(|other| other.id == stored.id.answer())
+            .map(|answer| (&answer.role, answer.content.as_str()));
+        let answers: Vec<_> = answers.collect();
+        findings.expect(answers == [(&Role::Assistant, answer.as_str())], || {
+            format!("{id}: {message} was answered {answer}, stored are {answers:?}")
+        });
+        let turns: Vec<_> = turns
+            .iter()
+            .filter(|turn| turn.user_message_id == stored.id)
+            .collect();
+        let [turn] = turns[..] else {
+            findings.expect(false, || format!("{id}: {message} has the turns {turns:?}"));
+            continue;
+        };
+        check_turn(findings, storage, message, stored, turn, &line).await;
+    }
+    check_line(findings, &chat.id, &line);
+    let latest = line.pop();
+    let state = ThreadState::new(conversation.thread_id(), latest);
+    let state: AgentState = state.state().unwrap().unwrap_or_default();
+    check_state(findings, chat, &state, effects);
+}
+
+async fn check_turn(
+    findings: &mut Findings,
+    storage: &dyn Storage,
+    message: &str,
+    stored: &Message,
+    turn: &Turn,
+    line: &[CheckpointTuple],
+) {
+    let is_over = turn.status == TurnStatus::Completed
+        && turn.assistant_message_id == Some(stored.id.answer())
+        && turn.interrupt.is_none()
+        && turn.lease_owner.is_none();
+    findings.expect(is_over, || format!("{message}: {turn:?}"));
+
+    let plan = Plan::parse(message);
+    let steps = plan.steps();
+    let run = turn.id.to_string();
+    let of_turn = |tuple: &&CheckpointTuple| tuple.metadata.run_id() == Some(run.as_str());
+    let checkpoints = line.iter().filter(of_turn).count();
+    // The input, each decision, the results of its tools, the answer.
+    let expected = 2 + 2 * steps.len();
+    findings.expect(checkpoints == expected, || {
+        format!("{message}: {checkpoints} checkpoints of {expected}")
+    });
+
+    let events = storage.turn_events();
+    let batches = events
+        .read(turn.conversation_id, turn.id, 0, ALL)
+        .await
+        .unwrap();
+    let sequences: Vec<_> = batches.iter().map(|batch| batch.sequence).collect();
+    let consecutive: Vec<_> = (1..=batches.len() as u64).collect();
+    findings.expect(sequences == consecutive, || {
+        format!("{message}: the batches of its events are {sequences:?}")
+    });
+    let events: Vec<_> = batches.iter().flat_map(|batch| &batch.events).collect();
+    findings.events += events.len();
+    let of_type = |kind: &str| -> Vec<&Value> {
+        let events = events.iter().filter(|event| event["type"] == kind);
+        events.copied().collect()
+    };
+    findings.taken_over += of_type("CUSTOM")
+        .iter()
+        .filter(|event| event["name"] == "agentkit.resumed")
+        .count();
+    let ends = |event: &&Value| {
+        event["type"] == "RUN_ERROR"
+            || event["type"] == "RUN_FINISHED" && event["outcome"]["type"] == "success"
+    };
+    let ended: Vec<_> = events.iter().copied().filter(ends).collect();
+    findings.expect(
+        ended.len() == 1
+            && events.last() == ended.last()
+            && ended[0]["result"]["id"] == stored.id.answer().to_string(),
+        || format!("{message}: its events end with {ended:?}"),
+    );
+    findings.expect(
+        events
+            .first()
+            .is_some_and(|event| event["type"] == "RUN_STARTED"),
+        || format!("{message}: its events begin with {:?}", events.first()),
+    );
+    let mut told: Vec<_> = of_type("TOOL_CALL_RESULT")
+        .iter()
+        .filter_map(|event| event["toolCallId"].as_str())
+        .collect();
+    told.sort_unstable();
+    let mut calls: Vec<_> = steps
+        .iter()
+        .flatten()
+        .map(|call| call.id.as_str())
+        .collect();
+    calls.sort_unstable();
+    findings.expect(told == calls, || {
+        format!("{message}: told were the results of {told:?}")
+    });
+}
+
+/// Each checkpoint follows the one before.
+fn check_line(findings: &mut Findings, chat: &str, line: &[CheckpointTuple]) {
+    findings.checkpoints += line.len();
+    let mut before = None;
+    for tuple in line {
+        findings.expect(tuple.parent.as_ref() == before, || {
+            let id = &tuple.key.checkpoint_id;
+            format!(
+                "{chat}: checkpoint {id} follows {:?}, not {before:?}",
+                tuple.parent
+            )
+        });
+        before = Some(&tuple.key.checkpoint_id);
+    }
+}
+
+/// The agent remembers each message, step, result and answer once, in order; and what its tools
+/// have done agrees with the ledger.
+fn check_state(
+    findings: &mut Findings,
+    chat: &Chat,
+    state: &AgentState,
+    effects: &mut HashMap<&str, usize>,
+) {
+    let mut facts = BTreeMap::new();
+    let mut open: BTreeSet<_> = chat
+        .exchanges
+        .iter()
+        .map(|exchange| exchange.message.as_str())
+        .collect();
+    let mut expected = Vec::new();
+    for asked in state
+        .messages
+        .iter()
+        .filter(|message| message.role == Role::User)
+    {
+        let message = asked.content.as_str();
+        findings.expect(open.remove(message), || {
+            format!(
+                "{}: the agent knows {message} twice, or from nowhere",
+                chat.id
+            )
+        });
+        expected.push(asked.clone());
+        let plan = Plan::parse(message);
+        let mut results = Vec::new();
+        for (number, calls) in plan.steps().into_iter().enumerate() {
+            expected.push(ChatMessage {
+                tool_calls: calls.clone(),
+                ..ChatMessage::new(Role::Assistant, says(&plan.token, number))
+            });
+            for call in calls {
+                let settled = state.messages.iter().any(|result| {
+                    result.tool_call_id.as_ref() == Some(&call.id) && result.content == SETTLED
+                });
+                let result = if settled {
+                    SETTLED.to_owned()
+                } else {
+                    done(&call)
+                };
+                results.push(result.clone());
+                expected.push(ChatMessage {
+                    tool_call_id: Some(call.id.clone()),
+                    ..ChatMessage::new(Role::Tool, result)
+                });
+                let count = effects.remove(call.id.as_str()).unwrap_or_default();
+                let is_safe = call.name == SAFE;
+                let is_right = match (is_safe, settled) {
+                    (true, settled) => count >= 1 && !settled,
+                    (false, true) => count <= 1,
+                    (false, false) => count == 1,
+                };
+                findings.expect(is_right, || {
+                    let (id, name) = (&call.id, &call.name);
+                    format!("{id}, {name}, ran {count} times, settled by a person: {settled}")
+                });
+                match (is_safe, settled, count) {
+                    (true, _, count) => {
+                        findings.safe_calls += 1;
+                        findings.repeated += usize::from(count > 1);
+                    }
+                    (false, false, _) => findings.unsafe_calls += 1,
+                    (false, true, 0) => findings.settled.1 += 1,
+                    (false, true, _) => findings.settled.0 += 1,
+                }
+                if !settled {
+                    facts.insert(call.id, call.name);
+                }
+            }
+        }
+        let answer = answer(&plan.token, &results);
+        expected.push(ChatMessage::new(Role::Assistant, answer));
+    }
+    findings.expect(open.is_empty(), || {
+        format!("{}: the agent does not know {open:?}", chat.id)
+    });
+    findings.expect(state.messages == expected, || {
+        format!("{}: the agent remembers {:#?}", chat.id, state.messages)
+    });
+    findings.expect(state.facts == facts, || {
+        format!(
+            "{}: the facts are {:?}, not {facts:?}",
+            chat.id, state.facts
+        )
+    });
+    findings.expect(state.answering.is_none(), || {
+        format!("{}: still answering", chat.id)
+    });
+}

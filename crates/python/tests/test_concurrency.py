@@ -124,16 +124,25 @@ async def test_what_a_superstep_writes_at_once_is_one_transaction(postgres_url):
         place = await saver.aput(*put_arguments("thread"))
         following = put_arguments("thread", place)
         following[1]["id"] += "-next"
-        await asyncio.gather(
-            saver.aput_writes(place, [("list", ["a"]), ("text", "b")], "task"),
-            saver.aput(*following),
+        writes = [("list", ["a"]), ("text", "b")]
+        _, next_place = await asyncio.gather(
+            saver.aput_writes(place, writes, "task"), saver.aput(*following)
         )
-    with psycopg.connect(postgres_url) as connection:
-        query = """
-            SELECT xmin::text FROM checkpoints WHERE parent_checkpoint_id IS NOT NULL
-            UNION SELECT xmin::text FROM checkpoint_writes
-        """
-        assert len(connection.execute(query).fetchall()) == 1
+        with psycopg.connect(postgres_url) as connection:
+            query = """
+                SELECT xmin::text FROM checkpoints WHERE parent_checkpoint_id IS NOT NULL
+                UNION SELECT xmin::text FROM checkpoint_writes
+            """
+            assert len(connection.execute(query).fetchall()) == 1
+        # The first write stays.
+        await asyncio.gather(
+            saver.aput(*following), saver.aput_writes(place, [("list", ["late"])], "task")
+        )
+        found = await saver.aget_tuple(place)
+        assert found.pending_writes == [("task", *write) for write in writes]
+        found = await saver.aget_tuple(next_place)
+        assert found.parent_config == place
+        assert found.checkpoint["channel_values"] == following[1]["channel_values"]
 
 
 def test_a_waiting_thread_lets_others_run(postgres_url):

@@ -8,7 +8,10 @@ use super::{
     delta::HISTORY,
     read::{get_statement, list_statement},
     threads::{FIRST_PAGE, NEXT_PAGE},
-    write::{POSTGRES_FIRST_WRITE_STAYS, POSTGRES_GROUP, POSTGRES_LAST_WRITE_COUNTS, POSTGRES_PUT},
+    write::{
+        POSTGRES_FIRST_WRITE_STAYS, POSTGRES_GROUP, POSTGRES_LAST_WRITE_COUNTS, POSTGRES_PUT,
+        POSTGRES_STEP,
+    },
 };
 use crate::{connection::Connection, explain::Databases};
 
@@ -100,7 +103,13 @@ async fn writing_uses_indexes(databases: &Databases) {
     put.extend([SqlValue::String(None), "{}".into(), "{}".into()]);
     put.extend([one(), one(), one(), bytes()]);
     let indexes = ["threads_pkey", "checkpoints_pkey"];
-    assert_writes_by(databases, POSTGRES_PUT, put, &indexes).await;
+    assert_writes_by(databases, POSTGRES_PUT, put.clone(), &indexes).await;
+
+    let mut step = put;
+    step.extend(["10005006".into(), "task".into(), "".into()]);
+    step.extend([array(ArrayType::Int, [0]), one(), one(), bytes()]);
+    let indexes = ["threads_pkey", "checkpoints_pkey", "checkpoint_writes_pkey"];
+    assert_writes_by(databases, POSTGRES_STEP, step, &indexes).await;
 
     for sql in [POSTGRES_FIRST_WRITE_STAYS, POSTGRES_LAST_WRITE_COUNTS] {
         let mut writes = key.to_vec();

@@ -39,7 +39,7 @@ struct Calls {
     futures: HashMap<u64, Py<PyAny>>,
 }
 
-/// There is a byte in the pipe while there are outcomes.
+/// The first outcome puts a byte into the pipe, which is read before all are taken.
 struct Done {
     outcomes: Mutex<Vec<(u64, Outcome)>>,
     bell: PipeWriter,
@@ -154,20 +154,22 @@ impl EventLoop {
 
 impl Done {
     fn add(&self, new: Vec<(u64, Outcome)>) {
-        let mut outcomes = lock(&self.outcomes);
-        if outcomes.is_empty() {
+        let is_first = {
+            let mut outcomes = lock(&self.outcomes);
+            let is_first = outcomes.is_empty();
+            outcomes.extend(new);
+            is_first
+        };
+        if is_first {
             // An event loop that is gone waits for nothing.
             drop((&self.bell).write_all(&[0]));
         }
-        outcomes.extend(new);
     }
 
+    /// Once for each byte in the pipe.
     fn take(&self, mut bell: &PipeReader) -> std::io::Result<Vec<(u64, Outcome)>> {
-        let mut outcomes = lock(&self.outcomes);
-        if !outcomes.is_empty() {
-            bell.read_exact(&mut [0])?;
-        }
-        Ok(mem::take(&mut outcomes))
+        bell.read_exact(&mut [0])?;
+        Ok(mem::take(&mut lock(&self.outcomes)))
     }
 }
 

@@ -5,13 +5,10 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use pyo3::{IntoPyObjectExt, exceptions::PyRuntimeError, intern, prelude::*, sync::PyOnceLock};
+use pyo3::{IntoPyObjectExt, exceptions::PyRuntimeError, intern, prelude::*};
 use yai_agentkit_core::{Error, Result};
 
-use crate::{
-    error::to_python,
-    runtime::{Completion, Runtime},
-};
+use crate::{error::to_python, event_loop, runtime::Runtime};
 
 /// How often a blocked thread looks whether Ctrl-C was pressed.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
@@ -97,23 +94,8 @@ impl Call {
         outcome?.into_python(py)
     }
 
-    fn __await__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        static RUNNING_LOOP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let event_loop = RUNNING_LOOP
-            .import(py, "asyncio", "get_running_loop")?
-            .call0()?;
-        let future = event_loop.call_method0(intern!(py, "create_future"))?;
-        let work = self.start()?;
-        let runtime = self.runtime;
-        let (event_loop, waiting) = (event_loop.unbind(), future.clone().unbind());
-        runtime.spawn(async move {
-            let outcome = work.await;
-            runtime.complete(Completion {
-                event_loop,
-                future: waiting,
-                outcome,
-            });
-        });
-        Ok(future.call_method0(intern!(py, "__await__"))?.unbind())
+    fn __await__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let future = event_loop::start(py, self.runtime, self.start()?)?;
+        future.call_method0(intern!(py, "__await__"))
     }
 }

@@ -5,23 +5,17 @@ mod call;
 mod convert;
 mod engine;
 mod error;
+mod event_loop;
 mod runtime;
 
 use pyo3::prelude::*;
 
 #[pymodule(gil_used = true)]
 mod _native {
-    use super::{PyModule, PyResult, runtime};
     #[pymodule_export]
     use super::{
         call::Call,
         engine::Engine,
         error::{ConflictError, NotFoundError, StorageError},
     };
-    use pyo3::prelude::*;
-
-    #[pymodule_init]
-    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        runtime::stop_at_exit(module.py())
-    }
 }

@@ -1,32 +1,12 @@
 //! One runtime a process, whatever the number of savers, event loops and threads.
 
-use std::{
-    sync::{Mutex, PoisonError, mpsc},
-    thread,
-};
+use std::sync::{Mutex, PoisonError};
 
-use pyo3::{intern, prelude::*, sync::PyOnceLock};
-
-use crate::call::Outcome;
-
-/// The threads that do the work. They never wait for Python's lock: one thread of its own hands
-/// what is done to the event loops, as much at once as there is.
+/// The thread that talks to the databases. It never touches a Python object, so that it neither
+/// waits for Python's lock nor outlives what it needs.
 pub(crate) struct Runtime {
     process: u32,
-    workers: tokio::runtime::Runtime,
-    done: mpsc::Sender<Message>,
-}
-
-/// What an event loop waits for.
-pub(crate) struct Completion {
-    pub(crate) event_loop: Py<PyAny>,
-    pub(crate) future: Py<PyAny>,
-    pub(crate) outcome: Outcome,
-}
-
-enum Message {
-    Done(Completion),
-    Stop,
+    worker: tokio::runtime::Runtime,
 }
 
 static RUNTIME: Mutex<Option<&'static Runtime>> = Mutex::new(None);
@@ -44,28 +24,18 @@ pub(crate) fn runtime() -> std::io::Result<&'static Runtime> {
     }
 }
 
-/// Makes the interpreter's end wait for the thread that holds Python objects: a foreign thread that
-/// asks for Python's lock too late takes the process down.
-pub(crate) fn stop_at_exit(py: Python<'_>) -> PyResult<()> {
-    let stop = wrap_pyfunction!(stop, py)?;
-    py.import(intern!(py, "atexit"))?
-        .call_method1(intern!(py, "register"), (stop,))?;
-    Ok(())
-}
-
 impl Runtime {
+    /// One worker: what it does between two round trips is little, and a second one would only be
+    /// woken to look for work.
     fn start() -> std::io::Result<Self> {
-        let workers = tokio::runtime::Builder::new_multi_thread()
+        let worker = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
             .thread_name("agentkit")
             .enable_all()
             .build()?;
-        let (done, incoming) = mpsc::channel();
-        let messenger = thread::Builder::new().name("agentkit-python".to_owned());
-        messenger.spawn(move || deliver(&incoming))?;
         Ok(Self {
             process: std::process::id(),
-            workers,
-            done,
+            worker,
         })
     }
 
@@ -75,73 +45,6 @@ impl Runtime {
     }
 
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.workers.spawn(work);
-    }
-
-    /// Hands `completion` to its event loop. Nobody waits any more once Python has ended.
-    pub(crate) fn complete(&self, completion: Completion) {
-        drop(self.done.send(Message::Done(completion)));
-    }
-}
-
-fn deliver(incoming: &mpsc::Receiver<Message>) {
-    while let Ok(first) = incoming.recv() {
-        let delivered = Python::try_attach(|py| {
-            for message in std::iter::once(first).chain(incoming.try_iter()) {
-                let Message::Done(completion) = message else {
-                    return false;
-                };
-                if let Err(error) = completion.deliver(py) {
-                    // The event loop is closed: whoever waited on it is gone with it.
-                    drop(error);
-                }
-            }
-            true
-        });
-        if delivered != Some(true) {
-            return;
-        }
-    }
-}
-
-impl Completion {
-    fn deliver(self, py: Python<'_>) -> PyResult<()> {
-        static RESOLVE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let resolve = RESOLVE.get_or_try_init(py, || {
-            wrap_pyfunction!(resolve, py).map(|function| function.into_any().unbind())
-        })?;
-        let (value, failed) = match self.outcome.into_python(py) {
-            Ok(value) => (value, false),
-            Err(error) => (error.into_value(py).into_any(), true),
-        };
-        self.event_loop.call_method1(
-            py,
-            intern!(py, "call_soon_threadsafe"),
-            (resolve, self.future, value, failed),
-        )?;
-        Ok(())
-    }
-}
-
-/// Runs on the event loop's own thread. A cancelled future is done already.
-#[pyfunction]
-fn resolve(future: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>, failed: bool) -> PyResult<()> {
-    let py = future.py();
-    if !future.call_method0(intern!(py, "done"))?.is_truthy()? {
-        let set = if failed {
-            intern!(py, "set_exception")
-        } else {
-            intern!(py, "set_result")
-        };
-        future.call_method1(set, (value,))?;
-    }
-    Ok(())
-}
-
-#[pyfunction]
-fn stop() {
-    let slot = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(runtime) = slot.filter(|runtime| runtime.is_alive()) {
-        drop(runtime.done.send(Message::Stop));
+        self.worker.spawn(work);
     }
 }

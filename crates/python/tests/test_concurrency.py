@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import uvloop
 from examples import checkpoint, config, metadata
 from yai_agentkit import AgentkitSaver
 
@@ -98,6 +99,50 @@ def test_one_saver_serves_threads_and_event_loops_at_once(saver):
     names = {item.config["configurable"]["thread_id"] for item in found}
     assert names == {f"{name}-{n}" for name in range(16) for n in range(8)}
     assert {thread.id for thread in saver.threads(limit=1000)} == names
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_event_loops_leave_nothing_behind(run):
+    async def read():
+        await asyncio.gather(*(saver.aget_tuple(config(str(n))) for n in range(TASKS)))
+
+    def files():
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    with AgentkitSaver.from_conn_string("sqlite::memory:") as saver:
+        for _ in range(3):
+            run(read())
+        before = files()
+        for _ in range(20):
+            run(read())
+        assert files() <= before
+
+
+async def test_what_a_superstep_writes_at_once_is_one_transaction(postgres_url):
+    async with AgentkitSaver.from_conn_string(postgres_url) as saver:
+        place = await saver.aput(*put_arguments("thread"))
+        following = put_arguments("thread", place)
+        following[1]["id"] += "-next"
+        writes = [("list", ["a"]), ("text", "b")]
+        _, next_place = await asyncio.gather(
+            saver.aput_writes(place, writes, "task"), saver.aput(*following)
+        )
+        with psycopg.connect(postgres_url) as connection:
+            query = """
+                SELECT xmin::text FROM checkpoints WHERE parent_checkpoint_id IS NOT NULL
+                UNION SELECT xmin::text FROM checkpoint_writes
+            """
+            assert len(connection.execute(query).fetchall()) == 1
+        # The first write stays.
+        await asyncio.gather(
+            saver.aput(*following), saver.aput_writes(place, [("list", ["late"])], "task")
+        )
+        found = await saver.aget_tuple(place)
+        assert found.pending_writes == [("task", *write) for write in writes]
+        found = await saver.aget_tuple(next_place)
+        assert found.parent_config == place
+        assert found.checkpoint["channel_values"] == following[1]["channel_values"]
 
 
 def test_a_waiting_thread_lets_others_run(postgres_url):

@@ -13,7 +13,7 @@ use super::{
     turn::{BEGIN, END},
     write::{
         POSTGRES_FENCED_GROUP, POSTGRES_FIRST_WRITE_STAYS, POSTGRES_GROUP,
-        POSTGRES_LAST_WRITE_COUNTS, POSTGRES_PUT,
+        POSTGRES_LAST_WRITE_COUNTS, POSTGRES_PUT, POSTGRES_STEP,
     },
 };
 use crate::{connection::Connection, explain::Databases};
@@ -111,6 +111,12 @@ async fn writing_uses_indexes(databases: &Databases) {
     put.extend([one(), one(), one(), bytes()]);
     let indexes = ["threads_pkey", "checkpoints_pkey"];
     assert_writes_by(databases, POSTGRES_PUT, put.clone(), &indexes).await;
+    let mut step = put.clone();
+    step.extend(["10005006".into(), "task".into(), "".into()]);
+    step.extend([array(ArrayType::Int, [0]), one(), one(), bytes()]);
+    let step_indexes = ["threads_pkey", "checkpoints_pkey", "checkpoint_writes_pkey"];
+    assert_writes_by(databases, POSTGRES_STEP, step, &step_indexes).await;
+
     put.push(1_i64.into());
     assert_writes_by(databases, PUT.raise, put.clone(), &indexes).await;
     let mut telling = put.clone();

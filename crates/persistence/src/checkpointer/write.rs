@@ -113,6 +113,29 @@ SELECT $1, $2, $3, $4, $5::jsonb, $6::jsonb FROM thread
 ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
 DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata";
 
+/// A checkpoint, and of the same thread and namespace what one task wrote: what LangGraph stores
+/// at the end of a superstep. Half the work of a group of the two.
+pub(super) const POSTGRES_STEP: &str = "WITH thread AS (
+    INSERT INTO threads AS t (thread_id, updated_at) VALUES ($1, clock_timestamp())
+    ON CONFLICT (thread_id) DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
+    RETURNING 1
+), blobs AS (
+    INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+    SELECT $1, $2, b.* FROM thread, unnest($7::text[], $8::text[], $9::text[], $10::bytea[]) b
+    ON CONFLICT DO NOTHING
+), writes AS (
+    INSERT INTO checkpoint_writes
+        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+    SELECT $1, $2, $11, $12, $13, w.*
+    FROM thread, unnest($14::int[], $15::text[], $16::text[], $17::bytea[]) w
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
+)
+INSERT INTO checkpoints
+    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+SELECT $1, $2, $3, $4, $5::jsonb, $6::jsonb FROM thread
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata";
+
 macro_rules! postgres_put_writes {
     ($conflict:literal) => {
         concat!(
@@ -283,6 +306,30 @@ async fn write_postgres(postgres: &PostgresSource, writes: &[Write]) -> Result<V
             let admitted = postgres.fetch_all(sql, arguments.0).await?;
             Ok(vec![!admitted.is_empty()])
         }
+        [
+            Write {
+                new: New::Checkpoint(new),
+                fenced: None,
+            },
+            Write {
+                new: New::Writes(writes),
+                fenced: None,
+            },
+        ]
+        | [
+            Write {
+                new: New::Writes(writes),
+                fenced: None,
+            },
+            Write {
+                new: New::Checkpoint(new),
+                fenced: None,
+            },
+        ] if is_step(new, writes) => {
+            let arguments = step_arguments(new, writes)?;
+            postgres.fetch_all(POSTGRES_STEP, arguments.0).await?;
+            Ok(vec![true; 2])
+        }
         _ if writes.iter().all(|write| write.fenced.is_none()) => {
             let arguments = group_arguments(writes)?;
             postgres.fetch_all(POSTGRES_GROUP, arguments.0).await?;
@@ -379,14 +426,19 @@ pub(super) fn put_writes_arguments(new: &NewWrites) -> Result<PostgresArguments,
     let mut arguments = PostgresArguments::default();
     arguments.add(new.key.thread_id.as_str())?;
     arguments.add(new.key.namespace.as_str())?;
-    arguments.add(new.key.checkpoint_id.as_str())?;
-    arguments.add(new.task_id.as_str())?;
-    arguments.add(new.task_path.as_str())?;
-    let rows = new.rows();
-    arguments.column(&rows, |(index, _)| *index)?;
-    arguments.column(&rows, |(_, write)| write.channel.as_str())?;
-    arguments.column(&rows, |(_, write)| write.value.type_tag())?;
-    arguments.column(&rows, |(_, write)| write.value.bytes())?;
+    arguments.add_writes(new)?;
+    Ok(arguments)
+}
+
+/// Whether [`POSTGRES_STEP`] stores both.
+fn is_step(new: &NewRawCheckpoint, writes: &NewWrites) -> bool {
+    let (put, of) = (&new.key, &writes.key);
+    put.thread_id == of.thread_id && put.namespace == of.namespace && !writes.replaces()
+}
+
+fn step_arguments(new: &NewRawCheckpoint, writes: &NewWrites) -> Result<PostgresArguments, DbErr> {
+    let mut arguments = put_arguments(new)?;
+    arguments.add_writes(writes)?;
     Ok(arguments)
 }
 
@@ -450,6 +502,18 @@ impl PostgresArguments {
         value: T,
     ) -> Result<(), DbErr> {
         self.0.add(value).map_err(not_encoded)
+    }
+
+    /// All but the thread and the namespace.
+    fn add_writes(&mut self, new: &NewWrites) -> Result<(), DbErr> {
+        self.add(new.key.checkpoint_id.as_str())?;
+        self.add(new.task_id.as_str())?;
+        self.add(new.task_path.as_str())?;
+        let rows = new.rows();
+        self.column(&rows, |(index, _)| *index)?;
+        self.column(&rows, |(_, write)| write.channel.as_str())?;
+        self.column(&rows, |(_, write)| write.value.type_tag())?;
+        self.column(&rows, |(_, write)| write.value.bytes())
     }
 
     /// An array of what `column` takes from each of `rows`.

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from yai_agentkit._native import Call, _Place, _Stored, _Write
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
 class Thread(NamedTuple):
     """A thread: one execution history."""
 
@@ -516,7 +519,7 @@ def _ids(name: str, ids: Sequence[str]) -> list[str]:
 
 def _json(name: str, value: object) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return _ENCODER.encode(value)
     except ValueError as error:
         raise ValueError(f"{name}: can't be stored as JSON: {error}") from error
 

@@ -89,7 +89,13 @@ impl TurnEngine {
             };
             let checkpointer = engine.storage.checkpointer();
             chat.read(&*checkpointer).await?;
-            match chat.run(turn).await {
+            let ran = if chat.state.answering == Some(turn.user_message_id) {
+                chat.run(turn).await
+            } else {
+                // Another server has taken the turn over and ended it: the state is a later one's.
+                Err(TurnError::Lost)
+            };
+            match ran {
                 Err(TurnError::Lost) => {
                     drop(chat);
                     engine.follow(id).await

@@ -47,6 +47,14 @@ pub(crate) struct OpenUnit(Process);
 pub(crate) struct Boundary {
     pub(crate) part: &'static str,
     pub(crate) call: &'static str,
+    /// Whether the process had a unit of work open before the call, and behind it.
+    in_unit: [bool; 2],
+}
+
+impl Boundary {
+    pub(crate) fn is_in_unit(&self, moment: Moment) -> bool {
+        self.in_unit[usize::from(moment == Moment::After)]
+    }
 }
 
 impl Process {
@@ -80,11 +88,16 @@ impl Process {
         self.runs().await;
         let number = {
             let mut crossed = self.0.crossed.lock().unwrap();
-            crossed.push(Boundary { part, call });
+            crossed.push(Boundary {
+                part,
+                call,
+                in_unit: [self.is_in_unit(); 2],
+            });
             crossed.len()
         };
         self.may_stop(number, Moment::Before).await;
         let done = work.await;
+        self.0.crossed.lock().unwrap()[number - 1].in_unit[1] = self.is_in_unit();
         self.may_stop(number, Moment::After).await;
         self.runs().await;
         done
@@ -123,8 +136,7 @@ impl Process {
         OpenUnit(self.clone())
     }
 
-    /// Whether it has a unit of work open, with its locks.
-    pub(crate) fn is_in_unit(&self) -> bool {
+    fn is_in_unit(&self) -> bool {
         self.0.units.load(Ordering::SeqCst) > 0
     }
 

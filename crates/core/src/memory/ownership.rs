@@ -5,7 +5,8 @@
 //! owners are what the turn engine does (`crates/server/src/turn`), a call of the storage or a unit
 //! of work at a time: between any two of them an owner may sleep as long as it likes. No owner looks
 //! at a clock, and the database's may end any lease at any moment, so that every skew is among the
-//! orders.
+//! orders. A thread goes with its conversation only: who deletes it alone, under a turn, is not
+//! among what is searched.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},

@@ -18,7 +18,12 @@ use std::{fs, path::Path, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use database::{Database, Kind};
+use mimalloc::MiMalloc;
 use report::{Report, Table};
+
+/// As in `agentkit`.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 

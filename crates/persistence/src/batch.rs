@@ -1,4 +1,4 @@
-//! What many ask at once is asked once.
+//! What many ask at once is asked once, and what many add at once is added by one statement.
 
 use std::{
     collections::VecDeque,
@@ -10,77 +10,78 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::error::interrupted;
 
-/// How many batches are under way at once: one is prepared while another is answered.
-const BATCHES: usize = 2;
-
 /// The largest batch.
 const MOST: usize = 64;
 
-/// Reads of one kind by key. One that finds nothing under way goes out at once and alone; those
-/// that come meanwhile go out together, so that each still sees what was committed before it came.
-pub(crate) struct Batches<K, V> {
-    waiting: Mutex<VecDeque<Waiting<K, V>>>,
+/// Calls of one kind. One that finds nothing under way goes out at once and alone; those that come
+/// meanwhile go out together, so that each still sees what was committed before it came.
+pub(crate) struct Batches<Q, A> {
+    waiting: Mutex<VecDeque<Waiting<Q, A>>>,
     permits: Arc<Semaphore>,
 }
 
-struct Waiting<K, V> {
-    key: K,
-    found: oneshot::Sender<Result<Option<V>, DbErr>>,
+struct Waiting<Q, A> {
+    question: Q,
+    answer: oneshot::Sender<Result<A, DbErr>>,
 }
 
-impl<K: Send + 'static, V: Send + 'static> Batches<K, V> {
-    pub(crate) fn new() -> Self {
+impl<Q: Send + 'static, A: Send + 'static> Batches<Q, A> {
+    /// Of which so many may be under way at once.
+    pub(crate) fn new(batches: usize) -> Self {
         Self {
             waiting: Mutex::default(),
-            permits: Arc::new(Semaphore::new(BATCHES)),
+            permits: Arc::new(Semaphore::new(batches)),
         }
     }
 
-    /// What is found under `key` by `read`, which answers for each key in order.
+    /// What `ask` answers to `question`; it answers to each in order.
     pub(crate) async fn get<R>(
         self: &Arc<Self>,
-        key: K,
-        read: impl Fn(Vec<K>) -> R + Send + 'static,
-    ) -> Result<Option<V>, DbErr>
+        question: Q,
+        ask: impl Fn(Vec<Q>) -> R + Send + 'static,
+    ) -> Result<A, DbErr>
     where
-        R: Future<Output = Result<Vec<Option<V>>, DbErr>> + Send + 'static,
+        R: Future<Output = Vec<Result<A, DbErr>>> + Send + 'static,
     {
-        let (sender, found) = oneshot::channel();
+        let (sender, answer) = oneshot::channel();
         {
             let mut waiting = self.waiting();
-            waiting.push_back(Waiting { key, found: sender });
+            waiting.push_back(Waiting {
+                question,
+                answer: sender,
+            });
             if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
                 let turn = Turn {
                     batches: Arc::clone(self),
                     permit: Some(permit),
                 };
-                tokio::spawn(turn.read_batches(read));
+                tokio::spawn(turn.ask_in_batches(ask));
             }
         }
-        found.await.unwrap_or_else(|_| Err(interrupted()))
+        answer.await.unwrap_or_else(|_| Err(interrupted()))
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Waiting<K, V>>> {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Waiting<Q, A>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The right to read batches.
-struct Turn<K: Send + 'static, V: Send + 'static> {
-    batches: Arc<Batches<K, V>>,
+/// The right to send batches.
+struct Turn<Q: Send + 'static, A: Send + 'static> {
+    batches: Arc<Batches<Q, A>>,
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl<K: Send + 'static, V: Send + 'static> Turn<K, V> {
+impl<Q: Send + 'static, A: Send + 'static> Turn<Q, A> {
     /// Until nothing waits.
-    async fn read_batches<R>(mut self, read: impl Fn(Vec<K>) -> R)
+    async fn ask_in_batches<R>(mut self, ask: impl Fn(Vec<Q>) -> R)
     where
-        R: Future<Output = Result<Vec<Option<V>>, DbErr>>,
+        R: Future<Output = Vec<Result<A, DbErr>>>,
     {
         loop {
-            let (keys, senders): (Vec<_>, Vec<_>) = {
+            let (questions, senders): (Vec<_>, Vec<_>) = {
                 let mut waiting = self.batches.waiting();
-                waiting.retain(|waiting| !waiting.found.is_closed());
+                waiting.retain(|waiting| !waiting.answer.is_closed());
                 if waiting.is_empty() {
                     // Under the lock: who comes next finds the permit.
                     self.permit = None;
@@ -88,21 +89,18 @@ impl<K: Send + 'static, V: Send + 'static> Turn<K, V> {
                 }
                 let most = waiting.len().min(MOST);
                 let batch = waiting.drain(..most);
-                batch.map(|waiting| (waiting.key, waiting.found)).unzip()
+                batch
+                    .map(|waiting| (waiting.question, waiting.answer))
+                    .unzip()
             };
-            match read(keys).await {
-                Ok(found) => senders.into_iter().zip(found).for_each(|(sender, value)| {
-                    let _ = sender.send(Ok(value));
-                }),
-                Err(error) => senders.into_iter().for_each(|sender| {
-                    let _ = sender.send(Err(error.clone()));
-                }),
+            for (sender, answer) in senders.into_iter().zip(ask(questions).await) {
+                let _ = sender.send(answer);
             }
         }
     }
 }
 
-impl<K: Send + 'static, V: Send + 'static> Drop for Turn<K, V> {
+impl<Q: Send + 'static, A: Send + 'static> Drop for Turn<Q, A> {
     /// With its runtime, half-way: nobody may wait for ever.
     fn drop(&mut self) {
         if self.permit.is_some() {

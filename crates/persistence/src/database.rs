@@ -29,7 +29,7 @@ use crate::{
     events::SqlTurnEvents,
     lease::SqlLeases,
     migration,
-    repository::{Reads, SqlRepository, StoredEntity},
+    repository::{Calls, SqlRepository, StoredEntity},
 };
 
 /// A connection that has been idle for longer is tried before it is used.
@@ -71,8 +71,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 pub struct Database {
     pub(crate) connection: Connection,
     writes: Group,
-    /// The [`Reads`] of each entity.
-    reads: Arc<Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>>,
+    /// The [`Calls`] of each entity.
+    calls: Arc<Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>>,
     config: Arc<DatabaseConfig>,
 }
 
@@ -115,7 +115,7 @@ impl Database {
             match opened.unwrap_or_else(|_| Err(from_sqlx(sqlx::Error::PoolTimedOut))) {
                 Ok(connection) => {
                     return Ok(Self {
-                        reads: Arc::default(),
+                        calls: Arc::default(),
                         writes: Group::new(connection.clone(), config.connection_timeout),
                         connection,
                         config: Arc::new(config.clone()),
@@ -156,17 +156,17 @@ impl Database {
     pub fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
         Arc::new(SqlRepository::on_pool(
             self.connection.clone(),
-            self.reads::<E>(),
+            self.calls::<E>(),
         ))
     }
 
-    fn reads<E: StoredEntity>(&self) -> Arc<Reads<E>> {
-        let mut all = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
-        let reads = all
+    fn calls<E: StoredEntity>(&self) -> Arc<Calls<E>> {
+        let mut all = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let calls = all
             .entry(TypeId::of::<E>())
-            .or_insert_with(|| Arc::new(Reads::<E>::new()));
-        let reads = Arc::clone(reads).downcast();
-        reads.expect("each is entered under its type")
+            .or_insert_with(|| Arc::new(Calls::<E>::new()));
+        let calls = Arc::clone(calls).downcast();
+        calls.expect("each is entered under its type")
     }
 
     /// The checkpoints with their JSON as text.

@@ -13,7 +13,9 @@ use yai_agentkit_core::{
 use crate::{
     batch::Batches,
     connection::{Connection, retrying},
-    error::{is_disconnected, is_foreign_key_violation, is_unique_violation, storage_error},
+    error::{
+        is_disconnected, is_foreign_key_violation, is_transient, is_unique_violation, storage_error,
+    },
     precision::truncate_times,
 };
 
@@ -85,6 +87,11 @@ pub trait StoredEntity: Entity {
             PrimaryKey: PrimaryKeyTrait<ValueType: From<Self::Id> + Into<SqlValue>>,
         >;
 
+    /// Whether the rows that many callers [`add`](Repository::add) at once are one statement. For
+    /// ids that nobody else can have, such as random ones: a row that has to wait for another
+    /// transaction holds up those it came with.
+    const ADDED_TOGETHER: bool = false;
+
     /// Which rows `filter` takes.
     fn condition(filter: &Self::Filter) -> Condition;
 }
@@ -97,20 +104,37 @@ type PrimaryKey<E> = <<E as StoredEntity>::Table as EntityTrait>::PrimaryKey;
 /// PostgreSQL takes 65535 parameters in a statement, SQLite 32766.
 const MAX_PARAMETERS: usize = 32_000;
 
-/// The reads of single rows that are under way on a pool.
-pub(crate) type Reads<E> = Batches<<E as Entity>::Id, Model<E>>;
+/// How many statements are under way at once: while one is answered, the next is prepared.
+const READS: usize = 2;
+/// An answer takes as long as the disk.
+const ADDS: usize = 4;
+
+/// The calls about single rows that are under way on a pool.
+pub(crate) struct Calls<E: StoredEntity> {
+    reads: Arc<Batches<E::Id, Option<Model<E>>>>,
+    adds: Arc<Batches<E, ()>>,
+}
+
+impl<E: StoredEntity> Calls<E> {
+    pub(crate) fn new() -> Self {
+        Self {
+            reads: Arc::new(Batches::new(READS)),
+            adds: Arc::new(Batches::new(ADDS)),
+        }
+    }
+}
 
 pub(crate) struct SqlRepository<E: StoredEntity> {
     connection: Connection,
     /// Of a pool.
-    reads: Option<Arc<Reads<E>>>,
+    calls: Option<Arc<Calls<E>>>,
 }
 
 impl<E: StoredEntity> SqlRepository<E> {
-    pub(crate) fn on_pool(connection: Connection, reads: Arc<Reads<E>>) -> Self {
+    pub(crate) fn on_pool(connection: Connection, calls: Arc<Calls<E>>) -> Self {
         Self {
             connection,
-            reads: Some(reads),
+            calls: Some(calls),
         }
     }
 
@@ -118,7 +142,7 @@ impl<E: StoredEntity> SqlRepository<E> {
     pub(crate) fn within(transaction: Connection) -> Self {
         Self {
             connection: transaction,
-            reads: None,
+            calls: None,
         }
     }
 
@@ -142,6 +166,17 @@ impl<E: StoredEntity> SqlRepository<E> {
             .exec_without_returning(&self.connection)
             .await
             .map(drop)
+    }
+
+    async fn insert_with_others(&self, entity: &E) -> Result<(), DbErr> {
+        match &self.calls {
+            Some(calls) if E::ADDED_TOGETHER => {
+                let connection = self.connection.clone();
+                let insert = move |entities| insert_together(connection.clone(), entities);
+                calls.adds.get(entity.clone(), insert).await
+            }
+            _ => self.insert(entity).await,
+        }
     }
 
     async fn insert_all(&self, entities: &[E]) -> Result<(), DbErr> {
@@ -212,15 +247,49 @@ fn find<E: StoredEntity>(id: &E::Id) -> Select<E::Table> {
 async fn find_all<E: StoredEntity>(
     connection: Connection,
     ids: Vec<E::Id>,
-) -> Result<Vec<Option<Model<E>>>, DbErr> {
+) -> Vec<Result<Option<Model<E>>, DbErr>> {
     let column = key_column::<E>();
     let mut keys: Vec<SqlValue> = ids.iter().map(key::<E>).collect();
     keys.resize(ids.len().next_power_of_two(), keys[0].clone());
     let select = E::Table::find().filter(column.is_in(keys.iter().cloned()));
-    let rows = retrying!(connection, select.clone().all(&connection))?;
+    let rows = retrying!(connection, select.clone().all(&connection));
     let keys = keys.into_iter().take(ids.len());
-    let row_of = |key| rows.iter().find(|row| row.get(column) == key).cloned();
-    Ok(keys.map(row_of).collect())
+    let row_of = |key| {
+        let rows = rows.as_ref().map_err(DbErr::clone)?;
+        Ok(rows.iter().find(|row| row.get(column) == key).cloned())
+    };
+    keys.map(row_of).collect()
+}
+
+/// Inserts each of `entities`, as if alone. The statements take a power of two of them, so that
+/// there are few to be prepared.
+async fn insert_together<E: StoredEntity>(
+    connection: Connection,
+    entities: Vec<E>,
+) -> Vec<Result<(), DbErr>> {
+    let repository = SqlRepository::<E>::within(connection);
+    let mut results = Vec::with_capacity(entities.len());
+    while let Some(left) = entities
+        .get(results.len()..)
+        .filter(|left| !left.is_empty())
+    {
+        let together = &left[..1 << left.len().ilog2()];
+        let insert = E::Table::insert_many(together.iter().map(SqlRepository::row));
+        match insert.exec_without_returning(&repository.connection).await {
+            // One of the rows; none is stored.
+            Err(error) if together.len() > 1 && !is_transient(&error) => {
+                for entity in together {
+                    results.push(repository.insert(entity).await);
+                }
+            }
+            outcome => results.extend(
+                together
+                    .iter()
+                    .map(|_| outcome.as_ref().map(|_| ()).map_err(DbErr::clone)),
+            ),
+        }
+    }
+    results
 }
 
 /// The rows of `query`, of which a page takes the first.
@@ -242,11 +311,11 @@ fn page<E: StoredEntity>(query: &ListQuery<E>) -> Select<E::Table> {
 #[async_trait]
 impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     async fn get(&self, id: &E::Id) -> Result<Option<E>> {
-        let found = match &self.reads {
-            Some(reads) => {
+        let found = match &self.calls {
+            Some(calls) => {
                 let connection = self.connection.clone();
                 let read = move |ids| find_all::<E>(connection.clone(), ids);
-                reads.get(id.clone(), read).await
+                calls.reads.get(id.clone(), read).await
             }
             None => find::<E>(id).one(&self.connection).await,
         };
@@ -271,7 +340,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
 
     async fn add(&self, entity: E) -> Result<E> {
         let entity = Self::as_stored(entity)?;
-        let mut added = self.insert(&entity).await;
+        let mut added = self.insert_with_others(&entity).await;
         if added.as_ref().is_err_and(is_disconnected)
             && self.connection.replace_dead_connections().await
         {

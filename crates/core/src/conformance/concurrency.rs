@@ -13,6 +13,7 @@ use crate::{ChannelValue, Conversation, Message, MessageFilter, MessageId, Role,
 
 pub(super) const CASES: &[Case] = cases!["concurrency":
     of_adds_of_one_id_exactly_one_wins,
+    an_add_that_is_refused_harms_none_beside_it,
     of_running_turns_of_a_conversation_exactly_one_wins,
     updates_of_one_row_all_succeed,
     batches_to_one_conversation_are_all_stored,
@@ -46,6 +47,30 @@ async fn of_adds_of_one_id_exactly_one_wins(storage: Arc<dyn Storage>) {
     let stored = storage.conversations().get(&first.id).await.unwrap();
     assert_eq!(won, stored.into_iter().collect::<Vec<_>>());
     assert_eq!(won.len(), 1);
+}
+
+async fn an_add_that_is_refused_harms_none_beside_it(storage: Arc<dyn Storage>) {
+    let taken = add_conversation(&storage).await;
+    let calls = (0..CALLERS).map(|number| {
+        let conversations = storage.conversations();
+        let mut conversation = Conversation::titled(number.to_string());
+        if number % 5 == 0 {
+            conversation.id = taken.id;
+        }
+        async move { conversations.add(conversation).await }
+    });
+    for (number, added) in all_at_once(calls).await.into_iter().enumerate() {
+        if number % 5 == 0 {
+            assert_conflict(added);
+        } else {
+            let added = added.unwrap();
+            assert_eq!(added.title, Some(number.to_string()));
+            let stored = storage.conversations().get(&added.id).await.unwrap();
+            assert_eq!(stored, Some(added));
+        }
+    }
+    let stored = storage.conversations().get(&taken.id).await.unwrap();
+    assert_eq!(stored, Some(taken));
 }
 
 async fn of_running_turns_of_a_conversation_exactly_one_wins(storage: Arc<dyn Storage>) {

@@ -24,6 +24,8 @@ impl ActiveModelBehavior for ActiveModel {}
 impl StoredEntity for Conversation {
     type Table = Entity;
 
+    const ADDED_TOGETHER: bool = true;
+
     fn condition(filter: &ConversationFilter) -> Condition {
         Condition::all()
             .add_option(

@@ -108,7 +108,7 @@ async fn ends<T>(call: impl Future<Output = Result<T, Error>>) {
     assert_unavailable(call.await);
     let elapsed = started.elapsed();
     assert!(elapsed >= TIMEOUT * 9 / 10, "ended after {elapsed:?}");
-    assert!(elapsed < TIMEOUT * 8, "ended after {elapsed:?}");
+    assert!(elapsed < TIMEOUT * 40, "ended after {elapsed:?}");
 }
 
 async fn assert_nothing_runs(url: &str) {

@@ -217,7 +217,7 @@ async fn connections_that_went_silent_are_replaced() {
     let found = database.conversations().get(&conversation.id).await;
     assert_eq!(found.unwrap(), Some(conversation));
     let elapsed = started.elapsed();
-    assert!(elapsed < Duration::from_secs(6), "{elapsed:?}");
+    assert!(elapsed < Duration::from_secs(20), "{elapsed:?}");
     postgres.remove().await;
 }
 

@@ -89,7 +89,7 @@ async fn an_old_open_transaction_is_reported_where_a_table_must_change() {
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
     assert!(error.to_string().contains("pg_stat_activity"), "{error}");
     let elapsed = started.elapsed();
-    assert!(elapsed < timeout * 4, "{elapsed:?}");
+    assert!(elapsed < timeout * 20, "{elapsed:?}");
     assert_eq!(database.schema().await, schema);
     assert_eq!(database.rows().await, rows);
 

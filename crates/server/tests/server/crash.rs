@@ -15,7 +15,7 @@ const QUESTION: &str = "My name is Ada. What is 17 * 23?";
 /// With the checkpoint of the question.
 const CHECKPOINTS: usize = 4;
 /// How long a step takes where it is to be interrupted.
-const STEP: &str = "400";
+const STEP: &str = "1500";
 
 /// A database that outlives its servers.
 pub(crate) struct Installation {
@@ -211,7 +211,7 @@ fn try_ask(address: &str, chat: &str, content: &str) -> Option<(u16, Value)> {
 }
 
 pub(crate) fn wait_for<T>(attempt: impl Fn() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(found) = attempt() {
             return found;

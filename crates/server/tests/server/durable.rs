@@ -110,7 +110,7 @@ async fn until(mut condition: impl AsyncFnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    let waited = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
     waited.expect("the condition comes true");
 }
 
@@ -410,7 +410,7 @@ async fn died_in_tools(servers: &Servers, content: &str, calls: usize) {
     let running = servers.send(&engine, content, SendOptions::default());
     until_done(&hanging, calls).await;
     // What is done is recorded before the next hangs.
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
     drop(running);
 }
 

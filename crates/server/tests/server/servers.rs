@@ -16,7 +16,7 @@ use crate::{
 
 const QUESTION: &str = "My name is Ada. What is 17 * 23?";
 /// Milliseconds of a step that is to be cut short.
-const STEP: &str = "600";
+const STEP: &str = "1500";
 /// Seconds.
 const LEASE: &str = "1";
 

@@ -671,7 +671,7 @@ async fn until(mut condition: impl AsyncFnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let waited = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
     waited.expect("it does not happen");
 }
 

@@ -37,7 +37,16 @@ use process::{Boundary, Moment, Process, Stop};
 const ORDERS: &str = "AGENTKIT_TEST_ORDERS";
 
 /// A turn has at least so many boundaries; with fewer, the test does not cross what it is to cross.
-const BOUNDARIES: usize = 30;
+const BOUNDARIES: usize = 15;
+
+/// Calls that every turn here makes.
+const CALLS: [(&str, &str); 5] = [
+    ("agent", "step"),
+    ("tool", "charge"),
+    ("tool", "look"),
+    ("checkpoints", "put"),
+    ("checkpoints", "put writes"),
+];
 
 /// Of the pairs of boundaries at which two servers crash, one of so many is tried, unless this
 /// variable names another number: 1 for all.
@@ -288,6 +297,10 @@ impl Place {
         }));
         let crossed = process.crossed();
         assert!(crossed.len() >= BOUNDARIES, "{} boundaries", crossed.len());
+        for call in CALLS {
+            let made = crossed.iter().any(|made| (made.part, made.call) == call);
+            assert!(made, "{call:?} is no boundary");
+        }
         Undisturbed { outcome, crossed }
     }
 

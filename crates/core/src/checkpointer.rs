@@ -5,8 +5,8 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value as Json};
 
 use crate::{
-    ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, CheckpointTuple, Error, Fence,
-    Namespace, Page, PendingWrite, Result, ThreadId, Value, Version, validate,
+    ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, CheckpointTuple, Error, EventBatch,
+    Fence, Namespace, Page, PendingWrite, Result, ThreadId, TurnChange, Value, Version, validate,
 };
 
 /// The place of one checkpoint.
@@ -328,6 +328,21 @@ pub trait Checkpointer: Send + Sync {
     /// [`put_writes`](Self::put_writes) ask `fence` of their thread and are [`Error::Fenced`] where
     /// it refuses. On a database it costs no further round trip. Every other call is as before.
     fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer>;
+
+    /// As [`fenced`](Self::fenced), and [`put`](Self::put) and [`put_next`](Self::put_next) store
+    /// `events` with the checkpoint: both or neither. A sequence that the turn has already is
+    /// [`Error::Conflict`], unless it holds these very events: they are told once, however often
+    /// the call is repeated. A conversation that is gone is [`Error::NotFound`].
+    ///
+    /// A `change` of the turn is stored with them: all or nothing, refused as where it is made by
+    /// itself, and not to be repeated. On PostgreSQL all of it is one round trip where a turn
+    /// begins with [`Fence::Raise`] and ends with [`Fence::Hold`].
+    fn telling(
+        &self,
+        fence: Fence,
+        events: EventBatch,
+        change: Option<TurnChange>,
+    ) -> Arc<dyn Checkpointer>;
 
     /// Raises the epoch of a thread without writing to it: from now on older holders are refused,
     /// and what is read later is what they have left. A thread that does not exist, or has this

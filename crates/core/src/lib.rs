@@ -63,5 +63,5 @@ pub use message::{Message, MessageFilter, Role};
 pub use repository::{Entity, ListQuery, Order, Page, Repository, Start};
 pub use state::{CheckpointerExt, ThreadState, join_lists};
 pub use storage::{Storage, UnitOfWork};
-pub use turn::{Interrupt, Turn, TurnFilter, TurnStatus};
+pub use turn::{Interrupt, Turn, TurnChange, TurnFilter, TurnStatus};
 pub use value::{EncodeError, Value};

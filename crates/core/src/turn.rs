@@ -4,7 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ConversationId, Entity, InterruptId, MessageId, OwnerId, Result, TurnId, clock, now, validate,
+    ConversationId, Entity, InterruptId, Message, MessageId, OwnerId, Result, TurnId, clock, now,
+    validate,
 };
 
 /// How far a turn is.
@@ -53,6 +54,32 @@ impl TurnStatus {
     pub fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
     }
+}
+
+/// What becomes of a turn with one of its checkpoints; see
+/// [`Checkpointer::telling`](crate::Checkpointer::telling).
+#[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made twice a turn, one at a time"
+)]
+pub enum TurnChange {
+    /// It is added, and the message that it answers.
+    Begin {
+        /// The turn.
+        turn: Turn,
+        /// The message.
+        message: Message,
+    },
+    /// It is replaced, as by [`Leases::replace`](crate::Leases::replace), and its answer added.
+    End {
+        /// The turn as it is expected to be.
+        seen: Turn,
+        /// What replaces it.
+        ended: Turn,
+        /// The answer, if it has one.
+        answer: Option<Message>,
+    },
 }
 
 /// A question of the agent to a person, without whose answer it can't go on.

@@ -78,6 +78,14 @@ pub(crate) fn code(error: &DbErr) -> Option<String> {
         .map(Into::into)
 }
 
+/// The table whose row PostgreSQL refused.
+pub(crate) fn table(error: &DbErr) -> Option<String> {
+    sqlx_error(error)?
+        .as_database_error()?
+        .table()
+        .map(Into::into)
+}
+
 fn kind(error: &DbErr) -> Kind {
     if matches!(error, DbErr::Conn(RuntimeErr::Internal(_))) {
         return Kind::Busy;

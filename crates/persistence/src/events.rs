@@ -7,13 +7,14 @@ use chrono::{SecondsFormat, TimeDelta};
 use sea_orm::{DbErr, QueryResult, Value as SqlValue};
 use serde_json::{Value as Json, json};
 use sqlx::postgres::{PgListener, PgPoolOptions};
+use uuid::Uuid;
 use yai_agentkit_core::{
     Announcements, ConversationId, Error, EventBatch, LatestBatches, Result, TurnEvents, TurnId,
     now,
 };
 
 use crate::{
-    checkpointer::Sql,
+    checkpointer::{PostgresArguments, Sql},
     connection::{Connection, PostgresSource, retrying},
     error::{
         from_sqlx, is_disconnected, is_foreign_key_violation, is_unique_violation, storage_error,
@@ -28,6 +29,14 @@ VALUES ($1, $2, $3, $4::json, now())",
     sqlite: "INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
 VALUES ($1, $2, $3, $4, $5)",
 };
+
+/// As [`APPEND`], unless it is there. (PostgreSQL has this within the statement of the checkpoint.)
+const TELL: &str = "INSERT INTO agent_turn_events
+    (conversation_id, turn_id, sequence, events, created_at)
+SELECT $1, $2, $3, $4, $5 WHERE $4 IS NOT (
+    SELECT events FROM agent_turn_events
+    WHERE conversation_id = $1 AND turn_id = $2 AND sequence = $3
+)";
 
 const READ: Sql = Sql {
     postgres: "SELECT sequence, events::text FROM agent_turn_events
@@ -71,17 +80,73 @@ const CHANNEL: &str = "agentkit_turn_events";
 /// A notification may have 8000 bytes; a turn with its sequence takes at most 60.
 const TURNS_IN_A_NOTIFICATION: usize = 100;
 
+/// A batch as its row holds it.
+pub(crate) struct EventRow {
+    pub(crate) conversation_id: Uuid,
+    pub(crate) turn_id: Uuid,
+    pub(crate) sequence: i64,
+    /// JSON.
+    pub(crate) events: String,
+}
+
+impl From<&EventBatch> for EventRow {
+    fn from(batch: &EventBatch) -> Self {
+        Self {
+            conversation_id: batch.conversation_id.0,
+            turn_id: batch.turn_id.0,
+            sequence: batch.sequence.cast_signed(),
+            events: Json::from(batch.events.as_slice()).to_string(),
+        }
+    }
+}
+
+impl EventRow {
+    /// Stores it, unless it is there.
+    pub(crate) async fn tell(&self, transaction: &Connection) -> Result<(), DbErr> {
+        self.execute(transaction, Sql::same(TELL)).await
+    }
+
+    /// Its four columns.
+    pub(crate) fn add_to(&self, arguments: &mut PostgresArguments) -> Result<(), DbErr> {
+        arguments.add(self.conversation_id)?;
+        arguments.add(self.turn_id)?;
+        arguments.add(self.sequence)?;
+        arguments.add(self.events.clone())
+    }
+
+    async fn execute(&self, connection: &Connection, sql: Sql) -> Result<(), DbErr> {
+        let mut values: Vec<SqlValue> = vec![
+            self.conversation_id.into(),
+            self.turn_id.into(),
+            self.sequence.into(),
+            self.events.as_str().into(),
+        ];
+        if !connection.is_postgres() {
+            values.push(now().to_rfc3339_opts(SecondsFormat::Micros, true).into());
+        }
+        sql.execute(connection, values).await.map(drop)
+    }
+}
+
+/// `error` of an `operation` that may store a batch.
+pub(crate) fn refused(operation: &'static str, batch: Option<&EventBatch>, error: DbErr) -> Error {
+    match batch {
+        Some(batch) if is_unique_violation(&error) => {
+            let id = format!("{} of turn {}", batch.sequence, batch.turn_id);
+            Error::conflict("event batch", id)
+        }
+        Some(batch) if is_foreign_key_violation(&error) => {
+            Error::not_found("conversation", batch.conversation_id)
+        }
+        _ => storage_error(operation, error),
+    }
+}
+
 pub(crate) struct SqlTurnEvents(pub(crate) Connection);
 
 impl SqlTurnEvents {
     async fn insert(&self, batch: &EventBatch) -> Result<(), DbErr> {
-        let mut values = place(batch.conversation_id, batch.turn_id);
-        values.push(batch.sequence.cast_signed().into());
-        values.push(Json::from(batch.events.clone()).to_string().into());
-        if !self.0.is_postgres() {
-            values.push(now().to_rfc3339_opts(SecondsFormat::Micros, true).into());
-        }
-        APPEND.execute(&self.0, values).await.map(drop)
+        EventRow::from(batch).execute(&self.0, APPEND).await
     }
 
     /// Whether a batch is stored exactly so.
@@ -115,16 +180,7 @@ impl TurnEvents for SqlTurnEvents {
                 return Ok(());
             }
         }
-        added.map_err(|error| {
-            if is_unique_violation(&error) {
-                let id = format!("{} of turn {}", batch.sequence, batch.turn_id);
-                Error::conflict("event batch", id)
-            } else if is_foreign_key_violation(&error) {
-                Error::not_found("conversation", batch.conversation_id)
-            } else {
-                storage_error("append events", error)
-            }
-        })
+        added.map_err(|error| refused("append events", Some(&batch), error))
     }
 
     async fn read(

@@ -6,10 +6,14 @@ use serde_json::json;
 
 use super::{
     Case,
-    fixtures::{AWKWARD, add_conversation, all_at_once, assert_conflict, assert_not_found, moment},
+    fixtures::{
+        AWKWARD, TestThread, add_conversation, all_at_once, assert_conflict, assert_fenced,
+        assert_not_found, moment,
+    },
 };
 use crate::{
-    ConversationId, EventBatch, LatestBatches, MessageId, Result, Storage, Turn, TurnId, TurnStatus,
+    ConversationId, EventBatch, Fence, LatestBatches, MessageId, Result, Storage, Turn, TurnId,
+    TurnStatus,
 };
 
 pub(super) const CASES: &[Case] = cases!["events":
@@ -23,6 +27,12 @@ pub(super) const CASES: &[Case] = cases!["events":
     batches_go_with_their_conversation,
     only_old_batches_of_turns_that_have_ended_are_deleted,
     batches_are_part_of_a_unit,
+    a_checkpoint_tells_what_is_stored_with_it,
+    a_checkpoint_that_is_refused_tells_nothing,
+    what_can_not_be_told_is_not_stored,
+    what_is_told_again_is_told_once,
+    what_a_unit_tells_goes_with_it,
+    of_many_that_tell_at_once_only_those_who_hold_their_threads_do,
     an_announcement_disturbs_nobody,
 ];
 
@@ -182,6 +192,184 @@ async fn batches_are_part_of_a_unit(storage: Arc<dyn Storage>) {
     unit.turn_events().append(batch(&turn, 1)).await.unwrap();
     unit.commit().await.unwrap();
     assert_eq!(read(&storage, &turn).await, [batch(&turn, 1)]);
+}
+
+/// `thread` as seen by who tells a batch with each checkpoint.
+fn telling(thread: &TestThread, fence: Fence, batch: EventBatch) -> TestThread {
+    TestThread {
+        checkpointer: thread.checkpointer.telling(fence, batch, None),
+        ..thread.clone()
+    }
+}
+
+async fn try_put(thread: &TestThread) -> Result<()> {
+    let draft = thread.draft(None);
+    thread.checkpointer.put(draft).await.map(drop)
+}
+
+async fn try_put_next(thread: &TestThread) -> Result<()> {
+    let draft = thread.draft(thread.latest().await.as_ref());
+    thread.checkpointer.put_next(draft).await.map(drop)
+}
+
+async fn a_checkpoint_tells_what_is_stored_with_it(storage: Arc<dyn Storage>) {
+    let (turn, thread) = (add_turn(&storage).await, TestThread::new(&storage));
+    let tells = |fence, sequence| telling(&thread, fence, batch(&turn, sequence));
+    try_put(&tells(Fence::Raise(1), 1)).await.unwrap();
+    try_put(&tells(Fence::Hold(1), 2)).await.unwrap();
+    try_put_next(&tells(Fence::Hold(1), 3)).await.unwrap();
+    try_put_next(&tells(Fence::Raise(2), 4)).await.unwrap();
+    let told: Vec<_> = (1..=4).map(|sequence| batch(&turn, sequence)).collect();
+    assert_eq!(read(&storage, &turn).await, told);
+    assert_eq!(thread.ids().await.len(), 4);
+    // Pending writes tell nothing, and who was told to tell something may still be fenced anew.
+    let holder = tells(Fence::Hold(2), 5);
+    let latest = thread.latest().await.unwrap();
+    holder.write(&latest, "task", &[("a", "1")]).await;
+    let silent = TestThread {
+        checkpointer: holder.checkpointer.fenced(Fence::Hold(2)),
+        ..thread.clone()
+    };
+    try_put(&silent).await.unwrap();
+    assert_eq!(read(&storage, &turn).await, told);
+}
+
+async fn a_checkpoint_that_is_refused_tells_nothing(storage: Arc<dyn Storage>) {
+    let (turn, thread) = (add_turn(&storage).await, TestThread::new(&storage));
+    let tells = |fence| telling(&thread, fence, batch(&turn, 1));
+    assert_fenced(try_put(&tells(Fence::Hold(1))).await, 0);
+    thread
+        .checkpointer
+        .fenced(Fence::Raise(7))
+        .put(thread.draft(None))
+        .await
+        .unwrap();
+    for fence in [Fence::Hold(6), Fence::Hold(8), Fence::Raise(7)] {
+        assert_fenced(try_put(&tells(fence)).await, 7);
+        assert_fenced(try_put_next(&tells(fence)).await, 7);
+    }
+    let unrelated = thread.draft(None);
+    let holder = tells(Fence::Hold(7)).checkpointer;
+    assert_conflict(holder.put_next(unrelated).await);
+    assert_eq!(read(&storage, &turn).await, []);
+    assert_eq!(thread.ids().await.len(), 1);
+}
+
+async fn what_can_not_be_told_is_not_stored(storage: Arc<dyn Storage>) {
+    let (turn, thread) = (add_turn(&storage).await, TestThread::new(&storage));
+    let batches = append(&storage, &turn, &[1]).await;
+    let taken = EventBatch {
+        events: vec![json!("another")],
+        ..batch(&turn, 1)
+    };
+    let nowhere = batch(&Turn::new(ConversationId::new(), MessageId::new()), 1);
+    let first = thread.draft(None);
+    thread
+        .checkpointer
+        .fenced(Fence::Raise(1))
+        .put(first)
+        .await
+        .unwrap();
+    for fence in [Fence::Hold(1), Fence::Raise(2)] {
+        let conflicting = telling(&thread, fence, taken.clone());
+        assert_conflict(try_put(&conflicting).await);
+        assert_conflict(try_put_next(&conflicting).await);
+        let lost = telling(&thread, fence, nowhere.clone());
+        assert_not_found(try_put(&lost).await);
+        assert_not_found(try_put_next(&lost).await);
+    }
+    assert_eq!(read(&storage, &turn).await, batches);
+    assert_eq!(thread.ids().await.len(), 1);
+    // Nor was the thread raised.
+    try_put(&telling(&thread, Fence::Hold(1), batch(&turn, 2)))
+        .await
+        .unwrap();
+}
+
+async fn what_is_told_again_is_told_once(storage: Arc<dyn Storage>) {
+    let (turn, thread) = (add_turn(&storage).await, TestThread::new(&storage));
+    try_put(&telling(&thread, Fence::Raise(1), batch(&turn, 1)))
+        .await
+        .unwrap();
+    let holder = telling(&thread, Fence::Hold(1), batch(&turn, 2));
+    let draft = thread.draft(None);
+    for _ in 0..3 {
+        holder.put(&draft).await;
+    }
+    let again = (0..8).map(|_| {
+        let (holder, draft) = (holder.clone(), draft.clone());
+        async move { holder.put(&draft).await }
+    });
+    all_at_once(again).await;
+    assert_eq!(
+        read(&storage, &turn).await,
+        [batch(&turn, 1), batch(&turn, 2)]
+    );
+    assert_eq!(thread.ids().await.len(), 2);
+}
+
+async fn what_a_unit_tells_goes_with_it(storage: Arc<dyn Storage>) {
+    let (turn, thread) = (add_turn(&storage).await, TestThread::new(&storage));
+    for commits in [false, true] {
+        let unit = storage.begin().await.unwrap();
+        let within = TestThread {
+            checkpointer: unit.checkpointer(),
+            ..thread.clone()
+        };
+        try_put(&telling(&within, Fence::Raise(1), batch(&turn, 1)))
+            .await
+            .unwrap();
+        let holder = telling(&within, Fence::Hold(1), batch(&turn, 2));
+        let draft = thread.draft(None);
+        for _ in 0..2 {
+            holder.put(&draft).await;
+        }
+        if commits {
+            unit.commit().await.unwrap();
+        } else {
+            drop(unit);
+            assert_eq!(read(&storage, &turn).await, []);
+        }
+    }
+    assert_eq!(
+        read(&storage, &turn).await,
+        [batch(&turn, 1), batch(&turn, 2)]
+    );
+    assert_eq!(thread.ids().await.len(), 2);
+}
+
+async fn of_many_that_tell_at_once_only_those_who_hold_their_threads_do(storage: Arc<dyn Storage>) {
+    let mut threads = Vec::new();
+    for _ in 0..12 {
+        let (turn, thread) = (add_turn(&storage).await, TestThread::new(&storage));
+        try_put(&telling(&thread, Fence::Raise(3), batch(&turn, 1)))
+            .await
+            .unwrap();
+        threads.push((turn, thread));
+    }
+    // Of each thread its owner, a former one, and somebody who asks nothing.
+    let puts = threads.iter().flat_map(|(turn, thread)| {
+        [Some(Fence::Hold(2)), Some(Fence::Hold(3)), None].map(|fence| {
+            let caller = match fence {
+                Some(fence) => telling(thread, fence, batch(turn, 2)),
+                None => thread.clone(),
+            };
+            async move { (fence, try_put(&caller).await) }
+        })
+    });
+    for (fence, outcome) in all_at_once(puts.collect::<Vec<_>>()).await {
+        match fence {
+            Some(Fence::Hold(2)) => assert_fenced(outcome, 3),
+            _ => outcome.unwrap(),
+        }
+    }
+    for (turn, thread) in threads {
+        assert_eq!(
+            read(&storage, &turn).await,
+            [batch(&turn, 1), batch(&turn, 2)]
+        );
+        assert_eq!(thread.ids().await.len(), 3);
+    }
 }
 
 async fn an_announcement_disturbs_nobody(storage: Arc<dyn Storage>) {

@@ -1,13 +1,13 @@
 //! Fences: of several owners of a thread only the last one writes; and puts at the latest
 //! checkpoint.
 
-use std::{fmt::Debug, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     Case,
     fixtures::{
-        TestThread, all_at_once, ascending_ids, assert_conflict, assert_invalid, fresh,
-        listed_until, text_of,
+        TestThread, all_at_once, ascending_ids, assert_conflict, assert_fenced, assert_invalid,
+        fresh, listed_until, text_of,
     },
 };
 use crate::{
@@ -25,6 +25,7 @@ pub(super) const CASES: &[Case] = cases!["fencing":
     an_epoch_that_can_not_be_stored_is_refused,
     a_fence_within_a_unit_of_work_goes_with_it,
     of_many_that_raise_a_thread_at_once_one_wins,
+    nothing_of_a_former_owner_comes_after_a_raise,
     a_put_next_follows_the_latest_checkpoint,
     of_many_puts_next_at_once_one_wins,
 ];
@@ -33,14 +34,6 @@ fn fenced(thread: &TestThread, fence: Fence) -> TestThread {
     TestThread {
         checkpointer: thread.checkpointer.fenced(fence),
         ..thread.clone()
-    }
-}
-
-#[track_caller]
-fn assert_fenced<T: Debug>(result: Result<T>, expected: u64) {
-    match result {
-        Err(Error::Fenced { epoch, .. }) => assert_eq!(epoch, expected),
-        other => panic!("{other:?}"),
     }
 }
 
@@ -235,6 +228,37 @@ async fn of_many_that_raise_a_thread_at_once_one_wins(storage: Arc<dyn Storage>)
         }
     }
     assert_eq!(thread.ids().await.len(), 5);
+}
+
+async fn nothing_of_a_former_owner_comes_after_a_raise(storage: Arc<dyn Storage>) {
+    let (thread, others) = (TestThread::new(&storage), TestThread::new(&storage));
+    try_put(&fenced(&thread, Fence::Raise(1))).await.unwrap();
+    for epoch in 1..=5 {
+        let owner = fenced(&thread, Fence::Hold(epoch));
+        let calls = (0..24).map(|call| {
+            let (owner, other) = (owner.clone(), others.called(fresh()));
+            async move {
+                match call % 3 {
+                    0 => try_put(&owner).await,
+                    1 => try_write(&owner, "task", "a").await,
+                    // So that there is something to share.
+                    _ => try_put(&other).await.map(drop),
+                }
+            }
+        });
+        let calls = tokio::spawn(all_at_once(calls.collect::<Vec<_>>()));
+        let raised = thread.checkpointer.raise_epoch(&thread.id, epoch + 1);
+        raised.await.unwrap();
+        let left = thread.ids().await;
+        for (call, outcome) in calls.await.unwrap().into_iter().enumerate() {
+            match outcome {
+                Err(Error::Fenced { .. }) if call % 3 < 2 => assert_fenced(outcome, epoch + 1),
+                outcome => outcome.unwrap(),
+            }
+        }
+        assert_eq!(thread.ids().await, left);
+        assert_fenced(try_put(&owner).await, epoch + 1);
+    }
 }
 
 async fn put_next(thread: &TestThread, parent: Option<&CheckpointId>) -> Result<()> {

@@ -380,3 +380,11 @@ pub(super) fn assert_invalid<T: Debug>(result: Result<T>, expected: &str) {
         other => panic!("{other:?} instead of a refused {expected}"),
     }
 }
+
+#[track_caller]
+pub(super) fn assert_fenced<T: Debug>(result: Result<T>, expected: u64) {
+    match result {
+        Err(Error::Fenced { epoch, .. }) => assert_eq!(epoch, expected),
+        other => panic!("{other:?}"),
+    }
+}

@@ -6,12 +6,12 @@ use std::{
 use async_trait::async_trait;
 use serde_json::Value as Json;
 
-use super::Access;
+use super::{Access, State, lease::replace, repository::add};
 use crate::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
-    CheckpointSelector, CheckpointTuple, Checkpointer, DeltaChannelHistory, Error, Fence,
-    Namespace, NewCheckpoint, NewWrites, Page, PendingWrite, PruneStrategy, Result, TASKS, Thread,
-    ThreadCursor, ThreadId, Value, now,
+    CheckpointSelector, CheckpointTuple, Checkpointer, DeltaChannelHistory, Entity, Error,
+    EventBatch, Fence, Namespace, NewCheckpoint, NewWrites, Page, PendingWrite, PruneStrategy,
+    Result, TASKS, Thread, ThreadCursor, ThreadId, TurnChange, Value, now,
     retention::{CheckpointSummary, Place, Retention},
 };
 
@@ -285,9 +285,37 @@ fn sibling(key: &CheckpointKey, id: &CheckpointId) -> CheckpointKey {
     }
 }
 
+impl State {
+    /// Where it is refused, the state is of no more use.
+    fn change(&mut self, change: TurnChange) -> Result<()> {
+        match change {
+            TurnChange::Begin { turn, message } => {
+                message.validate()?;
+                turn.validate()?;
+                add(self, &message)?;
+                add(self, &turn)
+            }
+            TurnChange::End {
+                seen,
+                mut ended,
+                answer,
+            } => {
+                ended.validate()?;
+                if let Some(answer) = answer {
+                    answer.validate()?;
+                    add(self, &answer)?;
+                }
+                replace(self, &seen, &mut ended)
+            }
+        }
+    }
+}
+
 pub(super) struct MemoryCheckpointer {
     access: Access,
     fence: Option<Fence>,
+    /// What is stored with a checkpoint.
+    told: Option<(EventBatch, Option<TurnChange>)>,
 }
 
 impl MemoryCheckpointer {
@@ -295,7 +323,26 @@ impl MemoryCheckpointer {
         Self {
             access,
             fence: None,
+            told: None,
         }
+    }
+
+    /// Stores a checkpoint that nothing speaks against but its fence and what it tells.
+    fn store(&self, state: &mut State, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
+        state.checkpoints.check(&checkpoint.thread_id, self.fence)?;
+        if let Some((events, change)) = &self.told {
+            let mut changed = state.clone();
+            if let Some(change) = change {
+                changed.change(change.clone())?;
+            }
+            if !changed.has_told(events) {
+                changed.append(events.clone())?;
+            }
+            *state = changed;
+        }
+        let tables = &mut state.checkpoints;
+        tables.raise(&checkpoint.thread_id, self.fence);
+        Ok(tables.put(checkpoint))
     }
 }
 
@@ -350,12 +397,7 @@ impl Checkpointer for MemoryCheckpointer {
     async fn put(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
         checkpoint.validate()?;
         self.access
-            .write(|state| {
-                let tables = &mut state.checkpoints;
-                tables.check(&checkpoint.thread_id, self.fence)?;
-                tables.raise(&checkpoint.thread_id, self.fence);
-                Ok(tables.put(checkpoint))
-            })
+            .write(|state| self.store(state, checkpoint))
             .await
     }
 
@@ -363,7 +405,7 @@ impl Checkpointer for MemoryCheckpointer {
         checkpoint.validate()?;
         self.access
             .write(|state| {
-                let tables = &mut state.checkpoints;
+                let tables = &state.checkpoints;
                 let key = checkpoint.key();
                 let latest = tables.checkpoints.keys().rev().find(|other| {
                     (&other.thread_id, &other.namespace) == (&key.thread_id, &key.namespace)
@@ -375,8 +417,7 @@ impl Checkpointer for MemoryCheckpointer {
                     let latest = latest.map_or_else(|| "none".to_owned(), |id| id.to_string());
                     return Err(Error::conflict("latest checkpoint", latest));
                 }
-                tables.raise(&key.thread_id, self.fence);
-                Ok(tables.put(checkpoint))
+                self.store(state, checkpoint)
             })
             .await
     }
@@ -401,6 +442,20 @@ impl Checkpointer for MemoryCheckpointer {
         Arc::new(Self {
             access: self.access.clone(),
             fence: Some(fence),
+            told: None,
+        })
+    }
+
+    fn telling(
+        &self,
+        fence: Fence,
+        events: EventBatch,
+        change: Option<TurnChange>,
+    ) -> Arc<dyn Checkpointer> {
+        Arc::new(Self {
+            access: self.access.clone(),
+            fence: Some(fence),
+            told: Some((events, change)),
         })
     }
 

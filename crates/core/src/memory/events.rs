@@ -7,31 +7,42 @@ use serde_json::Value as Json;
 use super::{Access, State};
 use crate::{
     Announcements, ConversationId, Error, EventBatch, LatestBatches, Result, TurnEvents, TurnId,
-    TurnStatus, now,
+    now,
 };
 
 /// The events and the time of each batch.
 pub(super) type Batches = BTreeMap<(ConversationId, TurnId, u64), (Vec<Json>, DateTime<Utc>)>;
+
+impl State {
+    /// Adds a batch to an existing conversation, under a sequence that is free.
+    pub(super) fn append(&mut self, batch: EventBatch) -> Result<()> {
+        let conversation = batch.conversation_id;
+        if !self.conversations.contains_key(&conversation) {
+            return Err(Error::not_found("conversation", conversation));
+        }
+        let key = (conversation, batch.turn_id, batch.sequence);
+        if self.events.contains_key(&key) {
+            let id = format!("{} of turn {}", batch.sequence, batch.turn_id);
+            return Err(Error::conflict("event batch", id));
+        }
+        self.events.insert(key, (batch.events, now()));
+        Ok(())
+    }
+
+    /// Whether exactly this batch is there.
+    pub(super) fn has_told(&self, batch: &EventBatch) -> bool {
+        let key = (batch.conversation_id, batch.turn_id, batch.sequence);
+        let stored = self.events.get(&key);
+        stored.is_some_and(|(events, _)| *events == batch.events)
+    }
+}
 
 pub(super) struct MemoryTurnEvents(pub(super) Access);
 
 #[async_trait]
 impl TurnEvents for MemoryTurnEvents {
     async fn append(&self, batch: EventBatch) -> Result<()> {
-        let append = |state: &mut State| {
-            let conversation = batch.conversation_id;
-            if !state.conversations.contains_key(&conversation) {
-                return Err(Error::not_found("conversation", conversation));
-            }
-            let key = (conversation, batch.turn_id, batch.sequence);
-            if state.events.contains_key(&key) {
-                let id = format!("{} of turn {}", batch.sequence, batch.turn_id);
-                return Err(Error::conflict("event batch", id));
-            }
-            state.events.insert(key, (batch.events, now()));
-            Ok(())
-        };
-        self.0.write(append).await
+        self.0.write(|state| state.append(batch)).await
     }
 
     async fn read(
@@ -76,9 +87,7 @@ impl TurnEvents for MemoryTurnEvents {
             let (turns, before) = (&state.turns, state.events.len());
             let now = now();
             state.events.retain(|(_, turn, _), (_, stored_at)| {
-                let has_ended = turns.get(turn).is_none_or(|turn| {
-                    matches!(turn.status, TurnStatus::Completed | TurnStatus::Failed)
-                });
+                let has_ended = turns.get(turn).is_none_or(|turn| turn.status.is_final());
                 let is_old = (now - *stored_at).to_std().is_ok_and(|passed| passed > age);
                 !(has_ended && is_old)
             });

@@ -31,19 +31,24 @@ fn store(state: &mut State, turn: &Turn) {
     state.renewed_at.insert(turn.id, now());
 }
 
+pub(super) fn replace(state: &mut State, seen: &Turn, next: &mut Turn) -> Result<()> {
+    let stored = state.turns.get(&seen.id);
+    let as_seen = |turn: &Turn| (turn.status, turn.epoch) == (seen.status, seen.epoch);
+    if !stored.is_some_and(as_seen) {
+        return Err(Error::conflict(Turn::NAME, seen.id));
+    }
+    check(state, next)?;
+    next.touch(now());
+    store(state, next);
+    Ok(())
+}
+
 #[async_trait]
 impl Leases for MemoryLeases {
     async fn replace(&self, seen: &Turn, mut next: Turn) -> Result<Turn> {
         next.validate()?;
         let replaced = |state: &mut State| {
-            let stored = state.turns.get(&seen.id);
-            let as_seen = |turn: &Turn| (turn.status, turn.epoch) == (seen.status, seen.epoch);
-            if !stored.is_some_and(as_seen) {
-                return Err(Error::conflict(Turn::NAME, seen.id));
-            }
-            check(state, &next)?;
-            next.touch(now());
-            store(state, &next);
+            replace(state, seen, &mut next)?;
             Ok(next)
         };
         self.0.write(replaced).await

@@ -56,6 +56,15 @@ pub(super) fn check<E: MemoryEntity>(state: &State, entity: &E) -> Result<()> {
     Ok(())
 }
 
+pub(super) fn add<E: MemoryEntity>(state: &mut State, entity: &E) -> Result<()> {
+    check(state, entity)?;
+    let rows = E::rows_mut(state);
+    if rows.insert(entity.id(), entity.clone()).is_some() {
+        return Err(Error::conflict(E::NAME, entity.id()));
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl<E: MemoryEntity> Repository<E> for MemoryRepository<E> {
     async fn get(&self, id: &E::Id) -> Result<Option<E>> {
@@ -100,11 +109,7 @@ impl<E: MemoryEntity> Repository<E> for MemoryRepository<E> {
             .write(|state| {
                 let mut changed = state.clone();
                 for entity in &entities {
-                    check(&changed, entity)?;
-                    let rows = E::rows_mut(&mut changed);
-                    if rows.insert(entity.id(), entity.clone()).is_some() {
-                        return Err(Error::conflict(E::NAME, entity.id()));
-                    }
+                    add(&mut changed, entity)?;
                 }
                 *state = changed;
                 Ok(entities)

@@ -1,28 +1,26 @@
-//! Writes that ask a [`Fence`]: one statement on PostgreSQL, each alone.
+//! What asks a [`Fence`]: the statements of a write that is alone, `put_next` and `raise_epoch`.
 
 use sea_orm::DbErr;
-use yai_agentkit_core::{CheckpointId, Error, Fence, Result, ThreadId, now};
+use yai_agentkit_core::{CheckpointId, Error, Fence, Result, ThreadId, TurnChange, now};
 
 use super::{
-    NewRawCheckpoint, Sql,
+    NewRawCheckpoint, PUT_CHECKPOINT, Sql,
     threads::time_value,
-    write::{Write, put_arguments, put_writes_arguments, write},
+    turn,
+    write::{self, Fenced, New, PostgresArguments, Write, put_arguments, put_writes_arguments},
 };
-use crate::{
-    connection::{Connection, PostgresSource, retrying},
-    error::storage_error,
-};
+use crate::{connection::Connection, error::storage_error};
 
 /// A statement for [`Fence::Raise`] and one for [`Fence::Hold`], which first take the row of the
 /// thread $1, and write only if they get it: `$epoch` is the parameter of the epoch.
-struct Fenced {
-    raise: &'static str,
-    hold: &'static str,
+pub(super) struct Statement {
+    pub(super) raise: &'static str,
+    pub(super) hold: &'static str,
 }
 
 macro_rules! fenced {
     ($epoch:literal, $write:expr) => {
-        Fenced {
+        Statement {
             raise: concat!(
                 "WITH thread AS (
     INSERT INTO threads AS t (thread_id, updated_at, epoch)
@@ -52,9 +50,14 @@ macro_rules! fenced {
     };
 }
 
-const PUT: Fenced = fenced!(
-    "$11",
-    "blobs AS (
+/// A put, behind what it `$tells`.
+macro_rules! fenced_put {
+    ($tells:literal) => {
+        fenced!(
+            "$11",
+            concat!(
+                $tells,
+                "blobs AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
     SELECT $1, $2, b.* FROM thread, unnest($7::text[], $8::text[], $9::text[], $10::bytea[]) b
     ON CONFLICT DO NOTHING
@@ -65,12 +68,28 @@ const PUT: Fenced = fenced!(
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
     DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
 )"
+            )
+        )
+    };
+}
+pub(super) const PUT: Statement = fenced_put!("");
+
+/// Events that are there already are not told again.
+pub(super) const PUT_TELLING: Statement = fenced_put!(
+    "told AS (
+    INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
+    SELECT $12::uuid, $13::uuid, $14::bigint, $15::json, now() FROM thread
+    WHERE $15 IS DISTINCT FROM (
+        SELECT e.events::text FROM agent_turn_events e
+        WHERE e.conversation_id = $12 AND e.turn_id = $13 AND e.sequence = $14
+    )
+), "
 );
 
 /// As [`fenced!`], but the time of a thread that is there stays: it is indexed.
 macro_rules! fenced_writes {
     ($conflict:literal) => {
-        Fenced {
+        Statement {
             raise: concat!(
                 "WITH thread AS (
     INSERT INTO threads AS t (thread_id, updated_at, epoch)
@@ -102,8 +121,8 @@ macro_rules! fenced_writes {
     };
 }
 
-const FIRST_WRITE_STAYS: Fenced = fenced_writes!("DO NOTHING");
-const LAST_WRITE_COUNTS: Fenced = fenced_writes!(
+const FIRST_WRITE_STAYS: Statement = fenced_writes!("DO NOTHING");
+const LAST_WRITE_COUNTS: Statement = fenced_writes!(
     "DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob"
 );
 
@@ -139,26 +158,28 @@ WHERE thread_id = $1 AND checkpoint_ns = $2 AND checkpoint_id <> $3
 ORDER BY checkpoint_id DESC LIMIT 1",
 );
 
-/// Writes where the fence admits it; else [`Error::Fenced`].
-pub(super) async fn write_fenced(
-    connection: &Connection,
-    operation: &'static str,
-    new: Write,
-    fence: Fence,
-) -> Result<()> {
-    let epoch = fence.stored_epoch()?;
-    let thread_id = new.key().thread_id.clone();
-    let written = match connection {
-        // One that raises would refuse itself the second time.
-        Connection::Postgres(postgres) if matches!(fence, Fence::Raise(_)) => {
-            write_postgres(postgres, &new, fence, epoch).await
-        }
-        Connection::Postgres(postgres) => {
-            retrying!(connection, write_postgres(postgres, &new, fence, epoch))
-        }
-        Connection::Sqlite(_) => write_sqlite(connection, new, fence, epoch).await,
+/// What writes something to its thread, if that admits it: then it returns a row.
+pub(super) fn statement(
+    new: &New,
+    fenced: &Fenced,
+) -> Result<(&'static str, PostgresArguments), DbErr> {
+    let events = fenced.events.as_ref();
+    let (statement, arguments) = match new {
+        New::Checkpoint(new) if events.is_some() => (PUT_TELLING, put_arguments(new)),
+        New::Checkpoint(new) => (PUT, put_arguments(new)),
+        New::Writes(new) if new.replaces() => (LAST_WRITE_COUNTS, put_writes_arguments(new)),
+        New::Writes(new) => (FIRST_WRITE_STAYS, put_writes_arguments(new)),
     };
-    admitted(connection, operation, &thread_id, written).await
+    let mut arguments = arguments?;
+    arguments.add(fenced.epoch)?;
+    if let Some(events) = events {
+        events.add_to(&mut arguments)?;
+    }
+    let sql = match fenced.fence {
+        Fence::Raise(_) => statement.raise,
+        Fence::Hold(_) => statement.hold,
+    };
+    Ok((sql, arguments))
 }
 
 /// Stores a checkpoint whose parent is the latest. The statement that looks comes after the one
@@ -166,20 +187,21 @@ pub(super) async fn write_fenced(
 pub(super) async fn put_next(
     connection: &Connection,
     new: NewRawCheckpoint,
-    fence: Option<Fence>,
+    fenced: Option<Fenced>,
+    change: Option<&TurnChange>,
+    failed: impl Fn(DbErr) -> Error,
 ) -> Result<()> {
-    const OPERATION: &str = "put checkpoint";
-    let failed = |error| storage_error(OPERATION, error);
-    let transaction = connection.begin().await.map_err(failed)?;
+    let transaction = connection.begin().await.map_err(&failed)?;
     let key = new.key.clone();
-    match fence {
-        Some(fence) => {
-            let taken = take(&transaction, &key.thread_id, fence, fence.stored_epoch()?).await;
-            admitted(&transaction, OPERATION, &key.thread_id, taken).await?;
+    match &fenced {
+        Some(fenced) => {
+            let taken = take(&transaction, &key.thread_id, fenced).await;
+            let taken = taken.map_err(&failed)?;
+            admitted(&transaction, PUT_CHECKPOINT, &key.thread_id, taken).await?;
         }
         None => {
             let locked = LOCK.execute(&transaction, vec![key.thread_id.as_str().into()]);
-            locked.await.map_err(failed)?;
+            locked.await.map_err(&failed)?;
         }
     }
     let place = [
@@ -188,15 +210,27 @@ pub(super) async fn put_next(
         key.checkpoint_id.as_str(),
     ];
     let rows = LATEST.rows(&transaction, place.map(Into::into).into());
-    let rows = rows.await.map_err(failed)?;
+    let rows = rows.await.map_err(&failed)?;
     let latest = rows.first().map(|row| row.try_get_by_index::<String>(0));
-    let latest = latest.transpose().map_err(failed)?;
+    let latest = latest.transpose().map_err(&failed)?;
     if latest.as_deref() != new.parent.as_ref().map(CheckpointId::as_str) {
         let latest = latest.unwrap_or_else(|| "none".to_owned());
         return Err(Error::conflict("latest checkpoint", latest));
     }
-    let written = write(&transaction, &[Write::Checkpoint(new)]).await;
-    written.map_err(failed)?;
+    if let Some(change) = change {
+        turn::change_turn(&transaction, change).await?;
+    }
+    let write = Write {
+        new: New::Checkpoint(new),
+        // It has the epoch by now.
+        fenced: fenced.map(|fenced| Fenced {
+            fence: Fence::Hold(fenced.fence.epoch()),
+            ..fenced
+        }),
+    };
+    write::write(&transaction, &[write])
+        .await
+        .map_err(&failed)?;
     transaction.commit().await.map_err(failed)
 }
 
@@ -206,62 +240,22 @@ pub(super) async fn raise_epoch(
     thread_id: &ThreadId,
     epoch: u64,
 ) -> Result<()> {
+    const OPERATION: &str = "raise epoch";
     let epoch = Fence::Raise(epoch).stored_epoch()?;
     let values = vec![thread_id.as_str().into(), epoch.into()];
     let raised = RAISE.execute(connection, values).await;
-    admitted(
-        connection,
-        "raise epoch",
-        thread_id,
-        raised.map(|rows| rows > 0),
-    )
-    .await
-}
-
-async fn write_postgres(
-    postgres: &PostgresSource,
-    new: &Write,
-    fence: Fence,
-    epoch: i64,
-) -> Result<bool, DbErr> {
-    let (sql, arguments) = match new {
-        Write::Checkpoint(new) => (PUT, put_arguments(new)),
-        Write::Writes(new) if new.replaces() => (LAST_WRITE_COUNTS, put_writes_arguments(new)),
-        Write::Writes(new) => (FIRST_WRITE_STAYS, put_writes_arguments(new)),
-    };
-    let sql = match fence {
-        Fence::Raise(_) => sql.raise,
-        Fence::Hold(_) => sql.hold,
-    };
-    let mut arguments = arguments?;
-    arguments.add(epoch)?;
-    Ok(postgres.execute(sql, arguments.0).await? > 0)
-}
-
-async fn write_sqlite(
-    connection: &Connection,
-    new: Write,
-    fence: Fence,
-    epoch: i64,
-) -> Result<bool, DbErr> {
-    let transaction = connection.begin().await?;
-    if !take(&transaction, &new.key().thread_id, fence, epoch).await? {
-        return Ok(false);
-    }
-    write(&transaction, &[new]).await?;
-    transaction.commit().await?;
-    Ok(true)
+    let raised = raised.map_err(|error| storage_error(OPERATION, error))? > 0;
+    admitted(connection, OPERATION, thread_id, raised).await
 }
 
 /// Whether the fence admits a write to the thread, which is locked then.
-async fn take(
+pub(super) async fn take(
     transaction: &Connection,
     thread_id: &ThreadId,
-    fence: Fence,
-    epoch: i64,
+    fenced: &Fenced,
 ) -> Result<bool, DbErr> {
-    let mut values = vec![thread_id.as_str().into(), epoch.into()];
-    let sql = match fence {
+    let mut values = vec![thread_id.as_str().into(), fenced.epoch.into()];
+    let sql = match fenced.fence {
         Fence::Raise(_) => {
             if !transaction.is_postgres() {
                 values.push(time_value(transaction, now()));
@@ -274,16 +268,16 @@ async fn take(
 }
 
 /// Nothing, if the fence admitted the write.
-async fn admitted(
+pub(super) async fn admitted(
     connection: &Connection,
     operation: &'static str,
     thread_id: &ThreadId,
-    written: Result<bool, DbErr>,
+    admitted: bool,
 ) -> Result<()> {
-    let failed = |error| storage_error(operation, error);
-    if written.map_err(failed)? {
+    if admitted {
         return Ok(());
     }
+    let failed = |error| storage_error(operation, error);
     let rows = EPOCH.rows(connection, vec![thread_id.as_str().into()]);
     let rows = rows.await.map_err(failed)?;
     let epoch = rows.first().map(|row| row.try_get_by_index::<i64>(0));

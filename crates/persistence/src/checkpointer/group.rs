@@ -62,8 +62,11 @@ struct Queue {
 struct Waiting {
     write: Write,
     since: Instant,
-    done: oneshot::Sender<Result<(), DbErr>>,
+    done: Done,
 }
+
+/// Takes whether the write's fence admitted it.
+type Done = oneshot::Sender<Result<bool, DbErr>>;
 
 impl Group {
     /// Groups on `connection`, a pool.
@@ -82,8 +85,9 @@ impl Group {
         }))
     }
 
-    /// Returns when it is durable. Whoever stops waiting takes it back, unless it is under way.
-    pub(super) async fn write(&self, write: Write) -> Result<(), DbErr> {
+    /// Returns `true` when it is durable, `false` where its fence refused it. It must not raise an
+    /// epoch. Whoever stops waiting takes it back, unless it is under way.
+    pub(super) async fn write(&self, write: Write) -> Result<bool, DbErr> {
         let (done, outcome) = oneshot::channel();
         {
             let mut queue = self.0.queue();
@@ -133,8 +137,11 @@ impl Shared {
                 lock.write_each_alone(iter::zip(writes, done));
             }
             // A receiver that is gone has lost its interest.
-            outcome => done.into_iter().for_each(|done| {
-                let _ = done.send(outcome.clone());
+            Ok(admitted) => iter::zip(done, admitted).for_each(|(done, admitted)| {
+                let _ = done.send(Ok(admitted));
+            }),
+            Err(error) => done.into_iter().for_each(|done| {
+                let _ = done.send(Err(error.clone()));
             }),
         }
     }
@@ -203,7 +210,8 @@ impl Queue {
         }
         let mut group: Vec<Waiting> = Vec::new();
         let mut bytes = 0;
-        let mut threads = HashSet::new();
+        // With the one fence that the writes of each have.
+        let mut threads = HashMap::new();
         let mut left = Vec::new();
         let mut threads_left = HashSet::new();
         while group.len() < MOST_WRITES
@@ -220,11 +228,13 @@ impl Queue {
             let place = next.write.place();
             let in_order = !self.writing.contains(thread) && !threads_left.contains(thread);
             let fits = group.is_empty() || bytes + next.write.bytes() <= MOST_BYTES;
-            let again =
-                threads.contains(thread) && group.iter().any(|other| other.write.place() == place);
-            if in_order && fits && !again {
+            let goes_along = threads.get(thread).is_none_or(|fence| {
+                *fence == next.write.fence()
+                    && group.iter().all(|other| other.write.place() != place)
+            });
+            if in_order && fits && goes_along {
                 bytes += next.write.bytes();
-                threads.insert(thread.clone());
+                threads.insert(thread.clone(), next.write.fence());
                 group.push(next);
             } else {
                 threads_left.insert(thread.clone());
@@ -234,7 +244,7 @@ impl Queue {
         for waiting in left.into_iter().rev() {
             self.waiting.push_front(waiting);
         }
-        self.writing.extend(threads);
+        self.writing.extend(threads.into_keys());
         Some(group)
     }
 }
@@ -256,10 +266,7 @@ impl Lock {
     }
 
     /// Those of one thread one after the other; whom a thread keeps waiting holds up no other.
-    fn write_each_alone(
-        mut self,
-        writes: impl Iterator<Item = (Write, oneshot::Sender<Result<(), DbErr>>)>,
-    ) {
+    fn write_each_alone(mut self, writes: impl Iterator<Item = (Write, Done)>) {
         let mut by_thread: HashMap<ThreadId, Vec<_>> = HashMap::new();
         for (write, done) in writes {
             let thread = write.key().thread_id.clone();
@@ -274,7 +281,7 @@ impl Lock {
             tokio::spawn(async move {
                 for (alone, done) in writes {
                     let outcome = write(&lock.shared.connection, &[alone]).await;
-                    let _ = done.send(outcome);
+                    let _ = done.send(outcome.map(|admitted| admitted == [true]));
                 }
                 drop(lock);
             });

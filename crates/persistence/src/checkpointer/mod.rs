@@ -14,6 +14,7 @@ mod raw;
 mod read;
 mod row;
 mod threads;
+mod turn;
 mod write;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -22,14 +23,18 @@ use async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value as SqlValue};
 use yai_agentkit_core::{
     CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
-    DeltaChannelHistory, Fence, NewCheckpoint, NewWrites, Page, PruneStrategy, Result, Thread,
-    ThreadCursor, ThreadId,
+    DeltaChannelHistory, EventBatch, Fence, NewCheckpoint, NewWrites, Page, PruneStrategy, Result,
+    Thread, ThreadCursor, ThreadId, TurnChange,
 };
 
 pub(crate) use self::group::Group;
 pub use self::raw::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
-use self::write::Write;
-use crate::{connection::Connection, error::storage_error};
+pub(crate) use self::write::PostgresArguments;
+use self::write::{Fenced, New, Write};
+use crate::{connection::Connection, events};
+
+const PUT_CHECKPOINT: &str = "put checkpoint";
+const PUT_WRITES: &str = "put writes";
 
 /// A statement on both databases. Both number their parameters `$1`, `$2`, ….
 #[derive(Clone, Copy)]
@@ -90,6 +95,15 @@ pub(crate) struct SqlCheckpointer {
     group: Option<Group>,
     /// What every write asks.
     fence: Option<Fence>,
+    /// What is stored with a checkpoint.
+    told: Option<Told>,
+}
+
+/// What a turn tells with a checkpoint, and what becomes of it.
+#[derive(Clone)]
+struct Told {
+    events: EventBatch,
+    change: Option<TurnChange>,
 }
 
 impl SqlCheckpointer {
@@ -99,6 +113,7 @@ impl SqlCheckpointer {
             connection,
             group: Some(group),
             fence: None,
+            told: None,
         }
     }
 
@@ -108,23 +123,51 @@ impl SqlCheckpointer {
             connection: transaction,
             group: None,
             fence: None,
+            told: None,
         }
     }
 
     async fn put_raw(&self, checkpoint: NewRawCheckpoint) -> Result<()> {
-        self.write("put checkpoint", Write::Checkpoint(checkpoint))
+        if let (Some(fence), Some(told)) = (self.fence, &self.told)
+            && let Some(change) = &told.change
+        {
+            return turn::put(&self.connection, fence, checkpoint, told, change).await;
+        }
+        let events = self.told.as_ref().map(|told| &told.events);
+        self.write(PUT_CHECKPOINT, New::Checkpoint(checkpoint), events)
             .await
     }
 
-    async fn write(&self, operation: &'static str, write: Write) -> Result<()> {
-        let written = match (self.fence, &self.group) {
-            (Some(fence), _) => {
-                return fence::write_fenced(&self.connection, operation, write, fence).await;
+    async fn write(
+        &self,
+        operation: &'static str,
+        new: New,
+        events: Option<&EventBatch>,
+    ) -> Result<()> {
+        let thread_id = new.key().thread_id.clone();
+        let fenced = self.fenced_with(events)?;
+        let write = Write { new, fenced };
+        let admitted = match &self.group {
+            Some(group) if !write.raises() => group.write(write).await,
+            _ => {
+                let written = write::write(&self.connection, &[write]).await;
+                written.map(|admitted| admitted == [true])
             }
-            (None, Some(group)) => group.write(write).await,
-            (None, None) => write::write(&self.connection, &[write]).await,
         };
-        written.map_err(|error| storage_error(operation, error))
+        let admitted = admitted.map_err(|error| events::refused(operation, events, error))?;
+        fence::admitted(&self.connection, operation, &thread_id, admitted).await
+    }
+
+    /// What a write that tells `events` asks of its thread.
+    fn fenced_with(&self, events: Option<&EventBatch>) -> Result<Option<Fenced>> {
+        let fenced = |fence: Fence| {
+            Ok(Fenced {
+                fence,
+                epoch: fence.stored_epoch()?,
+                events: events.map(Into::into),
+            })
+        };
+        self.fence.map(fenced).transpose()
     }
 }
 
@@ -152,19 +195,39 @@ impl Checkpointer for SqlCheckpointer {
         if writes.writes.is_empty() {
             return Ok(());
         }
-        self.write("put writes", Write::Writes(writes)).await
+        self.write(PUT_WRITES, New::Writes(writes), None).await
     }
 
     async fn put_next(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
         checkpoint.validate()?;
         let key = checkpoint.key();
-        fence::put_next(&self.connection, row::to_raw(checkpoint)?, self.fence).await?;
+        let told = self.told.as_ref();
+        let events = told.map(|told| &told.events);
+        let fenced = self.fenced_with(events)?;
+        let change = told.and_then(|told| told.change.as_ref());
+        let failed = |error| events::refused(PUT_CHECKPOINT, events, error);
+        let raw = row::to_raw(checkpoint)?;
+        fence::put_next(&self.connection, raw, fenced, change, failed).await?;
         Ok(key)
     }
 
     fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer> {
         Arc::new(Self {
             fence: Some(fence),
+            told: None,
+            ..self.clone()
+        })
+    }
+
+    fn telling(
+        &self,
+        fence: Fence,
+        events: EventBatch,
+        change: Option<TurnChange>,
+    ) -> Arc<dyn Checkpointer> {
+        Arc::new(Self {
+            fence: Some(fence),
+            told: Some(Told { events, change }),
             ..self.clone()
         })
     }

@@ -1,18 +1,24 @@
 //! The hot statements are read and written by their indexes, however long the tables get.
 
 use sea_orm::{DbBackend, Statement, Value as SqlValue, sea_query::ArrayType};
+use uuid::Uuid;
 use yai_agentkit_core::{CheckpointQuery, CheckpointSelector, Namespace, now};
 
 use super::{
     Sql,
     delta::HISTORY,
+    fence::{PUT, PUT_TELLING},
     read::{get_statement, list_statement},
     threads::{FIRST_PAGE, NEXT_PAGE},
-    write::{POSTGRES_FIRST_WRITE_STAYS, POSTGRES_GROUP, POSTGRES_LAST_WRITE_COUNTS, POSTGRES_PUT},
+    turn::{BEGIN, END},
+    write::{
+        POSTGRES_FENCED_GROUP, POSTGRES_FIRST_WRITE_STAYS, POSTGRES_GROUP,
+        POSTGRES_LAST_WRITE_COUNTS, POSTGRES_PUT,
+    },
 };
 use crate::{connection::Connection, explain::Databases};
 
-/// 1000 threads of 20 checkpoints, and more threads.
+/// 1000 threads of 20 checkpoints, and more threads; 1000 turns of 20 batches of events.
 const ROWS: &str = r#"
 INSERT INTO threads (thread_id, updated_at)
 SELECT 'thread-' || CAST(i AS TEXT), {time} FROM numbers;
@@ -26,7 +32,11 @@ FROM numbers;
 INSERT INTO checkpoint_writes (thread_id, checkpoint_id, task_id, idx, channel, type, blob)
 SELECT 'thread-' || CAST(i % 1000 AS TEXT), CAST(10000000 + i AS TEXT), 'task', 0, 'list',
     'msgpack', {blob}
-FROM numbers;"#;
+FROM numbers;
+INSERT INTO agent_conversations (id, checkpoint_thread_id, created_at, updated_at)
+SELECT {id}, {id}, {time}, {time} FROM numbers WHERE i <= 1000;
+INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
+SELECT c.id, c.id, i, '[]', {time} FROM agent_conversations c JOIN numbers ON i <= 20;"#;
 
 const OF_CHECKPOINTS: [&str; 3] = [
     "checkpoints_pkey",
@@ -100,7 +110,31 @@ async fn writing_uses_indexes(databases: &Databases) {
     put.extend([SqlValue::String(None), "{}".into(), "{}".into()]);
     put.extend([one(), one(), one(), bytes()]);
     let indexes = ["threads_pkey", "checkpoints_pkey"];
-    assert_writes_by(databases, POSTGRES_PUT, put, &indexes).await;
+    assert_writes_by(databases, POSTGRES_PUT, put.clone(), &indexes).await;
+    put.push(1_i64.into());
+    assert_writes_by(databases, PUT.raise, put.clone(), &indexes).await;
+    let mut telling = put.clone();
+    telling.extend([
+        Uuid::nil().into(),
+        Uuid::nil().into(),
+        1_i64.into(),
+        "[]".into(),
+    ]);
+    assert_writes_by(databases, PUT_TELLING.raise, telling.clone(), &indexes).await;
+    let by_key = [
+        "Index Scan using threads_pkey",
+        "Index Scan using agent_turn_events_pkey",
+    ];
+    let (begin, end) = (turn_values(&telling, true), turn_values(&telling, false));
+    for (sql, values, indexes) in [
+        (PUT.hold, put, &by_key[..1]),
+        (PUT_TELLING.hold, telling, &by_key),
+        (BEGIN, begin, &by_key[1..]),
+        (END, end, &by_key),
+    ] {
+        let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
+        databases.assert_postgres_uses(statement, indexes).await;
+    }
 
     for sql in [POSTGRES_FIRST_WRITE_STAYS, POSTGRES_LAST_WRITE_COUNTS] {
         let mut writes = key.to_vec();
@@ -122,7 +156,40 @@ async fn writing_uses_indexes(databases: &Databases) {
         group.extend([array(ArrayType::Int, [0, 1]), both(), both(), values()]);
     }
     let indexes = ["threads_pkey", "checkpoints_pkey", "checkpoint_writes_pkey"];
-    assert_writes_by(databases, POSTGRES_GROUP, group, &indexes).await;
+    assert_writes_by(databases, POSTGRES_GROUP, group.clone(), &indexes).await;
+
+    let ids = || array(ArrayType::Uuid, [Uuid::nil(), Uuid::max()]);
+    let numbers = || array(ArrayType::BigInt, [1_i64, 2]);
+    group.extend([threads(), numbers()]);
+    group.extend([threads(), ids(), ids(), numbers(), json()]);
+    assert_writes_by(databases, POSTGRES_FENCED_GROUP, group.clone(), &indexes).await;
+    let fenced = Statement::from_sql_and_values(DbBackend::Postgres, POSTGRES_FENCED_GROUP, group);
+    databases.assert_postgres_uses(fenced, &by_key).await;
+}
+
+/// Those of a turn that begins or ends with a checkpoint and events of `telling`.
+fn turn_values(telling: &[SqlValue], begins: bool) -> Vec<SqlValue> {
+    let mut values = telling.to_vec();
+    let id = || SqlValue::from(Uuid::nil());
+    let no_text = || SqlValue::String(None);
+    values.extend([id(), id(), id(), "running".into(), no_text(), no_text()]);
+    values.extend([1.into(), 1_i64.into(), id(), 1_i64.into()]);
+    values.extend([now().into(), now().into()]);
+    if begins {
+        values.extend([now().into(), id()]);
+    } else {
+        values.extend(["running".into(), 1_i64.into()]);
+    }
+    let ids = || array(ArrayType::Uuid, [Uuid::nil()]);
+    values.extend([
+        ids(),
+        ids(),
+        texts(["user"]),
+        texts(["Hello"]),
+        texts(["{}"]),
+    ]);
+    values.push(array(ArrayType::ChronoDateTimeUtc, [now()]));
+    values
 }
 
 async fn assert_writes_by(

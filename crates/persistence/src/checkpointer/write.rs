@@ -5,54 +5,95 @@
 //! prunes or deletes it, come one after the other. Only a checkpoint changes a row that is there:
 //! its time is indexed, so that a change costs two entries of indexes.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    iter,
+};
 
 use sea_orm::DbErr;
 use sqlx::{
-    Arguments, Encode, Postgres, Type, error::BoxDynError, postgres::PgArguments,
+    Arguments, Encode, Postgres, Row, Type, error::BoxDynError, postgres::PgArguments,
     sqlite::SqliteArguments,
 };
-use yai_agentkit_core::{ChannelWrite, CheckpointKey, NewWrites, now};
+use yai_agentkit_core::{ChannelWrite, CheckpointKey, Fence, NewWrites, now};
 
-use super::{NewRawCheckpoint, RawValue, threads::time_text};
+use super::{NewRawCheckpoint, RawValue, fence, threads::time_text};
 use crate::{
     connection::{Connection, PostgresSource, SqliteSource, retrying},
-    error::from_sqlx,
+    error::{from_sqlx, is_unique_violation},
+    events::EventRow,
 };
 
-/// One call of `put` or `put_writes`. The latter has writes.
-pub(super) enum Write {
+/// One call of `put` or `put_writes`.
+pub(super) struct Write {
+    pub(super) new: New,
+    /// What it asks of its thread.
+    pub(super) fenced: Option<Fenced>,
+}
+
+/// What is to be stored. The latter has writes.
+pub(super) enum New {
     Checkpoint(NewRawCheckpoint),
     Writes(NewWrites),
 }
 
+/// A write that its thread may refuse.
+pub(super) struct Fenced {
+    pub(super) fence: Fence,
+    /// That of the fence.
+    pub(super) epoch: i64,
+    /// What is stored with a checkpoint.
+    pub(super) events: Option<EventRow>,
+}
+
 impl Write {
     pub(super) fn key(&self) -> &CheckpointKey {
-        match self {
-            Self::Checkpoint(new) => &new.key,
-            Self::Writes(new) => &new.key,
-        }
+        self.new.key()
+    }
+
+    pub(super) fn fence(&self) -> Option<Fence> {
+        self.fenced.as_ref().map(|fenced| fenced.fence)
+    }
+
+    /// Whether it asks what it changes, so that a second attempt would refuse itself.
+    pub(super) fn raises(&self) -> bool {
+        matches!(self.fence(), Some(Fence::Raise(_)))
     }
 
     /// What no other write of the same statement may have.
     pub(super) fn place(&self) -> (&CheckpointKey, Option<&str>) {
-        match self {
-            Self::Checkpoint(new) => (&new.key, None),
-            Self::Writes(new) => (&new.key, Some(&new.task_id)),
+        match &self.new {
+            New::Checkpoint(new) => (&new.key, None),
+            New::Writes(new) => (&new.key, Some(&new.task_id)),
         }
     }
 
     /// About as many as go over the wire.
     pub(super) fn bytes(&self) -> usize {
+        let events = self.events().map_or(0, |events| events.events.len());
+        events
+            + match &self.new {
+                New::Checkpoint(new) => {
+                    let values = new.values.iter().map(|stored| stored.value.bytes().len());
+                    new.checkpoint.len() + new.metadata.len() + values.sum::<usize>()
+                }
+                New::Writes(new) => {
+                    let values = new.writes.iter().map(|write| write.value.bytes().len());
+                    values.sum()
+                }
+            }
+    }
+
+    fn events(&self) -> Option<&EventRow> {
+        self.fenced.as_ref()?.events.as_ref()
+    }
+}
+
+impl New {
+    pub(super) fn key(&self) -> &CheckpointKey {
         match self {
-            Self::Checkpoint(new) => {
-                let values = new.values.iter().map(|stored| stored.value.bytes().len());
-                new.checkpoint.len() + new.metadata.len() + values.sum::<usize>()
-            }
-            Self::Writes(new) => {
-                let values = new.writes.iter().map(|write| write.value.bytes().len());
-                values.sum()
-            }
+            Self::Checkpoint(new) => &new.key,
+            Self::Writes(new) => &new.key,
         }
     }
 }
@@ -96,10 +137,12 @@ pub(super) const POSTGRES_LAST_WRITE_COUNTS: &str = postgres_put_writes!(
     "DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob"
 );
 
-/// Several writes of any threads. `$1`, all threads, is sorted, so that two of these never wait for
-/// each other in a ring; and who holds one of the threads for long holds up the others only for a
-/// moment. `$2` are the threads with a checkpoint.
-pub(super) const POSTGRES_GROUP: &str = "WITH patience AS MATERIALIZED (
+/// Several writes of any threads, whose rows `$lock` locks: `locked` is one row then. `$admitted`
+/// says which rows are written, `$end` what follows the insert of the checkpoints.
+macro_rules! postgres_group {
+    ($lock:literal, $admitted:literal, $checkpoints:literal, $end:literal) => {
+        concat!(
+            "WITH patience AS MATERIALIZED (
     SELECT set_config('lock_timeout', '100ms', true)
 ), thread AS (
     INSERT INTO threads AS t (thread_id, updated_at)
@@ -107,63 +150,164 @@ pub(super) const POSTGRES_GROUP: &str = "WITH patience AS MATERIALIZED (
     ON CONFLICT (thread_id) DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
     WHERE excluded.thread_id = ANY ($2::text[])
     RETURNING 1
-), locked AS MATERIALIZED (
-    SELECT count(*) FROM thread
-), blobs AS (
+), ",
+            $lock,
+            ", blobs AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-    SELECT b.* FROM locked,
-        unnest($9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bytea[]) b
+    SELECT r.* FROM locked,
+        unnest($9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bytea[])
+            r (thread_id)",
+            $admitted,
+            "
     ON CONFLICT DO NOTHING
 ), first_writes AS (
     INSERT INTO checkpoint_writes
         (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    SELECT w.* FROM locked, unnest($15::text[], $16::text[], $17::text[], $18::text[],
-        $19::text[], $20::int[], $21::text[], $22::text[], $23::bytea[]) w
+    SELECT r.* FROM locked, unnest($15::text[], $16::text[], $17::text[], $18::text[],
+        $19::text[], $20::int[], $21::text[], $22::text[], $23::bytea[]) r (thread_id)",
+            $admitted,
+            "
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
 ), last_writes AS (
     INSERT INTO checkpoint_writes
         (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    SELECT w.* FROM locked, unnest($24::text[], $25::text[], $26::text[], $27::text[],
-        $28::text[], $29::int[], $30::text[], $31::text[], $32::bytea[]) w
+    SELECT r.* FROM locked, unnest($24::text[], $25::text[], $26::text[], $27::text[],
+        $28::text[], $29::int[], $30::text[], $31::text[], $32::bytea[]) r (thread_id)",
+            $admitted,
+            "
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
     DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob
-)
+)",
+            $checkpoints,
+            "
 INSERT INTO checkpoints
     (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
-SELECT c.thread_id, c.checkpoint_ns, c.id, c.parent, c.checkpoint::jsonb, c.metadata::jsonb
+SELECT r.thread_id, r.checkpoint_ns, r.id, r.parent, r.checkpoint::jsonb, r.metadata::jsonb
 FROM locked, unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
-    c (thread_id, checkpoint_ns, id, parent, checkpoint, metadata)
+    r (thread_id, checkpoint_ns, id, parent, checkpoint, metadata)",
+            $admitted,
+            "
 ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
-DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata";
+DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata",
+            $end
+        )
+    };
+}
 
-/// Stores all or none. No two of them may have one [`place`](Write::place).
-pub(super) async fn write(connection: &Connection, writes: &[Write]) -> Result<(), DbErr> {
+/// Writes without a fence. `$1`, all threads, is sorted, so that two of these never wait for each
+/// other in a ring; and who holds one of the threads for long holds up the others only for a
+/// moment. `$2` are the threads with a checkpoint.
+pub(super) const POSTGRES_GROUP: &str = postgres_group!(
+    "locked AS MATERIALIZED (SELECT count(*) FROM thread)",
+    "",
+    "",
+    ""
+);
+
+/// Among them writes that hold a thread, of `$33`, with an epoch, of `$34`; `$1` are the others.
+/// Returns the threads whose epoch is another: nothing of theirs is written. Each thread is locked
+/// by its key, in the order of the arrays.
+pub(super) const POSTGRES_FENCED_GROUP: &str = postgres_group!(
+    "held AS MATERIALIZED (
+    SELECT t.thread_id
+    FROM (SELECT count(*) FROM thread) before, unnest($33::text[], $34::bigint[]) u (id, epoch)
+    CROSS JOIN LATERAL (
+        SELECT thread_id FROM threads WHERE thread_id = u.id AND epoch = u.epoch FOR UPDATE
+    ) t
+), touched AS (
+    UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
+    WHERE thread_id = ANY (ARRAY(SELECT thread_id FROM held WHERE thread_id = ANY ($2::text[])))
+), locked AS MATERIALIZED (
+    SELECT ARRAY(
+        SELECT u.id FROM unnest($33::text[]) u (id)
+        WHERE u.id NOT IN (SELECT thread_id FROM held)
+    ) AS refused
+), told AS (
+    INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
+    SELECT r.conversation_id, r.turn_id, r.sequence, r.events::json, now()
+    FROM locked, unnest($35::text[], $36::uuid[], $37::uuid[], $38::bigint[], $39::text[])
+        r (thread_id, conversation_id, turn_id, sequence, events)
+    WHERE r.thread_id <> ALL (refused) AND r.events IS DISTINCT FROM (
+        SELECT e.events::text FROM agent_turn_events e
+        WHERE e.conversation_id = r.conversation_id AND e.turn_id = r.turn_id
+            AND e.sequence = r.sequence
+    )
+)",
+    " WHERE r.thread_id <> ALL (refused)",
+    ", written AS (",
+    ") SELECT unnest(refused) FROM locked"
+);
+
+/// Stores all that their fences admit, or none, and returns whose do. No two of them may have one
+/// [`place`](Write::place); those of one thread have one fence, and one that raises is alone.
+pub(super) async fn write(connection: &Connection, writes: &[Write]) -> Result<Vec<bool>, DbErr> {
     match connection {
         Connection::Postgres(postgres) => {
+            if writes.iter().any(Write::raises) {
+                return write_postgres(postgres, writes).await;
+            }
             // On another connection where this one was lost: what is there may be written again.
-            retrying!(connection, write_postgres(postgres, writes))
+            let written = retrying!(connection, write_postgres(postgres, writes));
+            match written {
+                // Events that were told while this waited for their thread: now they show.
+                Err(error) if is_unique_violation(&error) && !connection.is_transaction() => {
+                    write_postgres(postgres, writes).await
+                }
+                written => written,
+            }
         }
         Connection::Sqlite(_) => write_sqlite(connection, writes).await,
     }
 }
 
-async fn write_postgres(postgres: &PostgresSource, writes: &[Write]) -> Result<(), DbErr> {
-    let (sql, arguments) = match writes {
-        [Write::Checkpoint(new)] => (POSTGRES_PUT, put_arguments(new)),
-        [Write::Writes(new)] if new.replaces() => {
-            (POSTGRES_LAST_WRITE_COUNTS, put_writes_arguments(new))
+async fn write_postgres(postgres: &PostgresSource, writes: &[Write]) -> Result<Vec<bool>, DbErr> {
+    match writes {
+        [Write { new, fenced: None }] => {
+            let (sql, arguments) = match new {
+                New::Checkpoint(new) => (POSTGRES_PUT, put_arguments(new)),
+                New::Writes(new) if new.replaces() => {
+                    (POSTGRES_LAST_WRITE_COUNTS, put_writes_arguments(new))
+                }
+                New::Writes(new) => (POSTGRES_FIRST_WRITE_STAYS, put_writes_arguments(new)),
+            };
+            postgres.fetch_all(sql, arguments?.0).await?;
+            Ok(vec![true])
         }
-        [Write::Writes(new)] => (POSTGRES_FIRST_WRITE_STAYS, put_writes_arguments(new)),
-        _ => (POSTGRES_GROUP, group_arguments(writes)),
-    };
-    postgres.execute(sql, arguments?.0).await.map(drop)
+        [
+            Write {
+                new,
+                fenced: Some(fenced),
+            },
+        ] => {
+            let (sql, arguments) = fence::statement(new, fenced)?;
+            let admitted = postgres.fetch_all(sql, arguments.0).await?;
+            Ok(vec![!admitted.is_empty()])
+        }
+        _ if writes.iter().all(|write| write.fenced.is_none()) => {
+            let arguments = group_arguments(writes)?;
+            postgres.fetch_all(POSTGRES_GROUP, arguments.0).await?;
+            Ok(vec![true; writes.len()])
+        }
+        _ => {
+            let arguments = fenced_group_arguments(writes)?;
+            let rows = postgres.fetch_all(POSTGRES_FENCED_GROUP, arguments.0);
+            let refused = rows.await?.into_iter().map(|row| row.try_get(0));
+            let refused: HashSet<String> = refused.collect::<Result<_, _>>().map_err(from_sqlx)?;
+            let admits = |write: &Write| !refused.contains(write.key().thread_id.as_str());
+            Ok(writes.iter().map(admits).collect())
+        }
+    }
 }
 
 /// The rows of some writes, table by table and column by column.
 #[derive(Default)]
 struct Rows<'a> {
-    /// In the order of their bytes.
+    /// Those without a fence. In the order of their bytes, as the next.
     threads: BTreeSet<&'a str>,
+    /// Those with one, and their epoch.
+    held: BTreeMap<&'a str, i64>,
+    /// With the thread.
+    events: Vec<(&'a str, &'a EventRow)>,
     checkpoints: Vec<&'a NewRawCheckpoint>,
     blobs: Vec<(&'a CheckpointKey, &'a RawValue)>,
     first_writes: Vec<WriteRow<'a>>,
@@ -177,17 +321,25 @@ struct WriteRow<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn of(writes: &'a [Write]) -> Self {
+    fn of(writes: impl IntoIterator<Item = &'a Write>) -> Self {
         let mut rows = Self::default();
         for write in writes {
-            rows.threads.insert(write.key().thread_id.as_str());
-            match write {
-                Write::Checkpoint(new) => {
+            let thread = write.key().thread_id.as_str();
+            match &write.fenced {
+                None => drop(rows.threads.insert(thread)),
+                Some(fenced) => {
+                    rows.held.insert(thread, fenced.epoch);
+                    let events = fenced.events.iter();
+                    rows.events.extend(events.map(|events| (thread, events)));
+                }
+            }
+            match &write.new {
+                New::Checkpoint(new) => {
                     rows.checkpoints.push(new);
                     let values = new.values.iter();
                     rows.blobs.extend(values.map(|value| (&new.key, value)));
                 }
-                Write::Writes(new) => {
+                New::Writes(new) => {
                     let own = new.rows().into_iter();
                     let own = own.map(|(index, write)| WriteRow {
                         of: new,
@@ -239,7 +391,24 @@ pub(super) fn put_writes_arguments(new: &NewWrites) -> Result<PostgresArguments,
 }
 
 pub(super) fn group_arguments(writes: &[Write]) -> Result<PostgresArguments, DbErr> {
+    arguments_of(&Rows::of(writes))
+}
+
+fn fenced_group_arguments(writes: &[Write]) -> Result<PostgresArguments, DbErr> {
     let rows = Rows::of(writes);
+    let mut arguments = arguments_of(&rows)?;
+    arguments.column(&rows.held, |(id, _)| *id)?;
+    arguments.column(&rows.held, |(_, epoch)| *epoch)?;
+    let events = || rows.events.iter();
+    arguments.column(events(), |(thread, _)| *thread)?;
+    arguments.column(events(), |(_, batch)| batch.conversation_id)?;
+    arguments.column(events(), |(_, batch)| batch.turn_id)?;
+    arguments.column(events(), |(_, batch)| batch.sequence)?;
+    arguments.column(events(), |(_, batch)| batch.events.as_str())?;
+    Ok(arguments)
+}
+
+fn arguments_of(rows: &Rows<'_>) -> Result<PostgresArguments, DbErr> {
     let mut arguments = PostgresArguments::default();
     arguments.column(&rows.threads, |id| *id)?;
     let new = || rows.checkpoints.iter();
@@ -273,10 +442,10 @@ pub(super) fn group_arguments(writes: &[Write]) -> Result<PostgresArguments, DbE
 
 /// Written out as they come: nothing is copied in between.
 #[derive(Default)]
-pub(super) struct PostgresArguments(pub(super) PgArguments);
+pub(crate) struct PostgresArguments(pub(super) PgArguments);
 
 impl PostgresArguments {
-    pub(super) fn add<'q, T: Encode<'q, Postgres> + Type<Postgres> + 'q>(
+    pub(crate) fn add<'q, T: Encode<'q, Postgres> + Type<Postgres> + 'q>(
         &mut self,
         value: T,
     ) -> Result<(), DbErr> {
@@ -284,7 +453,7 @@ impl PostgresArguments {
     }
 
     /// An array of what `column` takes from each of `rows`.
-    fn column<'q, R, T>(
+    pub(super) fn column<'q, R, T>(
         &mut self,
         rows: impl IntoIterator<Item = R>,
         column: impl Fn(R) -> T,
@@ -372,12 +541,25 @@ impl Insert {
     }
 }
 
-async fn write_sqlite(connection: &Connection, writes: &[Write]) -> Result<(), DbErr> {
+async fn write_sqlite(connection: &Connection, writes: &[Write]) -> Result<Vec<bool>, DbErr> {
     let transaction = connection.begin().await?;
-    if let Connection::Sqlite(sqlite) = &*transaction {
-        insert_sqlite(sqlite, Rows::of(writes)).await?;
+    let mut admitted = Vec::with_capacity(writes.len());
+    for write in writes {
+        admitted.push(match &write.fenced {
+            None => true,
+            Some(fenced) => fence::take(&transaction, &write.key().thread_id, fenced).await?,
+        });
     }
-    transaction.commit().await
+    if let Connection::Sqlite(sqlite) = &*transaction {
+        let written = iter::zip(writes, &admitted).filter(|(_, admitted)| **admitted);
+        let rows = Rows::of(written.map(|(write, _)| write));
+        for (_, events) in &rows.events {
+            events.tell(&transaction).await?;
+        }
+        insert_sqlite(sqlite, rows).await?;
+    }
+    transaction.commit().await?;
+    Ok(admitted)
 }
 
 async fn insert_sqlite(sqlite: &SqliteSource, rows: Rows<'_>) -> Result<(), DbErr> {

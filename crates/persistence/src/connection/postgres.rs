@@ -4,7 +4,9 @@ use sea_orm::DbErr;
 use sea_query_sqlx::SqlxValues;
 use sqlx::{
     AssertSqlSafe, Connection as _, IntoArguments, PgConnection, PgPool, Postgres, SqlSafeStr,
-    SqlStr, postgres::PgArguments, query::Query,
+    SqlStr,
+    postgres::{PgArguments, PgRow},
+    query::Query,
 };
 use tokio::sync::Mutex;
 
@@ -64,18 +66,18 @@ impl PostgresSource {
         sqlx::query_with(sql, arguments).persistent(self.pooler_begin.is_none())
     }
 
-    /// Runs one statement, and returns how many rows it changed.
-    pub(crate) async fn execute(
+    /// Runs one statement, and returns its rows.
+    pub(crate) async fn fetch_all(
         &self,
         sql: &'static str,
         arguments: PgArguments,
-    ) -> Result<u64, DbErr> {
+    ) -> Result<Vec<PgRow>, DbErr> {
         let query = sqlx::query_with(sql, arguments).persistent(self.pooler_begin.is_none());
         let mut session = self.session().await?;
-        let done = query.execute(&mut **session.connection()?).await;
-        let done = done.map_err(from_sqlx)?;
+        let rows = query.fetch_all(&mut **session.connection()?).await;
+        let rows = rows.map_err(from_sqlx)?;
         session.finish().await?;
-        Ok(done.rows_affected())
+        Ok(rows)
     }
 
     /// Closes the idle connections that don't answer.

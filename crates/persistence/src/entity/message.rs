@@ -7,13 +7,13 @@ use crate::StoredEntity;
 #[sea_orm(table_name = "agent_messages")]
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
-    id: Uuid,
-    conversation_id: Uuid,
-    role: String,
-    content: String,
+    pub(crate) id: Uuid,
+    pub(crate) conversation_id: Uuid,
+    pub(crate) role: String,
+    pub(crate) content: String,
     #[sea_orm(column_name = "metadata_")]
-    metadata_: Option<Json>,
-    created_at: DateTimeUtc,
+    pub(crate) metadata_: Option<Json>,
+    pub(crate) created_at: DateTimeUtc,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]

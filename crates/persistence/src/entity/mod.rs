@@ -2,5 +2,5 @@
 
 mod conversation;
 pub(crate) mod idempotency_key;
-mod message;
+pub(crate) mod message;
 pub(crate) mod turn;

@@ -1,11 +1,14 @@
 //! What many write or read at once goes together, and nobody notices otherwise.
 
-use std::{future, pin::Pin, task::Poll};
+use std::{collections::BTreeMap, future, pin::Pin, task::Poll, time::Duration};
 
 use futures::future::{join_all, try_join_all};
+use serde_json::json;
 use yai_agentkit_core::{
-    CheckpointId, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointerExt,
-    Conversation, Namespace, Storage, Value,
+    Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
+    CheckpointSelector, CheckpointSource, CheckpointerExt, Conversation, ConversationId, Error,
+    EventBatch, Fence, Message, MessageId, Namespace, NewCheckpoint, OwnerId, Result, Role,
+    Storage, Turn, TurnChange, TurnId, TurnStatus, Value,
 };
 use yai_agentkit_persistence::{Database, NewRawCheckpoint, RawCheckpoints, RawValue};
 
@@ -181,6 +184,329 @@ async fn who_stops_waiting_takes_a_write_back_that_is_not_under_way() {
     put("{}").await.unwrap();
     let late = "SELECT count(*)::text FROM checkpoints WHERE metadata ? 'late'";
     assert_eq!(texts(&postgres.url, late).await, ["0"]);
+    database.close().await;
+    postgres.remove().await;
+}
+
+/// Turns of one conversation, each with a thread of its name that has the epoch 1, and those who
+/// own them.
+struct Owned {
+    conversation: ConversationId,
+    turns: Vec<TurnId>,
+}
+
+impl Owned {
+    async fn create(database: &Database) -> Self {
+        let conversation = Conversation::titled("All turns");
+        let conversation = database.conversations().add(conversation).await.unwrap().id;
+        let turns: Vec<_> = (0..THREADS).map(|_| TurnId::new()).collect();
+        let raised = turns.iter().map(async |turn| {
+            let new = next(&turn.to_string(), 0);
+            let raising = database.checkpointer().fenced(Fence::Raise(1));
+            raising.put(new).await
+        });
+        try_join_all(raised).await.unwrap();
+        Self {
+            conversation,
+            turns,
+        }
+    }
+
+    fn batch(&self, turn: TurnId, events: &str) -> EventBatch {
+        EventBatch {
+            conversation_id: self.conversation,
+            turn_id: turn,
+            sequence: 1,
+            events: vec![json!(events)],
+        }
+    }
+
+    /// A step of each turn, told with its checkpoint: what comes of each.
+    async fn step(&self, database: &Database) -> Vec<Result<()>> {
+        let steps = self.turns.iter().map(async |turn| {
+            let batch = self.batch(*turn, "step");
+            let telling = database.checkpointer().telling(Fence::Hold(1), batch, None);
+            telling.put(next(&turn.to_string(), 1)).await.map(drop)
+        });
+        join_all(steps).await
+    }
+
+    /// That each turn has its step but one, of which nothing is stored.
+    async fn assert_all_but(&self, refused: usize, outcomes: &[Result<()>], database: &Database) {
+        for (index, (turn, outcome)) in self.turns.iter().zip(outcomes).enumerate() {
+            assert_eq!(outcome.is_ok(), index != refused, "{index}: {outcome:?}");
+            let steps = usize::from(index != refused);
+            let thread = turn.to_string();
+            let query = CheckpointQuery::of(thread);
+            let checkpoints = database.checkpointer().list(&query).await.unwrap();
+            assert_eq!(checkpoints.len(), 1 + steps, "{index}");
+            let events = database.turn_events();
+            let told = events.read(self.conversation, *turn, 0, 10).await.unwrap();
+            let told = told.iter().filter(|batch| batch.events == [json!("step")]);
+            assert_eq!(told.count(), steps, "{index}");
+        }
+    }
+}
+
+fn next(thread: &str, step: i64) -> NewCheckpoint {
+    NewCheckpoint {
+        thread_id: thread.into(),
+        namespace: Namespace::root(),
+        parent: None,
+        checkpoint: Checkpoint::after(None),
+        metadata: CheckpointMetadata::new(CheckpointSource::Loop, step),
+        new_versions: BTreeMap::new(),
+    }
+}
+
+#[tokio::test]
+async fn steps_at_once_share_transactions_with_what_they_tell() {
+    let postgres = PostgresDatabase::create("group").await;
+    let database = connect(&postgres.url).await;
+    let owned = Owned::create(&database).await;
+    let outcomes = owned.step(&database).await;
+    assert!(outcomes.iter().all(Result::is_ok));
+    let together = "SELECT count(*) || ' in ' || count(DISTINCT c.xmin::text)
+        FROM checkpoints c JOIN agent_turn_events e
+            ON e.turn_id::text = c.thread_id AND e.xmin::text = c.xmin::text
+        JOIN threads t ON t.thread_id = c.thread_id AND t.xmin::text = c.xmin::text";
+    let expected = format!("{THREADS} in 2");
+    assert_eq!(texts(&postgres.url, together).await, [expected]);
+    database.close().await;
+    postgres.remove().await;
+}
+
+#[tokio::test]
+async fn of_steps_at_once_only_that_of_a_former_owner_is_refused() {
+    on_both(async |database| {
+        let owned = Owned::create(&database).await;
+        let taken = owned.turns[7].to_string().into();
+        database
+            .checkpointer()
+            .raise_epoch(&taken, 5)
+            .await
+            .unwrap();
+        let outcomes = owned.step(&database).await;
+        assert!(matches!(outcomes[7], Err(Error::Fenced { epoch: 5, .. })));
+        owned.assert_all_but(7, &outcomes, &database).await;
+        database.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_steps_at_once_only_one_that_can_not_be_told_fails() {
+    on_both(async |database| {
+        let owned = Owned::create(&database).await;
+        let other = owned.batch(owned.turns[7], "another");
+        database.turn_events().append(other).await.unwrap();
+        let outcomes = owned.step(&database).await;
+        let conflict =
+            matches!(&outcomes[7], Err(Error::Conflict { entity, .. }) if *entity == "event batch");
+        assert!(conflict, "{:?}", outcomes[7]);
+        owned.assert_all_but(7, &outcomes, &database).await;
+        database.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_take_over_that_is_under_way_decides_over_a_group() {
+    let postgres = PostgresDatabase::create("group").await;
+    let database = connect(&postgres.url).await;
+    for commits in [true, false] {
+        let owned = Owned::create(&database).await;
+        let thread = owned.turns[7].to_string().into();
+        let unit = database.begin().await.unwrap();
+        unit.checkpointer().raise_epoch(&thread, 2).await.unwrap();
+        let mut steps = Box::pin(owned.step(&database));
+        assert!(begins_to_wait(&mut steps).await);
+        // The others are through while one waits for the end of the transaction.
+        let told = "SELECT count(*)::text FROM agent_turn_events";
+        let others = (THREADS - 1).to_string();
+        loop {
+            let waits = tokio::time::timeout(Duration::from_millis(20), &mut steps).await;
+            assert!(waits.is_err(), "one can't be through");
+            if texts(&postgres.url, told).await == [others.as_str()] {
+                break;
+            }
+        }
+        if commits {
+            unit.commit().await.unwrap();
+            let outcomes = steps.await;
+            assert!(matches!(outcomes[7], Err(Error::Fenced { epoch: 2, .. })));
+            owned.assert_all_but(7, &outcomes, &database).await;
+        } else {
+            drop(unit);
+            let outcomes = steps.await;
+            owned.assert_all_but(usize::MAX, &outcomes, &database).await;
+        }
+        let conversations = database.conversations();
+        assert!(conversations.delete(&owned.conversation).await.unwrap());
+    }
+    database.close().await;
+    postgres.remove().await;
+}
+
+#[tokio::test]
+async fn writes_of_one_thread_keep_their_order_whatever_they_ask() {
+    on_both(async |database| {
+        let checkpointer = database.checkpointer();
+        let checkpoints = [next("one", 0), next("two", 0)];
+        for new in &checkpoints {
+            checkpointer
+                .fenced(Fence::Raise(1))
+                .put(new.clone())
+                .await
+                .unwrap();
+        }
+        let fences = [
+            Some(Fence::Hold(1)),
+            None,
+            Some(Fence::Hold(9)),
+            Some(Fence::Hold(1)),
+        ];
+        let puts = (1..=THREADS).map(async |step| {
+            let fence = fences[step / 2 % fences.len()];
+            let asking = match fence {
+                Some(fence) => checkpointer.fenced(fence),
+                None => database.checkpointer(),
+            };
+            let metadata = CheckpointMetadata::new(CheckpointSource::Loop, step as i64);
+            let put = asking.put(NewCheckpoint {
+                metadata,
+                ..checkpoints[step % 2].clone()
+            });
+            assert_eq!(put.await.is_ok(), fence != Some(Fence::Hold(9)), "{step}");
+        });
+        join_all(puts).await;
+        for (index, new) in checkpoints.iter().enumerate() {
+            let is_admitted =
+                |step: &usize| fences[step / 2 % fences.len()] != Some(Fence::Hold(9));
+            let last = (1..=THREADS)
+                .rev()
+                .filter(|step| step % 2 == index)
+                .find(is_admitted);
+            let latest = CheckpointSelector::latest(new.thread_id.clone());
+            let found = checkpointer.get(&latest).await.unwrap().unwrap();
+            assert_eq!(found.metadata.step(), last.map(|step| step as i64));
+        }
+        database.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn steps_whose_acknowledgement_was_lost_are_stored_and_told_once() {
+    let postgres = PostgresDatabase::create("group").await;
+    let direct = postgres.url.replace("localhost", "127.0.0.1");
+    let proxy = Proxy::start(&format!("{direct}?sslmode=disable")).await;
+    let database = connect(&proxy.url()).await;
+    // The answer to a group that refused none, and to a step alone.
+    for (answer, turns) in [("SELECT 0", THREADS), ("SELECT 1", 1)] {
+        let mut owned = Owned::create(&database).await;
+        owned.turns.truncate(turns);
+        proxy.lose_answer(answer);
+        let outcomes = owned.step(&database).await;
+        assert!(proxy.has_lost_answer());
+        owned.assert_all_but(usize::MAX, &outcomes, &database).await;
+    }
+    database.close().await;
+    postgres.remove().await;
+}
+
+#[tokio::test]
+async fn a_turn_whose_acknowledgements_were_lost_begins_and_ends_once() {
+    let postgres = PostgresDatabase::create("group").await;
+    let direct = postgres.url.replace("localhost", "127.0.0.1");
+    let proxy = Proxy::start(&format!("{direct}?sslmode=disable")).await;
+    let database = connect(&proxy.url()).await;
+    let conversation = Conversation::titled("Of one turn");
+    let conversation = database.conversations().add(conversation).await.unwrap().id;
+    let message = Message::new(conversation, Role::User, "Hello");
+    let turn = Turn::new(conversation, message.id);
+    let mut answer = Message::new(conversation, Role::Assistant, "Hello!");
+    answer.id = message.id.answer();
+    let begin = TurnChange::Begin {
+        turn: turn.clone(),
+        message,
+    };
+    let end = TurnChange::End {
+        seen: turn.clone(),
+        ended: Turn {
+            status: TurnStatus::Completed,
+            ..turn.clone()
+        },
+        answer: Some(answer),
+    };
+    for (sequence, fence, change) in [(1, Fence::Raise(1), begin), (2, Fence::Hold(1), end)] {
+        let batch = EventBatch {
+            conversation_id: conversation,
+            turn_id: turn.id,
+            sequence,
+            events: Vec::new(),
+        };
+        let telling = database.checkpointer().telling(fence, batch, Some(change));
+        proxy.lose_answer("SELECT 1");
+        telling.put(next("thread", 0)).await.unwrap();
+        assert!(proxy.has_lost_answer());
+        // Again is another matter.
+        let again = telling.put(next("thread", 1)).await;
+        assert!(matches!(
+            again,
+            Err(Error::Fenced { .. } | Error::Conflict { .. })
+        ));
+    }
+    let rows = "SELECT (SELECT count(*) FROM checkpoints) || ' ' ||
+        (SELECT count(*) FROM agent_turn_events) || ' ' ||
+        (SELECT count(*) FROM agent_messages) || ' ' || (SELECT status FROM agent_turns)";
+    assert_eq!(texts(&postgres.url, rows).await, ["2 2 2 completed"]);
+    database.close().await;
+    postgres.remove().await;
+}
+
+#[tokio::test]
+async fn a_turn_ends_although_its_rows_change_meanwhile() {
+    let postgres = PostgresDatabase::create("group").await;
+    let database = connect(&postgres.url).await;
+    let conversation = Conversation::titled("Of one turn");
+    let conversation = database.conversations().add(conversation).await.unwrap().id;
+    let owner = OwnerId::new();
+    let turn = Turn {
+        lease_owner: Some(owner),
+        ..Turn::new(conversation, MessageId::new())
+    };
+    database.turns().add(turn.clone()).await.unwrap();
+    let raising = database.checkpointer().fenced(Fence::Raise(1));
+    raising.put(next("thread", 0)).await.unwrap();
+
+    let unit = database.begin().await.unwrap();
+    unit.checkpointer().put(next("thread", 1)).await.unwrap();
+    assert_eq!(unit.leases().renew(owner).await.unwrap(), [conversation]);
+    let batch = EventBatch {
+        conversation_id: conversation,
+        turn_id: turn.id,
+        sequence: 1,
+        events: Vec::new(),
+    };
+    let end = TurnChange::End {
+        ended: Turn {
+            status: TurnStatus::Failed,
+            ..turn.clone()
+        },
+        answer: None,
+        seen: turn,
+    };
+    let telling = database.checkpointer();
+    let telling = telling.telling(Fence::Hold(1), batch, Some(end));
+    let mut ending = telling.put(next("thread", 2));
+    let waits = tokio::time::timeout(Duration::from_millis(200), &mut ending).await;
+    assert!(waits.is_err(), "{waits:?}");
+    unit.commit().await.unwrap();
+    ending.await.unwrap();
+    let rows = "SELECT (SELECT count(*) FROM checkpoints) || ' ' ||
+        (SELECT count(*) FROM agent_turn_events) || ' ' || (SELECT status FROM agent_turns)";
+    assert_eq!(texts(&postgres.url, rows).await, ["3 1 failed"]);
     database.close().await;
     postgres.remove().await;
 }

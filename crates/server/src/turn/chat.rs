@@ -4,10 +4,10 @@ use futures::FutureExt;
 use yai_agentkit_core::{
     CheckpointMetadata, CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer,
     Conversation, Error, Fence, ListQuery, Message, MessageId, PendingWrite, Result, Role,
-    ThreadState, Turn, TurnFilter, TurnStatus, UnitOfWork, now,
+    ThreadState, Turn, TurnChange, TurnFilter, TurnId, TurnStatus, now,
 };
 
-use super::{Claim, MESSAGE_ID, TurnEngine, TurnError, log::EventLog, send::Incoming};
+use super::{Claim, Event, MESSAGE_ID, TurnEngine, TurnError, log::EventLog, send::Incoming};
 use crate::agent::{AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall};
 
 /// The field of a checkpoint's metadata that holds the epoch with which it was written.
@@ -32,6 +32,15 @@ pub(super) struct Chat {
     pub(super) log: Option<EventLog>,
     /// The greatest epoch that the thread is known to have had.
     epoch: u64,
+}
+
+/// A state to be saved, and with what.
+struct Checkpointed {
+    state: AgentState,
+    source: CheckpointSource,
+    /// The last message of the conversation that the state knows.
+    last_message: MessageId,
+    fence: Fence,
 }
 
 /// What one step has led to.
@@ -127,11 +136,23 @@ impl Chat {
             id: incoming.turn_id,
             ..self.owned(new)
         };
-        let unit = self.engine.storage.begin().await?;
-        incoming.store(&*unit).await?;
-        let turn = unit.turns().add(turn).await?;
-        self.save_input(&*unit, message, &turn).await?;
-        unit.commit().await?;
+        let begin = TurnChange::Begin {
+            turn: turn.clone(),
+            message: message.clone(),
+        };
+        if let Some(key) = &incoming.key {
+            let unit = self.engine.storage.begin().await?;
+            // First: the same request elsewhere waits here, and then finds the key.
+            unit.idempotency_keys().add(key.clone()).await?;
+            let checkpointer = unit.checkpointer();
+            self.save_input(&*checkpointer, message, &turn, Some(begin))
+                .await?;
+            unit.commit().await?;
+        } else {
+            let checkpointer = self.engine.storage.checkpointer();
+            self.save_input(&*checkpointer, message, &turn, Some(begin))
+                .await?;
+        }
         self.log().told();
         incoming.is_stored(turn.id);
         Ok(turn)
@@ -149,7 +170,7 @@ impl Chat {
         let stored = incoming.store(&*unit).await?;
         let fence = Fence::Raise(self.next_epoch());
         self.save(
-            &*unit.checkpointer(),
+            &*unit.checkpointer().fenced(fence),
             state,
             CheckpointSource::Update,
             stored.id,
@@ -193,19 +214,15 @@ impl Chat {
     }
 
     async fn record_step(&mut self, turn: &Turn, state: AgentState) -> Result<()> {
-        let unit = self.engine.storage.begin().await?;
         let batch = log_of(&mut self.log).stepped(&self.state, &state);
-        self.save(
-            &*unit.checkpointer(),
+        let checkpointer = self.engine.storage.checkpointer();
+        let step = Checkpointed {
             state,
-            CheckpointSource::Loop,
-            turn.user_message_id,
-            Fence::Hold(turn.epoch),
-            Some(turn),
-        )
-        .await?;
-        self.log().append(&*unit.turn_events(), batch).await?;
-        unit.commit().await?;
+            source: CheckpointSource::Loop,
+            last_message: turn.user_message_id,
+            fence: Fence::Hold(turn.epoch),
+        };
+        self.tell(&*checkpointer, step, batch, None).await?;
         self.log().told();
         Ok(())
     }
@@ -273,7 +290,9 @@ impl Chat {
         let unit = self.engine.storage.begin().await?;
         let begun = async {
             let turn = unit.leases().replace(&queued, begun).await?;
-            self.save_input(&*unit, &message, &turn).await?;
+            let checkpointer = unit.checkpointer();
+            self.save_input(&*checkpointer, &message, &turn, None)
+                .await?;
             unit.commit().await?;
             self.log().told();
             Ok(turn)
@@ -335,27 +354,24 @@ impl Chat {
         state.answering = None;
         let mut message = Message::new(self.conversation.id, Role::Assistant, answer);
         message.id = turn.user_message_id.answer();
-        let completed = async {
-            let unit = self.engine.storage.begin().await?;
-            let message = unit.messages().add(message).await?;
-            let batch = log_of(&mut self.log).completed(&self.state, &state, &message);
-            self.save(
-                &*unit.checkpointer(),
-                state,
-                CheckpointSource::Loop,
-                message.id,
-                Fence::Hold(turn.epoch),
-                Some(&turn),
-            )
-            .await?;
-            let ended = ended(&turn, TurnStatus::Completed, None);
-            unit.leases().replace(&turn, ended).await?;
-            self.log().append(&*unit.turn_events(), batch).await?;
-            unit.commit().await?;
-            self.log().told();
-            Ok(message)
+        let hold = Fence::Hold(turn.epoch);
+        let batch = log_of(&mut self.log).completed(&self.state, &state, &message);
+        let end = TurnChange::End {
+            ended: ended(&turn, TurnStatus::Completed, None),
+            answer: Some(message.clone()),
+            seen: turn,
         };
-        completed.await.map_err(TurnError::of_owner)
+        let last = Checkpointed {
+            state,
+            source: CheckpointSource::Loop,
+            last_message: message.id,
+            fence: hold,
+        };
+        let checkpointer = self.engine.storage.checkpointer();
+        let completed = self.tell(&*checkpointer, last, batch, Some(end)).await;
+        completed.map_err(TurnError::of_owner)?;
+        self.log().told();
+        Ok(message)
     }
 
     /// Ends the turn because of `reason`, which is returned unless the storage fails as well.
@@ -371,27 +387,25 @@ impl Chat {
             TurnError::Agent(AgentError::Unavailable { .. }) => "agent-unavailable",
             _ => "agent-failed",
         };
-        let failed = async {
-            let unit = self.engine.storage.begin().await?;
-            let state = closed(self.state.clone(), "the turn has failed");
-            let batch = log_of(&mut self.log).ended(&self.state, &state, error, code);
-            self.save(
-                &*unit.checkpointer(),
-                state,
-                CheckpointSource::Loop,
-                turn.user_message_id,
-                fence,
-                Some(&turn),
-            )
-            .await?;
-            unit.leases().replace(&turn, ended).await?;
-            self.log().append(&*unit.turn_events(), batch).await?;
-            unit.commit().await?;
-            self.log().told();
-            Ok(())
+        let state = closed(self.state.clone(), "the turn has failed");
+        let batch = log_of(&mut self.log).ended(&self.state, &state, error, code);
+        let last = Checkpointed {
+            state,
+            source: CheckpointSource::Loop,
+            last_message: turn.user_message_id,
+            fence,
         };
-        match failed.await {
-            Ok(()) => reason,
+        let end = TurnChange::End {
+            seen: turn,
+            ended,
+            answer: None,
+        };
+        let checkpointer = self.engine.storage.checkpointer();
+        match self.tell(&*checkpointer, last, batch, Some(end)).await {
+            Ok(()) => {
+                self.log().told();
+                reason
+            }
             Err(error) => TurnError::of_owner(error),
         }
     }
@@ -413,32 +427,54 @@ impl Chat {
 
     async fn save_input(
         &mut self,
-        unit: &dyn UnitOfWork,
+        checkpointer: &dyn Checkpointer,
         message: &Message,
         turn: &Turn,
+        begin: Option<TurnChange>,
     ) -> Result<()> {
         let mut state = self.state.clone();
         state
             .messages
             .push(ChatMessage::new(Role::User, message.content.as_str()));
         state.answering = Some(message.id);
-        let mut log = EventLog::new(self.engine.followers.clone(), turn);
+        let log = self
+            .log
+            .insert(EventLog::new(self.engine.followers.clone(), turn));
         let batch = log.started(&self.state, &state);
-        self.save(
-            &*unit.checkpointer(),
+        let input = Checkpointed {
             state,
-            CheckpointSource::Input,
-            message.id,
-            Fence::Raise(turn.epoch),
-            Some(turn),
-        )
-        .await?;
-        log.append(&*unit.turn_events(), batch).await?;
-        self.log = Some(log);
+            source: CheckpointSource::Input,
+            last_message: message.id,
+            fence: Fence::Raise(turn.epoch),
+        };
+        self.tell(checkpointer, input, batch, begin).await
+    }
+
+    /// Saves a checkpoint of the turn under way, with what the turn tells and what becomes of it.
+    async fn tell(
+        &mut self,
+        checkpointer: &dyn Checkpointer,
+        new: Checkpointed,
+        batch: Vec<Event>,
+        change: Option<TurnChange>,
+    ) -> Result<()> {
+        let Checkpointed {
+            state,
+            source,
+            last_message,
+            fence,
+        } = new;
+        let events = self.log().next(batch);
+        let turn = Some(events.turn_id);
+        let telling = checkpointer.telling(fence, events, change);
+        self.save(&*telling, state, source, last_message, fence, turn)
+            .await?;
+        self.log().stored();
         Ok(())
     }
 
-    /// `last_message` is the last message of the conversation that the state knows.
+    /// `checkpointer` asks `fence`, `last_message` is the last message of the conversation that the
+    /// state knows.
     pub(super) async fn save(
         &mut self,
         checkpointer: &dyn Checkpointer,
@@ -446,16 +482,15 @@ impl Chat {
         source: CheckpointSource,
         last_message: MessageId,
         fence: Fence,
-        turn: Option<&Turn>,
+        turn: Option<TurnId>,
     ) -> Result<()> {
         let mut metadata = CheckpointMetadata::new(source, self.thread.next_step())
             .with(MESSAGE_ID, last_message.to_string())
             .with(EPOCH, fence.epoch());
         if let Some(turn) = turn {
-            metadata = metadata.with("run_id", turn.id.to_string());
+            metadata = metadata.with("run_id", turn.to_string());
         }
-        let fenced = checkpointer.fenced(fence);
-        self.thread.save(&*fenced, &state, metadata).await?;
+        self.thread.save(checkpointer, &state, metadata).await?;
         self.state = state;
         self.writes.clear();
         self.epoch = self.epoch.max(fence.epoch());

@@ -138,16 +138,25 @@ impl EventLog {
         events: &dyn TurnEvents,
         batch: Vec<Event>,
     ) -> Result<()> {
+        events.append(self.next(batch)).await?;
+        self.stored();
+        Ok(())
+    }
+
+    /// The next batch, for who stores it with something else.
+    pub(super) fn next(&self, batch: Vec<Event>) -> EventBatch {
         let to_json = |event: Event| serde_json::to_value(event).unwrap_or_default();
-        let batch = EventBatch {
+        EventBatch {
             conversation_id: self.turn.conversation_id,
             turn_id: self.turn.id,
             sequence: self.sequence + 1,
             events: batch.into_iter().map(to_json).collect(),
-        };
-        events.append(batch).await?;
+        }
+    }
+
+    /// The [`next`](Self::next) batch is stored.
+    pub(super) fn stored(&mut self) {
         self.sequence += 1;
-        Ok(())
     }
 
     /// What was appended is committed: those who watch may read it.

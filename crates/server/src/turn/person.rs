@@ -209,14 +209,14 @@ impl TurnEngine {
         let before = if has_thread {
             // What the owner has left.
             chat.read(&*checkpointer).await?;
-            let before = chat.state.clone();
+            let (before, hold) = (chat.state.clone(), Fence::Hold(epoch));
             chat.save(
-                &*checkpointer,
+                &*checkpointer.fenced(hold),
                 closed(before.clone(), CANCELLED),
                 CheckpointSource::Loop,
                 turn.user_message_id,
-                Fence::Hold(epoch),
-                Some(turn),
+                hold,
+                Some(turn.id),
             )
             .await?;
             before

@@ -45,7 +45,7 @@ pub(super) struct Incoming {
     pub(super) message: Message,
     /// The turn that answers it; a system message has none.
     pub(super) turn_id: TurnId,
-    key: Option<IdempotencyKey>,
+    pub(super) key: Option<IdempotencyKey>,
     /// Learns of the turn as soon as it is stored.
     turn: Arc<watch::Sender<Option<TurnId>>>,
 }

@@ -1,8 +1,11 @@
 //! A scripted agent, a storage that can fail, and the router without a socket.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -16,8 +19,11 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
 use yai_agentkit_core::{
-    Checkpointer, Conversation, Error, IdempotencyKey, Leases, ListQuery, Message, MessageFilter,
-    Repository, Result, Role, Storage, Turn, TurnEvents, UnitOfWork, memory::MemoryStorage,
+    CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
+    Conversation, DeltaChannelHistory, Error, EventBatch, Fence, IdempotencyKey, Leases, ListQuery,
+    Message, MessageFilter, NewCheckpoint, NewWrites, Page, PruneStrategy, Repository, Result,
+    Role, Storage, Thread, ThreadCursor, ThreadId, Turn, TurnChange, TurnEvents, UnitOfWork,
+    memory::MemoryStorage,
 };
 use yai_agentkit_server::{
     agent::{Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome},
@@ -174,7 +180,7 @@ fn decision(ids: &[&str]) -> Step {
     }
 }
 
-/// A storage whose units of work and pings fail while told so.
+/// A storage whose units of work, checkpoints and pings fail while told so.
 #[derive(Clone, Default)]
 pub(crate) struct FailingStorage {
     pub(crate) inner: MemoryStorage,
@@ -223,7 +229,10 @@ impl Storage for FailingStorage {
     }
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
-        self.inner.checkpointer()
+        Arc::new(FailingCheckpointer {
+            storage: self.clone(),
+            inner: self.inner.checkpointer(),
+        })
     }
 
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>> {
@@ -234,6 +243,95 @@ impl Storage for FailingStorage {
     async fn ping(&self) -> Result<()> {
         assert!(!self.panics.load(Ordering::SeqCst), "secret panic");
         self.check("ping")
+    }
+}
+
+/// The checkpointer of a [`FailingStorage`], whose puts fail while it is told so.
+struct FailingCheckpointer {
+    storage: FailingStorage,
+    inner: Arc<dyn Checkpointer>,
+}
+
+impl FailingCheckpointer {
+    fn of(&self, inner: Arc<dyn Checkpointer>) -> Arc<dyn Checkpointer> {
+        Arc::new(Self {
+            storage: self.storage.clone(),
+            inner,
+        })
+    }
+}
+
+#[async_trait]
+impl Checkpointer for FailingCheckpointer {
+    async fn get(&self, selector: &CheckpointSelector) -> Result<Option<CheckpointTuple>> {
+        self.inner.get(selector).await
+    }
+
+    async fn list(&self, query: &CheckpointQuery) -> Result<Vec<CheckpointTuple>> {
+        self.inner.list(query).await
+    }
+
+    async fn put(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
+        self.storage.check("put checkpoint")?;
+        self.inner.put(checkpoint).await
+    }
+
+    async fn put_next(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
+        self.storage.check("put checkpoint")?;
+        self.inner.put_next(checkpoint).await
+    }
+
+    async fn put_writes(&self, writes: NewWrites) -> Result<()> {
+        self.inner.put_writes(writes).await
+    }
+
+    fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer> {
+        self.of(self.inner.fenced(fence))
+    }
+
+    fn telling(
+        &self,
+        fence: Fence,
+        events: EventBatch,
+        change: Option<TurnChange>,
+    ) -> Arc<dyn Checkpointer> {
+        self.of(self.inner.telling(fence, events, change))
+    }
+
+    async fn raise_epoch(&self, thread_id: &ThreadId, epoch: u64) -> Result<()> {
+        self.inner.raise_epoch(thread_id, epoch).await
+    }
+
+    async fn delete_thread(&self, thread_id: &ThreadId) -> Result<()> {
+        self.inner.delete_thread(thread_id).await
+    }
+
+    async fn delete_for_runs(&self, run_ids: &[String]) -> Result<()> {
+        self.inner.delete_for_runs(run_ids).await
+    }
+
+    async fn copy_thread(&self, source: &ThreadId, target: &ThreadId) -> Result<()> {
+        self.inner.copy_thread(source, target).await
+    }
+
+    async fn prune(&self, thread_ids: &[ThreadId], strategy: PruneStrategy) -> Result<()> {
+        self.inner.prune(thread_ids, strategy).await
+    }
+
+    async fn delta_channel_history(
+        &self,
+        selector: &CheckpointSelector,
+        channels: &[String],
+    ) -> Result<BTreeMap<String, DeltaChannelHistory>> {
+        self.inner.delta_channel_history(selector, channels).await
+    }
+
+    async fn threads(
+        &self,
+        limit: u64,
+        after: Option<&ThreadCursor>,
+    ) -> Result<Page<Thread, ThreadCursor>> {
+        self.inner.threads(limit, after).await
     }
 }
 

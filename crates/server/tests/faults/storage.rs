@@ -8,7 +8,7 @@ use yai_agentkit_core::{
     Checkpointer, Conversation, ConversationId, DeltaChannelHistory, Entity, EventBatch, Fence,
     IdempotencyKey, LatestBatches, Leases, ListQuery, Message, NewCheckpoint, NewWrites, OwnerId,
     Page, PruneStrategy, Repository, Result, Storage, Thread, ThreadCursor, ThreadId, Turn,
-    TurnEvents, TurnId, UnitOfWork,
+    TurnChange, TurnEvents, TurnId, UnitOfWork,
 };
 
 use crate::process::{OpenUnit, Process};
@@ -242,6 +242,16 @@ impl Checkpointer for Bounded<dyn Checkpointer> {
 
     fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer> {
         Self::part(self.part, self.inner.fenced(fence), &self.process)
+    }
+
+    fn telling(
+        &self,
+        fence: Fence,
+        events: EventBatch,
+        change: Option<TurnChange>,
+    ) -> Arc<dyn Checkpointer> {
+        let telling = self.inner.telling(fence, events, change);
+        Self::part(self.part, telling, &self.process)
     }
 
     async fn raise_epoch(&self, thread_id: &ThreadId, epoch: u64) -> Result<()> {

@@ -4,6 +4,8 @@
 mod checkpointer;
 mod events;
 mod lease;
+#[cfg(test)]
+mod ownership;
 mod repository;
 
 use std::{

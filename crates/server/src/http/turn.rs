@@ -1,4 +1,9 @@
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::State,
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -10,10 +15,12 @@ use super::{
     App,
     chat::{MessageBody, Reply},
     conversation,
+    event::{self, LastEventId},
     extract::{Body, Id, Query, TurnPath},
     page::{List, MAX_LIMIT, limit},
     problem::{Problem, ProblemBody},
 };
+use crate::turn::Event;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -163,17 +170,21 @@ async fn cancel(State(app): State<App>, path: TurnPath) -> Result<Json<TurnBody>
 
 /// Answer the question of an interrupted turn, and get the agent's answer
 ///
-/// At any time, on any server. The response is that of the message which began the turn.
+/// At any time, on any server. The response is that of the message which began the turn; with
+/// `Accept: text/event-stream`, the events of the turn from here on.
 #[utoipa::path(
     post, path = "/chats/{chat_id}/turns/{turn_id}/resume", tag = "chats",
     operation_id = "resume_turn",
     params(
         ("chat_id" = Uuid, Path, description = "The id of the conversation"),
         ("turn_id" = Uuid, Path),
+        ("last-event-id" = Option<String>, Header, description = "Also the events of before that are behind it"),
     ),
     request_body = Answer,
     responses(
-        (status = 200, description = "The answer", body = MessageBody),
+        (status = 200, description = "The answer, or the events", content(
+            (MessageBody = "application/json"), (Event = "text/event-stream"),
+        )),
         (status = 202, description = "The turn asks again", body = TurnBody),
         (status = 409, description = "It does not ask this, or not any more", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
         (status = 502, description = "The agent failed", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
@@ -182,10 +193,16 @@ async fn cancel(State(app): State<App>, path: TurnPath) -> Result<Json<TurnBody>
 async fn resume(
     State(app): State<App>,
     path: TurnPath,
+    LastEventId(after): LastEventId,
+    headers: HeaderMap,
     Body(new): Body<Answer>,
-) -> Result<Reply, Problem> {
-    let answered = app
-        .turns
-        .answer(path.chat_id, path.turn_id, new.interrupt_id, new.answer);
-    Reply::of(answered.await).map_err(Problem::from)
+) -> Result<Response, Problem> {
+    let (chat, turn, interrupt) = (path.chat_id, path.turn_id, new.interrupt_id);
+    if event::wants_events(&headers) {
+        let begun = app.turns.begin_answer(chat, turn, interrupt, new.answer);
+        let (turn, asked_at) = begun.await?;
+        return event::watch(&app, &turn, after.or(Some(asked_at))).await;
+    }
+    let answered = app.turns.answer(chat, turn, interrupt, new.answer).await;
+    Ok(Reply::of(answered)?.into_response())
 }

@@ -12,6 +12,7 @@ use yai_agentkit_core::{
 use super::{
     event::{Event, Outcome, Question, state_delta},
     followers::Followers,
+    watch::EventPosition,
 };
 use crate::agent::{AgentState, ToolCall};
 
@@ -165,6 +166,11 @@ impl EventLog {
     /// What was appended is committed: those who watch may read it.
     pub(super) fn told(&self) {
         self.followers.told(self.turn.id, self.sequence);
+    }
+
+    /// Behind all that was appended.
+    pub(super) fn end(&self) -> EventPosition {
+        EventPosition::behind(self.sequence)
     }
 
     /// Waits for the `step` of an agent, and stores meanwhile what it says. What it says last is

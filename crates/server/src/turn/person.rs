@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
+use tokio::sync::watch;
 use yai_agentkit_core::{
     CheckpointSource, ConversationId, Error, Fence, Interrupt, InterruptId, ListQuery, Message,
     Turn, TurnFilter, TurnId, TurnStatus, now,
 };
 
 use super::{
-    TurnEngine, TurnError,
+    EventPosition, TurnEngine, TurnError,
     chat::{Chat, closed, ended},
     log::EventLog,
 };
@@ -44,70 +45,118 @@ impl TurnEngine {
         interrupt: InterruptId,
         answer: String,
     ) -> Result<Message, TurnError> {
+        let stored = watch::Sender::default();
+        let work = async move |engine: Self| {
+            engine
+                .take_answer(conversation, id, interrupt, answer, stored)
+                .await
+        };
+        self.detached(work).await
+    }
+
+    /// Answers as [`answer`](Self::answer) does, and returns the turn as soon as the answer is
+    /// stored, to be [watched](Self::watch) from the place behind which it goes on.
+    pub async fn begin_answer(
+        &self,
+        conversation: ConversationId,
+        id: TurnId,
+        interrupt: InterruptId,
+        answer: String,
+    ) -> Result<(Turn, EventPosition), TurnError> {
+        let (stored, mut goes_on) = watch::channel(None);
+        let work = self.detached(async move |engine: Self| {
+            engine
+                .take_answer(conversation, id, interrupt, answer, stored)
+                .await
+        });
+        let failure = tokio::select! {
+            done = work => done.err(),
+            Ok(_) = goes_on.wait_for(Option::is_some) => None,
+        };
+        let goes_on = goes_on.borrow().clone();
+        // Whoever has the agent's answer has told of the turn.
+        goes_on.ok_or(failure.unwrap_or(TurnError::Lost))
+    }
+
+    /// Tells `stored` of the turn that goes on, and behind which of its events.
+    async fn take_answer(
+        self,
+        conversation: ConversationId,
+        id: TurnId,
+        interrupt: InterruptId,
+        answer: String,
+        stored: watch::Sender<Option<(Turn, EventPosition)>>,
+    ) -> Result<Message, TurnError> {
         if answer.contains('\0') {
             return Err(Error::invalid("answer", "must not contain a NUL character").into());
         }
-        let work = async move |engine: Self| {
-            let mut epoch = 0;
-            let begun = Instant::now();
-            let (mut chat, turn) = loop {
-                let turn = engine.turn(conversation, id).await?;
-                let asked = turn.interrupt.clone().filter(|asked| asked.id == interrupt);
-                let asked = asked.filter(|_| turn.status == TurnStatus::Interrupted);
-                let asked = asked.ok_or(TurnError::NotAsked)?;
-                let claim = match engine.claim(conversation) {
-                    // Those who wait for the turn look at the chat now and then.
-                    Err(TurnError::Busy(_)) if begun.elapsed() < engine.limits.lease => {
-                        engine.until_free(conversation).await;
-                        continue;
-                    }
-                    claim => claim?,
-                };
-                let mut chat = Chat::open(engine.clone(), claim, epoch.max(turn.epoch)).await?;
-                let writes = chat.answer_writes(&asked, &answer)?;
-                let events = engine.storage.turn_events();
-                let mut log = EventLog::load(engine.followers.clone(), &*events, &turn).await?;
-                let batch = log.started(&chat.state, &chat.state);
-                let next = Turn {
-                    status: TurnStatus::Running,
-                    interrupt: None,
-                    started_at: Some(now()),
-                    ..chat.owned(turn.clone())
-                };
-                let answered = async {
-                    let unit = engine.storage.begin().await?;
-                    let checkpointer = unit.checkpointer();
-                    let raise = Fence::Raise(next.epoch);
-                    checkpointer.fenced(raise).put_writes(writes).await?;
-                    let turn = unit.leases().replace(&turn, next).await?;
-                    log.append(&*unit.turn_events(), batch).await?;
-                    unit.commit().await?;
-                    log.told();
-                    Ok(turn)
-                };
-                match answered.await {
-                    Ok(turn) => {
-                        chat.log = Some(log);
-                        break (chat, turn);
-                    }
-                    Err(Error::Fenced { epoch: met, .. }) => epoch = met,
-                    Err(error) => match TurnError::of_owner(error) {
-                        TurnError::Lost => return Err(TurnError::NotAsked),
-                        error => return Err(error),
-                    },
+        let engine = self;
+        let mut epoch = 0;
+        let begun = Instant::now();
+        let (mut chat, turn) = loop {
+            let turn = engine.turn(conversation, id).await?;
+            let asked = turn.interrupt.clone().filter(|asked| asked.id == interrupt);
+            let asked = asked.filter(|_| turn.status == TurnStatus::Interrupted);
+            let asked = asked.ok_or(TurnError::NotAsked)?;
+            let claim = match engine.claim(conversation) {
+                // Those who wait for the turn look at the chat now and then.
+                Err(TurnError::Busy(_)) if begun.elapsed() < engine.limits.lease => {
+                    engine.until_free(conversation).await;
+                    continue;
                 }
+                claim => claim?,
             };
-            let checkpointer = engine.storage.checkpointer();
-            chat.read(&*checkpointer).await?;
-            match chat.run(turn).await {
-                Err(TurnError::Lost) => {
-                    drop(chat);
-                    engine.follow(id).await
+            let mut chat = Chat::open(engine.clone(), claim, epoch.max(turn.epoch)).await?;
+            let writes = chat.answer_writes(&asked, &answer)?;
+            let events = engine.storage.turn_events();
+            let mut log = EventLog::load(engine.followers.clone(), &*events, &turn).await?;
+            let asked_at = log.end();
+            let batch = log.started(&chat.state, &chat.state);
+            let next = Turn {
+                status: TurnStatus::Running,
+                interrupt: None,
+                started_at: Some(now()),
+                ..chat.owned(turn.clone())
+            };
+            let answered = async {
+                let unit = engine.storage.begin().await?;
+                let checkpointer = unit.checkpointer();
+                let raise = Fence::Raise(next.epoch);
+                checkpointer.fenced(raise).put_writes(writes).await?;
+                let turn = unit.leases().replace(&turn, next).await?;
+                log.append(&*unit.turn_events(), batch).await?;
+                unit.commit().await?;
+                log.told();
+                Ok(turn)
+            };
+            match answered.await {
+                Ok(turn) => {
+                    stored.send_replace(Some((turn.clone(), asked_at)));
+                    chat.log = Some(log);
+                    break (chat, turn);
                 }
-                done => done,
+                Err(Error::Fenced { epoch: met, .. }) => epoch = met,
+                Err(error) => match TurnError::of_owner(error) {
+                    TurnError::Lost => return Err(TurnError::NotAsked),
+                    error => return Err(error),
+                },
             }
         };
-        self.detached(work).await
+        let checkpointer = engine.storage.checkpointer();
+        chat.read(&*checkpointer).await?;
+        let ran = if chat.state.answering == Some(turn.user_message_id) {
+            chat.run(turn).await
+        } else {
+            // Another server has taken the turn over and ended it: the state is a later one's.
+            Err(TurnError::Lost)
+        };
+        match ran {
+            Err(TurnError::Lost) => {
+                drop(chat);
+                engine.follow(id).await
+            }
+            done => done,
+        }
     }
 
     /// Ends a turn without an answer. One that runs, wherever it does, is taken from its owner, who

@@ -16,6 +16,14 @@ pub struct EventPosition {
     index: u64,
 }
 
+impl EventPosition {
+    /// Behind every event of a batch.
+    pub(super) fn behind(sequence: u64) -> Self {
+        let index = u64::MAX;
+        Self { sequence, index }
+    }
+}
+
 impl fmt::Display for EventPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.sequence, self.index)

@@ -150,6 +150,33 @@ async fn what_cannot_be_watched_is_a_problem() {
 }
 
 #[tokio::test]
+async fn an_answer_to_a_question_streams_what_comes_of_it() {
+    let api = Api::new(ScriptedAgent::default());
+    let chat = api.conversation().await;
+    let asked = ask(&api, &chat, "ask").await;
+    let last = &asked.last().unwrap().data;
+    assert_eq!(last["outcome"]["type"], "interrupt");
+    let interrupt = last["outcome"]["interrupts"][0]["id"].clone();
+
+    let turn = format!("/chats/{chat}/turns/{}", turn_of(&asked));
+    let answer = |interrupt: &Value| {
+        let body = json!({"interrupt_id": interrupt, "answer": "the red one"}).to_string();
+        let request = streaming(Request::post(format!("{turn}/resume")));
+        request.body(body.into()).unwrap()
+    };
+    let stale = api.request(answer(&json!(chat))).await;
+    assert_eq!(stale.problem(), "not-asked");
+    let response = api.router.clone().oneshot(answer(&interrupt)).await;
+    let events = collect(response.unwrap()).await.unwrap();
+    assert_eq!(outline(&events)[..2], ["RUN_STARTED", "STEP_STARTED tools"]);
+    assert_eq!(text(&events), "the red one");
+    let all = watch(&api, &format!("{turn}/events"), None).await.unwrap();
+    assert_eq!(all, [asked, events].concat());
+    let again = api.request(answer(&interrupt)).await;
+    assert_eq!(again.problem(), "not-asked");
+}
+
+#[tokio::test]
 async fn a_message_that_is_refused_is_a_problem_and_no_stream() {
     let api = Api::new(ScriptedAgent::hanging_after(0));
     let chat = api.conversation().await;

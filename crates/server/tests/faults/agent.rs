@@ -1,0 +1,183 @@
+//! An agent whose tools have effects outside, and the person who answers it.
+
+use std::{
+    fs::OpenOptions,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use yai_agentkit_core::{Interrupt, Role};
+use yai_agentkit_server::agent::{
+    Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome,
+};
+
+use crate::process::Process;
+
+/// What has an effect once more whenever it runs.
+const CHARGE: &str = "charge";
+/// What comes of it.
+const CHARGED: &str = "charged";
+
+/// What a person says to the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Script {
+    /// Two tools at once, one of them safe to repeat; one more; the answer.
+    Tools,
+    /// A question to the person; two tools, of which one wants to be allowed first; the answer.
+    Questions,
+    /// The answer.
+    Hello,
+}
+
+impl Script {
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Tools => "tools",
+            Self::Questions => "questions",
+            Self::Hello => "hello",
+        }
+    }
+}
+
+/// The effects of tools, in a file that outlives every process.
+#[derive(Clone)]
+pub(crate) struct Ledger(PathBuf);
+
+impl Ledger {
+    pub(crate) fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    fn enter(&self, effect: &str) {
+        let file = OpenOptions::new().append(true).create(true).open(&self.0);
+        let line = format!("{effect}\n");
+        file.unwrap().write_all(line.as_bytes()).unwrap();
+    }
+
+    fn count(&self, effect: &str) -> usize {
+        let entered = std::fs::read_to_string(&self.0).unwrap_or_default();
+        entered.lines().filter(|line| *line == effect).count()
+    }
+
+    /// How often the unsafe tool had its effect.
+    pub(crate) fn charges(&self) -> usize {
+        self.count(CHARGE)
+    }
+
+    /// How often the safe ones had.
+    pub(crate) fn looks(&self) -> usize {
+        self.count("look")
+    }
+}
+
+/// How a person answers the question whether a tool that was cut short took effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Person {
+    /// By looking at the ledger.
+    Looks,
+    /// That it did.
+    Believes,
+}
+
+impl Person {
+    pub(crate) fn reply(self, asked: &Interrupt, ledger: &Ledger) -> &'static str {
+        match asked.question.as_str() {
+            "Which one?" => "the red one",
+            "Really?" => "yes",
+            question if question.contains("`charge` was cut short") => {
+                if self == Self::Looks && ledger.charges() == 0 {
+                    "retry"
+                } else {
+                    CHARGED
+                }
+            }
+            question => panic!("an unexpected question: {question}"),
+        }
+    }
+}
+
+/// Follows the scripts. Each decision, and each effect of a tool, is a boundary of its process.
+pub(crate) struct BoundedAgent {
+    pub(crate) process: Process,
+    pub(crate) ledger: Ledger,
+}
+
+#[async_trait]
+impl Agent for BoundedAgent {
+    async fn step(&self, state: &AgentState, deltas: &Deltas) -> Result<Step, AgentError> {
+        // So much that it is stored before the decision is.
+        let thoughts = "I think. ".repeat(500);
+        let decided = async {
+            let (said, step, results) = situation(state);
+            match (said, step) {
+                ("tools", 0) => {
+                    deltas.say(&thoughts).await;
+                    tokio::task::yield_now().await;
+                    tools(&thoughts, &["charge", "look"])
+                }
+                ("questions", 0) => Step::Ask("Which one?".to_owned()),
+                ("tools", 1) => tools("", &["look"]),
+                ("questions", 1) => tools("", &["charge", "look"]),
+                ("tools" | "questions", 2) => Step::Answer(format!("done: {results}")),
+                ("hello", 0) => Step::Answer("hello".to_owned()),
+                unexpected => panic!("{unexpected:?}"),
+            }
+        };
+        Ok(self.process.cross("agent", "step", decided).await)
+    }
+
+    fn is_repeatable(&self, call: &ToolCall) -> bool {
+        call.name != CHARGE
+    }
+
+    async fn run_tool(
+        &self,
+        call: &ToolCall,
+        state: &mut AgentState,
+        answer: Option<&str>,
+    ) -> ToolOutcome {
+        if call.name == CHARGE && situation(state).0 == "questions" && answer.is_none() {
+            return ToolOutcome::Ask("Really?".to_owned());
+        }
+        let effect = async { self.ledger.enter(&call.name) };
+        let name = if call.name == CHARGE {
+            CHARGE
+        } else {
+            state.facts.insert(call.id.clone(), "seen".to_owned());
+            "look"
+        };
+        self.process.cross("tool", name, effect).await;
+        ToolOutcome::Result(match name {
+            CHARGE => CHARGED.to_owned(),
+            _ => format!("seen {}", call.id),
+        })
+    }
+}
+
+/// What the person has said, how many decisions there were since, and what has come of them.
+fn situation(state: &AgentState) -> (&str, usize, String) {
+    let is_user = |message: &ChatMessage| message.role == Role::User;
+    let asked = state.messages.iter().rposition(is_user);
+    let asked = asked.expect("somebody has said something");
+    let since = &state.messages[asked + 1..];
+    let of = |role| since.iter().filter(move |message| message.role == role);
+    let results = of(Role::Tool).map(|result| result.content.as_str());
+    let results = results.collect::<Vec<_>>().join(", ");
+    let steps = of(Role::Assistant).count();
+    (&state.messages[asked].content, steps, results)
+}
+
+fn tools(content: &str, names: &[&str]) -> Step {
+    let call = |name: &&str| ToolCall {
+        id: format!("{name}-{}", names.len()),
+        name: (*name).to_owned(),
+        arguments: json!({}),
+    };
+    Step::ToolCalls {
+        content: content.to_owned(),
+        calls: names.iter().map(call).collect(),
+    }
+}

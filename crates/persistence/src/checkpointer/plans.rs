@@ -13,7 +13,7 @@ use super::{
     turn::{BEGIN, END},
     write::{
         POSTGRES_FENCED_GROUP, POSTGRES_FIRST_WRITE_STAYS, POSTGRES_GROUP,
-        POSTGRES_LAST_WRITE_COUNTS, POSTGRES_PUT, POSTGRES_STEP,
+        POSTGRES_LAST_WRITE_COUNTS, POSTGRES_PUT, POSTGRES_REPLACING_GROUP, POSTGRES_STEP,
     },
 };
 use crate::{connection::Connection, explain::Databases};
@@ -157,12 +157,12 @@ async fn writing_uses_indexes(databases: &Databases) {
     let mut group = vec![threads(), threads()];
     group.extend([threads(), both(), both(), both(), json(), json()]);
     group.extend([threads(), both(), both(), both(), both(), values()]);
-    for _ in 0..2 {
+    let indexes = ["threads_pkey", "checkpoints_pkey", "checkpoint_writes_pkey"];
+    for sql in [POSTGRES_GROUP, POSTGRES_REPLACING_GROUP] {
         group.extend([threads(), both(), both(), both(), both()]);
         group.extend([array(ArrayType::Int, [0, 1]), both(), both(), values()]);
+        assert_writes_by(databases, sql, group.clone(), &indexes).await;
     }
-    let indexes = ["threads_pkey", "checkpoints_pkey", "checkpoint_writes_pkey"];
-    assert_writes_by(databases, POSTGRES_GROUP, group.clone(), &indexes).await;
 
     let ids = || array(ArrayType::Uuid, [Uuid::nil(), Uuid::max()]);
     let numbers = || array(ArrayType::BigInt, [1_i64, 2]);

@@ -160,10 +160,28 @@ pub(super) const POSTGRES_LAST_WRITE_COUNTS: &str = postgres_put_writes!(
     "DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob"
 );
 
+macro_rules! last_writes {
+    ($admitted:literal) => {
+        concat!(
+            ", last_writes AS (
+    INSERT INTO checkpoint_writes
+        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+    SELECT r.* FROM locked, unnest($24::text[], $25::text[], $26::text[], $27::text[],
+        $28::text[], $29::int[], $30::text[], $31::text[], $32::bytea[]) r (thread_id)",
+            $admitted,
+            "
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
+    DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob
+)"
+        )
+    };
+}
+
 /// Several writes of any threads, whose rows `$lock` locks: `locked` is one row then. `$admitted`
-/// says which rows are written, `$end` what follows the insert of the checkpoints.
+/// says which rows are written, `$last_writes` are those that replace others, `$end` is what follows
+/// the insert of the checkpoints.
 macro_rules! postgres_group {
-    ($lock:literal, $admitted:literal, $checkpoints:literal, $end:literal) => {
+    ($lock:literal, $admitted:literal, $last_writes:expr, $checkpoints:literal, $end:literal) => {
         concat!(
             "WITH patience AS MATERIALIZED (
     SELECT set_config('lock_timeout', '100ms', true)
@@ -191,16 +209,8 @@ macro_rules! postgres_group {
             $admitted,
             "
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
-), last_writes AS (
-    INSERT INTO checkpoint_writes
-        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    SELECT r.* FROM locked, unnest($24::text[], $25::text[], $26::text[], $27::text[],
-        $28::text[], $29::int[], $30::text[], $31::text[], $32::bytea[]) r (thread_id)",
-            $admitted,
-            "
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
-    DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob
 )",
+            $last_writes,
             $checkpoints,
             "
 INSERT INTO checkpoints
@@ -217,12 +227,22 @@ DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata",
     };
 }
 
-/// Writes without a fence. `$1`, all threads, is sorted, so that two of these never wait for each
-/// other in a ring; and who holds one of the threads for long holds up the others only for a
-/// moment. `$2` are the threads with a checkpoint.
+/// Writes without a fence, none of which replaces others. `$1`, all threads, is sorted, so that two
+/// of these never wait for each other in a ring; and who holds one of the threads for long holds up
+/// the others only for a moment. `$2` are the threads with a checkpoint.
 pub(super) const POSTGRES_GROUP: &str = postgres_group!(
     "locked AS MATERIALIZED (SELECT count(*) FROM thread)",
     "",
+    "",
+    "",
+    ""
+);
+
+/// As [`POSTGRES_GROUP`], with writes that replace others: a table more to be opened.
+pub(super) const POSTGRES_REPLACING_GROUP: &str = postgres_group!(
+    "locked AS MATERIALIZED (SELECT count(*) FROM thread)",
+    "",
+    last_writes!(""),
     "",
     ""
 );
@@ -257,6 +277,7 @@ pub(super) const POSTGRES_FENCED_GROUP: &str = postgres_group!(
     )
 )",
     " WHERE r.thread_id <> ALL (refused)",
+    last_writes!(" WHERE r.thread_id <> ALL (refused)"),
     ", written AS (",
     ") SELECT unnest(refused) FROM locked"
 );
@@ -331,8 +352,8 @@ async fn write_postgres(postgres: &PostgresSource, writes: &[Write]) -> Result<V
             Ok(vec![true; 2])
         }
         _ if writes.iter().all(|write| write.fenced.is_none()) => {
-            let arguments = group_arguments(writes)?;
-            postgres.fetch_all(POSTGRES_GROUP, arguments.0).await?;
+            let (sql, arguments) = group_statement(&Rows::of(writes))?;
+            postgres.fetch_all(sql, arguments.0).await?;
             Ok(vec![true; writes.len()])
         }
         _ => {
@@ -442,13 +463,19 @@ fn step_arguments(new: &NewRawCheckpoint, writes: &NewWrites) -> Result<Postgres
     Ok(arguments)
 }
 
-pub(super) fn group_arguments(writes: &[Write]) -> Result<PostgresArguments, DbErr> {
-    arguments_of(&Rows::of(writes))
+fn group_statement(rows: &Rows<'_>) -> Result<(&'static str, PostgresArguments), DbErr> {
+    let mut arguments = arguments_of(rows)?;
+    if rows.last_writes.is_empty() {
+        return Ok((POSTGRES_GROUP, arguments));
+    }
+    arguments.add_rows(&rows.last_writes)?;
+    Ok((POSTGRES_REPLACING_GROUP, arguments))
 }
 
 fn fenced_group_arguments(writes: &[Write]) -> Result<PostgresArguments, DbErr> {
     let rows = Rows::of(writes);
     let mut arguments = arguments_of(&rows)?;
+    arguments.add_rows(&rows.last_writes)?;
     arguments.column(&rows.held, |(id, _)| *id)?;
     arguments.column(&rows.held, |(_, epoch)| *epoch)?;
     let events = || rows.events.iter();
@@ -460,6 +487,7 @@ fn fenced_group_arguments(writes: &[Write]) -> Result<PostgresArguments, DbErr> 
     Ok(arguments)
 }
 
+/// Of all but the last writes.
 fn arguments_of(rows: &Rows<'_>) -> Result<PostgresArguments, DbErr> {
     let mut arguments = PostgresArguments::default();
     arguments.column(&rows.threads, |id| *id)?;
@@ -478,17 +506,7 @@ fn arguments_of(rows: &Rows<'_>) -> Result<PostgresArguments, DbErr> {
     arguments.column(blobs(), |(_, stored)| stored.version.as_str())?;
     arguments.column(blobs(), |(_, stored)| stored.value.type_tag())?;
     arguments.column(blobs(), |(_, stored)| stored.value.bytes())?;
-    for rows in [&rows.first_writes, &rows.last_writes] {
-        arguments.column(rows, |row| row.of.key.thread_id.as_str())?;
-        arguments.column(rows, |row| row.of.key.namespace.as_str())?;
-        arguments.column(rows, |row| row.of.key.checkpoint_id.as_str())?;
-        arguments.column(rows, |row| row.of.task_id.as_str())?;
-        arguments.column(rows, |row| row.of.task_path.as_str())?;
-        arguments.column(rows, |row| row.index)?;
-        arguments.column(rows, |row| row.write.channel.as_str())?;
-        arguments.column(rows, |row| row.write.value.type_tag())?;
-        arguments.column(rows, |row| row.write.value.bytes())?;
-    }
+    arguments.add_rows(&rows.first_writes)?;
     Ok(arguments)
 }
 
@@ -514,6 +532,18 @@ impl PostgresArguments {
         self.column(&rows, |(_, write)| write.channel.as_str())?;
         self.column(&rows, |(_, write)| write.value.type_tag())?;
         self.column(&rows, |(_, write)| write.value.bytes())
+    }
+
+    fn add_rows(&mut self, rows: &[WriteRow<'_>]) -> Result<(), DbErr> {
+        self.column(rows, |row| row.of.key.thread_id.as_str())?;
+        self.column(rows, |row| row.of.key.namespace.as_str())?;
+        self.column(rows, |row| row.of.key.checkpoint_id.as_str())?;
+        self.column(rows, |row| row.of.task_id.as_str())?;
+        self.column(rows, |row| row.of.task_path.as_str())?;
+        self.column(rows, |row| row.index)?;
+        self.column(rows, |row| row.write.channel.as_str())?;
+        self.column(rows, |row| row.write.value.type_tag())?;
+        self.column(rows, |row| row.write.value.bytes())
     }
 
     /// An array of what `column` takes from each of `rows`.

@@ -1,10 +1,10 @@
 //! The workload "HTTP": `agentkit serve` against the original design's stack, on the same PostgreSQL.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{io::Write, process::Stdio, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::{
@@ -23,24 +23,32 @@ const QUESTION: &str = "What is 17 * 23?";
 
 const ORIGINAL: &str = "FastAPI, Tortoise, AsyncPostgresSaver";
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Load {
     requests_per_second: f64,
     /// Microseconds.
     p50: f64,
     p99: f64,
-    errors: u64,
 }
 
 pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
     let cores = std::thread::available_parallelism()?.get();
     let contenders = [
-        ("agentkit serve".to_owned(), "agentkit serve", None),
-        (format!("{ORIGINAL}, one process"), "original/1", Some(1)),
+        ("agentkit serve".to_owned(), "agentkit serve", Ours(1)),
+        (
+            "agentkit serve, three servers".to_owned(),
+            "three servers",
+            Ours(3),
+        ),
+        (
+            format!("{ORIGINAL}, one process"),
+            "original/1",
+            Original(1),
+        ),
         (
             format!("{ORIGINAL}, {cores} processes"),
             "original/cores",
-            Some(cores),
+            Original(cores),
         ),
     ];
     report.write(&format!(
@@ -57,11 +65,11 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
         "POST /chats/{id}/messages",
         "ms",
     ]);
-    for (name, key, processes) in contenders {
+    for (name, key, contender) in contenders {
         if !options.takes(Kind::Postgres, &name) {
             continue;
         }
-        let loads = measure(options, processes).await?;
+        let loads = measure(options, contender).await?;
         let mut row = vec![name];
         for (request, load) in ["post", "get", "turn"].iter().zip(loads) {
             row.push(format!("{:.0}", load.requests_per_second));
@@ -75,30 +83,37 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-async fn measure(options: &Options, processes: Option<usize>) -> Result<Vec<Load>> {
+enum Contender {
+    /// So many servers on one database.
+    Ours(usize),
+    /// One server of so many processes.
+    Original(usize),
+}
+use Contender::{Original, Ours};
+
+async fn measure(options: &Options, contender: Contender) -> Result<Vec<Load>> {
     let database = options.database(Kind::Postgres).await?;
-    let server = match processes {
-        None => Server::start(database.url()).await?,
-        Some(processes) => {
+    let mut servers = Vec::new();
+    match contender {
+        Ours(count) => {
+            for _ in 0..count {
+                servers.push(Server::start(database.url()).await?);
+            }
+        }
+        Original(processes) => {
             // The first one makes the tables, which several at once could not.
             Server::start_original(database.url(), 1)
                 .await?
                 .stop()
                 .await?;
-            Server::start_original(database.url(), processes).await?
+            servers.push(Server::start_original(database.url(), processes).await?);
         }
-    };
+    }
     database.settle().await?;
-    let directory = tempfile::tempdir()?;
-    let file = |name, lines: &[String]| -> Result<_> {
-        let file = directory.path().join(name);
-        std::fs::write(&file, lines.join("\n") + "\n")?;
-        Ok(file)
-    };
     let new = json!({"title": "Planning a trip", "metadata": {"customer": 7}});
     let conversations: Vec<String> = stream::iter(0..CONVERSATIONS)
         .map(async |_| {
-            let made = server.post("/conversations", &new).await?;
+            let made = servers[0].post("/conversations", &new).await?;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(
                 made["id"]
                     .as_str()
@@ -113,51 +128,83 @@ async fn measure(options: &Options, processes: Option<usize>) -> Result<Vec<Load
         let path = |id| format!("{prefix}{id}{suffix}");
         conversations.iter().map(path).collect()
     };
-    let created = file("post", &vec!["/conversations".to_owned(); CONNECTIONS])?;
-    let read = file("get", &paths("/conversations/", ""))?;
-    let turns = file("turn", &paths("/chats/", "/messages"))?;
+    let created = vec!["/conversations".to_owned(); CONVERSATIONS];
+    let read = paths("/conversations/", "");
+    let turns = paths("/chats/", "/messages");
     let question = json!({"content": QUESTION}).to_string();
 
     let mut loads = Vec::new();
-    for (method, repeats, body, file) in [
+    for (method, repeats, body, paths) in [
         ("POST", 1, new.to_string(), created),
         ("GET", 1, String::new(), read),
         ("POST", TURNS, question, turns),
     ] {
-        wrk(&server, WARM_UP, method, repeats, &body, &file).await?;
-        loads.push(wrk(&server, options.seconds(), method, repeats, &body, &file).await?);
+        for (time, counts) in [(WARM_UP, false), (options.seconds(), true)] {
+            let load = load(&servers, time, method, repeats, &body, &paths).await?;
+            loads.extend(counts.then_some(load));
+        }
     }
-    server.stop().await?;
+    for server in servers {
+        server.stop().await?;
+    }
     database.remove().await?;
     Ok(loads)
 }
 
-async fn wrk(
-    server: &Server,
+/// The servers share the connections and the paths.
+async fn load(
+    servers: &[Server],
     time: Duration,
     method: &str,
     repeats: usize,
     body: &str,
-    paths: &Path,
+    paths: &[String],
 ) -> Result<Load> {
+    let shares = servers.iter().enumerate().map(async |(number, server)| {
+        let connections = (CONNECTIONS + number) / servers.len();
+        let paths: Vec<_> = paths.iter().skip(number).step_by(servers.len()).collect();
+        wrk(server, connections, time, method, repeats, body, &paths).await
+    });
+    let shares = futures::future::try_join_all(shares).await?;
+    Ok(shares.into_iter().fold(Load::default(), |all, share| Load {
+        requests_per_second: all.requests_per_second + share.requests_per_second,
+        // Of the slowest server.
+        p50: all.p50.max(share.p50),
+        p99: all.p99.max(share.p99),
+    }))
+}
+
+async fn wrk(
+    server: &Server,
+    connections: usize,
+    time: Duration,
+    method: &str,
+    repeats: usize,
+    body: &str,
+    paths: &[&String],
+) -> Result<Load> {
+    let mut file = tempfile::NamedTempFile::new()?;
+    for path in paths {
+        writeln!(file, "{path}")?;
+    }
     let output = Command::new("wrk")
         // A thread for each connection: no two of them speak to one chat.
-        .arg(format!("--threads={CONNECTIONS}"))
-        .arg(format!("--connections={CONNECTIONS}"))
+        .arg(format!("--threads={connections}"))
+        .arg(format!("--connections={connections}"))
         .arg(format!("--duration={}s", time.as_secs()))
-        .arg(format!("--header=X-Threads: {CONNECTIONS}"))
+        .arg(format!("--header=X-Threads: {connections}"))
         .arg(concat!("--script=", env!("CARGO_MANIFEST_DIR"), "/wrk.lua"))
         .arg(&server.url)
         .args(["--", method, &repeats.to_string(), body])
-        .arg(paths)
+        .arg(file.path())
         .stdin(Stdio::null())
         .output()
         .await?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().find(|line| line.starts_with('{'));
-    let load: Load = serde_json::from_str(line.ok_or_else(|| format!("wrk: {text}"))?)?;
-    match load.errors {
-        0 => Ok(load),
-        errors => Err(format!("{method}: {errors} requests failed").into()),
+    let found: Value = serde_json::from_str(line.ok_or_else(|| format!("wrk: {text}"))?)?;
+    match found["errors"].as_u64() {
+        Some(0) => Ok(serde_json::from_value(found)?),
+        _ => Err(format!("{method}: {} requests failed", found["errors"]).into()),
     }
 }

@@ -31,7 +31,7 @@ const POSTGRES_GROUPS: u32 = 4;
 /// How long a group is under way before the next may set out as well. Fewer and larger ones cost
 /// less, but one that waits, for the network or for a thread that somebody holds, must not keep the
 /// others.
-const HEADWAY: Duration = Duration::from_millis(5);
+const HEADWAY: Duration = Duration::from_millis(1);
 
 /// SQLite has one writer.
 const SQLITE_GROUPS: u32 = 1;

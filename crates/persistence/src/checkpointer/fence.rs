@@ -5,9 +5,13 @@ use yai_agentkit_core::{CheckpointId, Error, Fence, Result, ThreadId, TurnChange
 
 use super::{
     NewRawCheckpoint, PUT_CHECKPOINT, Sql,
+    statement::{blobs, checkpoint, raised, told, writes},
     threads::time_value,
     turn,
-    write::{self, Fenced, New, PostgresArguments, Write, put_arguments, put_writes_arguments},
+    write::{
+        self, Fenced, New, Write,
+        postgres::{PostgresArguments, put_arguments, put_writes_arguments},
+    },
 };
 use crate::{connection::Connection, error::storage_error};
 
@@ -22,16 +26,9 @@ macro_rules! fenced {
     ($epoch:literal, $write:expr) => {
         Statement {
             raise: concat!(
-                "WITH thread AS (
-    INSERT INTO threads AS t (thread_id, updated_at, epoch)
-    VALUES ($1, clock_timestamp(), ",
-                $epoch,
-                "::bigint)
-    ON CONFLICT (thread_id) DO UPDATE
-    SET updated_at = GREATEST(t.updated_at, excluded.updated_at), epoch = excluded.epoch
-    WHERE t.epoch < excluded.epoch
-    RETURNING 1
-), ",
+                "WITH thread AS (",
+                raised!($epoch),
+                "), ",
                 $write,
                 " SELECT 1 FROM thread"
             ),
@@ -50,40 +47,28 @@ macro_rules! fenced {
     };
 }
 
-/// A put, behind what it `$tells`.
-macro_rules! fenced_put {
-    ($tells:literal) => {
-        fenced!(
-            "$11",
-            concat!(
-                $tells,
-                "blobs AS (
-    INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-    SELECT $1, $2, b.* FROM thread, unnest($7::text[], $8::text[], $9::text[], $10::bytea[]) b
-    ON CONFLICT DO NOTHING
-), written AS (
-    INSERT INTO checkpoints
-        (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
-    SELECT $1, $2, $3, $4, $5::jsonb, $6::jsonb FROM thread
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
-    DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
-)"
-            )
-        )
-    };
-}
-pub(super) const PUT: Statement = fenced_put!("");
-
-/// Events that are there already are not told again.
-pub(super) const PUT_TELLING: Statement = fenced_put!(
-    "told AS (
-    INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
-    SELECT $12::uuid, $13::uuid, $14::bigint, $15::json, now() FROM thread
-    WHERE $15 IS DISTINCT FROM (
-        SELECT e.events::text FROM agent_turn_events e
-        WHERE e.conversation_id = $12 AND e.turn_id = $13 AND e.sequence = $14
+pub(super) const PUT: Statement = fenced!(
+    "$11",
+    concat!(
+        "blobs AS (",
+        blobs!("thread"),
+        "), written AS (",
+        checkpoint!("thread"),
+        ")"
     )
-), "
+);
+
+pub(super) const PUT_TELLING: Statement = fenced!(
+    "$11",
+    concat!(
+        "told AS (",
+        told!("thread"),
+        "), blobs AS (",
+        blobs!("thread"),
+        "), written AS (",
+        checkpoint!("thread"),
+        ")"
+    )
 );
 
 /// As [`fenced!`], but the time of a thread that is there stays: it is indexed.
@@ -96,25 +81,15 @@ macro_rules! fenced_writes {
     VALUES ($1, clock_timestamp(), $10::bigint)
     ON CONFLICT (thread_id) DO UPDATE SET epoch = excluded.epoch WHERE t.epoch < excluded.epoch
     RETURNING 1
-), written AS (
-    INSERT INTO checkpoint_writes
-        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    SELECT $1, $2, $3, $4, $5, w.*
-    FROM thread, unnest($6::int[], $7::text[], $8::text[], $9::bytea[]) w
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) ",
-                $conflict,
+), written AS (",
+                writes!("thread", $conflict),
                 ") SELECT 1 FROM thread"
             ),
             hold: concat!(
                 "WITH thread AS MATERIALIZED (
     SELECT 1 FROM threads WHERE thread_id = $1 AND epoch = $10::bigint FOR UPDATE
-), written AS (
-    INSERT INTO checkpoint_writes
-        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    SELECT $1, $2, $3, $4, $5, w.*
-    FROM thread, unnest($6::int[], $7::text[], $8::text[], $9::bytea[]) w
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) ",
-                $conflict,
+), written AS (",
+                writes!("thread", $conflict),
                 ") SELECT 1 FROM thread"
             ),
         }

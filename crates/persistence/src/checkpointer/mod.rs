@@ -13,6 +13,7 @@ mod plans;
 mod raw;
 mod read;
 mod row;
+mod statement;
 mod threads;
 mod turn;
 mod write;
@@ -29,7 +30,7 @@ use yai_agentkit_core::{
 
 pub(crate) use self::group::Group;
 pub use self::raw::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
-pub(crate) use self::write::PostgresArguments;
+pub(crate) use self::write::postgres::PostgresArguments;
 use self::write::{Fenced, New, Write};
 use crate::{connection::Connection, events};
 

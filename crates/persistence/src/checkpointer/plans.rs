@@ -11,10 +11,7 @@ use super::{
     read::{get_statement, list_statement},
     threads::{FIRST_PAGE, NEXT_PAGE},
     turn::{BEGIN, END},
-    write::{
-        POSTGRES_FENCED_GROUP, POSTGRES_FIRST_WRITE_STAYS, POSTGRES_GROUP,
-        POSTGRES_LAST_WRITE_COUNTS, POSTGRES_PUT, POSTGRES_REPLACING_GROUP, POSTGRES_STEP,
-    },
+    write::postgres as write,
 };
 use crate::{connection::Connection, explain::Databases};
 
@@ -110,12 +107,12 @@ async fn writing_uses_indexes(databases: &Databases) {
     put.extend([SqlValue::String(None), "{}".into(), "{}".into()]);
     put.extend([one(), one(), one(), bytes()]);
     let indexes = ["threads_pkey", "checkpoints_pkey"];
-    assert_writes_by(databases, POSTGRES_PUT, put.clone(), &indexes).await;
+    assert_writes_by(databases, write::PUT, put.clone(), &indexes).await;
     let mut step = put.clone();
     step.extend(["10005006".into(), "task".into(), "".into()]);
     step.extend([array(ArrayType::Int, [0]), one(), one(), bytes()]);
     let step_indexes = ["threads_pkey", "checkpoints_pkey", "checkpoint_writes_pkey"];
-    assert_writes_by(databases, POSTGRES_STEP, step, &step_indexes).await;
+    assert_writes_by(databases, write::STEP, step, &step_indexes).await;
 
     put.push(1_i64.into());
     assert_writes_by(databases, PUT.raise, put.clone(), &indexes).await;
@@ -142,7 +139,7 @@ async fn writing_uses_indexes(databases: &Databases) {
         databases.assert_postgres_uses(statement, indexes).await;
     }
 
-    for sql in [POSTGRES_FIRST_WRITE_STAYS, POSTGRES_LAST_WRITE_COUNTS] {
+    for sql in [write::FIRST_WRITE_STAYS, write::LAST_WRITE_COUNTS] {
         let mut writes = key.to_vec();
         writes.extend(["task".into(), "".into(), array(ArrayType::Int, [0])]);
         writes.extend([one(), one(), bytes()]);
@@ -158,7 +155,7 @@ async fn writing_uses_indexes(databases: &Databases) {
     group.extend([threads(), both(), both(), both(), json(), json()]);
     group.extend([threads(), both(), both(), both(), both(), values()]);
     let indexes = ["threads_pkey", "checkpoints_pkey", "checkpoint_writes_pkey"];
-    for sql in [POSTGRES_GROUP, POSTGRES_REPLACING_GROUP] {
+    for sql in [write::GROUP, write::REPLACING_GROUP] {
         group.extend([threads(), both(), both(), both(), both()]);
         group.extend([array(ArrayType::Int, [0, 1]), both(), both(), values()]);
         assert_writes_by(databases, sql, group.clone(), &indexes).await;
@@ -168,8 +165,8 @@ async fn writing_uses_indexes(databases: &Databases) {
     let numbers = || array(ArrayType::BigInt, [1_i64, 2]);
     group.extend([threads(), numbers()]);
     group.extend([threads(), ids(), ids(), numbers(), json()]);
-    assert_writes_by(databases, POSTGRES_FENCED_GROUP, group.clone(), &indexes).await;
-    let fenced = Statement::from_sql_and_values(DbBackend::Postgres, POSTGRES_FENCED_GROUP, group);
+    assert_writes_by(databases, write::FENCED_GROUP, group.clone(), &indexes).await;
+    let fenced = Statement::from_sql_and_values(DbBackend::Postgres, write::FENCED_GROUP, group);
     databases.assert_postgres_uses(fenced, &by_key).await;
 }
 

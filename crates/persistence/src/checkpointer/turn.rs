@@ -9,7 +9,11 @@ use yai_agentkit_core::{
 
 use super::{
     NewRawCheckpoint, PUT_CHECKPOINT, Sql, SqlCheckpointer, Told, fence,
-    write::{New, PostgresArguments, put_arguments},
+    statement::{blobs, checkpoint, raised, told},
+    write::{
+        New,
+        postgres::{PostgresArguments, put_arguments},
+    },
 };
 use crate::{
     connection::{Connection, PostgresSource},
@@ -23,30 +27,13 @@ use crate::{
 macro_rules! put_from {
     ($admitted:literal) => {
         concat!(
-            "told AS (
-    INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
-    SELECT $12::uuid, $13::uuid, $14::bigint, $15::json, now() FROM ",
-            $admitted,
-            "
-    WHERE $15 IS DISTINCT FROM (
-        SELECT e.events::text FROM agent_turn_events e
-        WHERE e.conversation_id = $12 AND e.turn_id = $13 AND e.sequence = $14
-    )
-), blobs AS (
-    INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-    SELECT $1, $2, b.* FROM ",
-            $admitted,
-            ", unnest($7::text[], $8::text[], $9::text[], $10::bytea[]) b
-    ON CONFLICT DO NOTHING
-), written AS (
-    INSERT INTO checkpoints
-        (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
-    SELECT $1, $2, $3, $4, $5::jsonb, $6::jsonb FROM ",
-            $admitted,
-            "
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
-    DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
-), said AS (
+            "told AS (",
+            told!($admitted),
+            "), blobs AS (",
+            blobs!($admitted),
+            "), written AS (",
+            checkpoint!($admitted),
+            "), said AS (
     INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at)
     SELECT m.id, m.conversation_id, m.role, m.content, m.metadata_::json, m.created_at
     FROM ",
@@ -60,14 +47,9 @@ macro_rules! put_from {
 
 /// It raises the thread, or nothing is stored and no row returned.
 pub(super) const BEGIN: &str = concat!(
-    "WITH thread AS (
-    INSERT INTO threads AS t (thread_id, updated_at, epoch)
-    VALUES ($1, clock_timestamp(), $11::bigint)
-    ON CONFLICT (thread_id) DO UPDATE
-    SET updated_at = GREATEST(t.updated_at, excluded.updated_at), epoch = excluded.epoch
-    WHERE t.epoch < excluded.epoch
-    RETURNING 1
-), ",
+    "WITH thread AS (",
+    raised!("$11"),
+    "), ",
     put_from!("thread"),
     ", begun AS (
     INSERT INTO agent_turns (conversation_id, id, assistant_message_id, status, error, interrupt,

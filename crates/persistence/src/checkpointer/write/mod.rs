@@ -1,0 +1,181 @@
+//! `put` and `put_writes`: the hot path. What is written at once is one statement on PostgreSQL, and
+//! one transaction on SQLite.
+//!
+//! Each begins with the threads' rows in `threads`, so that the writers of one thread, and who
+//! prunes or deletes it, come one after the other. Only a checkpoint changes a row that is there:
+//! its time is indexed, so that a change costs two entries of indexes.
+
+pub(super) mod postgres;
+mod sqlite;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sea_orm::DbErr;
+use sqlx::error::BoxDynError;
+use yai_agentkit_core::{ChannelWrite, CheckpointKey, Fence, NewWrites};
+
+use super::{NewRawCheckpoint, RawValue};
+use crate::{
+    connection::{Connection, retrying},
+    error::{from_sqlx, is_unique_violation},
+    events::EventRow,
+};
+
+/// One call of `put` or `put_writes`.
+pub(super) struct Write {
+    pub(super) new: New,
+    /// What it asks of its thread.
+    pub(super) fenced: Option<Fenced>,
+}
+
+/// What is to be stored. The latter has writes.
+pub(super) enum New {
+    Checkpoint(NewRawCheckpoint),
+    Writes(NewWrites),
+}
+
+/// A write that its thread may refuse.
+pub(super) struct Fenced {
+    pub(super) fence: Fence,
+    /// That of the fence.
+    pub(super) epoch: i64,
+    /// What is stored with a checkpoint.
+    pub(super) events: Option<EventRow>,
+}
+
+impl Write {
+    pub(super) fn key(&self) -> &CheckpointKey {
+        self.new.key()
+    }
+
+    pub(super) fn fence(&self) -> Option<Fence> {
+        self.fenced.as_ref().map(|fenced| fenced.fence)
+    }
+
+    /// Whether it asks what it changes, so that a second attempt would refuse itself.
+    pub(super) fn raises(&self) -> bool {
+        matches!(self.fence(), Some(Fence::Raise(_)))
+    }
+
+    /// What no other write of the same statement may have.
+    pub(super) fn place(&self) -> (&CheckpointKey, Option<&str>) {
+        match &self.new {
+            New::Checkpoint(new) => (&new.key, None),
+            New::Writes(new) => (&new.key, Some(&new.task_id)),
+        }
+    }
+
+    /// About as many as go over the wire.
+    pub(super) fn bytes(&self) -> usize {
+        let events = self.events().map_or(0, |events| events.events.len());
+        events
+            + match &self.new {
+                New::Checkpoint(new) => {
+                    let values = new.values.iter().map(|stored| stored.value.bytes().len());
+                    new.checkpoint.len() + new.metadata.len() + values.sum::<usize>()
+                }
+                New::Writes(new) => {
+                    let values = new.writes.iter().map(|write| write.value.bytes().len());
+                    values.sum()
+                }
+            }
+    }
+
+    fn events(&self) -> Option<&EventRow> {
+        self.fenced.as_ref()?.events.as_ref()
+    }
+}
+
+impl New {
+    pub(super) fn key(&self) -> &CheckpointKey {
+        match self {
+            Self::Checkpoint(new) => &new.key,
+            Self::Writes(new) => &new.key,
+        }
+    }
+}
+
+/// Stores all that their fences admit, or none, and returns whose do. No two of them may have one
+/// [`place`](Write::place); those of one thread have one fence, and one that raises is alone.
+pub(super) async fn write(connection: &Connection, writes: &[Write]) -> Result<Vec<bool>, DbErr> {
+    match connection {
+        Connection::Postgres(source) => {
+            if writes.iter().any(Write::raises) {
+                return postgres::write(source, writes).await;
+            }
+            // On another connection where this one was lost: what is there may be written again.
+            let written = retrying!(connection, postgres::write(source, writes));
+            match written {
+                // Events that were told while this waited for their thread: now they show.
+                Err(error) if is_unique_violation(&error) && !connection.is_transaction() => {
+                    postgres::write(source, writes).await
+                }
+                written => written,
+            }
+        }
+        Connection::Sqlite(_) => sqlite::write(connection, writes).await,
+    }
+}
+
+/// The rows of some writes, table by table and column by column.
+#[derive(Default)]
+struct Rows<'a> {
+    /// Those without a fence. In the order of their bytes, as the next.
+    threads: BTreeSet<&'a str>,
+    /// Those with one, and their epoch.
+    held: BTreeMap<&'a str, i64>,
+    /// With the thread.
+    events: Vec<(&'a str, &'a EventRow)>,
+    checkpoints: Vec<&'a NewRawCheckpoint>,
+    blobs: Vec<(&'a CheckpointKey, &'a RawValue)>,
+    first_writes: Vec<WriteRow<'a>>,
+    last_writes: Vec<WriteRow<'a>>,
+}
+
+struct WriteRow<'a> {
+    of: &'a NewWrites,
+    index: i32,
+    write: &'a ChannelWrite,
+}
+
+impl<'a> Rows<'a> {
+    fn of(writes: impl IntoIterator<Item = &'a Write>) -> Self {
+        let mut rows = Self::default();
+        for write in writes {
+            let thread = write.key().thread_id.as_str();
+            match &write.fenced {
+                None => drop(rows.threads.insert(thread)),
+                Some(fenced) => {
+                    rows.held.insert(thread, fenced.epoch);
+                    let events = fenced.events.iter();
+                    rows.events.extend(events.map(|events| (thread, events)));
+                }
+            }
+            match &write.new {
+                New::Checkpoint(new) => {
+                    rows.checkpoints.push(new);
+                    let values = new.values.iter();
+                    rows.blobs.extend(values.map(|value| (&new.key, value)));
+                }
+                New::Writes(new) => {
+                    let own = new.rows().into_iter();
+                    let own = own.map(|(index, write)| WriteRow {
+                        of: new,
+                        index,
+                        write,
+                    });
+                    if new.replaces() {
+                        rows.last_writes.extend(own);
+                    } else {
+                        rows.first_writes.extend(own);
+                    }
+                }
+            }
+        }
+        rows
+    }
+}
+
+fn not_encoded(error: BoxDynError) -> DbErr {
+    from_sqlx(sqlx::Error::Encode(error))
+}

@@ -5,7 +5,10 @@ use yai_agentkit_core::{CheckpointId, Error, Fence, Result, ThreadId, TurnChange
 
 use super::{
     NewRawCheckpoint, PUT_CHECKPOINT, Sql,
-    statement::{blobs, checkpoint, raised, told, writes},
+    statement::{
+        Conflicts, Insert, blobs, checkpoint, checkpoint_is_replaced, first_write_stays, insert,
+        last_write_counts, raised, told, value_stays, writes,
+    },
     threads::time_value,
     turn,
     write::{
@@ -16,90 +19,118 @@ use super::{
 use crate::{connection::Connection, error::storage_error};
 
 /// A statement for [`Fence::Raise`] and one for [`Fence::Hold`], which first take the row of the
-/// thread $1, and write only if they get it: `$epoch` is the parameter of the epoch.
+/// thread $1, and write only if they get it.
 pub(super) struct Statement {
     pub(super) raise: &'static str,
-    pub(super) hold: &'static str,
+    pub(super) hold: Insert,
 }
 
+/// `$write` is a macro that takes what becomes of a value, a checkpoint and a first write that is
+/// there, `$epoch` the parameter of the epoch; `$raise` and `$hold` take the row.
 macro_rules! fenced {
-    ($epoch:literal, $write:expr) => {
+    ($write:ident, $raise:expr, $hold:expr) => {{
+        macro_rules! hold {
+            ($value:expr, $checkpoint:expr, $first_write:expr) => {
+                concat!(
+                    "WITH thread AS ",
+                    $hold,
+                    ", ",
+                    $write!($value, $checkpoint, $first_write),
+                    " SELECT 1 FROM thread"
+                )
+            };
+        }
         Statement {
             raise: concat!(
                 "WITH thread AS (",
-                raised!($epoch),
+                $raise,
                 "), ",
-                $write,
+                $write!(
+                    value_stays!(),
+                    checkpoint_is_replaced!(),
+                    first_write_stays!()
+                ),
                 " SELECT 1 FROM thread"
             ),
-            hold: concat!(
-                "WITH thread AS (
-    UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
-    WHERE thread_id = $1 AND epoch = ",
-                $epoch,
-                "::bigint
-    RETURNING 1
-), ",
-                $write,
-                " SELECT 1 FROM thread"
-            ),
+            hold: insert!(hold),
         }
+    }};
+}
+
+macro_rules! checkpoints {
+    ($write:ident) => {
+        fenced!(
+            $write,
+            raised!("$11"),
+            "(
+    UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
+    WHERE thread_id = $1 AND epoch = $11::bigint
+    RETURNING 1
+)"
+        )
     };
 }
 
-pub(super) const PUT: Statement = fenced!(
-    "$11",
-    concat!(
-        "blobs AS (",
-        blobs!("thread"),
-        "), written AS (",
-        checkpoint!("thread"),
-        ")"
-    )
-);
+macro_rules! put {
+    ($value:expr, $checkpoint:expr, $first_write:expr) => {
+        concat!(
+            "blobs AS (",
+            blobs!("thread", $value),
+            "), written AS (",
+            checkpoint!("thread", $checkpoint),
+            ")"
+        )
+    };
+}
 
-pub(super) const PUT_TELLING: Statement = fenced!(
-    "$11",
-    concat!(
-        "told AS (",
-        told!("thread"),
-        "), blobs AS (",
-        blobs!("thread"),
-        "), written AS (",
-        checkpoint!("thread"),
-        ")"
-    )
-);
+pub(super) const PUT: Statement = checkpoints!(put);
 
-/// As [`fenced!`], but the time of a thread that is there stays: it is indexed.
-macro_rules! fenced_writes {
-    ($conflict:literal) => {
-        Statement {
-            raise: concat!(
-                "WITH thread AS (
+macro_rules! put_telling {
+    ($value:expr, $checkpoint:expr, $first_write:expr) => {
+        concat!(
+            "told AS (",
+            told!("thread"),
+            "), ",
+            put!($value, $checkpoint, $first_write)
+        )
+    };
+}
+
+pub(super) const PUT_TELLING: Statement = checkpoints!(put_telling);
+
+/// The time of a thread that is there stays: it is indexed.
+macro_rules! writes_of_a_task {
+    ($write:ident) => {
+        fenced!(
+            $write,
+            "
     INSERT INTO threads AS t (thread_id, updated_at, epoch)
     VALUES ($1, clock_timestamp(), $10::bigint)
     ON CONFLICT (thread_id) DO UPDATE SET epoch = excluded.epoch WHERE t.epoch < excluded.epoch
     RETURNING 1
-), written AS (",
-                writes!("thread", $conflict),
-                ") SELECT 1 FROM thread"
-            ),
-            hold: concat!(
-                "WITH thread AS MATERIALIZED (
+",
+            "MATERIALIZED (
     SELECT 1 FROM threads WHERE thread_id = $1 AND epoch = $10::bigint FOR UPDATE
-), written AS (",
-                writes!("thread", $conflict),
-                ") SELECT 1 FROM thread"
-            ),
-        }
+)"
+        )
     };
 }
 
-const FIRST_WRITE_STAYS: Statement = fenced_writes!("DO NOTHING");
-const LAST_WRITE_COUNTS: Statement = fenced_writes!(
-    "DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob"
-);
+macro_rules! first_writes {
+    ($value:expr, $checkpoint:expr, $first_write:expr) => {
+        concat!("written AS (", writes!("thread", $first_write), ")")
+    };
+}
+
+const FIRST_WRITE_STAYS: Statement = writes_of_a_task!(first_writes);
+
+macro_rules! last_writes {
+    ($value:expr, $checkpoint:expr, $first_write:expr) => {
+        concat!("written AS (", writes!("thread", last_write_counts!()), ")")
+    };
+}
+
+const LAST_WRITE_COUNTS: Statement = writes_of_a_task!(last_writes);
 
 /// Takes the row of a thread, whatever is written then. SQLite has no clock with microseconds; the
 /// process that writes lends it its own.
@@ -137,6 +168,7 @@ ORDER BY checkpoint_id DESC LIMIT 1",
 pub(super) fn statement(
     new: &New,
     fenced: &Fenced,
+    conflicts: Conflicts,
 ) -> Result<(&'static str, PostgresArguments), DbErr> {
     let events = fenced.events.as_ref();
     let (statement, arguments) = match new {
@@ -152,7 +184,7 @@ pub(super) fn statement(
     }
     let sql = match fenced.fence {
         Fence::Raise(_) => statement.raise,
-        Fence::Hold(_) => statement.hold,
+        Fence::Hold(_) => statement.hold.text(conflicts),
     };
     Ok((sql, arguments))
 }

@@ -1,8 +1,9 @@
 //! Group commit: what is written at once, to whatever threads, shares a transaction.
 //!
 //! A write that finds the database idle goes out at once and alone. Those that come while it is
-//! under way go out together when it is done. A write never begins before the earlier ones of its
-//! thread are done, and one that the database refuses fails alone.
+//! under way go out together: when it is done, or as soon as they are as many, so that two groups of
+//! one size take turns at the database and at those who wait for them. A write never begins before
+//! the earlier ones of its thread are done, and one that the database refuses fails alone.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -12,7 +13,10 @@ use std::{
 };
 
 use sea_orm::DbErr;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
+    time::timeout,
+};
 use yai_agentkit_core::ThreadId;
 
 use super::write::{Write, write};
@@ -25,13 +29,13 @@ use crate::{
 const MOST_WRITES: usize = 256;
 const MOST_BYTES: usize = 4 << 20;
 
-/// How many groups are under way at once on PostgreSQL, where the first takes its time.
+/// How many groups are under way at once on PostgreSQL: two, and where these take their time, more.
 const POSTGRES_GROUPS: u32 = 4;
 
-/// How long a group is under way before the next may set out as well. Fewer and larger ones cost
-/// less, but one that waits, for the network or for a thread that somebody holds, must not keep the
-/// others.
-const HEADWAY: Duration = Duration::from_millis(1);
+/// How long the groups under way have been so before the next sets out whatever its size. Fewer and
+/// larger ones cost less, but one that waits, for the network or for a thread that somebody holds,
+/// must not keep the others.
+const HEADWAY: Duration = Duration::from_millis(5);
 
 /// SQLite has one writer.
 const SQLITE_GROUPS: u32 = 1;
@@ -45,6 +49,8 @@ struct Shared {
     queue: Mutex<Queue>,
     /// One for each group that may be under way.
     permits: Arc<Semaphore>,
+    /// Wakes who waits for the next group to be large enough.
+    may_set_out: Notify,
     most_groups: u32,
     /// How long a write waits for its turn.
     patience: Duration,
@@ -55,8 +61,13 @@ struct Queue {
     waiting: VecDeque<Waiting>,
     /// The threads that are written to.
     writing: HashSet<ThreadId>,
-    /// When each group under way set out.
-    under_way: Vec<Instant>,
+    under_way: Vec<UnderWay>,
+}
+
+/// A group.
+struct UnderWay {
+    since: Instant,
+    writes: usize,
 }
 
 struct Waiting {
@@ -80,6 +91,7 @@ impl Group {
             connection,
             queue: Mutex::default(),
             permits: Arc::new(Semaphore::new(most_groups as usize)),
+            may_set_out: Notify::new(),
             most_groups,
             patience,
         }))
@@ -97,6 +109,9 @@ impl Group {
                 done,
             });
             self.0.start_writing();
+            if queue.may_set_out() {
+                self.0.may_set_out.notify_one();
+            }
         }
         outcome.await.unwrap_or_else(|_| Err(interrupted()))
     }
@@ -167,12 +182,15 @@ impl Turn {
                         self.permit = None;
                         return;
                     }
-                    queue.under_way.push(begun);
+                    queue.under_way.push(UnderWay {
+                        since: begun,
+                        writes: group.len(),
+                    });
                 }
                 next
             };
             let Some(group) = next else {
-                tokio::time::sleep(HEADWAY).await;
+                let _ = timeout(HEADWAY, self.shared.may_set_out.notified()).await;
                 continue;
             };
             self.shared.write_group(group).await;
@@ -196,16 +214,23 @@ impl Drop for Turn {
 impl Queue {
     /// Of a group that had begun then.
     fn ended(&mut self, begun: Instant) {
-        if let Some(group) = self.under_way.iter().position(|time| *time == begun) {
+        if let Some(group) = self.under_way.iter().position(|group| group.since == begun) {
             self.under_way.swap_remove(group);
+        }
+    }
+
+    /// Whether those under way need not be waited for.
+    fn may_set_out(&self) -> bool {
+        match &self.under_way[..] {
+            [only] if self.waiting.len() >= only.writes => true,
+            all => all.iter().all(|group| group.since.elapsed() >= HEADWAY),
         }
     }
 
     /// The next writes that may go together, and marks their threads; `None` where they are to wait
     /// for the group before. Fails those that have waited too long.
     fn take_group(&mut self, patience: Duration) -> Option<Vec<Waiting>> {
-        let has_headway = |begun: &Instant| begun.elapsed() >= HEADWAY;
-        if !self.waiting.is_empty() && !self.under_way.iter().all(has_headway) {
+        if !self.waiting.is_empty() && !self.may_set_out() {
             return None;
         }
         let mut group: Vec<Waiting> = Vec::new();

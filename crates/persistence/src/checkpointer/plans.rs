@@ -9,6 +9,7 @@ use super::{
     delta::HISTORY,
     fence::{PUT, PUT_TELLING},
     read::{get_statement, list_statement},
+    statement::Insert,
     threads::{FIRST_PAGE, NEXT_PAGE},
     turn::{BEGIN, END},
     write::postgres as write,
@@ -107,12 +108,12 @@ async fn writing_uses_indexes(databases: &Databases) {
     put.extend([SqlValue::String(None), "{}".into(), "{}".into()]);
     put.extend([one(), one(), one(), bytes()]);
     let indexes = ["threads_pkey", "checkpoints_pkey"];
-    assert_writes_by(databases, write::PUT, put.clone(), &indexes).await;
+    assert_inserts_by(databases, write::PUT, put.clone(), &indexes).await;
     let mut step = put.clone();
     step.extend(["10005006".into(), "task".into(), "".into()]);
     step.extend([array(ArrayType::Int, [0]), one(), one(), bytes()]);
     let step_indexes = ["threads_pkey", "checkpoints_pkey", "checkpoint_writes_pkey"];
-    assert_writes_by(databases, write::STEP, step, &step_indexes).await;
+    assert_inserts_by(databases, write::STEP, step, &step_indexes).await;
 
     put.push(1_i64.into());
     assert_writes_by(databases, PUT.raise, put.clone(), &indexes).await;
@@ -130,8 +131,10 @@ async fn writing_uses_indexes(databases: &Databases) {
     ];
     let (begin, end) = (turn_values(&telling, true), turn_values(&telling, false));
     for (sql, values, indexes) in [
-        (PUT.hold, put, &by_key[..1]),
-        (PUT_TELLING.hold, telling, &by_key),
+        (PUT.hold.of_any, put.clone(), &by_key[..1]),
+        (PUT.hold.of_new, put, &by_key[..1]),
+        (PUT_TELLING.hold.of_any, telling.clone(), &by_key),
+        (PUT_TELLING.hold.of_new, telling, &by_key),
         (BEGIN, begin, &by_key[1..]),
         (END, end, &by_key),
     ] {
@@ -139,13 +142,18 @@ async fn writing_uses_indexes(databases: &Databases) {
         databases.assert_postgres_uses(statement, indexes).await;
     }
 
-    for sql in [write::FIRST_WRITE_STAYS, write::LAST_WRITE_COUNTS] {
-        let mut writes = key.to_vec();
-        writes.extend(["task".into(), "".into(), array(ArrayType::Int, [0])]);
-        writes.extend([one(), one(), bytes()]);
-        let indexes = ["threads_pkey", "checkpoint_writes_pkey"];
-        assert_writes_by(databases, sql, writes, &indexes).await;
-    }
+    let mut writes = key.to_vec();
+    writes.extend(["task".into(), "".into(), array(ArrayType::Int, [0])]);
+    writes.extend([one(), one(), bytes()]);
+    let of_writes = ["threads_pkey", "checkpoint_writes_pkey"];
+    assert_writes_by(
+        databases,
+        write::LAST_WRITE_COUNTS,
+        writes.clone(),
+        &of_writes,
+    )
+    .await;
+    assert_inserts_by(databases, write::FIRST_WRITE_STAYS, writes, &of_writes).await;
 
     let threads = || texts(["thread-7", "thread-8"]);
     let both = || texts(["1", "2"]);
@@ -155,19 +163,21 @@ async fn writing_uses_indexes(databases: &Databases) {
     group.extend([threads(), both(), both(), both(), json(), json()]);
     group.extend([threads(), both(), both(), both(), both(), values()]);
     let indexes = ["threads_pkey", "checkpoints_pkey", "checkpoint_writes_pkey"];
-    for sql in [write::GROUP, write::REPLACING_GROUP] {
+    for insert in [write::GROUP, write::REPLACING_GROUP] {
         group.extend([threads(), both(), both(), both(), both()]);
         group.extend([array(ArrayType::Int, [0, 1]), both(), both(), values()]);
-        assert_writes_by(databases, sql, group.clone(), &indexes).await;
+        assert_inserts_by(databases, insert, group.clone(), &indexes).await;
     }
 
     let ids = || array(ArrayType::Uuid, [Uuid::nil(), Uuid::max()]);
     let numbers = || array(ArrayType::BigInt, [1_i64, 2]);
     group.extend([threads(), numbers()]);
     group.extend([threads(), ids(), ids(), numbers(), json()]);
-    assert_writes_by(databases, write::FENCED_GROUP, group.clone(), &indexes).await;
-    let fenced = Statement::from_sql_and_values(DbBackend::Postgres, write::FENCED_GROUP, group);
-    databases.assert_postgres_uses(fenced, &by_key).await;
+    assert_inserts_by(databases, write::FENCED_GROUP, group.clone(), &indexes).await;
+    for sql in [write::FENCED_GROUP.of_new, write::FENCED_GROUP.of_any] {
+        let fenced = Statement::from_sql_and_values(DbBackend::Postgres, sql, group.clone());
+        databases.assert_postgres_uses(fenced, &by_key).await;
+    }
 }
 
 /// Those of a turn that begins or ends with a checkpoint and events of `telling`.
@@ -193,6 +203,17 @@ fn turn_values(telling: &[SqlValue], begins: bool) -> Vec<SqlValue> {
     ]);
     values.push(array(ArrayType::ChronoDateTimeUtc, [now()]));
     values
+}
+
+/// What takes its rows for new looks for the thread only.
+async fn assert_inserts_by(
+    databases: &Databases,
+    insert: Insert,
+    values: Vec<SqlValue>,
+    indexes: &[&str],
+) {
+    assert_writes_by(databases, insert.of_any, values.clone(), indexes).await;
+    assert_writes_by(databases, insert.of_new, values, &["threads_pkey"]).await;
 }
 
 async fn assert_writes_by(

@@ -9,7 +9,7 @@ use yai_agentkit_core::{
 
 use super::{
     NewRawCheckpoint, PUT_CHECKPOINT, Sql, SqlCheckpointer, Told, fence,
-    statement::{blobs, checkpoint, raised, told},
+    statement::{blobs, checkpoint, checkpoint_is_replaced, raised, told, value_stays},
     write::{
         New,
         postgres::{PostgresArguments, put_arguments},
@@ -24,15 +24,16 @@ use crate::{
     repository::SqlRepository,
 };
 
+/// Seldom enough to look for each row.
 macro_rules! put_from {
     ($admitted:literal) => {
         concat!(
             "told AS (",
             told!($admitted),
             "), blobs AS (",
-            blobs!($admitted),
+            blobs!($admitted, value_stays!()),
             "), written AS (",
-            checkpoint!($admitted),
+            checkpoint!($admitted, checkpoint_is_replaced!()),
             "), said AS (
     INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at)
     SELECT m.id, m.conversation_id, m.role, m.content, m.metadata_::json, m.created_at

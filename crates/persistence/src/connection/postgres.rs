@@ -1,4 +1,10 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use sea_orm::DbErr;
 use sea_query_sqlx::SqlxValues;
@@ -19,6 +25,9 @@ use crate::error::from_sqlx;
 /// More than a server in use takes to say that it is there.
 const TIME_TO_ANSWER: Duration = Duration::from_secs(2);
 
+/// So many writes look for rows that are there, after one has found some.
+const WARY_WRITES: u32 = 100;
+
 #[derive(Clone)]
 pub(crate) struct PostgresSource {
     pub(crate) pool: Pool<Postgres>,
@@ -27,6 +36,8 @@ pub(crate) struct PostgresSource {
     pub(crate) pooler_begin: Option<Arc<str>>,
     /// The transaction to run in.
     pub(super) unit: Option<Unit<Postgres>>,
+    /// How many writes are still to look for rows that are there.
+    wary: Arc<AtomicU32>,
 }
 
 impl PostgresSource {
@@ -35,7 +46,20 @@ impl PostgresSource {
             pool: Pool::new(pool),
             pooler_begin,
             unit: None,
+            wary: Arc::default(),
         }
+    }
+
+    /// Whether a write is to take its rows for new.
+    pub(crate) fn expects_new_rows(&self) -> bool {
+        let one_less = |wary: u32| wary.checked_sub(1);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.wary.fetch_update(set, fetch, one_less).is_err()
+    }
+
+    /// After a write that was refused for that.
+    pub(crate) fn found_old_rows(&self) {
+        self.wary.store(WARY_WRITES, Ordering::Relaxed);
     }
 
     pub(super) async fn begin(&self) -> Result<Self, DbErr> {

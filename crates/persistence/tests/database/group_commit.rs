@@ -85,6 +85,32 @@ async fn writes_at_once_share_transactions() {
 }
 
 #[tokio::test]
+async fn among_new_rows_one_that_is_there_is_found_and_all_are_stored_together() {
+    let postgres = PostgresDatabase::create("group").await;
+    let database = connect(&postgres.url).await;
+    let checkpoints = database.raw_checkpoints();
+    let names = names();
+    checkpoints.put(checkpoint(&names[7], "{}")).await.unwrap();
+    // The first finds out, the second looks from the start.
+    for round in ["1", "2"] {
+        let metadata = format!(r#"{{"round": {round}}}"#);
+        let puts = names[..100]
+            .iter()
+            .map(|name| checkpoints.put(checkpoint(name, &metadata)));
+        try_join_all(puts).await.unwrap();
+        let rows =
+            "SELECT concat_ws(' ', metadata ->> 'round', count(*), count(DISTINCT xmin::text))
+            FROM checkpoints GROUP BY metadata ->> 'round'";
+        let all_at_once = format!("{round} 100 1");
+        assert_eq!(texts(&postgres.url, rows).await, [all_at_once]);
+    }
+    let values = "SELECT count(*)::text FROM checkpoint_blobs";
+    assert_eq!(texts(&postgres.url, values).await, ["100"]);
+    database.close().await;
+    postgres.remove().await;
+}
+
+#[tokio::test]
 async fn writes_of_one_thread_keep_their_order() {
     on_both(async |database| {
         let checkpoints = database.raw_checkpoints();

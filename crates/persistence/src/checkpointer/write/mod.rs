@@ -14,7 +14,10 @@ use sea_orm::DbErr;
 use sqlx::error::BoxDynError;
 use yai_agentkit_core::{ChannelWrite, CheckpointKey, Fence, NewWrites};
 
-use super::{NewRawCheckpoint, RawValue};
+use super::{
+    NewRawCheckpoint, RawValue,
+    statement::Conflicts::{Possible, Unexpected},
+};
 use crate::{
     connection::{Connection, retrying},
     error::{from_sqlx, is_unique_violation},
@@ -100,15 +103,20 @@ impl New {
 pub(super) async fn write(connection: &Connection, writes: &[Write]) -> Result<Vec<bool>, DbErr> {
     match connection {
         Connection::Postgres(source) => {
-            if writes.iter().any(Write::raises) {
-                return postgres::write(source, writes).await;
+            if connection.is_transaction() || writes.iter().any(Write::raises) {
+                return postgres::write(source, writes, Possible).await;
             }
             // On another connection where this one was lost: what is there may be written again.
-            let written = retrying!(connection, postgres::write(source, writes));
-            match written {
+            if source.expects_new_rows() {
+                match retrying!(connection, postgres::write(source, writes, Unexpected)) {
+                    Err(error) if is_unique_violation(&error) => source.found_old_rows(),
+                    written => return written,
+                }
+            }
+            match retrying!(connection, postgres::write(source, writes, Possible)) {
                 // Events that were told while this waited for their thread: now they show.
-                Err(error) if is_unique_violation(&error) && !connection.is_transaction() => {
-                    postgres::write(source, writes).await
+                Err(error) if is_unique_violation(&error) => {
+                    postgres::write(source, writes, Possible).await
                 }
                 written => written,
             }

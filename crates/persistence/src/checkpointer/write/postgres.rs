@@ -9,41 +9,57 @@ use yai_agentkit_core::NewWrites;
 use super::{
     super::{
         NewRawCheckpoint, fence,
-        statement::{blobs, checkpoint, thread, writes},
+        statement::{
+            Conflicts, Insert, blobs, checkpoint, checkpoint_is_replaced, first_write_stays,
+            insert, last_write_counts, thread, value_stays, writes,
+        },
     },
     New, Rows, Write, WriteRow, not_encoded,
 };
 use crate::{connection::PostgresSource, error::from_sqlx};
 
-pub(in crate::checkpointer) const PUT: &str = concat!(
-    "WITH thread AS (",
-    thread!(),
-    "), blobs AS (",
-    blobs!("thread"),
-    ") ",
-    checkpoint!("thread")
-);
+macro_rules! put {
+    ($value:expr, $checkpoint:expr, $first_write:expr) => {
+        concat!(
+            "WITH thread AS (",
+            thread!(),
+            "), blobs AS (",
+            blobs!("thread", $value),
+            ") ",
+            checkpoint!("thread", $checkpoint)
+        )
+    };
+}
 
-/// A checkpoint, and of the same thread and namespace what one task wrote: what LangGraph stores
-/// at the end of a superstep. Half the work of a group of the two.
-pub(in crate::checkpointer) const STEP: &str = concat!(
-    "WITH thread AS (",
-    thread!(),
-    "), blobs AS (",
-    blobs!("thread"),
-    "), writes AS (
+pub(in crate::checkpointer) const PUT: Insert = insert!(put);
+
+macro_rules! step {
+    ($value:expr, $checkpoint:expr, $first_write:expr) => {
+        concat!(
+            "WITH thread AS (",
+            thread!(),
+            "), blobs AS (",
+            blobs!("thread", $value),
+            "), writes AS (
     INSERT INTO checkpoint_writes
         (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
     SELECT $1, $2, $11, $12, $13, w.*
-    FROM thread, unnest($14::int[], $15::text[], $16::text[], $17::bytea[]) w
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
+    FROM thread, unnest($14::int[], $15::text[], $16::text[], $17::bytea[]) w",
+            $first_write,
+            "
 ) ",
-    checkpoint!("thread")
-);
+            checkpoint!("thread", $checkpoint)
+        )
+    };
+}
+
+/// A checkpoint, and of the same thread and namespace what one task wrote: what LangGraph stores
+/// at the end of a superstep. Half the work of a group of the two.
+pub(in crate::checkpointer) const STEP: Insert = insert!(step);
 
 /// `$conflict` is what becomes of a write that is there.
 macro_rules! put_writes {
-    ($conflict:literal) => {
+    ($conflict:expr) => {
         concat!(
             "WITH thread AS (
     INSERT INTO threads AS t (thread_id, updated_at) VALUES ($1, clock_timestamp())
@@ -57,10 +73,14 @@ macro_rules! put_writes {
     };
 }
 
-pub(in crate::checkpointer) const FIRST_WRITE_STAYS: &str = put_writes!("DO NOTHING");
-pub(in crate::checkpointer) const LAST_WRITE_COUNTS: &str = put_writes!(
-    "DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob"
-);
+macro_rules! first_writes {
+    ($value:expr, $checkpoint:expr, $first_write:expr) => {
+        put_writes!($first_write)
+    };
+}
+
+pub(in crate::checkpointer) const FIRST_WRITE_STAYS: Insert = insert!(first_writes);
+pub(in crate::checkpointer) const LAST_WRITE_COUNTS: &str = put_writes!(last_write_counts!());
 
 macro_rules! last_writes {
     ($admitted:literal) => {
@@ -71,9 +91,8 @@ macro_rules! last_writes {
     SELECT r.* FROM locked, unnest($24::text[], $25::text[], $26::text[], $27::text[],
         $28::text[], $29::int[], $30::text[], $31::text[], $32::bytea[]) r (thread_id)",
             $admitted,
+            last_write_counts!(),
             "
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
-    DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob
 )"
         )
     };
@@ -81,9 +100,13 @@ macro_rules! last_writes {
 
 /// Several writes of any threads, whose rows `$lock` locks: `locked` is one row then. `$admitted`
 /// says which rows are written, `$last_writes` are those that replace others, `$end` is what follows
-/// the insert of the checkpoints.
+/// the insert of the checkpoints. The others are what becomes of a value, a checkpoint and a first
+/// write that is there.
 macro_rules! group {
-    ($lock:literal, $admitted:literal, $last_writes:expr, $checkpoints:literal, $end:literal) => {
+    (
+        $lock:literal, $admitted:literal, $last_writes:expr, $checkpoints:literal, $end:literal,
+        $value:expr, $checkpoint:expr, $first_write:expr
+    ) => {
         concat!(
             "WITH patience AS MATERIALIZED (
     SELECT set_config('lock_timeout', '100ms', true)
@@ -101,16 +124,16 @@ macro_rules! group {
         unnest($9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bytea[])
             r (thread_id)",
             $admitted,
+            $value,
             "
-    ON CONFLICT DO NOTHING
 ), first_writes AS (
     INSERT INTO checkpoint_writes
         (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
     SELECT r.* FROM locked, unnest($15::text[], $16::text[], $17::text[], $18::text[],
         $19::text[], $20::int[], $21::text[], $22::text[], $23::bytea[]) r (thread_id)",
             $admitted,
+            $first_write,
             "
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
 )",
             $last_writes,
             $checkpoints,
@@ -121,10 +144,23 @@ SELECT r.thread_id, r.checkpoint_ns, r.id, r.parent, r.checkpoint::jsonb, r.meta
 FROM locked, unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
     r (thread_id, checkpoint_ns, id, parent, checkpoint, metadata)",
             $admitted,
-            "
-ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
-DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata",
+            $checkpoint,
             $end
+        )
+    };
+}
+
+macro_rules! plain_group {
+    ($value:expr, $checkpoint:expr, $first_write:expr) => {
+        group!(
+            "locked AS MATERIALIZED (SELECT count(*) FROM thread)",
+            "",
+            "",
+            "",
+            "",
+            $value,
+            $checkpoint,
+            $first_write
         )
     };
 }
@@ -132,28 +168,30 @@ DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata",
 /// Writes without a fence, none of which replaces others. `$1`, all threads, is sorted, so that two
 /// of these never wait for each other in a ring; and who holds one of the threads for long holds up
 /// the others only for a moment. `$2` are the threads with a checkpoint.
-pub(in crate::checkpointer) const GROUP: &str = group!(
-    "locked AS MATERIALIZED (SELECT count(*) FROM thread)",
-    "",
-    "",
-    "",
-    ""
-);
+pub(in crate::checkpointer) const GROUP: Insert = insert!(plain_group);
+
+macro_rules! replacing_group {
+    ($value:expr, $checkpoint:expr, $first_write:expr) => {
+        group!(
+            "locked AS MATERIALIZED (SELECT count(*) FROM thread)",
+            "",
+            last_writes!(""),
+            "",
+            "",
+            $value,
+            $checkpoint,
+            $first_write
+        )
+    };
+}
 
 /// As [`GROUP`], with writes that replace others: a table more to be opened.
-pub(in crate::checkpointer) const REPLACING_GROUP: &str = group!(
-    "locked AS MATERIALIZED (SELECT count(*) FROM thread)",
-    "",
-    last_writes!(""),
-    "",
-    ""
-);
+pub(in crate::checkpointer) const REPLACING_GROUP: Insert = insert!(replacing_group);
 
-/// Among them writes that hold a thread, of `$33`, with an epoch, of `$34`; `$1` are the others.
-/// Returns the threads whose epoch is another: nothing of theirs is written. Each thread is locked
-/// by its key, in the order of the arrays.
-pub(in crate::checkpointer) const FENCED_GROUP: &str = group!(
-    "held AS MATERIALIZED (
+macro_rules! fenced_group {
+    ($value:expr, $checkpoint:expr, $first_write:expr) => {
+        group!(
+            "held AS MATERIALIZED (
     SELECT t.thread_id
     FROM (SELECT count(*) FROM thread) before, unnest($33::text[], $34::bigint[]) u (id, epoch)
     CROSS JOIN LATERAL (
@@ -178,21 +216,36 @@ pub(in crate::checkpointer) const FENCED_GROUP: &str = group!(
             AND e.sequence = r.sequence
     )
 )",
-    " WHERE r.thread_id <> ALL (refused)",
-    last_writes!(" WHERE r.thread_id <> ALL (refused)"),
-    ", written AS (",
-    ") SELECT unnest(refused) FROM locked"
-);
+            " WHERE r.thread_id <> ALL (refused)",
+            last_writes!(" WHERE r.thread_id <> ALL (refused)"),
+            ", written AS (",
+            ") SELECT unnest(refused) FROM locked",
+            $value,
+            $checkpoint,
+            $first_write
+        )
+    };
+}
 
-pub(super) async fn write(postgres: &PostgresSource, writes: &[Write]) -> Result<Vec<bool>, DbErr> {
+/// Among them writes that hold a thread, of `$33`, with an epoch, of `$34`; `$1` are the others.
+/// Returns the threads whose epoch is another: nothing of theirs is written. Each thread is locked
+/// by its key, in the order of the arrays.
+pub(in crate::checkpointer) const FENCED_GROUP: Insert = insert!(fenced_group);
+
+/// By the statements for such `conflicts`.
+pub(super) async fn write(
+    postgres: &PostgresSource,
+    writes: &[Write],
+    conflicts: Conflicts,
+) -> Result<Vec<bool>, DbErr> {
     match writes {
         [Write { new, fenced: None }] => {
             let (sql, arguments) = match new {
-                New::Checkpoint(new) => (PUT, put_arguments(new)),
+                New::Checkpoint(new) => (PUT.text(conflicts), put_arguments(new)),
                 New::Writes(new) if new.replaces() => {
                     (LAST_WRITE_COUNTS, put_writes_arguments(new))
                 }
-                New::Writes(new) => (FIRST_WRITE_STAYS, put_writes_arguments(new)),
+                New::Writes(new) => (FIRST_WRITE_STAYS.text(conflicts), put_writes_arguments(new)),
             };
             postgres.fetch_all(sql, arguments?.0).await?;
             Ok(vec![true])
@@ -203,7 +256,7 @@ pub(super) async fn write(postgres: &PostgresSource, writes: &[Write]) -> Result
                 fenced: Some(fenced),
             },
         ] => {
-            let (sql, arguments) = fence::statement(new, fenced)?;
+            let (sql, arguments) = fence::statement(new, fenced, conflicts)?;
             let admitted = postgres.fetch_all(sql, arguments.0).await?;
             Ok(vec![!admitted.is_empty()])
         }
@@ -228,18 +281,22 @@ pub(super) async fn write(postgres: &PostgresSource, writes: &[Write]) -> Result
             },
         ] if is_step(new, writes) => {
             let arguments = step_arguments(new, writes)?;
-            postgres.fetch_all(STEP, arguments.0).await?;
+            postgres
+                .fetch_all(STEP.text(conflicts), arguments.0)
+                .await?;
             Ok(vec![true; 2])
         }
         _ if writes.iter().all(|write| write.fenced.is_none()) => {
-            let (sql, arguments) = group_statement(&Rows::of(writes))?;
-            postgres.fetch_all(sql, arguments.0).await?;
+            let (statement, arguments) = group_statement(&Rows::of(writes))?;
+            postgres
+                .fetch_all(statement.text(conflicts), arguments.0)
+                .await?;
             Ok(vec![true; writes.len()])
         }
         _ => {
             let arguments = fenced_group_arguments(writes)?;
-            let rows = postgres.fetch_all(FENCED_GROUP, arguments.0);
-            let refused = rows.await?.into_iter().map(|row| row.try_get(0));
+            let refused = postgres.fetch_all(FENCED_GROUP.text(conflicts), arguments.0);
+            let refused = refused.await?.into_iter().map(|row| row.try_get(0));
             let refused: HashSet<String> = refused.collect::<Result<_, _>>().map_err(from_sqlx)?;
             let admits = |write: &Write| !refused.contains(write.key().thread_id.as_str());
             Ok(writes.iter().map(admits).collect())
@@ -288,7 +345,7 @@ fn step_arguments(new: &NewRawCheckpoint, writes: &NewWrites) -> Result<Postgres
     Ok(arguments)
 }
 
-fn group_statement(rows: &Rows<'_>) -> Result<(&'static str, PostgresArguments), DbErr> {
+fn group_statement(rows: &Rows<'_>) -> Result<(Insert, PostgresArguments), DbErr> {
     let mut arguments = arguments_of(rows)?;
     if rows.last_writes.is_empty() {
         return Ok((GROUP, arguments));

@@ -36,6 +36,9 @@ const HEADWAY: Duration = Duration::from_millis(1);
 /// SQLite has one writer.
 const SQLITE_GROUPS: u32 = 1;
 
+/// On Citus a group is of one thread: groups of several would meet on all of its servers.
+const CITUS_GROUPS: u32 = 16;
+
 /// Writes to a database in groups. A clone is the same.
 #[derive(Clone)]
 pub(crate) struct Group(Arc<Shared>);
@@ -52,6 +55,8 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
+    /// Whether each group is of one thread, and waits for no other.
+    is_distributed: bool,
     waiting: VecDeque<Waiting>,
     /// The threads that are written to.
     writing: HashSet<ThreadId>,
@@ -71,14 +76,19 @@ type Done = oneshot::Sender<Result<bool, DbErr>>;
 impl Group {
     /// Groups on `connection`, a pool.
     pub(crate) fn new(connection: Connection, patience: Duration) -> Self {
-        let most_groups = if connection.is_postgres() {
-            POSTGRES_GROUPS
-        } else {
-            SQLITE_GROUPS
+        let is_distributed = connection.is_distributed();
+        let most_groups = match &connection {
+            _ if is_distributed => CITUS_GROUPS,
+            Connection::Postgres(_) => POSTGRES_GROUPS,
+            Connection::Sqlite(_) => SQLITE_GROUPS,
+        };
+        let queue = Queue {
+            is_distributed,
+            ..Queue::default()
         };
         Self(Arc::new(Shared {
             connection,
-            queue: Mutex::default(),
+            queue: Mutex::new(queue),
             permits: Arc::new(Semaphore::new(most_groups as usize)),
             most_groups,
             patience,
@@ -205,7 +215,8 @@ impl Queue {
     /// for the group before. Fails those that have waited too long.
     fn take_group(&mut self, patience: Duration) -> Option<Vec<Waiting>> {
         let has_headway = |begun: &Instant| begun.elapsed() >= HEADWAY;
-        if !self.waiting.is_empty() && !self.under_way.iter().all(has_headway) {
+        let may_set_out = self.is_distributed || self.under_way.iter().all(has_headway);
+        if !self.waiting.is_empty() && !may_set_out {
             return None;
         }
         let mut group: Vec<Waiting> = Vec::new();
@@ -228,10 +239,13 @@ impl Queue {
             let place = next.write.place();
             let in_order = !self.writing.contains(thread) && !threads_left.contains(thread);
             let fits = group.is_empty() || bytes + next.write.bytes() <= MOST_BYTES;
-            let goes_along = threads.get(thread).is_none_or(|fence| {
-                *fence == next.write.fence()
-                    && group.iter().all(|other| other.write.place() != place)
-            });
+            let goes_along = match threads.get(thread) {
+                None => group.is_empty() || !self.is_distributed,
+                Some(fence) => {
+                    *fence == next.write.fence()
+                        && group.iter().all(|other| other.write.place() != place)
+                }
+            };
             if in_order && fits && goes_along {
                 bytes += next.write.bytes();
                 threads.insert(thread.clone(), next.write.fence());

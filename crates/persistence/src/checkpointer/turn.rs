@@ -95,19 +95,14 @@ pub(super) async fn put(
     told: &Told,
     change: &TurnChange,
 ) -> Result<()> {
-    let statement = match (connection, fence, change) {
-        (Connection::Postgres(postgres), Fence::Raise(_), TurnChange::Begin { .. }) => {
-            Some((postgres, BEGIN))
-        }
-        (Connection::Postgres(postgres), Fence::Hold(_), TurnChange::End { .. }) => {
-            Some((postgres, END))
-        }
+    let statement = match (connection.undivided(), fence, change) {
+        (Some(postgres), Fence::Raise(_), TurnChange::Begin { .. }) => Some((postgres, BEGIN)),
+        (Some(postgres), Fence::Hold(_), TurnChange::End { .. }) => Some((postgres, END)),
         _ => None,
     };
     let Some((postgres, sql)) = statement else {
         let failed = |error| events::refused(PUT_CHECKPOINT, Some(&told.events), error);
         let transaction = connection.begin().await.map_err(failed)?;
-        change_turn(&transaction, change).await?;
         let telling = SqlCheckpointer {
             fence: Some(fence),
             ..SqlCheckpointer::within(transaction.clone())
@@ -116,6 +111,8 @@ pub(super) async fn put(
         telling
             .write(PUT_CHECKPOINT, new, Some(&told.events))
             .await?;
+        // The thread is locked first, as by the statements.
+        change_turn(&transaction, change).await?;
         return transaction.commit().await.map_err(failed);
     };
     let (turn, message) = validated(change)?;

@@ -1,12 +1,12 @@
 //! `put` and `put_writes`: the hot path. What is written at once is one statement on PostgreSQL, and
-//! one transaction on SQLite.
+//! one transaction on SQLite and Citus.
 //!
 //! Each begins with the threads' rows in `threads`, so that the writers of one thread, and who
 //! prunes or deletes it, come one after the other. Only a checkpoint changes a row that is there:
 //! its time is indexed, so that a change costs two entries of indexes.
 
 pub(super) mod postgres;
-mod sqlite;
+mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -98,22 +98,24 @@ impl New {
 /// Stores all that their fences admit, or none, and returns whose do. No two of them may have one
 /// [`place`](Write::place); those of one thread have one fence, and one that raises is alone.
 pub(super) async fn write(connection: &Connection, writes: &[Write]) -> Result<Vec<bool>, DbErr> {
-    match connection {
-        Connection::Postgres(source) => {
-            if writes.iter().any(Write::raises) {
-                return postgres::write(source, writes).await;
-            }
-            // On another connection where this one was lost: what is there may be written again.
-            let written = retrying!(connection, postgres::write(source, writes));
-            match written {
-                // Events that were told while this waited for their thread: now they show.
-                Err(error) if is_unique_violation(&error) && !connection.is_transaction() => {
-                    postgres::write(source, writes).await
-                }
-                written => written,
-            }
+    if writes.iter().any(Write::raises) {
+        return attempt(connection, writes).await;
+    }
+    // On another connection where this one was lost: what is there may be written again.
+    let written = retrying!(connection, attempt(connection, writes));
+    match written {
+        // Events that were told while this waited for their thread: now they show.
+        Err(error) if is_unique_violation(&error) && !connection.is_transaction() => {
+            attempt(connection, writes).await
         }
-        Connection::Sqlite(_) => sqlite::write(connection, writes).await,
+        written => written,
+    }
+}
+
+async fn attempt(connection: &Connection, writes: &[Write]) -> Result<Vec<bool>, DbErr> {
+    match connection.undivided() {
+        Some(postgres) => postgres::write(postgres, writes).await,
+        None => tables::write(connection, writes).await,
     }
 }
 

@@ -95,6 +95,7 @@ pub(super) async fn put(
     told: &Told,
     change: &TurnChange,
 ) -> Result<()> {
+    let (turn, message) = validated(change)?;
     let statement = match (connection.undivided(), fence, change) {
         (Some(postgres), Fence::Raise(_), TurnChange::Begin { .. }) => Some((postgres, BEGIN)),
         (Some(postgres), Fence::Hold(_), TurnChange::End { .. }) => Some((postgres, END)),
@@ -115,7 +116,6 @@ pub(super) async fn put(
         change_turn(&transaction, change).await?;
         return transaction.commit().await.map_err(failed);
     };
-    let (turn, message) = validated(change)?;
     let epoch = fence.stored_epoch()?;
     let mut stored = execute(postgres, sql, &new, epoch, told, change).await;
     if stored.as_ref().is_err_and(is_disconnected) && connection.replace_dead_connections().await {

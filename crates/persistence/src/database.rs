@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DbErr, Statement};
 use sea_orm_migration::MigratorTrait;
 use sqlx::{
-    Connection as _, PgConnection,
+    AssertSqlSafe, Connection as _, Executor, PgConnection, PgPool, Postgres, Row as _, SqlSafeStr,
     pool::PoolOptions,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -357,10 +357,36 @@ async fn open_postgres(
     let pool = pool
         .connect_with(if behind_pooler { plain } else { direct })
         .await?;
+    let is_distributed = is_distributed(&pool, config.schema.as_deref()).await?;
     Ok(Connection::Postgres(PostgresSource::new(
         pool,
         pooler_begin,
+        is_distributed,
     )))
+}
+
+/// Whether Citus distributes the checkpoints.
+async fn is_distributed(pool: &PgPool, schema: Option<&str>) -> Result<bool, sqlx::Error> {
+    const HAS_CITUS: &str = "SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL";
+    if !holds(pool, HAS_CITUS).await? {
+        return Ok(false);
+    }
+    // Behind a transaction pooler no search path is set here.
+    let schema = schema.map(|schema| format!("\"{schema}\"."));
+    let sql = format!(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_partition
+WHERE logicalrelid = to_regclass('{}checkpoints'))",
+        schema.unwrap_or_default(),
+    );
+    holds(pool, AssertSqlSafe(sql)).await
+}
+
+/// Whether what `sql` selects is true. Without parameters, so that nothing is prepared.
+async fn holds<'e>(
+    executor: impl Executor<'e, Database = Postgres>,
+    sql: impl SqlSafeStr,
+) -> Result<bool, sqlx::Error> {
+    executor.fetch_one(sqlx::raw_sql(sql)).await?.try_get(0)
 }
 
 /// Whether settings given on connecting don't arrive, as behind PgBouncer: it refuses them, or
@@ -377,14 +403,10 @@ async fn is_transaction_pooler(direct: &PgConnectOptions) -> Result<bool, sqlx::
         }
         Err(error) => return Err(error),
     };
-    // Without parameters, so that nothing is prepared.
-    let row = sqlx::Executor::fetch_one(
-        &mut connection,
-        sqlx::raw_sql("SELECT current_setting('agentkit.direct', true) IS NOT DISTINCT FROM 'yes'"),
-    )
-    .await?;
+    const ARRIVED: &str =
+        "SELECT current_setting('agentkit.direct', true) IS NOT DISTINCT FROM 'yes'";
+    let arrived = holds(&mut connection, ARRIVED).await?;
     connection.close().await?;
-    let arrived: bool = sqlx::Row::try_get(&row, 0)?;
     Ok(!arrived)
 }
 

@@ -30,13 +30,21 @@ VALUES ($1, $2, $3, $4::json, now())",
 VALUES ($1, $2, $3, $4, $5)",
 };
 
-/// As [`APPEND`], unless it is there. (PostgreSQL has this within the statement of the checkpoint.)
-const TELL: &str = "INSERT INTO agent_turn_events
-    (conversation_id, turn_id, sequence, events, created_at)
+/// As [`APPEND`], unless it is there. (PostgreSQL has this within the statement of the checkpoint,
+/// unless Citus distributes that.)
+const TELL: Sql = Sql {
+    postgres:
+        "INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
+SELECT $1, $2, $3, $4::json, now() WHERE $4 IS DISTINCT FROM (
+    SELECT events::text FROM agent_turn_events
+    WHERE conversation_id = $1 AND turn_id = $2 AND sequence = $3
+)",
+    sqlite: "INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
 SELECT $1, $2, $3, $4, $5 WHERE $4 IS NOT (
     SELECT events FROM agent_turn_events
     WHERE conversation_id = $1 AND turn_id = $2 AND sequence = $3
-)";
+)",
+};
 
 const READ: Sql = Sql {
     postgres: "SELECT sequence, events::text FROM agent_turn_events
@@ -103,7 +111,7 @@ impl From<&EventBatch> for EventRow {
 impl EventRow {
     /// Stores it, unless it is there.
     pub(crate) async fn tell(&self, transaction: &Connection) -> Result<(), DbErr> {
-        self.execute(transaction, Sql::same(TELL)).await
+        self.execute(transaction, TELL).await
     }
 
     /// Its four columns.

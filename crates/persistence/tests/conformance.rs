@@ -1,6 +1,7 @@
-//! The conformance suites of `yai-agentkit-core` on every back end, a named test each.
+//! The conformance suites of `yai-agentkit-core` on every back end, a named test each; on Citus where
+//! `AGENTKIT_TEST_CITUS_URL` names a database of it.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use libtest_mimic::{Arguments, Trial};
 use tokio::runtime::Runtime;
@@ -8,6 +9,15 @@ use yai_agentkit_core::{Storage, conformance};
 use yai_agentkit_persistence::{Database, DatabaseConfig};
 
 mod support;
+
+/// As the README says, in few shards.
+const DISTRIBUTE: &str = "
+SET citus.shard_count = 4;
+ALTER TABLE threads ALTER COLUMN thread_id TYPE text COLLATE \"default\";
+SELECT create_distributed_table('threads', 'thread_id');
+SELECT create_distributed_table('checkpoints', 'thread_id', colocate_with => 'threads');
+SELECT create_distributed_table('checkpoint_blobs', 'thread_id', colocate_with => 'threads');
+SELECT create_distributed_table('checkpoint_writes', 'thread_id', colocate_with => 'threads');";
 
 fn main() -> ExitCode {
     let runtime = Arc::new(Runtime::new().expect("a runtime"));
@@ -23,10 +33,21 @@ fn main() -> ExitCode {
         ("postgres", &postgres.url),
         ("pgbouncer", &postgres.pgbouncer_url),
     ];
+    let configs = urls.map(|(name, url)| (name, DatabaseConfig::new(url).expect("a URL")));
+    let on_citus = std::env::var("AGENTKIT_TEST_CITUS_URL").ok();
+    let schema = format!("conformance_{}", uuid::Uuid::new_v4().simple());
+    let on_citus = on_citus.map(|url| {
+        let config = DatabaseConfig::new(url).and_then(|config| config.schema(&*schema));
+        // To distribute a table takes seconds.
+        let config = config.and_then(|config| config.query_timeout(Duration::from_secs(300)));
+        ("citus", config.expect("a URL"))
+    });
+    if let Some((_, config)) = &on_citus {
+        runtime.block_on(run(config, DISTRIBUTE));
+    }
     let mut databases = Vec::new();
     let mut trials = Vec::new();
-    for (name, url) in urls {
-        let config = DatabaseConfig::new(url).expect("a URL");
+    for (name, config) in configs.into_iter().chain(on_citus.clone()) {
         let database = runtime.block_on(Database::connect(&config)).expect(name);
         databases.push(database.clone());
         for case in conformance::cases() {
@@ -43,6 +64,16 @@ fn main() -> ExitCode {
         runtime.block_on(database.close());
     }
     runtime.block_on(postgres.remove());
+    if let Some((_, config)) = on_citus {
+        runtime.block_on(run(&config, &format!("DROP SCHEMA {schema} CASCADE")));
+    }
     std::fs::remove_dir_all(&directory).expect("to remove the directory");
     conclusion.exit_code()
+}
+
+/// Runs a script in a schema with our tables.
+async fn run(config: &DatabaseConfig, script: &str) {
+    let database = Database::connect(config).await.expect("a connection");
+    database.execute_script(script).await.expect(script);
+    database.close().await;
 }

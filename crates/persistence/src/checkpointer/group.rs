@@ -40,6 +40,9 @@ const HEADWAY: Duration = Duration::from_millis(5);
 /// SQLite has one writer.
 const SQLITE_GROUPS: u32 = 1;
 
+/// On Citus a group is of one thread: groups of several would meet on all of its servers.
+const CITUS_GROUPS: u32 = 16;
+
 /// Writes to a database in groups. A clone is the same.
 #[derive(Clone)]
 pub(crate) struct Group(Arc<Shared>);
@@ -58,6 +61,8 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
+    /// Whether each group is of one thread, and waits for no other.
+    is_distributed: bool,
     waiting: VecDeque<Waiting>,
     /// The threads that are written to.
     writing: HashSet<ThreadId>,
@@ -82,14 +87,19 @@ type Done = oneshot::Sender<Result<bool, DbErr>>;
 impl Group {
     /// Groups on `connection`, a pool.
     pub(crate) fn new(connection: Connection, patience: Duration) -> Self {
-        let most_groups = if connection.is_postgres() {
-            POSTGRES_GROUPS
-        } else {
-            SQLITE_GROUPS
+        let is_distributed = connection.is_distributed();
+        let most_groups = match &connection {
+            _ if is_distributed => CITUS_GROUPS,
+            Connection::Postgres(_) => POSTGRES_GROUPS,
+            Connection::Sqlite(_) => SQLITE_GROUPS,
+        };
+        let queue = Queue {
+            is_distributed,
+            ..Queue::default()
         };
         Self(Arc::new(Shared {
             connection,
-            queue: Mutex::default(),
+            queue: Mutex::new(queue),
             permits: Arc::new(Semaphore::new(most_groups as usize)),
             may_set_out: Notify::new(),
             most_groups,
@@ -222,6 +232,7 @@ impl Queue {
     /// Whether those under way need not be waited for.
     fn may_set_out(&self) -> bool {
         match &self.under_way[..] {
+            _ if self.is_distributed => true,
             [only] if self.waiting.len() >= only.writes => true,
             all => all.iter().all(|group| group.since.elapsed() >= HEADWAY),
         }
@@ -253,10 +264,13 @@ impl Queue {
             let place = next.write.place();
             let in_order = !self.writing.contains(thread) && !threads_left.contains(thread);
             let fits = group.is_empty() || bytes + next.write.bytes() <= MOST_BYTES;
-            let goes_along = threads.get(thread).is_none_or(|fence| {
-                *fence == next.write.fence()
-                    && group.iter().all(|other| other.write.place() != place)
-            });
+            let goes_along = match threads.get(thread) {
+                None => group.is_empty() || !self.is_distributed,
+                Some(fence) => {
+                    *fence == next.write.fence()
+                        && group.iter().all(|other| other.write.place() != place)
+                }
+            };
             if in_order && fits && goes_along {
                 bytes += next.write.bytes();
                 threads.insert(thread.clone(), next.write.fence());

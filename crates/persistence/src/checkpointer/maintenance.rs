@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use sea_orm::{DbErr, QueryResult};
 use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
-    CheckpointId, CheckpointMetadata, Error, Namespace, PruneStrategy, Result, ThreadId,
+    CheckpointId, CheckpointMetadata, Error, Namespace, PruneStrategy, Result, ThreadId, now,
     retention::{CheckpointSummary, Place, Retention},
 };
 
 use super::{
     Sql,
     row::{CheckpointRow, Columns, read_json},
-    threads::touch,
+    threads::time_value,
 };
 use crate::{
     connection::Connection,
@@ -80,7 +80,14 @@ const MAY_COPY: Sql = Sql::same(
     OR EXISTS (SELECT 1 FROM checkpoint_writes WHERE thread_id = $2)",
 );
 
-const SET_PARENT: Sql = Sql::same("UPDATE threads SET parent_id = $2 WHERE thread_id = $1");
+/// The thread $2, unless it is there. SQLite has no clock with microseconds; the only process that
+/// writes lends it its own.
+const ADD_COPY: Sql = Sql {
+    postgres: "INSERT INTO threads (thread_id, parent_id, updated_at)
+VALUES ($2, $1, clock_timestamp()) ON CONFLICT DO NOTHING",
+    sqlite: "INSERT INTO threads (thread_id, parent_id, updated_at)
+VALUES ($2, $1, $3) ON CONFLICT DO NOTHING",
+};
 
 /// Reads every checkpoint: LangGraph's tables have no index on the run.
 const THREADS_OF_RUNS: Sql = Sql {
@@ -211,12 +218,14 @@ pub(super) async fn copy_thread(
     if target_exists {
         return Err(Error::conflict("thread", target));
     }
-    touch(&transaction, target).await.map_err(failed)?;
-    let parent = vec![target.as_str().into(), source.as_str().into()];
-    SET_PARENT
-        .execute(&transaction, parent)
-        .await
-        .map_err(failed)?;
+    let mut copy = ids();
+    if !transaction.is_postgres() {
+        copy.push(time_value(&transaction, now()));
+    }
+    // By a copy that was under way.
+    if ADD_COPY.execute(&transaction, copy).await.map_err(failed)? == 0 {
+        return Err(Error::conflict("thread", target));
+    }
     for sql in COPY_THREAD {
         match sql.execute(&transaction, ids()).await {
             // Somebody began the target just now.

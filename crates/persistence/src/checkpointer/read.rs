@@ -24,12 +24,14 @@ const PAGE: &str = "WITH page AS MATERIALIZED (
     SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata
     FROM checkpoints";
 
-/// Everything that belongs to the checkpoints of `page`. OFFSET 0 makes PostgreSQL look each row up
-/// by its primary key (checkpoint_blobs_pkey, checkpoint_writes_pkey): a join is planned from the
-/// row estimates of a thread, which are worst for the longest ones. SQLite keeps the order of a
-/// CROSS JOIN; as text, a float is what the JSON says, since a cast keeps 15 digits of it.
-const WITH_ALL: Sql = Sql {
-    postgres: ")
+/// Everything that belongs to the checkpoints of `page`, whose thread is `$of_page`, that of their
+/// values `$of_value`. OFFSET 0, the `$limit`, makes PostgreSQL look each row up by its primary key
+/// (checkpoint_blobs_pkey, checkpoint_writes_pkey): a join is planned from the row estimates of a
+/// thread, which are worst for the longest ones.
+macro_rules! with_all {
+    ($of_page:literal, $of_value:literal, $limit:literal) => {
+        concat!(
+            ")
 SELECT 0, thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint::text,
     metadata::text, NULL, NULL::int, NULL::bytea
 FROM page
@@ -41,9 +43,13 @@ FROM (
 ) used
 CROSS JOIN LATERAL (
     SELECT * FROM checkpoint_blobs
-    WHERE thread_id = used.thread_id AND checkpoint_ns = used.checkpoint_ns
+    WHERE thread_id = ",
+            $of_value,
+            " AND checkpoint_ns = used.checkpoint_ns
         AND channel = used.key AND version = used.value
-    OFFSET 0
+    ",
+            $limit,
+            "
 ) b
 UNION ALL
 SELECT 2, w.thread_id, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.task_path, w.channel,
@@ -51,9 +57,13 @@ SELECT 2, w.thread_id, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.task_path,
 FROM page p
 CROSS JOIN LATERAL (
     SELECT * FROM checkpoint_writes
-    WHERE thread_id = p.thread_id AND checkpoint_ns = p.checkpoint_ns
+    WHERE thread_id = ",
+            $of_page,
+            " AND checkpoint_ns = p.checkpoint_ns
         AND checkpoint_id = p.checkpoint_id
-    OFFSET 0
+    ",
+            $limit,
+            "
 ) w
 UNION ALL
 SELECT 3, w.thread_id, w.checkpoint_ns, p.checkpoint_id, w.task_id, w.task_path, w.channel,
@@ -61,11 +71,23 @@ SELECT 3, w.thread_id, w.checkpoint_ns, p.checkpoint_id, w.task_id, w.task_path,
 FROM page p
 CROSS JOIN LATERAL (
     SELECT * FROM checkpoint_writes
-    WHERE thread_id = p.thread_id AND checkpoint_ns = p.checkpoint_ns
+    WHERE thread_id = ",
+            $of_page,
+            " AND checkpoint_ns = p.checkpoint_ns
         AND checkpoint_id = p.parent_checkpoint_id
-    OFFSET 0
+    ",
+            $limit,
+            "
 ) w
-WHERE (p.checkpoint ->> 'v')::numeric < 4 AND w.channel = '__pregel_tasks'",
+WHERE (p.checkpoint ->> 'v')::numeric < 4 AND w.channel = '__pregel_tasks'"
+        )
+    };
+}
+
+/// SQLite keeps the order of a CROSS JOIN; as text, a float is what the JSON says, since a cast
+/// keeps 15 digits of it.
+const WITH_ALL: Sql = Sql {
+    postgres: with_all!("p.thread_id", "used.thread_id", "OFFSET 0"),
     sqlite: ")
 SELECT 0, thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint,
     metadata, NULL, NULL, NULL
@@ -96,6 +118,12 @@ WHERE w.thread_id = p.thread_id AND w.checkpoint_ns = p.checkpoint_ns
     AND p.checkpoint ->> '$.v' < 4 AND w.channel = '__pregel_tasks'",
 };
 
+/// On Citus, of the thread $1: a statement for one of its servers.
+const WITH_ALL_OF_THREAD: &str = with_all!("$1", "$1", "OFFSET 0");
+
+/// On Citus, of any threads. Each server joins what it has to the page.
+const WITH_ALL_OF_ANY_THREADS: &str = with_all!("p.thread_id", "used.thread_id", "");
+
 pub(super) async fn get(
     connection: &Connection,
     selector: &CheckpointSelector,
@@ -114,7 +142,7 @@ pub(super) fn get_statement(connection: &Connection, selector: &CheckpointSelect
     conditions
         .sql
         .push_str(" ORDER BY checkpoint_id DESC LIMIT 1");
-    conditions.statement(connection)
+    conditions.statement(connection, WITH_ALL_OF_THREAD)
 }
 
 pub(super) async fn list(
@@ -161,7 +189,11 @@ pub(super) fn list_statement(connection: &Connection, query: &CheckpointQuery) -
         conditions.sql.push_str(" LIMIT ");
         conditions.value(i64::try_from(limit).unwrap_or(i64::MAX));
     }
-    conditions.statement(connection)
+    let on_citus = match query.thread_id {
+        Some(_) => WITH_ALL_OF_THREAD,
+        None => WITH_ALL_OF_ANY_THREADS,
+    };
+    conditions.statement(connection, on_citus)
 }
 
 async fn run(
@@ -187,9 +219,14 @@ struct Conditions {
 }
 
 impl Conditions {
-    /// The whole statement.
-    fn statement(self, connection: &Connection) -> Statement {
-        let sql = format!("{PAGE}{}{}", self.sql, WITH_ALL.on(connection));
+    /// The whole statement, which ends with `on_citus` there. $1 is the thread, if one is asked for.
+    fn statement(self, connection: &Connection, on_citus: &str) -> Statement {
+        let with_all = if connection.is_distributed() {
+            on_citus
+        } else {
+            WITH_ALL.on(connection)
+        };
+        let sql = format!("{PAGE}{}{with_all}", self.sql);
         Statement::from_sql_and_values(connection.get_database_backend(), sql, self.values)
     }
 

@@ -2,20 +2,12 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sea_orm::{DbErr, QueryResult, Value as SqlValue};
-use yai_agentkit_core::{Error, Page, Result, Thread, ThreadCursor, ThreadId, now};
+use yai_agentkit_core::{Error, Page, Result, Thread, ThreadCursor, ThreadId};
 
 use super::{Sql, row::Columns};
 use crate::{
     connection::{Connection, retrying},
     error::storage_error,
-};
-
-/// SQLite has no clock with microseconds; the only process that writes lends it its own.
-const TOUCH: Sql = Sql {
-    postgres: "INSERT INTO threads AS t (thread_id, updated_at) VALUES ($1, clock_timestamp())
-ON CONFLICT (thread_id) DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)",
-    sqlite: "INSERT INTO threads (thread_id, updated_at) VALUES ($1, $2)
-ON CONFLICT (thread_id) DO UPDATE SET updated_at = MAX(updated_at, excluded.updated_at)",
 };
 
 /// By threads_updated_at_idx, backwards.
@@ -27,15 +19,6 @@ pub(super) const NEXT_PAGE: Sql = Sql::same(
     "SELECT thread_id, parent_id, updated_at FROM threads WHERE (updated_at, thread_id) < ($2, $3)
 ORDER BY updated_at DESC, thread_id DESC LIMIT $1",
 );
-
-/// Records that the thread is written to.
-pub(super) async fn touch(connection: &Connection, id: &ThreadId) -> Result<(), DbErr> {
-    let mut values = vec![id.as_str().into()];
-    if !connection.is_postgres() {
-        values.push(time_value(connection, now()));
-    }
-    TOUCH.execute(connection, values).await.map(drop)
-}
 
 pub(super) async fn list(
     connection: &Connection,

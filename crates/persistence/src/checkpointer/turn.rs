@@ -96,19 +96,15 @@ pub(super) async fn put(
     told: &Told,
     change: &TurnChange,
 ) -> Result<()> {
-    let statement = match (connection, fence, change) {
-        (Connection::Postgres(postgres), Fence::Raise(_), TurnChange::Begin { .. }) => {
-            Some((postgres, BEGIN))
-        }
-        (Connection::Postgres(postgres), Fence::Hold(_), TurnChange::End { .. }) => {
-            Some((postgres, END))
-        }
+    let (turn, message) = validated(change)?;
+    let statement = match (connection.undivided(), fence, change) {
+        (Some(postgres), Fence::Raise(_), TurnChange::Begin { .. }) => Some((postgres, BEGIN)),
+        (Some(postgres), Fence::Hold(_), TurnChange::End { .. }) => Some((postgres, END)),
         _ => None,
     };
     let Some((postgres, sql)) = statement else {
         let failed = |error| events::refused(PUT_CHECKPOINT, Some(&told.events), error);
         let transaction = connection.begin().await.map_err(failed)?;
-        change_turn(&transaction, change).await?;
         let telling = SqlCheckpointer {
             fence: Some(fence),
             ..SqlCheckpointer::within(transaction.clone())
@@ -117,9 +113,10 @@ pub(super) async fn put(
         telling
             .write(PUT_CHECKPOINT, new, Some(&told.events))
             .await?;
+        // The thread is locked first, as by the statements.
+        change_turn(&transaction, change).await?;
         return transaction.commit().await.map_err(failed);
     };
-    let (turn, message) = validated(change)?;
     let epoch = fence.stored_epoch()?;
     let mut stored = execute(postgres, sql, &new, epoch, told, change).await;
     if stored.as_ref().is_err_and(is_disconnected) && connection.replace_dead_connections().await {

@@ -90,6 +90,20 @@ impl Connection {
         matches!(self, Self::Postgres(_))
     }
 
+    /// Whether Citus distributes the checkpoints. It takes no statement that writes to several
+    /// threads, or to them and our own tables: there, as on SQLite, that is a transaction of several.
+    pub(crate) fn is_distributed(&self) -> bool {
+        matches!(self, Self::Postgres(postgres) if postgres.is_distributed)
+    }
+
+    /// PostgreSQL that takes any statement.
+    pub(crate) fn undivided(&self) -> Option<&PostgresSource> {
+        match self {
+            Self::Postgres(postgres) if !postgres.is_distributed => Some(postgres),
+            _ => None,
+        }
+    }
+
     pub(crate) fn is_transaction(&self) -> bool {
         match self {
             Self::Postgres(postgres) => postgres.unit.is_some(),

@@ -34,6 +34,8 @@ pub(crate) struct PostgresSource {
     /// Behind a transaction pooler every statement runs in a transaction of its own, begun with
     /// this: nothing set on a connection, and no prepared statement, outlives a transaction there.
     pub(crate) pooler_begin: Option<Arc<str>>,
+    /// Whether Citus distributes LangGraph's tables and `threads`, each by its thread.
+    pub(super) is_distributed: bool,
     /// The transaction to run in.
     pub(super) unit: Option<Unit<Postgres>>,
     /// How many writes are still to look for rows that are there.
@@ -41,10 +43,11 @@ pub(crate) struct PostgresSource {
 }
 
 impl PostgresSource {
-    pub(crate) fn new(pool: PgPool, pooler_begin: Option<Arc<str>>) -> Self {
+    pub(crate) fn new(pool: PgPool, pooler_begin: Option<Arc<str>>, is_distributed: bool) -> Self {
         Self {
             pool: Pool::new(pool),
             pooler_begin,
+            is_distributed,
             unit: None,
             wary: Arc::default(),
         }
@@ -93,7 +96,7 @@ impl PostgresSource {
     /// Runs one statement, and returns its rows.
     pub(crate) async fn fetch_all(
         &self,
-        sql: &'static str,
+        sql: impl SqlSafeStr,
         arguments: PgArguments,
     ) -> Result<Vec<PgRow>, DbErr> {
         let query = sqlx::query_with(sql, arguments).persistent(self.pooler_begin.is_none());

@@ -1,12 +1,12 @@
 //! `put` and `put_writes`: the hot path. What is written at once is one statement on PostgreSQL, and
-//! one transaction on SQLite.
+//! one transaction on SQLite and Citus.
 //!
 //! Each begins with the threads' rows in `threads`, so that the writers of one thread, and who
 //! prunes or deletes it, come one after the other. Only a checkpoint changes a row that is there:
 //! its time is indexed, so that a change costs two entries of indexes.
 
 pub(super) mod postgres;
-mod sqlite;
+mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ use yai_agentkit_core::{ChannelWrite, CheckpointKey, Fence, NewWrites};
 
 use super::{
     NewRawCheckpoint, RawValue,
-    statement::Conflicts::{Possible, Unexpected},
+    statement::Conflicts::{self, Possible, Unexpected},
 };
 use crate::{
     connection::{Connection, retrying},
@@ -101,27 +101,33 @@ impl New {
 /// Stores all that their fences admit, or none, and returns whose do. No two of them may have one
 /// [`place`](Write::place); those of one thread have one fence, and one that raises is alone.
 pub(super) async fn write(connection: &Connection, writes: &[Write]) -> Result<Vec<bool>, DbErr> {
-    match connection {
-        Connection::Postgres(source) => {
-            if connection.is_transaction() || writes.iter().any(Write::raises) {
-                return postgres::write(source, writes, Possible).await;
-            }
-            // On another connection where this one was lost: what is there may be written again.
-            if source.expects_new_rows() {
-                match retrying!(connection, postgres::write(source, writes, Unexpected)) {
-                    Err(error) if is_unique_violation(&error) => source.found_old_rows(),
-                    written => return written,
-                }
-            }
-            match retrying!(connection, postgres::write(source, writes, Possible)) {
-                // Events that were told while this waited for their thread: now they show.
-                Err(error) if is_unique_violation(&error) => {
-                    postgres::write(source, writes, Possible).await
-                }
-                written => written,
-            }
+    if connection.is_transaction() || writes.iter().any(Write::raises) {
+        return attempt(connection, writes, Possible).await;
+    }
+    // On another connection where this one was lost: what is there may be written again.
+    if let Some(postgres) = connection.undivided()
+        && postgres.expects_new_rows()
+    {
+        match retrying!(connection, attempt(connection, writes, Unexpected)) {
+            Err(error) if is_unique_violation(&error) => postgres.found_old_rows(),
+            written => return written,
         }
-        Connection::Sqlite(_) => sqlite::write(connection, writes).await,
+    }
+    match retrying!(connection, attempt(connection, writes, Possible)) {
+        // Events that were told while this waited for their thread: now they show.
+        Err(error) if is_unique_violation(&error) => attempt(connection, writes, Possible).await,
+        written => written,
+    }
+}
+
+async fn attempt(
+    connection: &Connection,
+    writes: &[Write],
+    conflicts: Conflicts,
+) -> Result<Vec<bool>, DbErr> {
+    match connection.undivided() {
+        Some(postgres) => postgres::write(postgres, writes, conflicts).await,
+        None => tables::write(connection, writes).await,
     }
 }
 

@@ -43,8 +43,10 @@ const SQLITE_PAGE: u32 = 2048;
 /// written to the file once.
 const SQLITE_LOG_PAGES: &str = "16384";
 
-/// What SQLite keeps in memory of the file, a connection: 16 MiB.
-const SQLITE_CACHE_KIBIBYTES: &str = "-16384";
+/// What SQLite keeps in memory of the file, a connection: 4 MiB. Most commits walk through all of it
+/// (the balancing of a tree swaps pages by a number behind the last one, which SQLite then cuts off),
+/// and what is not there the system has.
+const SQLITE_CACHE_KIBIBYTES: &str = "-4096";
 
 /// Between two attempts to connect.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);

@@ -139,12 +139,15 @@ impl Insert {
             self.row.sqlite
         };
         let rows = vec![row; rows].join(", ");
-        let rows = if is_postgres {
-            format!("VALUES {}", numbered(&rows))
-        } else {
-            format!("SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL")
-        };
-        format!("INSERT INTO {into} {rows} ON CONFLICT {on_conflict}")
+        if is_postgres {
+            let rows = numbered(&rows);
+            return format!("INSERT INTO {into} VALUES {rows} ON CONFLICT {on_conflict}");
+        }
+        // Whoever sees it fail undoes the transaction: nothing need be kept to undo it alone.
+        format!(
+            "INSERT OR FAIL INTO {into} SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL
+ON CONFLICT {on_conflict}"
+        )
     }
 }
 

@@ -64,6 +64,8 @@ impl Server {
             .current_dir(std::env::temp_dir())
             .env_clear()
             .env("DATABASE_URL", database_url)
+            // As uvicorn: no line for each request.
+            .env("RUST_LOG", "warn")
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .kill_on_drop(true)

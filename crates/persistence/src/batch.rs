@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use sea_orm::DbErr;
@@ -13,11 +14,25 @@ use crate::error::interrupted;
 /// The largest batch.
 const MOST: usize = 64;
 
+/// How many batches are under way at once, where the first takes its time.
+const BATCHES: usize = 4;
+
+/// How long those under way have been so before the next sets out as well. Fewer and larger ones
+/// cost less, but one whose connection is silent must not keep the others.
+const HEADWAY: Duration = Duration::from_millis(5);
+
 /// Calls of one kind. One that finds nothing under way goes out at once and alone; those that come
 /// meanwhile go out together, so that each still sees what was committed before it came.
 pub(crate) struct Batches<Q, A> {
-    waiting: Mutex<VecDeque<Waiting<Q, A>>>,
+    queue: Mutex<Queue<Q, A>>,
     permits: Arc<Semaphore>,
+    size: fn(usize) -> usize,
+}
+
+struct Queue<Q, A> {
+    waiting: VecDeque<Waiting<Q, A>>,
+    /// When each batch under way set out.
+    under_way: Vec<Instant>,
 }
 
 struct Waiting<Q, A> {
@@ -26,11 +41,15 @@ struct Waiting<Q, A> {
 }
 
 impl<Q: Send + 'static, A: Send + 'static> Batches<Q, A> {
-    /// Of which so many may be under way at once.
-    pub(crate) fn new(batches: usize) -> Self {
+    /// `size` says how many of those that wait go together.
+    pub(crate) fn new(size: fn(usize) -> usize) -> Self {
         Self {
-            waiting: Mutex::default(),
-            permits: Arc::new(Semaphore::new(batches)),
+            queue: Mutex::new(Queue {
+                waiting: VecDeque::new(),
+                under_way: Vec::new(),
+            }),
+            permits: Arc::new(Semaphore::new(BATCHES)),
+            size,
         }
     }
 
@@ -45,8 +64,8 @@ impl<Q: Send + 'static, A: Send + 'static> Batches<Q, A> {
     {
         let (sender, answer) = oneshot::channel();
         {
-            let mut waiting = self.waiting();
-            waiting.push_back(Waiting {
+            let mut queue = self.queue();
+            queue.waiting.push_back(Waiting {
                 question,
                 answer: sender,
             });
@@ -61,8 +80,32 @@ impl<Q: Send + 'static, A: Send + 'static> Batches<Q, A> {
         answer.await.unwrap_or_else(|_| Err(interrupted()))
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Waiting<Q, A>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self) -> MutexGuard<'_, Queue<Q, A>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<Q, A> Queue<Q, A> {
+    /// Those that go next, none where nobody waits; `None` where they are to wait for the batch
+    /// before.
+    fn take(&mut self, size: fn(usize) -> usize, now: Instant) -> Option<Vec<Waiting<Q, A>>> {
+        self.waiting.retain(|waiting| !waiting.answer.is_closed());
+        if self.waiting.is_empty() {
+            return Some(Vec::new());
+        }
+        if self.under_way.iter().any(|begun| now - *begun < HEADWAY) {
+            return None;
+        }
+        self.under_way.push(now);
+        let size = size(self.waiting.len().min(MOST));
+        Some(self.waiting.drain(..size).collect())
+    }
+
+    /// Of a batch that had begun then.
+    fn ended(&mut self, begun: Instant) {
+        if let Some(batch) = self.under_way.iter().position(|time| *time == begun) {
+            self.under_way.swap_remove(batch);
+        }
     }
 }
 
@@ -79,21 +122,28 @@ impl<Q: Send + 'static, A: Send + 'static> Turn<Q, A> {
         R: Future<Output = Vec<Result<A, DbErr>>>,
     {
         loop {
-            let (questions, senders): (Vec<_>, Vec<_>) = {
-                let mut waiting = self.batches.waiting();
-                waiting.retain(|waiting| !waiting.answer.is_closed());
-                if waiting.is_empty() {
+            let begun = Instant::now();
+            let batch = {
+                let mut queue = self.batches.queue();
+                let batch = queue.take(self.batches.size, begun);
+                if batch.as_ref().is_some_and(Vec::is_empty) {
                     // Under the lock: who comes next finds the permit.
                     self.permit = None;
                     return;
                 }
-                let most = waiting.len().min(MOST);
-                let batch = waiting.drain(..most);
                 batch
-                    .map(|waiting| (waiting.question, waiting.answer))
-                    .unzip()
             };
-            for (sender, answer) in senders.into_iter().zip(ask(questions).await) {
+            let Some(batch) = batch else {
+                tokio::time::sleep(HEADWAY).await;
+                continue;
+            };
+            let (questions, senders): (Vec<_>, Vec<_>) = batch
+                .into_iter()
+                .map(|waiting| (waiting.question, waiting.answer))
+                .unzip();
+            let answers = ask(questions).await;
+            self.batches.queue().ended(begun);
+            for (sender, answer) in senders.into_iter().zip(answers) {
                 let _ = sender.send(answer);
             }
         }
@@ -104,7 +154,7 @@ impl<Q: Send + 'static, A: Send + 'static> Drop for Turn<Q, A> {
     /// With its runtime, half-way: nobody may wait for ever.
     fn drop(&mut self) {
         if self.permit.is_some() {
-            self.batches.waiting().clear();
+            self.batches.queue().waiting.clear();
         }
     }
 }

@@ -104,11 +104,6 @@ type PrimaryKey<E> = <<E as StoredEntity>::Table as EntityTrait>::PrimaryKey;
 /// PostgreSQL takes 65535 parameters in a statement, SQLite 32766.
 const MAX_PARAMETERS: usize = 32_000;
 
-/// How many statements are under way at once: while one is answered, the next is prepared.
-const READS: usize = 2;
-/// An answer takes as long as the disk.
-const ADDS: usize = 4;
-
 /// The calls about single rows that are under way on a pool.
 pub(crate) struct Calls<E: StoredEntity> {
     reads: Arc<Batches<E::Id, Option<Model<E>>>>,
@@ -118,8 +113,8 @@ pub(crate) struct Calls<E: StoredEntity> {
 impl<E: StoredEntity> Calls<E> {
     pub(crate) fn new() -> Self {
         Self {
-            reads: Arc::new(Batches::new(READS)),
-            adds: Arc::new(Batches::new(ADDS)),
+            reads: Arc::new(Batches::new(|waiting| waiting)),
+            adds: Arc::new(Batches::new(power_of_two)),
         }
     }
 }
@@ -261,35 +256,33 @@ async fn find_all<E: StoredEntity>(
     keys.map(row_of).collect()
 }
 
-/// Inserts each of `entities`, as if alone. The statements take a power of two of them, so that
-/// there are few to be prepared.
+/// The statements that add take a power of two of rows, so that there are few to be prepared. Who is
+/// left goes with the next: a statement for each rest would be a commit for each.
+fn power_of_two(waiting: usize) -> usize {
+    1 << waiting.ilog2()
+}
+
+/// Inserts each of `entities`, as if alone.
 async fn insert_together<E: StoredEntity>(
     connection: Connection,
     entities: Vec<E>,
 ) -> Vec<Result<(), DbErr>> {
     let repository = SqlRepository::<E>::within(connection);
-    let mut results = Vec::with_capacity(entities.len());
-    while let Some(left) = entities
-        .get(results.len()..)
-        .filter(|left| !left.is_empty())
-    {
-        let together = &left[..1 << left.len().ilog2()];
-        let insert = E::Table::insert_many(together.iter().map(SqlRepository::row));
-        match insert.exec_without_returning(&repository.connection).await {
-            // One of the rows; none is stored.
-            Err(error) if together.len() > 1 && !is_transient(&error) => {
-                for entity in together {
-                    results.push(repository.insert(entity).await);
-                }
+    let insert = E::Table::insert_many(entities.iter().map(SqlRepository::row));
+    match insert.exec_without_returning(&repository.connection).await {
+        // One of the rows; none is stored.
+        Err(error) if entities.len() > 1 && !is_transient(&error) => {
+            let mut results = Vec::with_capacity(entities.len());
+            for entity in &entities {
+                results.push(repository.insert(entity).await);
             }
-            outcome => results.extend(
-                together
-                    .iter()
-                    .map(|_| outcome.as_ref().map(|_| ()).map_err(DbErr::clone)),
-            ),
+            results
+        }
+        outcome => {
+            let outcome = outcome.map(drop);
+            entities.iter().map(|_| outcome.clone()).collect()
         }
     }
-    results
 }
 
 /// The rows of `query`, of which a page takes the first.

@@ -19,6 +19,7 @@ use axum::{
     middleware,
     response::Response,
 };
+use tower::ServiceBuilder;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
@@ -57,20 +58,24 @@ pub fn router(app: App, body_limit: usize) -> Router {
         .fallback(problem::unknown_route)
         .method_not_allowed_fallback(problem::wrong_method)
         .with_state(app)
-        .layer(DefaultBodyLimit::max(body_limit))
-        .layer(RequestBodyDeadlineLayer::new(BODY_DEADLINE))
-        .layer(CatchPanicLayer::custom(problem::panicked))
-        .layer(middleware::from_fn(problem::render))
         .layer(
-            TraceLayer::new_for_http()
-                .make_span_with(span)
-                .on_request(())
-                .on_response(log_response)
-                // The failure itself is logged where it is rendered.
-                .on_failure(()),
+            // As one, since a router boxes every route anew for each of its layers.
+            ServiceBuilder::new()
+                .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+                .layer(PropagateRequestIdLayer::x_request_id())
+                .layer(
+                    TraceLayer::new_for_http()
+                        .make_span_with(span)
+                        .on_request(())
+                        .on_response(log_response)
+                        // The failure itself is logged where it is rendered.
+                        .on_failure(()),
+                )
+                .layer(middleware::from_fn(problem::render))
+                .layer(CatchPanicLayer::custom(problem::panicked))
+                .layer(RequestBodyDeadlineLayer::new(BODY_DEADLINE))
+                .layer(DefaultBodyLimit::max(body_limit)),
         )
-        .layer(PropagateRequestIdLayer::x_request_id())
-        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
 }
 
 fn span(request: &Request) -> Span {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
-use crate::{CheckpointId, CheckpointKey, Value, now};
+use crate::{CheckpointId, CheckpointKey, Error, Result, Value, now, validate};
 
 /// The channel that carries LangGraph's pending sends.
 pub const TASKS: &str = "__pregel_tasks";
@@ -46,6 +46,19 @@ impl Version {
         // The shape of LangGraph's PostgreSQL saver, a count and a random fraction.
         let clash = uuid::Uuid::new_v4().as_u128() % 10_u128.pow(16);
         Self::Text(format!("{:032}.{clash:016}", count + 1))
+    }
+
+    /// Refuses a NUL character, and a float that JSON writes with an exponent, a sign or not at
+    /// all: the version in the checkpoint would not be the key of its value, and the value be lost.
+    pub fn validate(&self, field: &'static str) -> Result<()> {
+        match self {
+            Self::Text(version) => validate::text(field, version),
+            Self::Float(version) if version.to_bits() != 0 && !(1e-4..1e16).contains(version) => {
+                let range = "a float must be 0 or between 0.0001 and 1e16";
+                Err(Error::invalid(field, range))
+            }
+            Self::Integer(_) | Self::Float(_) => Ok(()),
+        }
     }
 }
 

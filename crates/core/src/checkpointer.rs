@@ -119,8 +119,8 @@ impl NewCheckpoint {
         }
     }
 
-    /// Refuses what no back end can store: NUL characters, an empty checkpoint id, a version that
-    /// is not a number.
+    /// Refuses what no back end can store: NUL characters, an empty checkpoint id, a version whose
+    /// value would not be found again.
     pub fn validate(&self) -> Result<()> {
         self.key().validate()?;
         if let Some(parent) = &self.parent {
@@ -129,7 +129,7 @@ impl NewCheckpoint {
         let versions = self.checkpoint.channel_versions.iter();
         for (channel, version) in versions.chain(&self.new_versions) {
             validate::text("channel", channel)?;
-            validate_version("version", version)?;
+            version.validate("version")?;
         }
         for (channel, value) in &self.checkpoint.channel_values {
             validate::text("channel", channel)?;
@@ -144,7 +144,7 @@ impl NewCheckpoint {
             validate::text("versions_seen", node)?;
             for (channel, version) in seen {
                 validate::text("versions_seen", channel)?;
-                validate_version("versions_seen", version)?;
+                version.validate("versions_seen")?;
             }
         }
         validate::text("ts", &self.checkpoint.ts)?;
@@ -218,16 +218,6 @@ impl NewWrites {
             validate::text("type", write.value.type_tag())?;
         }
         Ok(())
-    }
-}
-
-fn validate_version(field: &'static str, version: &Version) -> Result<()> {
-    match version {
-        Version::Text(version) => validate::text(field, version),
-        Version::Float(version) if !version.is_finite() => {
-            Err(Error::invalid(field, "must be a finite number"))
-        }
-        Version::Integer(_) | Version::Float(_) => Ok(()),
     }
 }
 

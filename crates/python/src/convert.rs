@@ -63,18 +63,21 @@ impl From<Place> for CheckpointKey {
     }
 }
 
-impl From<ValueIn> for RawValue {
-    fn from(ValueIn(channel, version, type_tag, bytes): ValueIn) -> Self {
+impl TryFrom<ValueIn> for RawValue {
+    type Error = Error;
+
+    fn try_from(ValueIn(channel, version, type_tag, bytes): ValueIn) -> Result<Self> {
         let version = match version {
             VersionIn::Text(version) => Version::Text(version),
             VersionIn::Integer(version) => Version::Integer(version),
             VersionIn::Float(version) => Version::Float(version),
         };
-        Self {
+        version.validate("version")?;
+        Ok(Self {
             channel,
             version: version.to_string(),
             value: value(type_tag, &bytes),
-        }
+        })
     }
 }
 

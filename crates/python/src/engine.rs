@@ -12,7 +12,7 @@ use yai_agentkit_core::{
     CheckpointQuery, CheckpointSelector, Checkpointer, Error, NewWrites, PruneStrategy, Result,
     Storage, ThreadId,
 };
-use yai_agentkit_persistence::{Database, DatabaseConfig, NewRawCheckpoint};
+use yai_agentkit_persistence::{Database, DatabaseConfig, NewRawCheckpoint, RawValue};
 
 use crate::{
     call::{Call, ToPython},
@@ -188,18 +188,21 @@ impl Engine {
 
     fn put(
         &self,
+        py: Python<'_>,
         place: Place,
         parent: Option<String>,
         checkpoint: String,
         metadata: String,
         values: Vec<ValueIn>,
     ) -> PyResult<Call> {
+        let values = values.into_iter().map(RawValue::try_from);
+        let values = values.collect::<Result<_>>();
         let new = NewRawCheckpoint {
             key: place.into(),
             parent: parent.map(Into::into),
             checkpoint,
             metadata,
-            values: values.into_iter().map(Into::into).collect(),
+            values: values.map_err(|error| to_python(py, &error))?,
         };
         self.call(|database| async move { database.get().await?.raw_checkpoints().put(new).await })
     }

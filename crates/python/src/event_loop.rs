@@ -3,7 +3,7 @@
 //! What is awaited in one round of the loop is started at once, so that what LangGraph writes at
 //! the end of a superstep, by two calls, shares a commit. What is done comes back through a pipe
 //! that the loop watches, as much at once as there is. So nobody but the loop's own thread needs
-//! Python's lock.
+//! Python's lock. A loop that can't watch a pipe is woken by `call_soon_threadsafe` instead.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,9 @@ use std::{
 };
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use pyo3::{intern, prelude::*, sync::PyOnceLock, types::PyDict};
+use pyo3::{
+    exceptions::PyNotImplementedError, intern, prelude::*, sync::PyOnceLock, types::PyDict,
+};
 
 use crate::{call::Outcome, runtime::Runtime};
 
@@ -27,7 +29,8 @@ pub(crate) struct EventLoop {
     runtime: &'static Runtime,
     calls: Mutex<Calls>,
     done: Arc<Done>,
-    bell: PipeReader,
+    /// The end of the pipe that the loop watches, if it can.
+    bell: Option<PipeReader>,
 }
 
 #[derive(Default)]
@@ -39,10 +42,18 @@ struct Calls {
     futures: HashMap<u64, Py<PyAny>>,
 }
 
-/// The first outcome puts a byte into the pipe, which is read before all are taken.
+/// The first outcome rings the bell, once for each time that all are taken.
 struct Done {
     outcomes: Mutex<Vec<(u64, Outcome)>>,
-    bell: PipeWriter,
+    bell: Bell,
+}
+
+/// What has an event loop call `finish`.
+enum Bell {
+    /// A byte in the pipe.
+    Pipe(PipeWriter),
+    /// A call to this event loop, where it has no `add_reader`.
+    Call(&'static Runtime, Arc<Py<PyAny>>),
 }
 
 /// The future of `work`, which the running event loop starts at the end of this round.
@@ -78,9 +89,8 @@ impl EventLoop {
         running: &Bound<'py, PyAny>,
         runtime: &'static Runtime,
     ) -> PyResult<Bound<'py, Self>> {
-        static ALL: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
         let py = running.py();
-        let all = ALL.get_or_init(py, || PyDict::new(py).unbind()).bind(py);
+        let all = all(py);
         if let Some(known) = all.get_item(running)? {
             let known = known.cast_into::<Self>()?;
             // Not one from before a fork.
@@ -96,7 +106,21 @@ impl EventLoop {
         }
         let (bell, ringer) = pipe()?;
         let file = bell.as_raw_fd();
-        let new = Self {
+        let mut new = Bound::new(py, Self::new(runtime, Bell::Pipe(ringer), Some(bell)))?;
+        let finish = new.getattr(intern!(py, "finish"))?;
+        match running.call_method1(intern!(py, "add_reader"), (file, finish)) {
+            Err(error) if error.is_instance_of::<PyNotImplementedError>(py) => {
+                let bell = Bell::Call(runtime, Arc::new(running.clone().unbind()));
+                new = Bound::new(py, Self::new(runtime, bell, None))?;
+            }
+            watched => drop(watched?),
+        }
+        all.set_item(running, &new)?;
+        Ok(new)
+    }
+
+    fn new(runtime: &'static Runtime, ringer: Bell, bell: Option<PipeReader>) -> Self {
+        Self {
             runtime,
             calls: Mutex::default(),
             done: Arc::new(Done {
@@ -104,13 +128,14 @@ impl EventLoop {
                 bell: ringer,
             }),
             bell,
-        };
-        let new = Bound::new(py, new)?;
-        let finish = new.getattr(intern!(py, "finish"))?;
-        running.call_method1(intern!(py, "add_reader"), (file, finish))?;
-        all.set_item(running, &new)?;
-        Ok(new)
+        }
     }
+}
+
+/// Every `EventLoop`, by the loop of Python that it belongs to.
+fn all(py: Python<'_>) -> &Bound<'_, PyDict> {
+    static ALL: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    ALL.get_or_init(py, || PyDict::new(py).unbind()).bind(py)
 }
 
 #[pymethods]
@@ -132,7 +157,7 @@ impl EventLoop {
 
     /// Hands what is done to those who wait. A cancelled future is done already.
     fn finish(&self, py: Python<'_>) -> PyResult<()> {
-        for (key, outcome) in self.done.take(&self.bell)? {
+        for (key, outcome) in self.done.take(self.bell.as_ref())? {
             let Some(future) = lock(&self.calls).futures.remove(&key) else {
                 continue;
             };
@@ -161,16 +186,43 @@ impl Done {
             is_first
         };
         if is_first {
-            // An event loop that is gone waits for nothing.
-            drop((&self.bell).write_all(&[0]));
+            self.bell.ring();
         }
     }
 
-    /// Once for each byte in the pipe.
-    fn take(&self, mut bell: &PipeReader) -> std::io::Result<Vec<(u64, Outcome)>> {
-        bell.read_exact(&mut [0])?;
+    /// Once for each time that the bell rang.
+    fn take(&self, bell: Option<&PipeReader>) -> std::io::Result<Vec<(u64, Outcome)>> {
+        if let Some(mut bell) = bell {
+            bell.read_exact(&mut [0])?;
+        }
         Ok(mem::take(&mut lock(&self.outcomes)))
     }
+}
+
+impl Bell {
+    /// An event loop that is gone waits for nothing.
+    fn ring(&self) {
+        match self {
+            Self::Pipe(bell) => {
+                let mut bell: &PipeWriter = bell;
+                drop(bell.write_all(&[0]));
+            }
+            Self::Call(runtime, running) => {
+                let running = Arc::clone(running);
+                runtime.spawn_attached(move |py| drop(call_finish(running.bind(py))));
+            }
+        }
+    }
+}
+
+/// From another thread. A `Bell` that kept `finish` would keep itself.
+fn call_finish(running: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = running.py();
+    if let Some(event_loop) = all(py).get_item(running)? {
+        let finish = event_loop.getattr(intern!(py, "finish"))?;
+        running.call_method1(intern!(py, "call_soon_threadsafe"), (finish,))?;
+    }
+    Ok(())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -8,14 +8,26 @@ mod error;
 mod event_loop;
 mod runtime;
 
-use pyo3::prelude::*;
+use pyo3::{prelude::*, types::PyCFunction};
 
 #[pymodule(gil_used = true)]
 mod _native {
+    use super::*;
+
     #[pymodule_export]
     use super::{
         call::Call,
         engine::Engine,
         error::{ConflictError, NotFoundError, StorageError},
     };
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        let end = PyCFunction::new_closure(py, None, None, |arguments, _| {
+            runtime::end(arguments.py());
+        })?;
+        py.import("atexit")?.call_method1("register", (end,))?;
+        Ok(())
+    }
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import os
 import random
 import signal
@@ -16,7 +17,8 @@ import psycopg
 import pytest
 import uvloop
 from examples import checkpoint, config, metadata
-from yai_agentkit import AgentkitSaver
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from yai_agentkit import AgentkitSaver, NotFoundError
 
 TASKS = 64
 SECONDS = 60
@@ -28,7 +30,30 @@ def put_arguments(thread_id, parent=None):
     return parent or config(thread_id), stored, metadata(0), versions
 
 
-async def test_tasks_cancelled_at_random_lose_no_acknowledged_write(saver, url):
+class LoopWithoutReaders(asyncio.SelectorEventLoop):
+    """It watches no pipe, as the ProactorEventLoop of Windows."""
+
+    def add_reader(self, *_):
+        raise NotImplementedError
+
+
+def run_without_readers(main):
+    loop = LoopWithoutReaders()
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        loop.close()
+
+
+RUNS = [asyncio.run, uvloop.run, run_without_readers]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_tasks_cancelled_at_random_lose_no_acknowledged_write(run, saver, url):
+    run(cancel_at_random(saver, url))
+
+
+async def cancel_at_random(saver, url):
     acknowledged = []
 
     async def write(thread_id):
@@ -101,7 +126,7 @@ def test_one_saver_serves_threads_and_event_loops_at_once(saver):
     assert {thread.id for thread in saver.threads(limit=1000)} == names
 
 
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@pytest.mark.parametrize("run", RUNS)
 def test_event_loops_leave_nothing_behind(run):
     async def read():
         await asyncio.gather(*(saver.aget_tuple(config(str(n))) for n in range(TASKS)))
@@ -117,6 +142,78 @@ def test_event_loops_leave_nothing_behind(run):
         for _ in range(20):
             run(read())
         assert files() <= before
+
+
+def test_an_event_loop_without_add_reader_gets_errors_too(saver):
+    async def copy():
+        return await saver.acopy_thread("nothing", "new")
+
+    with pytest.raises(NotFoundError, match="nothing"):
+        run_without_readers(copy())
+
+
+async def test_maintenance_harms_no_live_writer(saver):
+    await maintain_beside(saver, saver)
+
+
+async def test_maintenance_harms_no_live_writer_of_langgraph(postgres_url):
+    async with AgentkitSaver.from_conn_string(postgres_url) as saver:
+        async with AsyncPostgresSaver.from_conn_string(postgres_url) as official:
+            await maintain_beside(official, saver)
+
+
+async def maintain_beside(writer, saver):
+    """Copies and prunes a thread and deletes its runs while `writer` goes on with it."""
+    stored, finished = {}, []
+
+    def assert_whole(found):
+        assert found.checkpoint == stored[found.checkpoint["id"]]
+
+    async def write():
+        place, versions = config("live"), {}
+        for step in itertools.count():
+            new = {"list": f"{step:04}", "text": f"{step:04}"}
+            # All others have it from the first.
+            new |= {} if step else {"shared": "0000"}
+            versions = versions | new
+            values = {"list": [step], "text": str(step), "shared": ["shared"]}
+            put = checkpoint(values, versions)
+            stored[put["id"]] = put
+            place = await writer.aput(place, put, metadata(step, run_id=str(step)), new)
+            await writer.aput_writes(place, [("list", step)], "task")
+            found = await saver.aget_tuple(place)
+            assert_whole(found)
+            assert found.pending_writes == [("task", "list", step)]
+            finished.append(str(step))
+            if maintaining.done():
+                return
+
+    async def listed(thread_id):
+        found = [item async for item in saver.alist(config(thread_id))]
+        for item in found:
+            assert_whole(item)
+        return found
+
+    async def copy(target):
+        _, meanwhile = await asyncio.gather(saver.acopy_thread("live", target), listed(target))
+        # All at once, or nothing yet.
+        assert meanwhile in ([], await listed(target))
+
+    async def maintain():
+        while not finished:
+            await asyncio.sleep(0)
+        for number in range(10):
+            await copy(f"copy {number}")
+            # Not the run from which the next one starts.
+            await saver.adelete_for_runs(finished[:-1])
+            await copy(f"another copy {number}")
+            await saver.aprune(["live"])
+
+    maintaining = asyncio.create_task(maintain())
+    await asyncio.wait_for(asyncio.gather(write(), maintaining), SECONDS)
+    await saver.aprune(["live"])
+    (latest,) = await listed("live")
+    assert str(latest.metadata["step"]) == finished[-1]
 
 
 async def test_what_a_superstep_writes_at_once_is_one_transaction(postgres_url):
@@ -243,6 +340,16 @@ async def main():
         asyncio.ensure_future(saver.aget_tuple(thread))
     await asyncio.sleep(0)
 asyncio.run(main())
+""",
+    "with calls under way in an event loop without add_reader": """
+class Loop(asyncio.SelectorEventLoop):
+    def add_reader(self, *_):
+        raise NotImplementedError
+async def main():
+    for _ in range(200):
+        asyncio.ensure_future(saver.aget_tuple(thread))
+    await saver.aget_tuple(thread)
+Loop().run_until_complete(main())
 """,
     "after a fork": """
 if child := os.fork():

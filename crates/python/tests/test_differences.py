@@ -97,6 +97,34 @@ async def lists_the_threads(saver, _):
     assert [thread.id for thread in await saver.athreads()] == ["thread"]
 
 
+async def loses_no_value_of_a_version_with_an_exponent(saver, _):
+    versions = {"value": 1e16}
+    stored = checkpoint({"value": ["here"]}, versions)
+    try:
+        place = await saver.aput(config("thread"), stored, metadata(0), versions)
+    except ValueError as refused:
+        assert "version" in str(refused)
+    else:
+        found = await saver.aget_tuple(place)
+        assert found.checkpoint["channel_values"] == {"value": ["here"]}
+
+
+async def replays_a_delta_channel_from_a_stored_none(saver, _):
+    place = config("thread")
+    for version, value in [("1", ["old"]), ("2", None), ("3", "later")]:
+        versions = {"value": version}
+        stored = checkpoint({"value": value}, versions)
+        place = await saver.aput(place, stored, metadata(0), versions)
+    history = await saver.aget_delta_channel_history(config=place, channels=["value"])
+    assert history == {"value": {"writes": [], "seed": None}}
+
+
+async def lists_all_before_no_checkpoint(saver, _):
+    place = await put(saver)
+    found = [item async for item in saver.alist(place, before=config("thread"))]
+    assert [item.config for item in found] == [place]
+
+
 STORIES = [
     # The story, and what it ends with on AsyncPostgresSaver.
     (keeps("a\0b"), UntranslatableCharacter),
@@ -111,6 +139,9 @@ STORIES = [
     (deletes_a_run, NotImplementedError),
     (prunes_a_thread_with_a_delta_channel, NotImplementedError),
     (lists_the_threads, AttributeError),
+    (loses_no_value_of_a_version_with_an_exponent, AssertionError),
+    (replays_a_delta_channel_from_a_stored_none, AssertionError),
+    (lists_all_before_no_checkpoint, AssertionError),
 ]
 
 

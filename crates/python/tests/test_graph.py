@@ -5,6 +5,7 @@ from typing import Annotated, TypedDict
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
@@ -25,6 +26,10 @@ class State(TypedDict):
     paths: Annotated[list, add]
     steps: int
     approved: bool
+
+
+class PlainState(State):
+    log: Annotated[list, add]
 
 
 def model(state):
@@ -50,18 +55,20 @@ def tool(work):
     return {"messages": [message], "log": [f"tool {part}"], "paths": [part]}
 
 
-def approve(state):
+def approve(state, config):
+    # `interrupt` looks for it here, where an async graph puts it from Python 3.11 on.
+    var_child_runnable_config.set(config)
     return {"approved": interrupt({"question": "go on?"}) == "yes", "log": ["approve"]}
 
 
-def build(saver):
-    nested = StateGraph(State)
+def build(saver, state=State):
+    nested = StateGraph(state)
     nested.add_node("inner", lambda state: {"log": ["inner"]})
     nested.add_node("approve", approve)
     nested.add_edge(START, "inner")
     nested.add_edge("inner", "approve")
 
-    graph = StateGraph(State)
+    graph = StateGraph(state)
     graph.add_node("model", model)
     graph.add_node("tool", tool)
     graph.add_node("nested", nested.compile())

@@ -12,6 +12,7 @@ from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from test_graph import PlainState, build, story_sync
 from yai_agentkit import AgentkitSaver
 
 
@@ -140,6 +141,29 @@ async def test_what_is_encrypted_is_not_in_the_database(postgres_url):
     with AgentkitSaver.from_conn_string(postgres_url) as saver:
         with pytest.raises(NotImplementedError, match="xor"):
             saver.get_tuple(place)
+
+
+def test_a_copy_and_what_a_prune_leaves_have_the_rows_of_langgraphs_saver(postgres_url):
+    def rows(thread_id):
+        with psycopg.connect(postgres_url) as connection:
+            return [
+                sorted(str(row) for (row,) in connection.execute(
+                    f"SELECT to_jsonb(r) - 'thread_id' FROM {table} r WHERE thread_id = %s",
+                    [thread_id],
+                ))
+                for table in ["checkpoints", "checkpoint_blobs", "checkpoint_writes"]
+            ]  # fmt: skip
+
+    with PostgresSaver.from_conn_string(postgres_url) as official:
+        official.setup()
+        story_sync(build(official, PlainState))
+        before = rows("thread")
+        with AgentkitSaver.from_conn_string(postgres_url) as ours:
+            ours.copy_thread("thread", "copy")
+            assert rows("copy") == before
+            ours.prune(["copy"])
+        official.prune(["thread"])
+    assert rows("copy") == rows("thread") != before
 
 
 async def test_going_back_leaves_everything_in_place(postgres_url):

@@ -85,6 +85,21 @@ def test_what_json_has_no_room_for_is_kept(saver):
     assert read == values and isinstance(read["large"], float)
 
 
+def test_a_version_whose_value_would_not_be_found_again_is_refused(saver):
+    def put_version(version):
+        versions = {"list": version}
+        stored = checkpoint({"list": [version]}, versions)
+        return saver.put(config("thread"), stored, metadata(0), versions)
+
+    for version in [0.0, 1e-4, 0.1 + 0.2, 9_999_999_999_999_998.0, 2**63 - 1]:
+        read = saver.get_tuple(put_version(version)).checkpoint
+        assert read["channel_values"] == {"list": [version]}
+    # JSON has an exponent or a sign there, of which each database makes another text.
+    for version in [9e-5, 1e16, 2**63, -0.0, -1.5]:
+        with pytest.raises(ValueError, match="version: a float must be"):
+            put_version(version)
+
+
 def test_a_refused_write_changes_nothing_and_the_next_one_works(saver):
     place = put(saver, "thread", {"text": "before"})
     stored = checkpoint({"text": "after", "list": [1]}, {"text": 2, "list": 1})

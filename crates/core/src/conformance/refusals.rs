@@ -16,7 +16,7 @@ use crate::{
 pub(super) const CASES: &[Case] = cases!["refusals":
     a_checkpoint_with_a_nul_character_is_refused_with_the_name_of_its_field,
     writes_with_a_nul_character_are_refused_with_the_name_of_their_field,
-    a_version_that_is_no_number_is_refused,
+    a_version_whose_value_would_not_be_found_is_refused,
     a_checkpoint_without_an_id_is_refused,
     a_copy_to_a_name_with_a_nul_character_is_refused,
     a_nul_character_in_a_question_is_no_failure_of_the_storage,
@@ -112,8 +112,8 @@ async fn writes_with_a_nul_character_are_refused_with_the_name_of_their_field(
     }
 }
 
-async fn a_version_that_is_no_number_is_refused(storage: Arc<dyn Storage>) {
-    for float in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+async fn a_version_whose_value_would_not_be_found_is_refused(storage: Arc<dyn Storage>) {
+    for float in [f64::NAN, f64::INFINITY, 1e16, 9.9e-5, -0.0, -1.5] {
         let thread = TestThread::new(&storage);
         let draft = thread.draft(None).unchanged("a", Version::Float(float));
         let id = draft.checkpoint.id.clone();

@@ -67,6 +67,8 @@ struct Queue {
     /// The threads that are written to.
     writing: HashSet<ThreadId>,
     under_way: Vec<UnderWay>,
+    /// How many who have just written a group are about to look for the next.
+    looking: usize,
 }
 
 /// A group.
@@ -118,9 +120,11 @@ impl Group {
                 since: Instant::now(),
                 done,
             });
-            self.0.start_writing();
-            if queue.may_set_out() {
-                self.0.may_set_out.notify_one();
+            if queue.looking == 0 {
+                self.0.start_writing();
+                if queue.may_set_out() {
+                    self.0.may_set_out.notify_one();
+                }
             }
         }
         outcome.await.unwrap_or_else(|_| Err(interrupted()))
@@ -196,6 +200,9 @@ impl Turn {
                         since: begun,
                         writes: group.len(),
                     });
+                    if !queue.waiting.is_empty() {
+                        self.shared.start_writing();
+                    }
                 }
                 next
             };
@@ -204,10 +211,16 @@ impl Turn {
                 continue;
             };
             self.shared.write_group(group).await;
-            self.shared.queue().ended(begun);
+            {
+                let mut queue = self.shared.queue();
+                queue.ended(begun);
+                queue.looking += 1;
+            }
             // Who has just got an answer may have the next write at hand: for one group with those
             // that wait.
             tokio::task::yield_now().await;
+            let mut queue = self.shared.queue();
+            queue.looking = queue.looking.saturating_sub(1);
         }
     }
 }
@@ -216,7 +229,9 @@ impl Drop for Turn {
     /// With its runtime, half-way: nobody may wait for ever.
     fn drop(&mut self) {
         if self.permit.is_some() {
-            self.shared.queue().waiting.clear();
+            let mut queue = self.shared.queue();
+            queue.waiting.clear();
+            queue.looking = 0;
         }
     }
 }

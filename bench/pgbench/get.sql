@@ -1,9 +1,10 @@
 -- The script is one step. A thread has 100 steps; every ten begin with its latest checkpoint.
 \set count :count + 1
-\set thread abs(hash(:client_id * 1000003 + :count / 100))
-\set step :count % 100 + 1
-\set length (:count % 10 + 1) * 400
-\if :count % 10 = 0
+\set place :count + :client_id % 10
+\set thread abs(hash(:client_id * 1000003 + :place / 100))
+\set step :place % 100 + 1
+\set length (:place % 10 + 1) * 400
+\if :place % 10 = 0
 WITH page AS MATERIALIZED (
     SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata
     FROM checkpoints

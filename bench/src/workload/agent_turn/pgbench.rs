@@ -1,12 +1,15 @@
 //! The limit: pgbench, which sends prepared statements and does nothing else.
 
-use std::process::Stdio;
+use std::{fs, path::Path, process::Stdio};
 
 use serde_json::json;
 use tokio::process::Command;
 
-use super::{Load, Measured, Outcome, shape};
-use crate::{Result, database::Database};
+use super::{Load, Outcome, shape};
+use crate::{
+    Result,
+    database::{Database, Usage},
+};
 
 const GET: &str = include_str!("../../../pgbench/get.sql");
 /// LangGraph's redundant indexes.
@@ -37,7 +40,7 @@ pub(super) async fn run(
     redundant_indexes: bool,
     database: &Database,
     load: Load,
-) -> Result<Measured> {
+) -> Result<(Outcome, Usage)> {
     database.migrate().await?;
     if redundant_indexes {
         database.execute(INDEXES).await?;
@@ -46,14 +49,17 @@ pub(super) async fn run(
 
     let directory = tempfile::tempdir()?;
     let script = directory.path().join("step.sql");
-    std::fs::write(&script, GET.to_owned() + statements.step())?;
-    let seconds = load.warm_up.as_secs() + load.measured.as_secs();
+    fs::write(&script, GET.to_owned() + statements.step())?;
+    let log = directory.path().join("log");
+    fs::create_dir(&log)?;
+    let seconds = (load.warm_up + load.measured).as_secs_f64().ceil();
     let jobs = std::thread::available_parallelism()?
         .get()
         .min(load.threads);
     let mut pgbench = Command::new("pgbench");
     pgbench
-        .args(["--no-vacuum", "--protocol=prepared", "--progress=1"])
+        .args(["--no-vacuum", "--protocol=prepared", "--log"])
+        .arg(format!("--log-prefix={}", log.join("job").display()))
         .arg(format!("--client={}", load.threads))
         .arg(format!("--jobs={jobs}"))
         .arg(format!("--time={seconds}"))
@@ -64,28 +70,18 @@ pub(super) async fn run(
     let before = database.usage(std::process::id()).await?;
     let output = pgbench.output().await?;
     let usage = database.usage(std::process::id()).await? - before;
-    let (out, progress) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
     if !output.status.success() {
-        return Err(format!("pgbench: {progress}").into());
+        return Err(format!("pgbench: {}", String::from_utf8_lossy(&output.stderr)).into());
     }
-    let steps_per_second = steps_per_second(&progress, load.warm_up.as_secs())?;
-    let steps = out
-        .lines()
-        .find_map(|line| line.strip_prefix("number of transactions actually processed: "));
-    let steps = steps.ok_or("pgbench has no count")?.trim().parse()?;
-    Ok(Measured {
-        outcome: Outcome {
-            steps_per_second,
-            steps,
-            get: None,
-            put: None,
-            put_writes: None,
-        },
-        usage,
-    })
+    let ends = ends(&log)?;
+    let outcome = Outcome {
+        steps_per_second: rate(&ends, load.warm_up.as_secs_f64()).ok_or("pgbench did nothing")?,
+        steps: ends.len().try_into()?,
+        get: None,
+        put: None,
+        put_writes: None,
+    };
+    Ok((outcome, usage))
 }
 
 /// What the statements refer to.
@@ -119,17 +115,39 @@ fn variables() -> [(&'static str, String); 8] {
     ]
 }
 
-/// The mean of the seconds after the warm-up.
-fn steps_per_second(progress: &str, warm_up: u64) -> Result<f64> {
-    let rates: Vec<f64> = progress
-        .lines()
-        .filter_map(|line| line.strip_prefix("progress: "))
-        .filter_map(|line| line.split(", ").nth(1)?.strip_suffix(" tps")?.parse().ok())
-        .skip(usize::try_from(warm_up)?)
-        .collect();
-    #[expect(clippy::cast_precision_loss, reason = "a small count")]
-    match rates.len() {
-        0 => Err(format!("pgbench has no progress: {progress}").into()),
-        count => Ok(rates.iter().sum::<f64>() / count as f64),
+/// When each transaction ended, in seconds: the fifth and the sixth field of a line.
+fn ends(log: &Path) -> Result<Vec<f64>> {
+    let mut ends = Vec::new();
+    for file in fs::read_dir(log)? {
+        for line in fs::read_to_string(file?.path())?.lines() {
+            let fields: Vec<_> = line.split(' ').collect();
+            let [_, _, _, _, seconds, microseconds, ..] = fields[..] else {
+                return Err(format!("a log of another kind: {line}").into());
+            };
+            ends.push(seconds.parse::<f64>()? + microseconds.parse::<f64>()? / 1e6);
+        }
+    }
+    Ok(ends)
+}
+
+/// How many ended in a second after the warm-up, which begins with the first.
+fn rate(ends: &[f64], warm_up: f64) -> Option<f64> {
+    let from = ends.iter().copied().min_by(f64::total_cmp)? + warm_up;
+    let until = ends.iter().copied().max_by(f64::total_cmp)?;
+    let count = ends.iter().filter(|end| **end > from).count();
+    #[expect(clippy::cast_precision_loss, reason = "transactions of some seconds")]
+    (count > 0).then(|| count as f64 / (until - from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_begins_after_the_warm_up() {
+        let ends = [10.0, 10.2, 10.6, 11.0, 12.5];
+        assert_eq!(rate(&ends, 0.5), Some(1.5));
+        assert_eq!(rate(&ends, 3.0), None);
+        assert_eq!(rate(&[], 0.5), None);
     }
 }

@@ -3,7 +3,10 @@
 use std::{fs, path::Path, process::Stdio};
 
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 use tokio::process::Command;
+use yai_agentkit_core::{CheckpointSelector, Storage};
+use yai_agentkit_persistence::DatabaseConfig;
 
 use super::{Load, Outcome, shape};
 use crate::{
@@ -11,28 +14,54 @@ use crate::{
     database::{Database, Usage},
 };
 
-const GET: &str = include_str!("../../../pgbench/get.sql");
+/// Where a client is: what the arguments refer to.
+const PLACE: &str = include_str!("../../../pgbench/place.sql");
+/// The fewest and plainest statements that write LangGraph's rows.
+const PLAIN_STEP: &str = include_str!("../../../pgbench/plain_step.sql");
+
 /// LangGraph's redundant indexes.
 const INDEXES: &str = "CREATE INDEX checkpoints_thread_id_idx ON checkpoints (thread_id);
 CREATE INDEX checkpoint_blobs_thread_id_idx ON checkpoint_blobs (thread_id);
 CREATE INDEX checkpoint_writes_thread_id_idx ON checkpoint_writes (thread_id);";
+
+const THREAD: &str = "lpad(:thread::text, 36, '0')";
+const CHECKPOINT: &str = "lpad(:step::text, 36, '0')";
+const CHANNELS: &str = "ARRAY['messages', 'context']";
+const TYPES: &str = "ARRAY['msgpack', 'msgpack']";
+
+/// The arguments of our statements.
+const GET: &[&str] = &[THREAD, "''"];
+const PUT: &[&str] = &[
+    THREAD,
+    "''",
+    CHECKPOINT,
+    "lpad((:step - 1)::text, 36, '0')",
+    "replace(:checkpoint, '@', lpad(:step::text, 32, '0'))",
+    ":metadata",
+    CHANNELS,
+    "array_fill(lpad(:step::text, 32, '0') || '.0123456789012345', ARRAY[2])",
+    TYPES,
+    "ARRAY[substr(:messages::bytea, 1, :length::int), :context::bytea]",
+];
+const PUT_WRITES: &[&str] = &[
+    THREAD,
+    "''",
+    CHECKPOINT,
+    ":task",
+    ":task_path",
+    "ARRAY[0, 1]",
+    CHANNELS,
+    TYPES,
+    "ARRAY[:message::bytea, :context::bytea]",
+];
 
 /// What it sends.
 #[derive(Clone, Copy)]
 pub(super) enum Statements {
     /// Our own.
     Ours,
-    /// The fewest and plainest that write LangGraph's rows: no list of threads.
+    /// No list of threads.
     Plain,
-}
-
-impl Statements {
-    fn step(self) -> &'static str {
-        match self {
-            Self::Ours => include_str!("../../../pgbench/step.sql"),
-            Self::Plain => include_str!("../../../pgbench/plain_step.sql"),
-        }
-    }
 }
 
 pub(super) async fn run(
@@ -41,7 +70,7 @@ pub(super) async fn run(
     database: &Database,
     load: Load,
 ) -> Result<(Outcome, Usage)> {
-    database.migrate().await?;
+    let [put, put_writes, get] = our_statements(database).await?;
     if redundant_indexes {
         database.execute(INDEXES).await?;
     }
@@ -49,7 +78,14 @@ pub(super) async fn run(
 
     let directory = tempfile::tempdir()?;
     let script = directory.path().join("step.sql");
-    fs::write(&script, GET.to_owned() + statements.step())?;
+    let step = match statements {
+        Statements::Ours => format!("{put};\n{put_writes};\n"),
+        Statements::Plain => PLAIN_STEP.to_owned(),
+    };
+    fs::write(
+        &script,
+        format!("{PLACE}\\if :place % 10 = 0\n{get};\n\\endif\n{step}"),
+    )?;
     let log = directory.path().join("log");
     fs::create_dir(&log)?;
     let seconds = (load.warm_up + load.measured).as_secs_f64().ceil();
@@ -82,6 +118,55 @@ pub(super) async fn run(
         put_writes: None,
     };
     Ok((outcome, usage))
+}
+
+/// What our Rust API sends for `put`, `put_writes` and `get`, with pgbench's arguments. Makes our
+/// tables, and one step in them.
+async fn our_statements(database: &Database) -> Result<[String; 3]> {
+    // One connection has prepared all.
+    let config = DatabaseConfig::new(database.url())?.max_connections(1)?;
+    let storage = yai_agentkit_persistence::Database::connect(&config).await?;
+    let checkpointer = storage.checkpointer();
+    let (checkpoint, writes) = shape::Progress::begin().next(&shape::messages()[..1])?;
+    let latest = CheckpointSelector::latest(checkpoint.thread_id.clone());
+    checkpointer.put(checkpoint).await?;
+    checkpointer.put_writes(writes).await?;
+    checkpointer.get(&latest).await?.ok_or("no checkpoint")?;
+    storage
+        .execute_script("CREATE TABLE prepared AS SELECT * FROM pg_prepared_statements")
+        .await?;
+    storage.close().await;
+
+    let mut connection = PgConnection::connect(database.url()).await?;
+    let last =
+        sqlx::query_scalar("SELECT statement FROM prepared ORDER BY prepare_time DESC LIMIT 3");
+    let last: Vec<String> = last.fetch_all(&mut connection).await?;
+    connection.close().await?;
+    database.execute("DROP TABLE prepared").await?;
+    let [get, put_writes, put] = &last[..] else {
+        return Err(format!("our API sends other statements: {last:?}").into());
+    };
+    Ok([
+        with_arguments(put, PUT)?,
+        with_arguments(put_writes, PUT_WRITES)?,
+        with_arguments(get, GET)?,
+    ])
+}
+
+/// A statement with these for its parameters, which must be as many.
+fn with_arguments(statement: &str, arguments: &[&str]) -> Result<String> {
+    let mut text = statement.to_owned();
+    let mut is_other = false;
+    // `$10` before `$1`.
+    for (index, argument) in arguments.iter().enumerate().rev() {
+        let parameter = format!("${}", index + 1);
+        is_other |= !text.contains(&parameter);
+        text = text.replace(&parameter, argument);
+    }
+    match is_other || text.contains('$') {
+        false => Ok(text),
+        true => Err(format!("not {} parameters: {statement}", arguments.len()).into()),
+    }
 }
 
 /// What the statements refer to.
@@ -142,6 +227,17 @@ fn rate(ends: &[f64], warm_up: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_statement_takes_its_arguments() -> Result<()> {
+        let arguments = ["a", "b", "c", "d", "e", "f", "g", "h", "i", ":j"];
+        let statement = "$1 $2 $3 $4 $5::int $6 $7 $8 $9 $10::text[] $1";
+        let text = with_arguments(statement, &arguments)?;
+        assert_eq!(text, "a b c d e::int f g h i :j::text[] a");
+        assert!(with_arguments(statement, &arguments[..9]).is_err());
+        assert!(with_arguments("$1 $3", &["a", "b", "c"]).is_err());
+        Ok(())
+    }
 
     #[test]
     fn a_rate_begins_after_the_warm_up() {

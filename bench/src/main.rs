@@ -45,8 +45,9 @@ PostgreSQL that it started and on SQLite files. Everything that is acknowledged 
 `fsync` and `synchronous_commit` are on, SQLite's `synchronous` is `FULL`.
 
 Contenders are measured in rounds: in one, they follow one another directly, so that a change of the
-machine meets all alike. Figures are medians over the rounds. A ratio is the median of the ratios of
-the rounds, in each to the best of those that it is against.
+machine meets all alike; what no target needs is measured in one round only. Figures are medians over
+the rounds. A ratio is the median of the ratios of the rounds, in each to the best of those that it is
+against.
 
 ![Durable steps a second](benchmark.svg)
 ";
@@ -171,7 +172,7 @@ async fn main() -> Result<()> {
     run(&options, &mut report).await?;
     let seconds = begun.elapsed().as_secs();
     report.write(&format!(
-        "The run took {} minutes and {} seconds: {} rounds, one where no target needs more.",
+        "The run took {} minutes and {} seconds, with {} rounds.",
         seconds / 60,
         seconds % 60,
         options.rounds,

@@ -226,7 +226,10 @@ fn row(name: &str, threads: usize, rounds: &[Measured]) -> Vec<String> {
     let times = |times: fn(&Outcome) -> Option<Percentiles>| {
         let p50 = cell(2, &|m| Some(f64::from(times(&m.outcome)?.p50) / 1e3));
         let p99 = cell(2, &|m| Some(f64::from(times(&m.outcome)?.p99) / 1e3));
-        format!("{p50} / {p99}")
+        match rounds.iter().any(|m| times(&m.outcome).is_some()) {
+            true => format!("{p50} / {p99}"),
+            false => "–".to_owned(),
+        }
     };
     vec![
         name.to_owned(),

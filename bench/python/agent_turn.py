@@ -12,13 +12,14 @@ CHANNELS = ("messages", "context", "branch:to:agent")
 
 
 class Client:
-    def __init__(self, saver, arguments, begin, latencies):
+    def __init__(self, saver, number, arguments, begin, latencies):
         self.saver = saver
         self.turns = arguments["turns"]
         self.task_path = arguments["task_path"]
         self.messages = [
             {"role": "assistant", "content": content} for content in arguments["contents"]
         ]
+        self.first_step = 1 + number % len(self.messages)  # Of the next turn.
         self.begin = begin + arguments["warm_up"]
         self.end = self.begin + arguments["measured"]
         self.latencies = latencies
@@ -30,7 +31,8 @@ class Client:
             self.step, self.versions = 0, {}
             for turn in range(self.turns):
                 await self.load(config, exists=turn > 0)
-                for count in range(1, len(self.messages) + 1):
+                first, self.first_step = self.first_step, 1
+                for count in range(first, len(self.messages) + 1):
                     config = await self.do_step(config, self.messages[:count])
                     if time.monotonic() >= self.end:
                         return
@@ -86,7 +88,8 @@ async def main(arguments, go):
         await go()
         latencies, begin = Latencies(), time.monotonic()
         clients = [
-            Client(saver, arguments, begin, latencies) for _ in range(arguments["threads"])
+            Client(saver, number, arguments, begin, latencies)
+            for number in range(arguments["threads"])
         ]
         await asyncio.gather(*(client.run() for client in clients))
         return {

@@ -6,7 +6,6 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqliteConnection, raw_s
 use tempfile::TempDir;
 use url::Url;
 use uuid::Uuid;
-use yai_agentkit_persistence::DatabaseConfig;
 
 use crate::{Result, process};
 
@@ -133,16 +132,6 @@ impl Database {
         url.set_port(Some(address.port()))
             .map_err(|()| "a URL without port")?;
         Ok(url.into())
-    }
-
-    /// Our tables, empty.
-    pub(crate) async fn migrate(&self) -> Result<()> {
-        let config = DatabaseConfig::new(self.url())?;
-        yai_agentkit_persistence::Database::connect(&config)
-            .await?
-            .close()
-            .await;
-        Ok(())
     }
 
     /// Runs a script.

@@ -10,11 +10,16 @@ mod process;
 mod proxy;
 mod python;
 mod report;
+mod rounds;
 mod server;
 mod targets;
 mod workload;
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use clap::{Parser, ValueEnum};
 use database::{Database, Kind};
@@ -29,13 +34,20 @@ type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Resu
 
 const THREADS: [usize; 4] = [1, 16, 64, 256];
 
+/// Before every measurement.
+const WARM_UP: Duration = Duration::from_millis(500);
+
 /// The page begins with this.
 const PAGE: &str = "# Benchmark
 
 `bench/run` wrote this page: our code, its peers and the limit on the same work, in one run, on a
 PostgreSQL that it started and on SQLite files. Everything that is acknowledged is committed:
-`fsync` and `synchronous_commit` are on, SQLite's `synchronous` is `FULL`. A ratio is to the best of
-those that it is against.
+`fsync` and `synchronous_commit` are on, SQLite's `synchronous` is `FULL`.
+
+Contenders are measured in rounds: in one, they follow one another directly, so that a change of the
+machine meets all alike; what no target needs is measured in one round only. Figures are medians over
+the rounds. A ratio is the median of the ratios of the rounds, in each to the best of those that it is
+against.
 
 ![Durable steps a second](benchmark.svg)
 ";
@@ -51,9 +63,12 @@ struct Options {
     /// How many threads, or connections, at once
     #[arg(long, value_delimiter = ',', default_values_t = THREADS)]
     threads: Vec<usize>,
-    /// How long one measurement takes, after its warm-up
-    #[arg(long, default_value_t = 4)]
-    seconds: u64,
+    /// How often to measure, an odd number; a whole run does once what no target needs
+    #[arg(long, default_value_t = 3, value_parser = odd)]
+    rounds: usize,
+    /// How long one measurement takes, after its warm-up; wrk and pgbench take whole seconds
+    #[arg(long, default_value_t = 1.5)]
+    seconds: f64,
     /// A PostgreSQL where databases may be made: postgresql://USER@HOST:PORT/DATABASE
     #[arg(long, env = "BENCH_POSTGRES_URL", hide_env_values = true)]
     postgres: Option<String>,
@@ -114,13 +129,28 @@ impl Options {
         }
     }
 
-    fn seconds(&self) -> Duration {
-        Duration::from_secs(self.seconds)
+    /// How often to measure this figure.
+    fn rounds_of(&self, figure: &str) -> usize {
+        if self.is_everything() && !targets::need(figure) {
+            1
+        } else {
+            self.rounds
+        }
+    }
+}
+
+/// So that a median is a value that was measured.
+fn odd(text: &str) -> Result<usize> {
+    let number: usize = text.parse()?;
+    match number % 2 {
+        1 => Ok(number),
+        _ => Err("an odd number".into()),
     }
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    let begun = Instant::now();
     let options = Options::parse();
     // Built beside the server, reqwest has TLS, and wants to know whose even if it uses none.
     let provider = rustls::crypto::ring::default_provider().install_default();
@@ -140,6 +170,13 @@ async fn main() -> Result<()> {
     let mut report = Report::default();
     report.write(&machine::description(&options).await?);
     run(&options, &mut report).await?;
+    let seconds = begun.elapsed().as_secs();
+    report.write(&format!(
+        "The run took {} minutes and {} seconds, with {} rounds.",
+        seconds / 60,
+        seconds % 60,
+        options.rounds,
+    ));
     let targets = targets::table(&report.figures);
     if options.is_everything() {
         write_page(&report, &targets)?;
@@ -177,10 +214,4 @@ fn write_page(report: &Report, targets: &Table) -> Result<()> {
         report.markdown.replace("\n\n\n", "\n\n")
     );
     Ok(fs::write(docs.join("benchmark.md"), page)?)
-}
-
-/// The value in the middle.
-fn median<T: Ord + Copy>(mut values: Vec<T>) -> T {
-    values.sort_unstable();
-    values[values.len() / 2]
 }

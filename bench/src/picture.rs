@@ -1,6 +1,6 @@
 //! The picture of the agent turn: bars, as SVG.
 
-use std::collections::BTreeMap;
+use crate::{report::Figures, rounds::median};
 
 /// What is drawn, in this order. Of several names the greatest figure.
 const BARS: &[(&str, &str, &[&str])] = &[
@@ -34,7 +34,7 @@ const BAR: f64 = 14.0;
 const GAP: f64 = 14.0;
 
 /// Steps/s by database and threads; `None` where nothing was measured.
-pub(crate) fn agent_turn(figures: &BTreeMap<String, f64>) -> Option<String> {
+pub(crate) fn agent_turn(figures: &Figures) -> Option<String> {
     let mut groups = Vec::new();
     for database in ["PostgreSQL", "SQLite"] {
         for threads in [1, 16, 64, 256] {
@@ -42,13 +42,10 @@ pub(crate) fn agent_turn(figures: &BTreeMap<String, f64>) -> Option<String> {
                 .iter()
                 .filter_map(|(label, colour, names)| {
                     let figure = |name| {
-                        figures.get(&format!("agent-turn/{database}/{name}/{threads}/steps"))
+                        let name = format!("agent-turn/{database}/{name}/{threads}/steps");
+                        Some(median(figures.get(&name)?.clone()))
                     };
-                    let best = names
-                        .iter()
-                        .filter_map(figure)
-                        .copied()
-                        .max_by(f64::total_cmp)?;
+                    let best = names.iter().filter_map(figure).max_by(f64::total_cmp)?;
                     Some((*label, *colour, best))
                 })
                 .collect();

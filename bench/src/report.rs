@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeMap, fmt};
 
+/// By name, one of each round.
+pub(crate) type Figures = BTreeMap<String, Vec<f64>>;
+
 /// Prints while it grows.
 #[derive(Default)]
 pub(crate) struct Report {
     pub(crate) markdown: String,
-    pub(crate) figures: BTreeMap<String, f64>,
+    pub(crate) figures: Figures,
 }
 
 /// The lines above the rows.
@@ -36,8 +39,8 @@ impl Report {
         }
     }
 
-    pub(crate) fn record(&mut self, name: String, figure: f64) {
-        self.figures.insert(name, figure);
+    pub(crate) fn record(&mut self, name: String, rounds: Vec<f64>) {
+        self.figures.insert(name, rounds);
     }
 }
 

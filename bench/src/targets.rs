@@ -1,16 +1,16 @@
 //! What is to be reached, and whether it is.
 
-use std::collections::BTreeMap;
-
-use crate::report::Table;
-
-type Figures = BTreeMap<String, f64>;
+use crate::{
+    report::{Figures, Table},
+    rounds::median,
+};
 
 struct Target {
     work: &'static str,
     /// The figure of ours.
     ours: &'static str,
-    /// What it is divided by, the greatest of these; a figure that counts by itself has none.
+    /// What it is divided by, in each round the greatest of these; a figure that counts by itself
+    /// has none.
     peers: &'static [&'static str],
     /// How the peers are called.
     against: &'static str,
@@ -46,21 +46,12 @@ macro_rules! savers {
     };
 }
 
+// Those with redundant indexes do the same and more.
 macro_rules! pgbench {
     ($threads:literal) => {
         &[
             turn!("PostgreSQL", "pgbench, AgentKit's statements", $threads),
-            turn!(
-                "PostgreSQL",
-                "pgbench, AgentKit's statements, redundant indexes",
-                $threads
-            ),
             turn!("PostgreSQL", "pgbench, LangGraph's rows only", $threads),
-            turn!(
-                "PostgreSQL",
-                "pgbench, LangGraph's rows only, redundant indexes",
-                $threads
-            ),
         ]
     };
 }
@@ -204,10 +195,23 @@ const TARGETS: &[Target] = &[
     },
 ];
 
+/// Whether a target needs this figure.
+pub(crate) fn need(figure: &str) -> bool {
+    let needs = |target: &Target| target.ours == figure || target.peers.contains(&figure);
+    TARGETS.iter().any(needs)
+}
+
 /// Those of which something was measured.
 pub(crate) fn table(figures: &Figures) -> Table {
     let mut table = Table::new(&[
-        "work", "ours", "against", "theirs", "ratio", "to reach", "reached",
+        "work",
+        "ours",
+        "against",
+        "theirs",
+        "ratio",
+        "lowest – highest",
+        "to reach",
+        "reached",
     ]);
     for target in TARGETS {
         if let Some(row) = target.row(figures) {
@@ -218,26 +222,49 @@ pub(crate) fn table(figures: &Figures) -> Table {
 }
 
 impl Target {
+    /// What counts is the median over the rounds, of the ratio in each where there are peers.
     fn row(&self, figures: &Figures) -> Option<Vec<String>> {
         let ours = figures.get(self.ours)?;
-        let theirs = self.peers.iter().filter_map(|peer| figures.get(*peer));
-        let theirs = theirs.copied().max_by(f64::total_cmp);
-        let measured = match (self.peers, theirs) {
-            ([], _) => *ours,
-            (_, Some(theirs)) => ours / theirs,
-            (_, None) => return None,
+        let peers: Vec<_> = self
+            .peers
+            .iter()
+            .filter_map(|peer| figures.get(*peer))
+            .collect();
+        let best = |round| {
+            let rates = peers.iter().filter_map(|peer: &&Vec<f64>| peer.get(round));
+            rates.copied().max_by(f64::total_cmp)
         };
+        let theirs: Vec<_> = (0..ours.len()).map_while(best).collect();
+        let measured = match self.peers {
+            [] => ours.clone(),
+            _ => ours
+                .iter()
+                .zip(&theirs)
+                .map(|(ours, theirs)| ours / theirs)
+                .collect(),
+        };
+        let lowest = measured.iter().copied().min_by(f64::total_cmp)?;
+        let highest = measured.iter().copied().max_by(f64::total_cmp)?;
+        let range = match measured.len() {
+            1 => String::new(),
+            _ => format!("{} – {}", display(lowest), display(highest)),
+        };
+        let measured = median(measured);
         let (goal, reached) = match self.goal {
             AtLeast(goal) => (format!("≥ {goal} ×"), measured >= goal),
             AtMost(goal) => (format!("≤ {goal}"), measured <= goal),
         };
-        let or_empty = |figure: Option<f64>| figure.map_or(String::new(), display);
+        let (theirs, ratio) = match self.peers {
+            [] => (String::new(), String::new()),
+            _ => (display(median(theirs)), format!("{measured:.2}")),
+        };
         Some(vec![
             self.work.to_owned(),
-            display(*ours),
+            display(median(ours.clone())),
             self.against.to_owned(),
-            or_empty(theirs),
-            theirs.map_or(String::new(), |_| format!("{measured:.2}")),
+            theirs,
+            ratio,
+            range,
             goal,
             if reached { "yes" } else { "no" }.to_owned(),
         ])
@@ -256,24 +283,59 @@ fn display(figure: f64) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_ratio_is_to_the_best_peer() {
-        let figures = Figures::from([
-            ("graph/PostgreSQL/AgentkitSaver/16".to_owned(), 300.0),
-            (
-                "graph/PostgreSQL/AsyncPostgresSaver, pool of 20/16".to_owned(),
-                60.0,
-            ),
-            (
-                "graph/PostgreSQL/AsyncPostgresSaver, one connection/16".to_owned(),
-                150.0,
-            ),
-        ]);
-        let rows: Vec<_> = TARGETS
+    fn rows(figures: &[(&str, &[f64])]) -> Vec<Vec<String>> {
+        let named = |(name, rounds): &(&str, &[f64])| ((*name).to_owned(), rounds.to_vec());
+        let figures = figures.iter().map(named).collect();
+        TARGETS
             .iter()
             .filter_map(|target| target.row(&figures))
-            .collect();
-        assert_eq!(rows.len(), 1);
-        assert_eq!(rows[0][3..], ["150", "2.00", "≥ 3 ×", "no"]);
+            .collect()
+    }
+
+    const OURS: &str = "graph/PostgreSQL/AgentkitSaver/16";
+    const ONE: &str = "graph/PostgreSQL/AsyncPostgresSaver, one connection/16";
+    const POOL: &str = "graph/PostgreSQL/AsyncPostgresSaver, pool of 20/16";
+    const PUT: &str = "agent-turn/PostgreSQL/AgentKit, Rust/256/put p99";
+
+    #[test]
+    fn a_ratio_is_the_median_of_those_of_the_rounds_each_to_its_best_peer() {
+        let found = rows(&[
+            (OURS, &[300.0, 450.0, 150.0]),
+            (ONE, &[60.0, 150.0, 60.0]),
+            (POOL, &[100.0, 90.0, 40.0]),
+        ]);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0][1], "300");
+        assert_eq!(
+            found[0][3..],
+            ["100", "3.00", "2.50 – 3.00", "≥ 3 ×", "yes"]
+        );
+
+        // The ratio of the medians would be 2.80.
+        let found = rows(&[(OURS, &[300.0, 280.0, 90.0]), (POOL, &[100.0, 140.0, 30.0])]);
+        assert_eq!(
+            found[0][3..],
+            ["100", "3.00", "2.00 – 3.00", "≥ 3 ×", "yes"]
+        );
+    }
+
+    #[test]
+    fn a_figure_without_peers_is_its_own_median() {
+        let found = rows(&[(PUT, &[250.0, 90.0, 80.0])]);
+        assert_eq!(
+            found[0][1..],
+            ["90.00", "", "", "", "80.00 – 250", "≤ 100", "yes"]
+        );
+        assert_eq!(
+            rows(&[(PUT, &[101.0])])[0][1..],
+            ["101", "", "", "", "", "≤ 100", "no"]
+        );
+    }
+
+    #[test]
+    fn a_ratio_needs_a_peer() {
+        assert!(rows(&[(OURS, &[300.0])]).is_empty());
+        assert!(need(OURS) && need(POOL) && need(PUT));
+        assert!(!need("graph/PostgreSQL/AgentkitSaver/64"));
     }
 }

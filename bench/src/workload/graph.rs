@@ -4,13 +4,13 @@
 use serde_json::{Value, json};
 
 use crate::{
-    Options, Result,
+    Options, Result, WARM_UP,
     database::Kind,
     python::Script,
     report::{Report, Table, grouped},
+    rounds::{self, median},
 };
 
-const WARM_UP: u64 = 1;
 const AT_ONCE: [usize; 2] = [1, 16];
 const OPERATIONS: [usize; 2] = [10_000, 100_000];
 
@@ -37,20 +37,29 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
         "\n## Graph\n\nInvocations/s of a LangGraph graph of five trivial nodes, durability=\"sync\".\n",
     );
     let mut table = Table::new(&["saver", "database", "alone", "16 at once"]);
-    for (name, kind, saver) in SAVERS {
-        let database = match *saver {
-            "memory" => "none",
-            _ => kind.name(),
+    let savers: Vec<_> = SAVERS
+        .iter()
+        .filter(|(name, kind, _)| options.takes(*kind, name))
+        .collect();
+    let mut rows: Vec<_> = savers
+        .iter()
+        .map(|(name, kind, saver)| vec![(*name).to_owned(), database(*kind, saver).to_owned()])
+        .collect();
+    for threads in AT_ONCE {
+        let key = |(name, kind, saver): &(&str, Kind, &str)| {
+            format!("graph/{}/{name}/{threads}", database(*kind, saver))
         };
-        if !options.takes(*kind, name) {
-            continue;
+        let measured = rounds::measure(
+            &savers,
+            |saver| options.rounds_of(&key(saver)),
+            async |(_, kind, saver), _| invocations(options, *kind, saver, threads).await,
+        );
+        for ((saver, row), rates) in savers.iter().zip(&mut rows).zip(measured.await?) {
+            row.push(format!("{:.0}", median(rates.clone())));
+            report.record(key(saver), rates);
         }
-        let mut row = vec![(*name).to_owned(), database.to_owned()];
-        for threads in AT_ONCE {
-            let rate = invocations(options, *kind, saver, threads).await?;
-            report.record(format!("graph/{database}/{name}/{threads}"), rate);
-            row.push(format!("{rate:.0}"));
-        }
+    }
+    for row in rows {
         table.row(row);
         report.progress(&table);
     }
@@ -61,11 +70,18 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+fn database(kind: Kind, saver: &str) -> &'static str {
+    match saver {
+        "memory" => "none",
+        _ => kind.name(),
+    }
+}
+
 async fn invocations(options: &Options, kind: Kind, saver: &str, threads: usize) -> Result<f64> {
     let arguments = json!({
         "saver": saver,
         "threads": threads,
-        "warm_up": WARM_UP,
+        "warm_up": WARM_UP.as_secs_f64(),
         "measured": options.seconds,
     });
     let answer = answer(options, kind, "graph.py", arguments).await?;
@@ -88,7 +104,7 @@ async fn memory(options: &Options, report: &mut Report) -> Result<()> {
         grouped(OPERATIONS[0]),
         grouped(OPERATIONS[1]),
     ));
-    report.record("graph/memory growth".to_owned(), many - few);
+    report.record("graph/memory growth".to_owned(), vec![many - few]);
     Ok(())
 }
 

@@ -5,8 +5,8 @@ use serde_json::json;
 use crate::{
     Options, Result,
     database::{Database, Kind},
-    median,
     report::{Report, Table},
+    rounds::median,
     server::Server,
 };
 
@@ -30,7 +30,7 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
         database.remove().await?;
         #[expect(clippy::cast_precision_loss, reason = "bytes of one turn")]
         let ratio = late as f64 / early as f64;
-        report.record(format!("growth/{}", kind.name()), ratio);
+        report.record(format!("growth/{}", kind.name()), vec![ratio]);
         table.row(vec![
             kind.name().to_owned(),
             early.to_string(),

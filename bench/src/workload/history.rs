@@ -14,6 +14,7 @@ use crate::{
     Options, Result,
     database::{Database, Kind},
     report::{Report, Table, grouped},
+    rounds::median,
 };
 
 const CHECKPOINTS: &str = include_str!("../../sql/checkpoints.sql");
@@ -27,7 +28,6 @@ const LONG: usize = 100_000;
 const ALL_THREADS: usize = 1_000_000;
 /// Threads that are read, at random; once before it counts.
 const READ: usize = 500;
-const ROUNDS: usize = 4;
 const PAGE: u64 = 20;
 const PAGE_OF_THREADS: u64 = 100;
 
@@ -51,7 +51,7 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
     let few = Store::with(options, FEW / EACH, EACH).await?;
     let many = Store::with(options, MANY / EACH, EACH).await?;
     let mut table = Table::new(&["what", "p50 ms", "p99 ms"]);
-    checkpoints(&few, &many, report, &mut table).await?;
+    checkpoints(options, &few, &many, report, &mut table).await?;
     few.remove().await?;
     long_thread(&many, report, &mut table).await?;
     threads(&many, report, &mut table).await?;
@@ -133,15 +133,18 @@ async fn fill(database: &Database, name: &str, threads: usize, checkpoints: usiz
     database.settle().await
 }
 
-/// Both in turn, so that a change of the machine meets both.
+/// Both in turn, so that a change of the machine meets both; the first round does not count.
 async fn checkpoints(
+    options: &Options,
     few: &Store,
     many: &Store,
     report: &mut Report,
     table: &mut Table,
 ) -> Result<()> {
     let [mut latest, mut pages] = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
-    for round in 0..=ROUNDS {
+    let mut ratios = Vec::new();
+    for round in 0..=options.rounds {
+        let first = latest[0].len();
         for number in 0..READ {
             for (index, store) in [few, many].into_iter().enumerate() {
                 let thread = store.thread(number);
@@ -152,18 +155,24 @@ async fn checkpoints(
                 }
             }
         }
+        if round > 0 {
+            let [few, many] = latest
+                .each_ref()
+                .map(|times| median(times[first..].to_vec()));
+            ratios.push(many / few);
+        }
     }
-    for (what, key, [few, many]) in [
-        ("the latest checkpoint", "latest", latest),
-        ("a page of history", "page", pages),
+    report.record("history/latest".to_owned(), ratios);
+    for (what, [few, many]) in [
+        ("the latest checkpoint", latest),
+        ("a page of history", pages),
     ] {
-        let few = row(
+        row(
             table,
             &format!("{what}, among {} checkpoints", grouped(FEW)),
             few,
         );
-        let many = row(table, &format!("{what}, among {}", grouped(MANY)), many);
-        report.record(format!("history/{key}"), many / few);
+        row(table, &format!("{what}, among {}", grouped(MANY)), many);
     }
     report.progress(table);
     Ok(())
@@ -246,7 +255,7 @@ async fn threads(many: &Store, report: &mut Report, table: &mut Table) -> Result
         slowest = slowest.max(time);
     }
     report.progress(table);
-    report.record("history/threads".to_owned(), slowest);
+    report.record("history/threads".to_owned(), vec![slowest]);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! The workload "HTTP": `agentkit serve` against the original design's stack, on the same PostgreSQL.
 
-use std::{io::Write, process::Stdio, time::Duration};
+use std::{io::Write, process::Stdio};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
@@ -8,17 +8,18 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::{
-    Options, Result,
-    database::Kind,
+    Options, Result, WARM_UP,
+    database::{Database, Kind},
     report::{Report, Table},
+    rounds::{self, median},
     server::Server,
 };
 
 const CONNECTIONS: usize = 16;
-/// So many that a chat need not have more than ten turns.
+/// Those that are read and spoken to, a part of them in each round: so many that a chat need not have
+/// more than ten turns.
 const CONVERSATIONS: usize = 1600;
 const TURNS: usize = 10;
-const WARM_UP: Duration = Duration::from_secs(1);
 const QUESTION: &str = "What is 17 * 23?";
 
 const ORIGINAL: &str = "FastAPI, Tortoise, AsyncPostgresSaver";
@@ -65,19 +66,47 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
         "POST /chats/{id}/messages",
         "ms",
     ]);
+    let mut running = Vec::new();
     for (name, key, contender) in contenders {
-        if !options.takes(Kind::Postgres, &name) {
-            continue;
+        if options.takes(Kind::Postgres, &name) {
+            running.push(Running::start(options, name, key, contender).await?);
         }
-        let loads = measure(options, contender).await?;
-        let mut row = vec![name];
-        for (request, load) in ["post", "get", "turn"].iter().zip(loads) {
-            row.push(format!("{:.0}", load.requests_per_second));
-            row.push(format!("{:.1} / {:.1}", load.p50 / 1e3, load.p99 / 1e3));
-            report.record(format!("http/{key}/{request}"), load.requests_per_second);
+    }
+    let mut rows: Vec<_> = running
+        .iter()
+        .map(|server| vec![server.name.clone()])
+        .collect();
+    for request in requests() {
+        for servers in &running {
+            servers
+                .load(options, &request, 0, WARM_UP.as_secs_f64())
+                .await?;
         }
+        let key = |servers: &Running| format!("http/{}/{}", servers.key, request.key);
+        let measured = rounds::measure(
+            &running,
+            |servers| options.rounds_of(&key(servers)),
+            async |servers, round| {
+                servers
+                    .load(options, &request, 1 + round, options.seconds)
+                    .await
+            },
+        );
+        for ((servers, row), loads) in running.iter().zip(&mut rows).zip(measured.await?) {
+            let rates: Vec<_> = loads.iter().map(|load| load.requests_per_second).collect();
+            let p50 = median(loads.iter().map(|load| load.p50).collect());
+            let p99 = median(loads.iter().map(|load| load.p99).collect());
+            row.push(format!("{:.0}", median(rates.clone())));
+            row.push(format!("{:.1} / {:.1}", p50 / 1e3, p99 / 1e3));
+            report.record(key(servers), rates);
+        }
+    }
+    for row in rows {
         table.row(row);
         report.progress(&table);
+    }
+    for servers in running {
+        servers.stop().await?;
     }
     report.table(&table);
     Ok(())
@@ -91,111 +120,169 @@ enum Contender {
 }
 use Contender::{Original, Ours};
 
-async fn measure(options: &Options, contender: Contender) -> Result<Vec<Load>> {
-    let database = options.database(Kind::Postgres).await?;
-    let mut servers = Vec::new();
-    match contender {
-        Ours(count) => {
-            for _ in 0..count {
-                servers.push(Server::start(database.url()).await?);
-            }
-        }
-        Original(processes) => {
-            // The first one makes the tables, which several at once could not.
-            Server::start_original(database.url(), 1)
-                .await?
-                .stop()
-                .await?;
-            servers.push(Server::start_original(database.url(), processes).await?);
-        }
-    }
-    database.settle().await?;
-    let new = json!({"title": "Planning a trip", "metadata": {"customer": 7}});
-    let conversations: Vec<String> = stream::iter(0..CONVERSATIONS)
-        .map(async |_| {
-            let made = servers[0].post("/conversations", &new).await?;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(
-                made["id"]
-                    .as_str()
-                    .ok_or("a conversation has an id")?
-                    .to_owned(),
-            )
-        })
-        .buffer_unordered(CONNECTIONS)
-        .try_collect()
-        .await?;
-    let paths = |prefix: &str, suffix: &str| -> Vec<String> {
-        let path = |id| format!("{prefix}{id}{suffix}");
-        conversations.iter().map(path).collect()
-    };
-    let created = vec!["/conversations".to_owned(); CONVERSATIONS];
-    let read = paths("/conversations/", "");
-    let turns = paths("/chats/", "/messages");
-    let question = json!({"content": QUESTION}).to_string();
-
-    let mut loads = Vec::new();
-    for (method, repeats, body, paths) in [
-        ("POST", 1, new.to_string(), created),
-        ("GET", 1, String::new(), read),
-        ("POST", TURNS, question, turns),
-    ] {
-        for (time, counts) in [(WARM_UP, false), (options.seconds(), true)] {
-            let load = load(&servers, time, method, repeats, &body, &paths).await?;
-            loads.extend(counts.then_some(load));
-        }
-    }
-    for server in servers {
-        server.stop().await?;
-    }
-    database.remove().await?;
-    Ok(loads)
+/// What is asked for.
+struct Request {
+    key: &'static str,
+    method: &'static str,
+    body: String,
+    /// Of a conversation.
+    path: fn(&str) -> String,
+    /// How often a path is asked for before the next.
+    repeats: usize,
+    /// For so many connections wrk has a thread, with paths of its own; the fewer, the less it takes
+    /// of the machine.
+    connections_of_thread: usize,
 }
 
-/// The servers share the connections and the paths.
-async fn load(
-    servers: &[Server],
-    time: Duration,
-    method: &str,
-    repeats: usize,
-    body: &str,
-    paths: &[String],
-) -> Result<Load> {
-    let shares = servers.iter().enumerate().map(async |(number, server)| {
-        let connections = (CONNECTIONS + number) / servers.len();
-        let paths: Vec<_> = paths.iter().skip(number).step_by(servers.len()).collect();
-        wrk(server, connections, time, method, repeats, body, &paths).await
-    });
-    let shares = futures::future::try_join_all(shares).await?;
-    Ok(shares.into_iter().fold(Load::default(), |all, share| Load {
-        requests_per_second: all.requests_per_second + share.requests_per_second,
-        // Of the slowest server.
-        p50: all.p50.max(share.p50),
-        p99: all.p99.max(share.p99),
-    }))
+fn new_conversation() -> Value {
+    json!({"title": "Planning a trip", "metadata": {"customer": 7}})
+}
+
+fn requests() -> [Request; 3] {
+    [
+        Request {
+            key: "post",
+            method: "POST",
+            body: new_conversation().to_string(),
+            path: |_| "/conversations".to_owned(),
+            repeats: 1,
+            connections_of_thread: 8,
+        },
+        Request {
+            key: "get",
+            method: "GET",
+            body: String::new(),
+            path: |id| format!("/conversations/{id}"),
+            repeats: 1,
+            connections_of_thread: 8,
+        },
+        Request {
+            key: "turn",
+            method: "POST",
+            body: json!({"content": QUESTION}).to_string(),
+            path: |id| format!("/chats/{id}/messages"),
+            repeats: TURNS,
+            // No two speak to one chat.
+            connections_of_thread: 1,
+        },
+    ]
+}
+
+/// A contender, ready.
+struct Running {
+    name: String,
+    key: &'static str,
+    database: Database,
+    servers: Vec<Server>,
+    conversations: Vec<String>,
+}
+
+impl Running {
+    async fn start(
+        options: &Options,
+        name: String,
+        key: &'static str,
+        contender: Contender,
+    ) -> Result<Self> {
+        let database = options.database(Kind::Postgres).await?;
+        let mut servers = Vec::new();
+        match contender {
+            Ours(count) => {
+                for _ in 0..count {
+                    servers.push(Server::start(database.url()).await?);
+                }
+            }
+            Original(processes) => {
+                // The first one makes the tables, which several at once could not.
+                Server::start_original(database.url(), 1)
+                    .await?
+                    .stop()
+                    .await?;
+                servers.push(Server::start_original(database.url(), processes).await?);
+            }
+        }
+        database.settle().await?;
+        let new = new_conversation();
+        let conversations = stream::iter(0..CONVERSATIONS)
+            .map(async |_| {
+                let made = servers[0].post("/conversations", &new).await?;
+                let id = made["id"].as_str().ok_or("a conversation has an id")?;
+                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(id.to_owned())
+            })
+            .buffer_unordered(CONNECTIONS)
+            .try_collect()
+            .await?;
+        Ok(Self {
+            name,
+            key,
+            database,
+            servers,
+            conversations,
+        })
+    }
+
+    /// On the conversations of this round, of which the first is the warm-up. The servers share the
+    /// connections and the paths.
+    async fn load(
+        &self,
+        options: &Options,
+        request: &Request,
+        round: usize,
+        seconds: f64,
+    ) -> Result<Load> {
+        let share = CONVERSATIONS / (1 + options.rounds);
+        let conversations = &self.conversations[round * share..][..share];
+        let servers = self.servers.len();
+        let loads = self
+            .servers
+            .iter()
+            .enumerate()
+            .map(async |(number, server)| {
+                let connections = (CONNECTIONS + number) / servers;
+                let own = conversations.iter().skip(number).step_by(servers);
+                let paths = own.map(|id| (request.path)(id)).collect::<Vec<_>>();
+                wrk(server, request, connections, seconds, &paths.join("\n")).await
+            });
+        let loads = futures::future::try_join_all(loads).await?;
+        Ok(loads.into_iter().fold(Load::default(), |all, load| Load {
+            requests_per_second: all.requests_per_second + load.requests_per_second,
+            // Of the slowest server.
+            p50: all.p50.max(load.p50),
+            p99: all.p99.max(load.p99),
+        }))
+    }
+
+    async fn stop(self) -> Result<()> {
+        for server in self.servers {
+            server.stop().await?;
+        }
+        self.database.remove().await
+    }
 }
 
 async fn wrk(
     server: &Server,
+    request: &Request,
     connections: usize,
-    time: Duration,
-    method: &str,
-    repeats: usize,
-    body: &str,
-    paths: &[&String],
+    seconds: f64,
+    paths: &str,
 ) -> Result<Load> {
     let mut file = tempfile::NamedTempFile::new()?;
-    for path in paths {
-        writeln!(file, "{path}")?;
-    }
+    file.write_all(paths.as_bytes())?;
+    let threads = (connections / request.connections_of_thread).max(1);
     let output = Command::new("wrk")
-        // A thread for each connection: no two of them speak to one chat.
-        .arg(format!("--threads={connections}"))
+        .arg(format!("--threads={threads}"))
         .arg(format!("--connections={connections}"))
-        .arg(format!("--duration={}s", time.as_secs()))
-        .arg(format!("--header=X-Threads: {connections}"))
+        .arg(format!("--duration={}s", seconds.ceil()))
+        .arg(format!("--header=X-Threads: {threads}"))
         .arg(concat!("--script=", env!("CARGO_MANIFEST_DIR"), "/wrk.lua"))
         .arg(&server.url)
-        .args(["--", method, &repeats.to_string(), body])
+        .args([
+            "--",
+            request.method,
+            &request.repeats.to_string(),
+            &request.body,
+        ])
         .arg(file.path())
         .stdin(Stdio::null())
         .output()
@@ -205,6 +292,6 @@ async fn wrk(
     let found: Value = serde_json::from_str(line.ok_or_else(|| format!("wrk: {text}"))?)?;
     match found["errors"].as_u64() {
         Some(0) => Ok(serde_json::from_value(found)?),
-        _ => Err(format!("{method}: {} requests failed", found["errors"]).into()),
+        _ => Err(format!("{}: {} requests failed", request.key, found["errors"]).into()),
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use crate::{
     Result,
     database::Database,
-    median, process,
+    process,
     report::{Report, Table},
+    rounds::median,
     server::Server,
 };
 

@@ -7,9 +7,9 @@ use serde_json::json;
 use crate::{
     Options, Result,
     database::{Database, Kind, RowsWritten},
-    median,
     proxy::Proxy,
     report::{Report, Table},
+    rounds::median,
     server::Server,
 };
 

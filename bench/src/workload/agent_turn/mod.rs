@@ -1,6 +1,8 @@
 //! The workload "agent turn": a thread loads its latest checkpoint, then does ten steps of `put` and
 //! `put_writes`. Each client has a thread of its own, and begins another after ten turns; the
-//! list of messages begins anew with each turn, so that a step costs the same at any speed.
+//! list of messages begins anew with each turn, so that a step costs the same at any speed. The first
+//! turns of the clients begin at different steps, so that at any time some load and some write long
+//! lists.
 
 mod pgbench;
 mod python;
@@ -13,12 +15,14 @@ use serde::Deserialize;
 
 use self::pgbench::Statements;
 use crate::{
-    Options, Result,
-    database::{Kind, Usage},
+    Options, Result, WARM_UP,
+    database::Kind,
     report::{Report, Table},
+    rounds::{self, median},
 };
 
-const WARM_UP: Duration = Duration::from_secs(1);
+/// What the table tells the size of: 1,000 turns.
+const STEPS_OF_SIZE: f64 = 1000.0 * shape::STEPS as f64;
 
 /// How the work is done, and on what.
 const CONTENDERS: &[(&str, Kind, Contender)] = &[
@@ -86,10 +90,14 @@ struct Load {
     measured: Duration,
 }
 
+/// In one round. All but the outcome is of one step, warm-up included.
 struct Measured {
     outcome: Outcome,
-    /// Warm-up included.
-    usage: Usage,
+    client_seconds: f64,
+    server_seconds: Option<f64>,
+    bytes: f64,
+    /// On the disk, in bytes.
+    size: f64,
 }
 
 #[derive(Deserialize)]
@@ -126,8 +134,9 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
     report.write(
         "A thread loads its latest checkpoint, then does ten steps of put (three channels: a list \
          that grows by one message of 400 bytes a step, a small dict, one without value) and \
-         put_writes (two writes). Pools are of 20 connections, AgentKit's default. Times are p50 / p99. CPU and bytes are of one step; bytes on \
-         SQLite are all that was written to the log and the file. Size is of 1,000 turns.\n",
+         put_writes (two writes). Pools are of 20 connections, AgentKit's default. Times are p50 / \
+         p99. CPU and bytes are of one step; bytes on SQLite are all that was written to the log and \
+         the file. Size is of 1,000 turns.\n",
     );
     for kind in [Kind::Postgres, Kind::Sqlite] {
         let title = kind.name();
@@ -143,24 +152,30 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
             "bytes written",
             "size MB",
         ]);
+        let contenders: Vec<_> = CONTENDERS
+            .iter()
+            .filter(|(name, on, _)| *on == kind && options.takes(kind, name))
+            .collect();
         for &threads in &options.threads {
-            for (name, on, contender) in CONTENDERS {
-                if *on != kind || !options.takes(kind, name) {
-                    continue;
-                }
-                let load = Load {
-                    threads,
-                    warm_up: WARM_UP,
-                    measured: options.seconds(),
-                };
-                let (measured, size) = measure(options, kind, *contender, load).await?;
-                let key = format!("agent-turn/{title}/{name}/{threads}");
-                table.row(row(name, threads, &measured, size));
+            let load = Load {
+                threads,
+                warm_up: WARM_UP,
+                measured: Duration::from_secs_f64(options.seconds),
+            };
+            let key = |name| format!("agent-turn/{title}/{name}/{threads}");
+            let measured = rounds::measure(
+                &contenders,
+                |(name, ..)| options.rounds_of(&format!("{}/steps", key(name))),
+                async |(_, _, contender), _| measure(options, kind, *contender, load).await,
+            );
+            for ((name, ..), rounds) in contenders.iter().zip(measured.await?) {
+                table.row(row(name, threads, &rounds));
                 report.progress(&table);
-                report.record(format!("{key}/steps"), measured.outcome.steps_per_second);
-                if let Some(put) = measured.outcome.put {
-                    report.record(format!("{key}/put p99"), f64::from(put.p99) / 1e3);
-                }
+                let steps = rounds.iter().map(|m| m.outcome.steps_per_second);
+                let put = rounds.iter().filter_map(|m| m.outcome.put);
+                let put_p99 = put.map(|put| f64::from(put.p99) / 1e3);
+                report.record(format!("{}/steps", key(name)), steps.collect());
+                report.record(format!("{}/put p99", key(name)), put_p99.collect());
             }
         }
         report.table(&table);
@@ -168,15 +183,15 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// In a database of its own. And how much a turn adds to it, in bytes.
+/// In a database of its own.
 async fn measure(
     options: &Options,
     kind: Kind,
     contender: Contender,
     load: Load,
-) -> Result<(Measured, f64)> {
+) -> Result<Measured> {
     let database = options.database(kind).await?;
-    let measured = match contender {
+    let used = match contender {
         Contender::Rust => rust::run(&database, load).await,
         Contender::Python(saver) => python::run(saver, &database, load).await,
         Contender::Pgbench(statements, indexes) => {
@@ -185,37 +200,47 @@ async fn measure(
     };
     let size = database.size().await;
     database.remove().await?;
-    let measured = measured?;
+    let (outcome, usage) = used?;
     #[expect(
         clippy::cast_precision_loss,
         reason = "bytes and steps of some seconds"
     )]
-    let size = size? as f64 * shape::STEPS as f64 / measured.outcome.steps as f64;
-    Ok((measured, size))
+    let (size, steps) = (size? as f64, outcome.steps as f64);
+    Ok(Measured {
+        outcome,
+        client_seconds: usage.client_seconds / steps,
+        server_seconds: usage.server_seconds.map(|seconds| seconds / steps),
+        bytes: usage.bytes / steps,
+        size: size / steps,
+    })
 }
 
-fn row(name: &str, threads: usize, measured: &Measured, size: f64) -> Vec<String> {
-    let Measured { outcome, usage } = measured;
-    let times = |times: Option<Percentiles>| {
-        let milliseconds = |time| f64::from(time) / 1e3;
-        times.map_or("–".to_owned(), |Percentiles { p50, p99 }| {
-            format!("{:.2} / {:.2}", milliseconds(p50), milliseconds(p99))
-        })
+fn row(name: &str, threads: usize, rounds: &[Measured]) -> Vec<String> {
+    let cell = |decimals: usize, figure: &dyn Fn(&Measured) -> Option<f64>| {
+        let figures: Vec<_> = rounds.iter().filter_map(figure).collect();
+        match figures.is_empty() {
+            true => "–".to_owned(),
+            false => format!("{:.decimals$}", median(figures)),
+        }
     };
-    #[expect(clippy::cast_precision_loss, reason = "a count far below 2^53")]
-    let steps = outcome.steps as f64;
+    let times = |times: fn(&Outcome) -> Option<Percentiles>| {
+        let p50 = cell(2, &|m| Some(f64::from(times(&m.outcome)?.p50) / 1e3));
+        let p99 = cell(2, &|m| Some(f64::from(times(&m.outcome)?.p99) / 1e3));
+        match rounds.iter().any(|m| times(&m.outcome).is_some()) {
+            true => format!("{p50} / {p99}"),
+            false => "–".to_owned(),
+        }
+    };
     vec![
         name.to_owned(),
         threads.to_string(),
-        format!("{:.0}", outcome.steps_per_second),
-        times(outcome.get),
-        times(outcome.put),
-        times(outcome.put_writes),
-        format!("{:.0}", usage.client_seconds / steps * 1e6),
-        usage.server_seconds.map_or("–".to_owned(), |seconds| {
-            format!("{:.0}", seconds / steps * 1e6)
-        }),
-        format!("{:.0}", usage.bytes / steps),
-        format!("{:.1}", size * 1000.0 / 1e6),
+        cell(0, &|m| Some(m.outcome.steps_per_second)),
+        times(|outcome| outcome.get),
+        times(|outcome| outcome.put),
+        times(|outcome| outcome.put_writes),
+        cell(0, &|m| Some(m.client_seconds * 1e6)),
+        cell(0, &|m| Some(m.server_seconds? * 1e6)),
+        cell(0, &|m| Some(m.bytes)),
+        cell(1, &|m| Some(m.size * STEPS_OF_SIZE / 1e6)),
     ]
 }

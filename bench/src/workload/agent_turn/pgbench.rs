@@ -1,35 +1,67 @@
 //! The limit: pgbench, which sends prepared statements and does nothing else.
 
-use std::process::Stdio;
+use std::{fs, path::Path, process::Stdio};
 
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 use tokio::process::Command;
+use yai_agentkit_core::{CheckpointSelector, Storage};
+use yai_agentkit_persistence::DatabaseConfig;
 
-use super::{Load, Measured, Outcome, shape};
-use crate::{Result, database::Database};
+use super::{Load, Outcome, shape};
+use crate::{
+    Result,
+    database::{Database, Usage},
+};
 
-const GET: &str = include_str!("../../../pgbench/get.sql");
+/// Where a client is: what the arguments refer to.
+const PLACE: &str = include_str!("../../../pgbench/place.sql");
+/// The fewest and plainest statements that write LangGraph's rows.
+const PLAIN_STEP: &str = include_str!("../../../pgbench/plain_step.sql");
+
 /// LangGraph's redundant indexes.
 const INDEXES: &str = "CREATE INDEX checkpoints_thread_id_idx ON checkpoints (thread_id);
 CREATE INDEX checkpoint_blobs_thread_id_idx ON checkpoint_blobs (thread_id);
 CREATE INDEX checkpoint_writes_thread_id_idx ON checkpoint_writes (thread_id);";
+
+const THREAD: &str = "lpad(:thread::text, 36, '0')";
+const CHECKPOINT: &str = "lpad(:step::text, 36, '0')";
+const CHANNELS: &str = "ARRAY['messages', 'context']";
+const TYPES: &str = "ARRAY['msgpack', 'msgpack']";
+
+/// The arguments of our statements.
+const GET: &[&str] = &[THREAD, "''"];
+const PUT: &[&str] = &[
+    THREAD,
+    "''",
+    CHECKPOINT,
+    "lpad((:step - 1)::text, 36, '0')",
+    "replace(:checkpoint, '@', lpad(:step::text, 32, '0'))",
+    ":metadata",
+    CHANNELS,
+    "array_fill(lpad(:step::text, 32, '0') || '.0123456789012345', ARRAY[2])",
+    TYPES,
+    "ARRAY[substr(:messages::bytea, 1, :length::int), :context::bytea]",
+];
+const PUT_WRITES: &[&str] = &[
+    THREAD,
+    "''",
+    CHECKPOINT,
+    ":task",
+    ":task_path",
+    "ARRAY[0, 1]",
+    CHANNELS,
+    TYPES,
+    "ARRAY[:message::bytea, :context::bytea]",
+];
 
 /// What it sends.
 #[derive(Clone, Copy)]
 pub(super) enum Statements {
     /// Our own.
     Ours,
-    /// The fewest and plainest that write LangGraph's rows: no list of threads.
+    /// No list of threads.
     Plain,
-}
-
-impl Statements {
-    fn step(self) -> &'static str {
-        match self {
-            Self::Ours => include_str!("../../../pgbench/step.sql"),
-            Self::Plain => include_str!("../../../pgbench/plain_step.sql"),
-        }
-    }
 }
 
 pub(super) async fn run(
@@ -37,8 +69,8 @@ pub(super) async fn run(
     redundant_indexes: bool,
     database: &Database,
     load: Load,
-) -> Result<Measured> {
-    database.migrate().await?;
+) -> Result<(Outcome, Usage)> {
+    let [put, put_writes, get] = our_statements(database).await?;
     if redundant_indexes {
         database.execute(INDEXES).await?;
     }
@@ -46,14 +78,24 @@ pub(super) async fn run(
 
     let directory = tempfile::tempdir()?;
     let script = directory.path().join("step.sql");
-    std::fs::write(&script, GET.to_owned() + statements.step())?;
-    let seconds = load.warm_up.as_secs() + load.measured.as_secs();
+    let step = match statements {
+        Statements::Ours => format!("{put};\n{put_writes};\n"),
+        Statements::Plain => PLAIN_STEP.to_owned(),
+    };
+    fs::write(
+        &script,
+        format!("{PLACE}\\if :place % 10 = 0\n{get};\n\\endif\n{step}"),
+    )?;
+    let log = directory.path().join("log");
+    fs::create_dir(&log)?;
+    let seconds = (load.warm_up + load.measured).as_secs_f64().ceil();
     let jobs = std::thread::available_parallelism()?
         .get()
         .min(load.threads);
     let mut pgbench = Command::new("pgbench");
     pgbench
-        .args(["--no-vacuum", "--protocol=prepared", "--progress=1"])
+        .args(["--no-vacuum", "--protocol=prepared", "--log"])
+        .arg(format!("--log-prefix={}", log.join("job").display()))
         .arg(format!("--client={}", load.threads))
         .arg(format!("--jobs={jobs}"))
         .arg(format!("--time={seconds}"))
@@ -64,28 +106,67 @@ pub(super) async fn run(
     let before = database.usage(std::process::id()).await?;
     let output = pgbench.output().await?;
     let usage = database.usage(std::process::id()).await? - before;
-    let (out, progress) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
     if !output.status.success() {
-        return Err(format!("pgbench: {progress}").into());
+        return Err(format!("pgbench: {}", String::from_utf8_lossy(&output.stderr)).into());
     }
-    let steps_per_second = steps_per_second(&progress, load.warm_up.as_secs())?;
-    let steps = out
-        .lines()
-        .find_map(|line| line.strip_prefix("number of transactions actually processed: "));
-    let steps = steps.ok_or("pgbench has no count")?.trim().parse()?;
-    Ok(Measured {
-        outcome: Outcome {
-            steps_per_second,
-            steps,
-            get: None,
-            put: None,
-            put_writes: None,
-        },
-        usage,
-    })
+    let ends = ends(&log)?;
+    let outcome = Outcome {
+        steps_per_second: rate(&ends, load.warm_up.as_secs_f64()).ok_or("pgbench did nothing")?,
+        steps: ends.len().try_into()?,
+        get: None,
+        put: None,
+        put_writes: None,
+    };
+    Ok((outcome, usage))
+}
+
+/// What our Rust API sends for `put`, `put_writes` and `get`, with pgbench's arguments. Makes our
+/// tables, and one step in them.
+async fn our_statements(database: &Database) -> Result<[String; 3]> {
+    // One connection has prepared all.
+    let config = DatabaseConfig::new(database.url())?.max_connections(1)?;
+    let storage = yai_agentkit_persistence::Database::connect(&config).await?;
+    let checkpointer = storage.checkpointer();
+    let (checkpoint, writes) = shape::Progress::begin().next(&shape::messages()[..1])?;
+    let latest = CheckpointSelector::latest(checkpoint.thread_id.clone());
+    checkpointer.put(checkpoint).await?;
+    checkpointer.put_writes(writes).await?;
+    checkpointer.get(&latest).await?.ok_or("no checkpoint")?;
+    storage
+        .execute_script("CREATE TABLE prepared AS SELECT * FROM pg_prepared_statements")
+        .await?;
+    storage.close().await;
+
+    let mut connection = PgConnection::connect(database.url()).await?;
+    let last =
+        sqlx::query_scalar("SELECT statement FROM prepared ORDER BY prepare_time DESC LIMIT 3");
+    let last: Vec<String> = last.fetch_all(&mut connection).await?;
+    connection.close().await?;
+    database.execute("DROP TABLE prepared").await?;
+    let [get, put_writes, put] = &last[..] else {
+        return Err(format!("our API sends other statements: {last:?}").into());
+    };
+    Ok([
+        with_arguments(put, PUT)?,
+        with_arguments(put_writes, PUT_WRITES)?,
+        with_arguments(get, GET)?,
+    ])
+}
+
+/// A statement with these for its parameters, which must be as many.
+fn with_arguments(statement: &str, arguments: &[&str]) -> Result<String> {
+    let mut text = statement.to_owned();
+    let mut is_other = false;
+    // `$10` before `$1`.
+    for (index, argument) in arguments.iter().enumerate().rev() {
+        let parameter = format!("${}", index + 1);
+        is_other |= !text.contains(&parameter);
+        text = text.replace(&parameter, argument);
+    }
+    match is_other || text.contains('$') {
+        false => Ok(text),
+        true => Err(format!("not {} parameters: {statement}", arguments.len()).into()),
+    }
 }
 
 /// What the statements refer to.
@@ -119,17 +200,50 @@ fn variables() -> [(&'static str, String); 8] {
     ]
 }
 
-/// The mean of the seconds after the warm-up.
-fn steps_per_second(progress: &str, warm_up: u64) -> Result<f64> {
-    let rates: Vec<f64> = progress
-        .lines()
-        .filter_map(|line| line.strip_prefix("progress: "))
-        .filter_map(|line| line.split(", ").nth(1)?.strip_suffix(" tps")?.parse().ok())
-        .skip(usize::try_from(warm_up)?)
-        .collect();
-    #[expect(clippy::cast_precision_loss, reason = "a small count")]
-    match rates.len() {
-        0 => Err(format!("pgbench has no progress: {progress}").into()),
-        count => Ok(rates.iter().sum::<f64>() / count as f64),
+/// When each transaction ended, in seconds: the fifth and the sixth field of a line.
+fn ends(log: &Path) -> Result<Vec<f64>> {
+    let mut ends = Vec::new();
+    for file in fs::read_dir(log)? {
+        for line in fs::read_to_string(file?.path())?.lines() {
+            let fields: Vec<_> = line.split(' ').collect();
+            let [_, _, _, _, seconds, microseconds, ..] = fields[..] else {
+                return Err(format!("a log of another kind: {line}").into());
+            };
+            ends.push(seconds.parse::<f64>()? + microseconds.parse::<f64>()? / 1e6);
+        }
+    }
+    Ok(ends)
+}
+
+/// How many ended in a second after the warm-up, which begins with the first.
+fn rate(ends: &[f64], warm_up: f64) -> Option<f64> {
+    let from = ends.iter().copied().min_by(f64::total_cmp)? + warm_up;
+    let until = ends.iter().copied().max_by(f64::total_cmp)?;
+    let count = ends.iter().filter(|end| **end > from).count();
+    #[expect(clippy::cast_precision_loss, reason = "transactions of some seconds")]
+    (count > 0).then(|| count as f64 / (until - from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_takes_its_arguments() -> Result<()> {
+        let arguments = ["a", "b", "c", "d", "e", "f", "g", "h", "i", ":j"];
+        let statement = "$1 $2 $3 $4 $5::int $6 $7 $8 $9 $10::text[] $1";
+        let text = with_arguments(statement, &arguments)?;
+        assert_eq!(text, "a b c d e::int f g h i :j::text[] a");
+        assert!(with_arguments(statement, &arguments[..9]).is_err());
+        assert!(with_arguments("$1 $3", &["a", "b", "c"]).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn a_rate_begins_after_the_warm_up() {
+        let ends = [10.0, 10.2, 10.6, 11.0, 12.5];
+        assert_eq!(rate(&ends, 0.5), Some(1.5));
+        assert_eq!(rate(&ends, 3.0), None);
+        assert_eq!(rate(&[], 0.5), None);
     }
 }

@@ -2,10 +2,14 @@
 
 use serde_json::json;
 
-use super::{Load, Measured, shape};
-use crate::{Result, database::Database, python::Script};
+use super::{Load, Outcome, shape};
+use crate::{
+    Result,
+    database::{Database, Usage},
+    python::Script,
+};
 
-pub(super) async fn run(saver: &str, database: &Database, load: Load) -> Result<Measured> {
+pub(super) async fn run(saver: &str, database: &Database, load: Load) -> Result<(Outcome, Usage)> {
     let contents: Vec<_> = shape::messages().into_iter().map(|m| m.content).collect();
     let arguments = json!({
         "saver": saver,
@@ -25,8 +29,5 @@ pub(super) async fn run(saver: &str, database: &Database, load: Load) -> Result<
     let outcome = script.answer().await?;
     let usage = database.usage(script.id).await? - before;
     script.end().await?;
-    Ok(Measured {
-        outcome: serde_json::from_value(outcome)?,
-        usage,
-    })
+    Ok((serde_json::from_value(outcome)?, usage))
 }

@@ -1,28 +1,32 @@
 //! Our Rust API, in this process.
 
-use std::{sync::Arc, time::Instant};
+use std::{mem, sync::Arc, time::Instant};
 
 use futures::future::try_join_all;
 use yai_agentkit_core::{ChannelValue, CheckpointSelector, CheckpointTuple, Checkpointer, Storage};
 use yai_agentkit_persistence::DatabaseConfig;
 
 use super::{
-    Load, Measured, Outcome, Percentiles,
+    Load, Outcome, Percentiles,
     shape::{self, MESSAGES, Message, Progress, STEPS, TURNS},
 };
-use crate::{Result, database::Database};
+use crate::{
+    Result,
+    database::{Database, Usage},
+};
 
-pub(super) async fn run(database: &Database, load: Load) -> Result<Measured> {
+pub(super) async fn run(database: &Database, load: Load) -> Result<(Outcome, Usage)> {
     let config = DatabaseConfig::new(database.url())?;
     let storage = yai_agentkit_persistence::Database::connect(&config).await?;
     database.settle().await?;
     let messages: Arc<[Message]> = shape::messages().into();
     let before = database.usage(std::process::id()).await?;
     let from = Instant::now() + load.warm_up;
-    let clients = (0..load.threads).map(|_| {
+    let clients = (0..load.threads).map(|number| {
         let client = Client {
             checkpointer: storage.checkpointer(),
             messages: Arc::clone(&messages),
+            first_step: 1 + number % STEPS,
             from,
             until: from + load.measured,
             done: Done::default(),
@@ -43,12 +47,14 @@ pub(super) async fn run(database: &Database, load: Load) -> Result<Measured> {
         put: Percentiles::of(all.put),
         put_writes: Percentiles::of(all.put_writes),
     };
-    Ok(Measured { outcome, usage })
+    Ok((outcome, usage))
 }
 
 struct Client {
     checkpointer: Arc<dyn Checkpointer>,
     messages: Arc<[Message]>,
+    /// Of the next turn.
+    first_step: usize,
     from: Instant,
     until: Instant,
     done: Done,
@@ -70,7 +76,7 @@ impl Client {
             let mut thread = Progress::begin();
             for turn in 0..TURNS {
                 self.load(&thread, turn > 0).await?;
-                for step in 1..=STEPS {
+                for step in mem::replace(&mut self.first_step, 1)..=STEPS {
                     self.step(&mut thread, step).await?;
                     if Instant::now() >= self.until {
                         return Ok(self.done);

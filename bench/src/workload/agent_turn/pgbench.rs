@@ -155,17 +155,21 @@ async fn our_statements(database: &Database) -> Result<[String; 3]> {
 
 /// A statement with these for its parameters, which must be as many.
 fn with_arguments(statement: &str, arguments: &[&str]) -> Result<String> {
-    let mut text = statement.to_owned();
-    let mut is_other = false;
-    // `$10` before `$1`.
-    for (index, argument) in arguments.iter().enumerate().rev() {
-        let parameter = format!("${}", index + 1);
-        is_other |= !text.contains(&parameter);
-        text = text.replace(&parameter, argument);
+    let other = || format!("not {} parameters: {statement}", arguments.len());
+    let mut parts = statement.split('$');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    let mut used = vec![false; arguments.len()];
+    for part in parts {
+        let digits = part.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, rest) = part.split_at(digits);
+        let index = number.parse::<usize>()?.wrapping_sub(1);
+        text += arguments.get(index).ok_or_else(other)?;
+        text += rest;
+        used[index] = true;
     }
-    match is_other || text.contains('$') {
+    match used.contains(&false) {
         false => Ok(text),
-        true => Err(format!("not {} parameters: {statement}", arguments.len()).into()),
+        true => Err(other().into()),
     }
 }
 

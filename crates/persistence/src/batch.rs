@@ -158,3 +158,33 @@ impl<Q: Send + 'static, A: Send + 'static> Drop for Turn<Q, A> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future;
+
+    use super::*;
+
+    async fn answer(questions: Vec<u32>) -> Vec<Result<u32, DbErr>> {
+        if questions.contains(&0) {
+            future::pending::<()>().await;
+        }
+        questions.into_iter().map(Ok).collect()
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_gets_no_answer_keeps_no_other_waiting() {
+        let batches = Arc::new(Batches::new(|waiting| waiting));
+        let silent = tokio::spawn({
+            let batches = Arc::clone(&batches);
+            async move { batches.get(0, answer).await }
+        });
+        while batches.queue().under_way.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let later = batches.get(1, answer);
+        let later = tokio::time::timeout(Duration::from_secs(60), later).await;
+        assert_eq!(later.expect("an answer").unwrap(), 1);
+        silent.abort();
+    }
+}

@@ -1,4 +1,8 @@
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
+
+use uuid::Uuid;
+
+use crate::{CheckpointId, MessageId, ThreadId, TurnId};
 
 /// A boxed error, the kept cause of an [`Error`].
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -22,13 +26,8 @@ pub enum Error {
         id: String,
     },
     /// The write contradicts what is stored: a duplicate id, a turn that is already running.
-    #[error("{entity} {id} conflicts with what is stored")]
-    Conflict {
-        /// What kind of thing, as in `conversation`.
-        entity: Cow<'static, str>,
-        /// Its id.
-        id: String,
-    },
+    #[error("{0} conflicts with what is stored")]
+    Conflict(ConflictKind),
     /// The thread has passed to another owner, or is gone; see [`Fence`](crate::Fence). Nothing
     /// was written, and trying again won't help.
     #[error("thread {thread} has passed to another owner (epoch {epoch})")]
@@ -54,12 +53,14 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: Cow<'static, str>,
     },
-    /// The storage can't answer now; trying again can help. Whether a write happened is unknown,
-    /// and repeating it is safe where its documentation says so.
+    /// The storage can't answer now; trying again can help. Where the outcome of a write is unknown,
+    /// repeating it is safe if its documentation says so.
     #[error("{operation}: the storage is unavailable, try again")]
     Unavailable {
         /// What was attempted.
         operation: Cow<'static, str>,
+        /// What became of it.
+        outcome: Outcome,
         /// The cause.
         #[source]
         source: BoxError,
@@ -75,18 +76,68 @@ pub enum Error {
     },
 }
 
+/// What a write contradicts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConflictKind {
+    /// The turn is not as it was seen to be, its id is taken, or another one of its conversation
+    /// runs.
+    Turn(TurnId),
+    /// The id of the message is taken.
+    Message(MessageId),
+    /// The key was used before.
+    IdempotencyKey(Uuid),
+    /// The turn has other events under this sequence.
+    EventBatch {
+        /// The turn.
+        turn: TurnId,
+        /// The sequence.
+        sequence: u64,
+    },
+    /// The thread exists.
+    Thread(ThreadId),
+    /// Another checkpoint than the expected one is the latest of its namespace.
+    LatestCheckpoint(Option<CheckpointId>),
+    /// The id of any other row, or another unique value of it, is taken; or rows refer to it that
+    /// is to be deleted.
+    Row {
+        /// Its kind, as in `conversation`.
+        entity: &'static str,
+        /// Its id.
+        id: String,
+    },
+}
+
+impl fmt::Display for ConflictKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Turn(id) => write!(f, "turn {id}"),
+            Self::Message(id) => write!(f, "message {id}"),
+            Self::IdempotencyKey(id) => write!(f, "idempotency key {id}"),
+            Self::EventBatch { turn, sequence } => {
+                write!(f, "event batch {sequence} of turn {turn}")
+            }
+            Self::Thread(id) => write!(f, "thread {id}"),
+            Self::LatestCheckpoint(Some(id)) => write!(f, "latest checkpoint {id}"),
+            Self::LatestCheckpoint(None) => f.write_str("that there is no checkpoint"),
+            Self::Row { entity, id } => write!(f, "{entity} {id}"),
+        }
+    }
+}
+
+/// Whether something that failed was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing was changed.
+    NotDone,
+    /// The connection broke before the answer: it may or may not have been done.
+    Unknown,
+}
+
 impl Error {
     /// [`Error::NotFound`] for `entity` with `id`.
     pub fn not_found(entity: impl Into<Cow<'static, str>>, id: impl ToString) -> Self {
         Self::NotFound {
-            entity: entity.into(),
-            id: id.to_string(),
-        }
-    }
-
-    /// [`Error::Conflict`] for `entity` with `id`.
-    pub fn conflict(entity: impl Into<Cow<'static, str>>, id: impl ToString) -> Self {
-        Self::Conflict {
             entity: entity.into(),
             id: id.to_string(),
         }
@@ -117,10 +168,12 @@ impl Error {
     /// [`Error::Unavailable`] in `operation`.
     pub fn unavailable(
         operation: impl Into<Cow<'static, str>>,
+        outcome: Outcome,
         source: impl Into<BoxError>,
     ) -> Self {
         Self::Unavailable {
             operation: operation.into(),
+            outcome,
             source: source.into(),
         }
     }

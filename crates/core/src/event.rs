@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, time::Duration};
 use async_trait::async_trait;
 use serde_json::Value as Json;
 
-use crate::{ConversationId, Result, TurnId};
+use crate::{ConflictKind, ConversationId, Result, TurnId};
 
 /// Events of one turn that were stored together, for those who watch it.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +16,16 @@ pub struct EventBatch {
     pub sequence: u64,
     /// The events, in order. What they look like is the application's affair.
     pub events: Vec<Json>,
+}
+
+impl EventBatch {
+    /// What [`Error::Conflict`](crate::Error::Conflict) says where its sequence is taken.
+    pub fn conflict(&self) -> ConflictKind {
+        ConflictKind::EventBatch {
+            turn: self.turn_id,
+            sequence: self.sequence,
+        }
+    }
 }
 
 /// The newest batches of some turns, by turn.

@@ -1,7 +1,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::{Entity, now};
+use crate::{ConflictKind, Entity, now};
 
 /// What a request that carried a key has led to, so that its repetition leads to the same.
 ///
@@ -44,5 +44,9 @@ impl Entity for IdempotencyKey {
 
     fn id(&self) -> Uuid {
         self.id
+    }
+
+    fn conflict(id: &Uuid) -> ConflictKind {
+        ConflictKind::IdempotencyKey(*id)
     }
 }

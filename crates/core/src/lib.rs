@@ -51,7 +51,7 @@ pub use checkpointer::{
 };
 pub use clock::now;
 pub use conversation::{Conversation, ConversationFilter};
-pub use error::{BoxError, Error, Result};
+pub use error::{BoxError, ConflictKind, Error, Outcome, Result};
 pub use event::{Announcements, EventBatch, LatestBatches, TurnEvents};
 pub use fence::Fence;
 pub use id::{

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::{ConversationId, Entity, MessageId, Result, now, validate};
+use crate::{ConflictKind, ConversationId, Entity, MessageId, Result, now, validate};
 
 /// Who speaks. An open set: LangGraph and model providers add their own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -130,6 +130,10 @@ impl Entity for Message {
 
     fn id(&self) -> MessageId {
         self.id
+    }
+
+    fn conflict(id: &MessageId) -> ConflictKind {
+        ConflictKind::Message(*id)
     }
 
     fn parent(&self) -> Option<(&'static str, String)> {

@@ -3,7 +3,7 @@ use std::fmt::{Debug, Display};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use crate::Result;
+use crate::{ConflictKind, Result};
 
 /// What a [`Repository`] keeps.
 pub trait Entity: Clone + Debug + PartialEq + Send + Sync + 'static {
@@ -20,6 +20,14 @@ pub trait Entity: Clone + Debug + PartialEq + Send + Sync + 'static {
     /// The row that must exist for this one to exist: its kind and its id.
     fn parent(&self) -> Option<(&'static str, String)> {
         None
+    }
+
+    /// What [`Error::Conflict`](crate::Error::Conflict) says of the row with `id`.
+    fn conflict(id: &Self::Id) -> ConflictKind {
+        ConflictKind::Row {
+            entity: Self::NAME,
+            id: id.to_string(),
+        }
     }
 
     /// What no back end may store is [`Error::InvalidInput`](crate::Error::InvalidInput).
@@ -124,8 +132,8 @@ pub struct Page<T, Cursor> {
 /// Rows of one kind, by id.
 ///
 /// Every method is one transaction. An error means that nothing was changed, save
-/// [`Error::Unavailable`](crate::Error::Unavailable), after which a write may or may not have
-/// happened. What comes back equals what a later `get` returns.
+/// [`Error::Unavailable`](crate::Error::Unavailable) with an unknown
+/// [`Outcome`](crate::Outcome). What comes back equals what a later `get` returns.
 #[async_trait]
 pub trait Repository<E: Entity>: Send + Sync {
     /// The row with `id`, `None` when there is none.

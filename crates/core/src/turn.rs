@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ConversationId, Entity, InterruptId, Message, MessageId, OwnerId, Result, TurnId, clock, now,
-    validate,
+    ConflictKind, ConversationId, Entity, InterruptId, Message, MessageId, OwnerId, Result, TurnId,
+    clock, now, validate,
 };
 
 /// How far a turn is.
@@ -199,6 +199,10 @@ impl Entity for Turn {
 
     fn id(&self) -> TurnId {
         self.id
+    }
+
+    fn conflict(id: &TurnId) -> ConflictKind {
+        ConflictKind::Turn(*id)
     }
 
     fn parent(&self) -> Option<(&'static str, String)> {

@@ -3,7 +3,7 @@
 use std::io;
 
 use sea_orm::{DbErr, RuntimeErr};
-use yai_agentkit_core::Error;
+use yai_agentkit_core::{ConflictKind, Error, Outcome};
 
 /// What a database error means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +22,13 @@ enum Kind {
 /// `error` of `operation`, for errors that are no matter of a single row.
 pub(crate) fn storage_error(operation: &'static str, error: DbErr) -> Error {
     match kind(&error) {
-        Kind::Disconnected | Kind::Busy => Error::unavailable(operation, error),
+        Kind::Disconnected | Kind::Busy => Error::unavailable(operation, outcome(&error), error),
         Kind::Refused => Error::invalid(operation, "holds a value that the database can't store"),
         Kind::Misconfigured => Error::configuration(operation, without_secret(&error)),
-        Kind::Unique => Error::conflict("row", operation),
+        Kind::Unique => Error::Conflict(ConflictKind::Row {
+            entity: "row",
+            id: operation.to_owned(),
+        }),
         Kind::ForeignKey | Kind::Other => Error::backend(operation, error),
     }
 }
@@ -78,12 +81,34 @@ pub(crate) fn code(error: &DbErr) -> Option<String> {
         .map(Into::into)
 }
 
-/// The table whose row PostgreSQL refused.
-pub(crate) fn table(error: &DbErr) -> Option<String> {
-    sqlx_error(error)?
-        .as_database_error()?
-        .table()
-        .map(Into::into)
+/// A table whose unique keys the statement of a turn may meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Table {
+    Messages,
+    Turns,
+}
+
+/// The table in which PostgreSQL found a key taken.
+pub(crate) fn taken_in(error: &DbErr) -> Option<Table> {
+    let refused = sqlx_error(error)?.as_database_error()?;
+    match refused.table()? {
+        _ if !is_unique_violation(error) => None,
+        "agent_messages" => Some(Table::Messages),
+        "agent_turns" => Some(Table::Turns),
+        _ => None,
+    }
+}
+
+/// Whether what failed with `error` may have been done all the same. What a database refuses in
+/// words of its own it has undone.
+fn outcome(error: &DbErr) -> Outcome {
+    match sqlx_error(error) {
+        Some(sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::BeginFailed) => {
+            Outcome::NotDone
+        }
+        Some(sqlx::Error::Database(_)) if kind(error) == Kind::Busy => Outcome::NotDone,
+        _ => Outcome::Unknown,
+    }
 }
 
 fn kind(error: &DbErr) -> Kind {

@@ -139,10 +139,7 @@ impl EventRow {
 /// `error` of an `operation` that may store a batch.
 pub(crate) fn refused(operation: &'static str, batch: Option<&EventBatch>, error: DbErr) -> Error {
     match batch {
-        Some(batch) if is_unique_violation(&error) => {
-            let id = format!("{} of turn {}", batch.sequence, batch.turn_id);
-            Error::conflict("event batch", id)
-        }
+        Some(batch) if is_unique_violation(&error) => Error::Conflict(batch.conflict()),
         Some(batch) if is_foreign_key_violation(&error) => {
             Error::not_found("conversation", batch.conversation_id)
         }

@@ -115,9 +115,13 @@ WHERE conversation_id = $1 AND id = $2 AND status = $13 AND epoch = $14",
         ];
         // Not repeated where the connection is lost: it would refuse itself.
         match self.0.execute_raw(self.statement(sql, values)).await {
-            Ok(result) if result.rows_affected() == 0 => Err(Error::conflict(Turn::NAME, seen.id)),
+            Ok(result) if result.rows_affected() == 0 => {
+                Err(Error::Conflict(Turn::conflict(&seen.id)))
+            }
             Ok(_) => Ok(next),
-            Err(error) if is_unique_violation(&error) => Err(Error::conflict(Turn::NAME, seen.id)),
+            Err(error) if is_unique_violation(&error) => {
+                Err(Error::Conflict(Turn::conflict(&seen.id)))
+            }
             Err(error) => Err(storage_error("replace turn", error)),
         }
     }

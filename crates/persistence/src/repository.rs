@@ -207,7 +207,7 @@ impl<E: StoredEntity> SqlRepository<E> {
 /// What an error says about the row of `entity`.
 fn write_error<E: Entity>(operation: &'static str, entity: &E, error: DbErr) -> Error {
     if is_unique_violation(&error) {
-        return Error::conflict(E::NAME, entity.id());
+        return Error::Conflict(E::conflict(&entity.id()));
     }
     if is_foreign_key_violation(&error) {
         let (parent, id) = entity
@@ -380,7 +380,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
         let delete = || E::Table::delete_many().filter(key_column::<E>().eq(key::<E>(id)));
         match retrying!(self.connection, delete().exec(&self.connection)) {
             Ok(result) => Ok(result.rows_affected > 0),
-            Err(error) if is_foreign_key_violation(&error) => Err(Error::conflict(E::NAME, id)),
+            Err(error) if is_foreign_key_violation(&error) => Err(Error::Conflict(E::conflict(id))),
             Err(error) => Err(storage_error("delete", error)),
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use example::{Migrator, Note, NoteFilter};
-use yai_agentkit_core::{Conversation, Error, ListQuery, Storage, UnitOfWork};
+use yai_agentkit_core::{ConflictKind, Conversation, Error, ListQuery, Storage, UnitOfWork};
 use yai_agentkit_persistence::{Database, DatabaseConfig};
 
 #[path = "../examples/own_entity.rs"]
@@ -64,8 +64,10 @@ async fn an_own_entity_is_named_in_errors() {
         let notes = database.repository::<Note>();
         let note = notes.add(Note::new("Ada", "once")).await.unwrap();
         let twice = notes.add(note.clone()).await.unwrap_err();
-        assert!(matches!(&twice, Error::Conflict { entity, id }
-            if entity == "note" && *id == note.id.to_string()));
+        assert!(
+            matches!(&twice, Error::Conflict(ConflictKind::Row { entity: "note", id })
+            if *id == note.id.to_string())
+        );
 
         assert!(notes.delete(&note.id).await.unwrap());
         assert!(!notes.exists(&note.id).await.unwrap());

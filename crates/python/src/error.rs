@@ -30,7 +30,7 @@ pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
     let text = error.to_string();
     let exception = match error {
         Error::NotFound { .. } => NotFoundError::new_err(text),
-        Error::Conflict { .. } => ConflictError::new_err(text),
+        Error::Conflict(_) => ConflictError::new_err(text),
         Error::InvalidInput { .. } | Error::Configuration { .. } => PyValueError::new_err(text),
         Error::Unavailable { .. } => PyConnectionError::new_err(text),
         _ => StorageError::new_err(text),

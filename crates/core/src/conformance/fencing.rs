@@ -11,7 +11,8 @@ use super::{
     },
 };
 use crate::{
-    Checkpoint, CheckpointId, Error, Fence, NewCheckpoint, PruneStrategy, Result, Storage,
+    Checkpoint, CheckpointId, ConflictKind, Error, Fence, NewCheckpoint, PruneStrategy, Result,
+    Storage,
 };
 
 pub(super) const CASES: &[Case] = cases!["fencing":
@@ -277,7 +278,9 @@ async fn a_put_next_follows_the_latest_checkpoint(storage: Arc<dyn Storage>) {
     assert_conflict(put_next(&thread, None).await);
     put_next(&thread, Some(&first)).await.unwrap();
     match put_next(&thread, Some(&first)).await {
-        Err(Error::Conflict { id, .. }) => assert_eq!(id, thread.latest().await.unwrap().as_str()),
+        Err(Error::Conflict(ConflictKind::LatestCheckpoint(latest))) => {
+            assert_eq!(latest, thread.latest().await);
+        }
         other => panic!("{other:?}"),
     }
     // Other namespaces and threads have their own.

@@ -369,7 +369,7 @@ pub(super) fn assert_not_found<T: Debug>(result: Result<T>) {
 
 #[track_caller]
 pub(super) fn assert_conflict<T: Debug>(result: Result<T>) {
-    assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
+    assert!(matches!(result, Err(Error::Conflict(_))), "{result:?}");
 }
 
 /// Refused as [`Error::InvalidInput`] of `expected`.

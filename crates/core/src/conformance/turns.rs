@@ -12,8 +12,9 @@ use super::{
     },
 };
 use crate::{
-    Checkpointer, ConversationId, Error, EventBatch, Fence, ListQuery, Message, MessageFilter,
-    MessageId, OwnerId, Result, Role, Storage, Turn, TurnChange, TurnFilter, TurnId, TurnStatus,
+    Checkpointer, ConflictKind, ConversationId, Error, EventBatch, Fence, ListQuery, Message,
+    MessageFilter, MessageId, OwnerId, Result, Role, Storage, Turn, TurnChange, TurnFilter, TurnId,
+    TurnStatus,
 };
 
 pub(super) const CASES: &[Case] = cases!["turns":
@@ -310,9 +311,9 @@ async fn a_turn_that_fails_ends_without_an_answer(storage: Arc<dyn Storage>) {
 }
 
 #[track_caller]
-fn assert_conflict_of(result: Result<()>, expected: &str) {
+fn assert_conflict_with(result: Result<()>, expected: ConflictKind) {
     match result {
-        Err(Error::Conflict { entity, .. }) => assert_eq!(entity, expected),
+        Err(Error::Conflict(kind)) => assert_eq!(kind, expected),
         other => panic!("{other:?}"),
     }
 }
@@ -339,15 +340,24 @@ async fn a_turn_that_may_not_begin_leaves_nothing(storage: Arc<dyn Storage>) {
         1,
     );
     // Its sequence is taken.
-    assert_conflict_of(
+    assert_conflict_with(
         begun.put(&checkpointer, raise, 1, change).await,
-        "event batch",
+        ConflictKind::EventBatch {
+            turn: begun.turn.id,
+            sequence: 1,
+        },
     );
     let change = begin(&turn, &begun.question);
-    assert_conflict_of(begun.put(&checkpointer, raise, 2, change).await, "message");
+    assert_conflict_with(
+        begun.put(&checkpointer, raise, 2, change).await,
+        ConflictKind::Message(begun.question.id),
+    );
     let second = Turn::new(conversation, message.id);
     let change = begin(&second, &message);
-    assert_conflict_of(begun.put(&checkpointer, raise, 2, change).await, "turn");
+    assert_conflict_with(
+        begun.put(&checkpointer, raise, 2, change).await,
+        ConflictKind::Turn(second.id),
+    );
     let nul = Message::new(conversation, Role::User, "\0");
     let change = begin(&turn, &nul);
     assert_invalid(begun.put(&checkpointer, raise, 2, change).await, "content");
@@ -380,11 +390,14 @@ async fn a_turn_that_may_not_end_goes_on(storage: Arc<dyn Storage>) {
             .await,
         1,
     );
-    assert_conflict_of(
+    assert_conflict_with(
         begun
             .put(&checkpointer, Fence::Hold(1), 1, end.clone())
             .await,
-        "event batch",
+        ConflictKind::EventBatch {
+            turn: begun.turn.id,
+            sequence: 1,
+        },
     );
     let TurnChange::End { seen, ended, .. } = end.clone() else {
         unreachable!()
@@ -394,9 +407,9 @@ async fn a_turn_that_may_not_end_goes_on(storage: Arc<dyn Storage>) {
         ended,
         answer: Some(begun.question.clone()),
     };
-    assert_conflict_of(
+    assert_conflict_with(
         begun.put(&checkpointer, Fence::Hold(1), 2, again).await,
-        "message",
+        ConflictKind::Message(begun.question.id),
     );
     assert_eq!(begun.stored(&storage).await, before);
 
@@ -413,9 +426,9 @@ async fn a_turn_that_may_not_end_goes_on(storage: Arc<dyn Storage>) {
         moment().await;
     }
     let before = begun.stored(&storage).await;
-    assert_conflict_of(
+    assert_conflict_with(
         begun.put(&checkpointer, Fence::Hold(1), 2, end).await,
-        "turn",
+        ConflictKind::Turn(begun.turn.id),
     );
     assert_eq!(begun.stored(&storage).await, before);
 }
@@ -500,7 +513,7 @@ async fn of_many_turns_that_begin_at_once_one_does(storage: Arc<dyn Storage>) {
     for outcome in lost {
         let is_refused = matches!(
             outcome,
-            Err(Error::Fenced { epoch: 2, .. } | Error::Conflict { .. })
+            Err(Error::Fenced { epoch: 2, .. } | Error::Conflict(_))
         );
         assert!(is_refused, "{outcome:?}");
     }

@@ -9,9 +9,9 @@ use serde_json::Value as Json;
 use super::{Access, State, lease::replace, repository::add};
 use crate::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
-    CheckpointSelector, CheckpointTuple, Checkpointer, DeltaChannelHistory, Entity, Error,
-    EventBatch, Fence, Namespace, NewCheckpoint, NewWrites, Page, PendingWrite, PruneStrategy,
-    Result, TASKS, Thread, ThreadCursor, ThreadId, TurnChange, Value, now,
+    CheckpointSelector, CheckpointTuple, Checkpointer, ConflictKind, DeltaChannelHistory, Entity,
+    Error, EventBatch, Fence, Namespace, NewCheckpoint, NewWrites, Page, PendingWrite,
+    PruneStrategy, Result, TASKS, Thread, ThreadCursor, ThreadId, TurnChange, Value, now,
     retention::{CheckpointSummary, Place, Retention},
 };
 
@@ -414,8 +414,7 @@ impl Checkpointer for MemoryCheckpointer {
                 let latest = latest.map(|key| key.checkpoint_id.clone());
                 tables.check(&key.thread_id, self.fence)?;
                 if latest != checkpoint.parent {
-                    let latest = latest.map_or_else(|| "none".to_owned(), |id| id.to_string());
-                    return Err(Error::conflict("latest checkpoint", latest));
+                    return Err(Error::Conflict(ConflictKind::LatestCheckpoint(latest)));
                 }
                 self.store(state, checkpoint)
             })
@@ -510,7 +509,7 @@ impl Checkpointer for MemoryCheckpointer {
                     return Err(Error::not_found("thread", source));
                 }
                 if tables.threads.contains_key(target) {
-                    return Err(Error::conflict("thread", target));
+                    return Err(Error::Conflict(ConflictKind::Thread(target.clone())));
                 }
                 let moved = |key: &CheckpointKey| CheckpointKey {
                     thread_id: target.clone(),

@@ -22,8 +22,7 @@ impl State {
         }
         let key = (conversation, batch.turn_id, batch.sequence);
         if self.events.contains_key(&key) {
-            let id = format!("{} of turn {}", batch.sequence, batch.turn_id);
-            return Err(Error::conflict("event batch", id));
+            return Err(Error::Conflict(batch.conflict()));
         }
         self.events.insert(key, (batch.events, now()));
         Ok(())

@@ -35,7 +35,7 @@ pub(super) fn replace(state: &mut State, seen: &Turn, next: &mut Turn) -> Result
     let stored = state.turns.get(&seen.id);
     let as_seen = |turn: &Turn| (turn.status, turn.epoch) == (seen.status, seen.epoch);
     if !stored.is_some_and(as_seen) {
-        return Err(Error::conflict(Turn::NAME, seen.id));
+        return Err(Error::Conflict(Turn::conflict(&seen.id)));
     }
     check(state, next)?;
     next.touch(now());

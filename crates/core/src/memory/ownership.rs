@@ -828,7 +828,7 @@ enum Outcome {
 impl From<Error> for Outcome {
     fn from(error: Error) -> Self {
         match error {
-            Error::Fenced { .. } | Error::Conflict { .. } | Error::NotFound { .. } => Self::Lost,
+            Error::Fenced { .. } | Error::Conflict(_) | Error::NotFound { .. } => Self::Lost,
             error => panic!("{error:?}"),
         }
     }

@@ -51,7 +51,7 @@ pub(super) fn check<E: MemoryEntity>(state: &State, entity: &E) -> Result<()> {
     let id = entity.id();
     let others = E::rows(state).values().filter(|other| other.id() != id);
     if entity.is_excluded(others) {
-        return Err(Error::conflict(E::NAME, id));
+        return Err(Error::Conflict(E::conflict(&id)));
     }
     Ok(())
 }
@@ -60,7 +60,7 @@ pub(super) fn add<E: MemoryEntity>(state: &mut State, entity: &E) -> Result<()> 
     check(state, entity)?;
     let rows = E::rows_mut(state);
     if rows.insert(entity.id(), entity.clone()).is_some() {
-        return Err(Error::conflict(E::NAME, entity.id()));
+        return Err(Error::Conflict(E::conflict(&entity.id())));
     }
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! What asks a [`Fence`]: the statements of a write that is alone, `put_next` and `raise_epoch`.
 
 use sea_orm::DbErr;
-use yai_agentkit_core::{CheckpointId, Error, Fence, Result, ThreadId, TurnChange, now};
+use yai_agentkit_core::{
+    CheckpointId, ConflictKind, Error, Fence, Result, ThreadId, TurnChange, now,
+};
 
 use super::{
     NewRawCheckpoint, PUT_CHECKPOINT, Sql,
@@ -221,8 +223,8 @@ pub(super) async fn put_next(
     let latest = rows.first().map(|row| row.try_get_by_index::<String>(0));
     let latest = latest.transpose().map_err(&failed)?;
     if latest.as_deref() != new.parent.as_ref().map(CheckpointId::as_str) {
-        let latest = latest.unwrap_or_else(|| "none".to_owned());
-        return Err(Error::conflict("latest checkpoint", latest));
+        let latest = latest.map(CheckpointId::from);
+        return Err(Error::Conflict(ConflictKind::LatestCheckpoint(latest)));
     }
     if let Some(change) = change {
         turn::change_turn(&transaction, change).await?;

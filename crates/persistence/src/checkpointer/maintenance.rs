@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use sea_orm::{DbErr, QueryResult};
 use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
-    CheckpointId, CheckpointMetadata, Error, Namespace, PruneStrategy, Result, ThreadId, now,
+    CheckpointId, CheckpointMetadata, ConflictKind, Error, Namespace, PruneStrategy, Result,
+    ThreadId, now,
     retention::{CheckpointSummary, Place, Retention},
 };
 
@@ -216,7 +217,7 @@ pub(super) async fn copy_thread(
         return Err(Error::not_found("thread", source));
     }
     if target_exists {
-        return Err(Error::conflict("thread", target));
+        return Err(Error::Conflict(ConflictKind::Thread(target.clone())));
     }
     let mut copy = ids();
     if !transaction.is_postgres() {
@@ -224,13 +225,13 @@ pub(super) async fn copy_thread(
     }
     // By a copy that was under way.
     if ADD_COPY.execute(&transaction, copy).await.map_err(failed)? == 0 {
-        return Err(Error::conflict("thread", target));
+        return Err(Error::Conflict(ConflictKind::Thread(target.clone())));
     }
     for sql in COPY_THREAD {
         match sql.execute(&transaction, ids()).await {
             // Somebody began the target just now.
             Err(error) if is_unique_violation(&error) => {
-                return Err(Error::conflict("thread", target));
+                return Err(Error::Conflict(ConflictKind::Thread(target.clone())));
             }
             copied => copied.map_err(failed)?,
         };

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     connection::{Connection, PostgresSource},
     entity::{message, turn::Model},
-    error::{from_sqlx, is_disconnected, is_unique_violation, storage_error, table},
+    error::{Table, from_sqlx, is_disconnected, storage_error, taken_in},
     events::{self, EventRow},
     lease::SqlLeases,
     repository::SqlRepository,
@@ -126,16 +126,13 @@ pub(super) async fn put(
             return Ok(());
         }
     }
-    let is_as_seen = stored.map_err(|error| match table(&error).as_deref() {
-        Some("agent_messages") if is_unique_violation(&error) => {
-            let id = message.map(|message| message.id.to_string());
-            Error::conflict(Message::NAME, id.unwrap_or_default())
-        }
-        Some("agent_turns") if is_unique_violation(&error) => Error::conflict(Turn::NAME, turn.id),
+    let is_as_seen = stored.map_err(|error| match (taken_in(&error), message) {
+        (Some(Table::Messages), Some(message)) => Error::Conflict(Message::conflict(&message.id)),
+        (Some(Table::Turns), _) => Error::Conflict(Turn::conflict(&turn.id)),
         _ => events::refused(PUT_CHECKPOINT, Some(&told.events), error),
     })?;
     if is_as_seen == Some(false) {
-        return Err(Error::conflict(Turn::NAME, turn.id));
+        return Err(Error::Conflict(Turn::conflict(&turn.id)));
     }
     let admitted = is_as_seen.is_some();
     fence::admitted(connection, PUT_CHECKPOINT, &new.key.thread_id, admitted).await

@@ -12,7 +12,7 @@ use sea_orm_migration::{
     MigrationName, MigrationStatus, MigrationTrait, MigratorTrait, SchemaManager,
 };
 use sqlx::{Database, Pool, Postgres, Sqlite, pool::PoolOptions};
-use yai_agentkit_core::{Error, Result};
+use yai_agentkit_core::{Error, Outcome, Result};
 
 use crate::{connection::Connection, error};
 
@@ -129,6 +129,7 @@ pub(crate) async fn migrate_with<M: MigratorTrait>(
             Ok(None) if Instant::now() > deadline => {
                 return Err(Error::unavailable(
                     "migrate",
+                    Outcome::NotDone,
                     "another process has been migrating this database all the time; see its logs",
                 ));
             }
@@ -250,6 +251,7 @@ pub(crate) fn migration_error(error: DbErr) -> Error {
     if error::code(&error).as_deref() == Some(LOCKED) {
         return Error::unavailable(
             "migrate: another transaction keeps a table locked; end it (see pg_stat_activity)",
+            Outcome::NotDone,
             error,
         );
     }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use yai_agentkit_core::{Conversation, Storage};
 
 use crate::{
-    fixture::{assert_unavailable, connect, sqlite_file, store_something},
+    fixture::{assert_not_done, connect, sqlite_file, store_something},
     support::PostgresDatabase,
 };
 
@@ -35,11 +35,11 @@ async fn closing_waits_for_what_is_under_way(url: &str) {
     let added = unit.conversations().add(conversation).await.unwrap();
     unit.commit().await.unwrap();
     closing.await.unwrap();
-    assert_unavailable(database.conversations().get(&stored.id).await);
-    assert_unavailable(database.conversations().delete(&stored.id).await);
-    assert_unavailable(database.checkpointer().threads(1, None).await);
-    assert_unavailable(database.begin().await);
-    assert_unavailable(database.ping().await);
+    assert_not_done(database.conversations().get(&stored.id).await);
+    assert_not_done(database.conversations().delete(&stored.id).await);
+    assert_not_done(database.checkpointer().threads(1, None).await);
+    assert_not_done(database.begin().await);
+    assert_not_done(database.ping().await);
 
     let again = connect(url).await;
     let found = again.conversations().get(&added.id).await.unwrap();

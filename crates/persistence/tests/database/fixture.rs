@@ -3,7 +3,7 @@ use std::{path::PathBuf, process::Stdio, time::Duration};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
 use tokio::process::Command;
-use yai_agentkit_core::{CheckpointerExt, Conversation, Error, Storage};
+use yai_agentkit_core::{CheckpointerExt, Conversation, Error, Outcome, Storage};
 use yai_agentkit_persistence::{Database, DatabaseConfig};
 
 /// The password of every URL that a test expects to be refused.
@@ -40,12 +40,23 @@ pub(crate) fn assert_configuration(error: &Error, expected: &str) {
 }
 
 #[track_caller]
-pub(crate) fn assert_unavailable<T>(result: Result<T, Error>) {
+pub(crate) fn assert_not_done<T>(result: Result<T, Error>) {
+    assert_eq!(outcome(result), Outcome::NotDone);
+}
+
+/// What became of a call that found the storage unavailable.
+#[track_caller]
+pub(crate) fn outcome<T>(result: Result<T, Error>) -> Outcome {
     match result {
-        Err(Error::Unavailable { .. }) => {}
+        Err(Error::Unavailable { outcome, .. }) => outcome,
         Err(error) => panic!("{error:?}"),
         Ok(_) => panic!("it succeeded"),
     }
+}
+
+#[track_caller]
+pub(crate) fn assert_unavailable<T>(result: Result<T, Error>) {
+    outcome(result);
 }
 
 /// Stores a row in a table of ours and one in each of LangGraph's but `checkpoint_writes`.

@@ -6,9 +6,9 @@ use futures::future::{join_all, try_join_all};
 use serde_json::json;
 use yai_agentkit_core::{
     Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
-    CheckpointSelector, CheckpointSource, CheckpointerExt, Conversation, ConversationId, Error,
-    EventBatch, Fence, Message, MessageId, Namespace, NewCheckpoint, OwnerId, Result, Role,
-    Storage, Turn, TurnChange, TurnId, TurnStatus, Value,
+    CheckpointSelector, CheckpointSource, CheckpointerExt, ConflictKind, Conversation,
+    ConversationId, Error, EventBatch, Fence, Message, MessageId, Namespace, NewCheckpoint,
+    OwnerId, Result, Role, Storage, Turn, TurnChange, TurnId, TurnStatus, Value,
 };
 use yai_agentkit_persistence::{Database, NewRawCheckpoint, RawCheckpoints, RawValue};
 
@@ -327,8 +327,10 @@ async fn of_steps_at_once_only_one_that_can_not_be_told_fails() {
         let other = owned.batch(owned.turns[7], "another");
         database.turn_events().append(other).await.unwrap();
         let outcomes = owned.step(&database).await;
-        let conflict =
-            matches!(&outcomes[7], Err(Error::Conflict { entity, .. }) if *entity == "event batch");
+        let conflict = matches!(
+            &outcomes[7],
+            Err(Error::Conflict(ConflictKind::EventBatch { .. }))
+        );
         assert!(conflict, "{:?}", outcomes[7]);
         owned.assert_all_but(7, &outcomes, &database).await;
         database.close().await;
@@ -480,7 +482,7 @@ async fn a_turn_whose_acknowledgements_were_lost_begins_and_ends_once() {
         let again = telling.put(next("thread", 1)).await;
         assert!(matches!(
             again,
-            Err(Error::Fenced { .. } | Error::Conflict { .. })
+            Err(Error::Fenced { .. } | Error::Conflict(_))
         ));
     }
     let rows = "SELECT (SELECT count(*) FROM checkpoints) || ' ' ||

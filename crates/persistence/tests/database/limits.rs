@@ -9,7 +9,7 @@ use yai_agentkit_core::{Conversation, Error, Result, Storage};
 use yai_agentkit_persistence::{Database, DatabaseConfig};
 
 use crate::{
-    fixture::{assert_unavailable, config, sqlite_file, store_something, texts},
+    fixture::{assert_not_done, assert_unavailable, config, sqlite_file, store_something, texts},
     support::PostgresDatabase,
 };
 
@@ -124,7 +124,7 @@ fn limited(url: &str) -> DatabaseConfig {
 
 async fn ends<T>(call: impl Future<Output = Result<T, Error>>) {
     let started = Instant::now();
-    assert_unavailable(call.await);
+    assert_not_done(call.await);
     let elapsed = started.elapsed();
     assert!(elapsed >= TIMEOUT * 9 / 10, "ended after {elapsed:?}");
     assert!(elapsed < TIMEOUT * 40, "ended after {elapsed:?}");

@@ -2,13 +2,13 @@ use std::time::{Duration, Instant};
 
 use yai_agentkit_core::{
     ChannelWrite, CheckpointQuery, CheckpointSelector, CheckpointerExt, Conversation,
-    ConversationFilter, Error, EventBatch, LatestBatches, ListQuery, NewWrites, PruneStrategy,
-    Storage, TurnId, Value,
+    ConversationFilter, Error, EventBatch, LatestBatches, ListQuery, NewWrites, Outcome,
+    PruneStrategy, Storage, TurnId, Value,
 };
 use yai_agentkit_persistence::Database;
 
 use crate::{
-    fixture::{assert_unavailable, connect, store_something, texts},
+    fixture::{assert_unavailable, connect, outcome, store_something, texts},
     proxy::Proxy,
     support::PostgresDatabase,
 };
@@ -177,7 +177,24 @@ async fn another_row_with_the_same_id_is_a_conflict_also_after_a_loss() {
     conversation.title = Some("Another".to_owned());
     lose_connections(&database, &postgres.url).await;
     let added = database.conversations().add(conversation).await;
-    assert!(matches!(added, Err(Error::Conflict { .. })), "{added:?}");
+    assert!(matches!(added, Err(Error::Conflict(_))), "{added:?}");
+    database.close().await;
+    postgres.remove().await;
+}
+
+#[tokio::test]
+async fn nobody_knows_what_became_of_a_commit_whose_answer_is_lost() {
+    let postgres = PostgresDatabase::create("lost").await;
+    let proxy = Proxy::start(&plain(&postgres.url)).await;
+    let database = connect(&proxy.url()).await;
+    let unit = database.begin().await.unwrap();
+    let conversation = Conversation::titled("stored");
+    let added = unit.conversations().add(conversation.clone()).await;
+    proxy.lose_answer("COMMIT");
+    assert_eq!(outcome(unit.commit().await), Outcome::Unknown);
+    assert!(proxy.has_lost_answer());
+    let stored = database.conversations().get(&conversation.id).await;
+    assert_eq!(stored.unwrap(), added.ok());
     database.close().await;
     postgres.remove().await;
 }

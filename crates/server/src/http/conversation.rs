@@ -6,8 +6,8 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    Conversation, ConversationId, Error, IdempotencyKey, ListQuery, MessageFilter, MessageId,
-    TurnFilter,
+    ConflictKind, Conversation, ConversationId, Error, IdempotencyKey, ListQuery, MessageFilter,
+    MessageId, TurnFilter,
 };
 
 use super::{
@@ -157,7 +157,7 @@ async fn create(
         let unit = app.storage.begin().await?;
         match unit.idempotency_keys().add(key.clone()).await {
             // The same request was faster.
-            Err(Error::Conflict { .. }) => drop(unit),
+            Err(Error::Conflict(ConflictKind::IdempotencyKey(_))) => drop(unit),
             added => {
                 added?;
                 let stored = unit.conversations().add(conversation).await?;

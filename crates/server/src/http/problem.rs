@@ -10,7 +10,7 @@ use axum::{
 use serde::Serialize;
 use tower_http::request_id::RequestId;
 use utoipa::ToSchema;
-use yai_agentkit_core::{BoxError, Error};
+use yai_agentkit_core::{BoxError, ConflictKind, Error, Outcome};
 
 use crate::{agent::AgentError, error_chain, turn::TurnError};
 
@@ -114,6 +114,13 @@ impl Problem {
         Self::unavailable("storage-unavailable", detail, 1).because(cause)
     }
 
+    /// The storage went away before it answered.
+    fn outcome_unknown(cause: impl Into<BoxError>) -> Self {
+        let detail = "The storage became unavailable: look whether the request took effect before \
+                      it is repeated.";
+        Self::stored("storage-unavailable", detail).because(cause)
+    }
+
     /// Where the request has a key, it may come again although its message is stored.
     pub(super) fn repeatable(mut self, has_key: bool) -> Self {
         if has_key && self.status == StatusCode::SERVICE_UNAVAILABLE {
@@ -138,16 +145,20 @@ impl From<Error> for Problem {
         let detail = error.to_string();
         match error {
             Error::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, "not-found", detail),
-            Error::Conflict { ref entity, .. } if entity == "turn" => Self::new(
+            Error::Conflict(ConflictKind::Turn(_)) => Self::new(
                 StatusCode::CONFLICT,
                 "turn-running",
                 "the conversation is busy with another turn",
             ),
-            Error::Conflict { .. } | Error::Fenced { .. } => {
+            Error::Conflict(_) | Error::Fenced { .. } => {
                 Self::new(StatusCode::CONFLICT, "conflict", detail)
             }
             Error::InvalidInput { field, reason } => Self::invalid(field, reason),
-            Error::Unavailable { .. } => Self::storage_unavailable(error),
+            Error::Unavailable {
+                outcome: Outcome::NotDone,
+                ..
+            } => Self::storage_unavailable(error),
+            Error::Unavailable { .. } => Self::outcome_unknown(error),
             other => Self::internal(other),
         }
     }

@@ -1,4 +1,4 @@
-use yai_agentkit_core::{ConversationId, Error, Turn};
+use yai_agentkit_core::{ConflictKind, ConversationId, Error, Turn};
 
 use crate::agent::AgentError;
 
@@ -89,11 +89,9 @@ impl TurnError {
     pub(super) fn of_owner(error: Error) -> Self {
         match error {
             Error::Fenced { .. } => Self::Lost,
-            Error::Conflict { entity, .. }
-                if entity == "turn" || entity == "message" || entity == "event batch" =>
-            {
-                Self::Lost
-            }
+            Error::Conflict(
+                ConflictKind::Turn(_) | ConflictKind::Message(_) | ConflictKind::EventBatch { .. },
+            ) => Self::Lost,
             // The conversation was deleted.
             Error::NotFound { .. } => Self::Lost,
             error => Self::Storage(error),

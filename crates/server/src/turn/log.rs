@@ -6,7 +6,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use yai_agentkit_core::{
-    Error, EventBatch, Interrupt, Message, MessageId, Result, Storage, Turn, TurnEvents,
+    ConflictKind, Error, EventBatch, Interrupt, Message, MessageId, Result, Storage, Turn,
+    TurnEvents,
 };
 
 use super::{
@@ -86,7 +87,7 @@ impl EventLog {
             unit.leases().replace(turn, turn.clone()).await?;
             match log.append(&*unit.turn_events(), batch).await {
                 // Something of before came last.
-                Err(Error::Conflict { .. }) => {}
+                Err(Error::Conflict(ConflictKind::EventBatch { .. })) => {}
                 appended => {
                     appended?;
                     unit.commit().await?;
@@ -456,7 +457,7 @@ mod tests {
         resume(&fast).await.unwrap();
         let refused = resume(&slow).await.err();
         assert!(
-            matches!(&refused, Some(Error::Conflict { entity, .. }) if entity == "turn"),
+            matches!(&refused, Some(Error::Conflict(ConflictKind::Turn(_)))),
             "{refused:?}"
         );
         let events = storage.turn_events();

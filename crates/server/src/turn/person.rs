@@ -179,7 +179,7 @@ impl TurnEngine {
                     return Ok(cancelled);
                 }
                 // It went on meanwhile.
-                Err(Error::Fenced { .. } | Error::Conflict { .. }) => {}
+                Err(Error::Fenced { .. } | Error::Conflict(_)) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -3,8 +3,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    ConversationId, Entity, Error, IdempotencyKey, ListQuery, Message, MessageId, Role, Turn,
-    TurnFilter, TurnId, TurnStatus, UnitOfWork,
+    ConflictKind, ConversationId, Entity, Error, IdempotencyKey, ListQuery, Message, MessageId,
+    Role, Turn, TurnFilter, TurnId, TurnStatus, UnitOfWork,
 };
 
 use super::{OnBusy, TurnEngine, TurnError, chat::Chat};
@@ -148,9 +148,7 @@ impl TurnEngine {
         }
         let answer = match self.first_delivery(&incoming, on_busy).await {
             // The same request was faster.
-            Err(TurnError::Storage(Error::Conflict { entity, .. }))
-                if entity == "idempotency key" =>
-            {
+            Err(TurnError::Storage(Error::Conflict(ConflictKind::IdempotencyKey(_)))) => {
                 let earlier = self.earlier(&incoming).await?;
                 let earlier = earlier.ok_or(TurnError::KeyReused)?;
                 return self.repeat(&incoming, earlier).await;
@@ -242,9 +240,7 @@ impl TurnEngine {
             return Ok(chat.instruct(incoming).await?);
         }
         let turn = match chat.begin(incoming).await {
-            Err(Error::Conflict { entity, .. }) if entity == "turn" => {
-                return Err(TurnError::Busy(id));
-            }
+            Err(Error::Conflict(ConflictKind::Turn(_))) => return Err(TurnError::Busy(id)),
             begun => begun?,
         };
         chat.run(turn).await

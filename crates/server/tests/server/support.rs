@@ -21,9 +21,9 @@ use tower::ServiceExt;
 use yai_agentkit_core::{
     CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
     Conversation, DeltaChannelHistory, Error, EventBatch, Fence, IdempotencyKey, Leases, ListQuery,
-    Message, MessageFilter, NewCheckpoint, NewWrites, Page, PruneStrategy, Repository, Result,
-    Role, Storage, Thread, ThreadCursor, ThreadId, Turn, TurnChange, TurnEvents, UnitOfWork,
-    memory::MemoryStorage,
+    Message, MessageFilter, NewCheckpoint, NewWrites, Outcome, Page, PruneStrategy, Repository,
+    Result, Role, Storage, Thread, ThreadCursor, ThreadId, Turn, TurnChange, TurnEvents,
+    UnitOfWork, memory::MemoryStorage,
 };
 use yai_agentkit_server::{
     agent::{Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome},
@@ -196,7 +196,11 @@ type Happening = Box<dyn FnOnce() + Send>;
 impl FailingStorage {
     fn check(&self, operation: &'static str) -> Result<()> {
         if self.fails.load(Ordering::SeqCst) {
-            return Err(Error::unavailable(operation, "SELECT secret FROM table"));
+            return Err(Error::unavailable(
+                operation,
+                Outcome::NotDone,
+                "SELECT secret FROM table",
+            ));
         }
         Ok(())
     }

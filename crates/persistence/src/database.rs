@@ -83,14 +83,14 @@ impl Database {
     /// with `generate_schemas` off refuses an outdated schema.
     pub async fn connect(config: &DatabaseConfig) -> Result<Self> {
         if let Target::Sqlite(options) = config.target()?
-            && !config.generate_schemas
+            && !config.values.generate_schemas
             && !options.get_filename().exists()
         {
             let reason = "names a SQLite file that does not exist: run `agentkit migrate`";
-            return Err(Error::configuration("DATABASE_URL", reason));
+            return Err(Error::configuration(config.url_name.clone(), reason));
         }
         let database = Self::connect_unmigrated(config).await?;
-        if config.generate_schemas {
+        if config.values.generate_schemas {
             database.migrate().await?;
         } else {
             let pending = migration::pending(&database.connection).await?;
@@ -109,7 +109,7 @@ impl Database {
     /// Connects without looking at the schema, to [`migrate`](Self::migrate) by hand.
     pub async fn connect_unmigrated(config: &DatabaseConfig) -> Result<Self> {
         let target = config.target()?;
-        let deadline = Instant::now() + config.connection_timeout;
+        let deadline = Instant::now() + config.values.connection_timeout;
         let mut pause = SHORTEST_PAUSE;
         loop {
             let opened = tokio::time::timeout_at(deadline.into(), open(config, &target)).await;
@@ -118,7 +118,7 @@ impl Database {
                 Ok(connection) => {
                     return Ok(Self {
                         calls: Arc::default(),
-                        writes: Group::new(connection.clone(), config.connection_timeout),
+                        writes: Group::new(connection.clone(), config.values.connection_timeout),
                         connection,
                         config: Arc::new(config.clone()),
                     });
@@ -141,15 +141,20 @@ impl Database {
     /// Applies the pending migrations, all or none, and returns them. Safe to run from any number
     /// of processes at once.
     pub async fn migrate(&self) -> Result<Vec<Migration>> {
-        let schema = self.config.schema.as_deref();
-        migration::migrate(&self.connection, schema, self.config.connection_timeout).await
+        let schema = self.config.values.schema.as_deref();
+        migration::migrate(
+            &self.connection,
+            schema,
+            self.config.values.connection_timeout,
+        )
+        .await
     }
 
     /// Applies the pending migrations of the application's own tables as [`migrate`](Self::migrate)
     /// does ours, and returns their names. They run in the schema of ours, and may refer to it.
     pub async fn migrate_with<M: MigratorTrait>(&self) -> Result<Vec<String>> {
-        let schema = self.config.schema.as_deref();
-        let patience = self.config.connection_timeout;
+        let schema = self.config.values.schema.as_deref();
+        let patience = self.config.values.connection_timeout;
         let explain = migration::migration_error;
         migration::migrate_with::<M>(&self.connection, schema, patience, explain).await
     }
@@ -316,9 +321,9 @@ async fn open(config: &DatabaseConfig, target: &Target) -> Result<Connection, Db
 
 fn pool_options<DB: sqlx::Database>(config: &DatabaseConfig) -> PoolOptions<DB> {
     PoolOptions::new()
-        .max_connections(config.max_connections)
-        .min_connections(config.min_connections)
-        .acquire_timeout(config.connection_timeout)
+        .max_connections(config.values.max_connections)
+        .min_connections(config.values.min_connections)
+        .acquire_timeout(config.values.connection_timeout)
         .test_before_acquire(false)
 }
 
@@ -326,7 +331,7 @@ async fn open_postgres(
     config: &DatabaseConfig,
     options: &PgConnectOptions,
 ) -> Result<Connection, sqlx::Error> {
-    let timeout = config.query_timeout.as_millis().max(1);
+    let timeout = config.values.query_timeout.as_millis().max(1);
     let plain = options
         .clone()
         .application_name("agentkit")
@@ -339,10 +344,16 @@ async fn open_postgres(
         // A process that hangs in a transaction must not keep its locks from the others.
         ("idle_in_transaction_session_timeout", timeout.to_string()),
     ];
-    settings.extend(config.schema.clone().map(|schema| ("search_path", schema)));
+    settings.extend(
+        config
+            .values
+            .schema
+            .clone()
+            .map(|schema| ("search_path", schema)),
+    );
     let direct = plain.clone().options(settings.clone());
 
-    let behind_pooler = match config.transaction_pooler {
+    let behind_pooler = match config.values.transaction_pooler {
         Some(known) => known,
         None => is_transaction_pooler(&direct).await?,
     };
@@ -359,7 +370,7 @@ async fn open_postgres(
     let pool = pool
         .connect_with(if behind_pooler { plain } else { direct })
         .await?;
-    let is_distributed = is_distributed(&pool, config.schema.as_deref()).await?;
+    let is_distributed = is_distributed(&pool, config.values.schema.as_deref()).await?;
     Ok(Connection::Postgres(PostgresSource::new(
         pool,
         pooler_begin,
@@ -430,7 +441,7 @@ async fn open_sqlite_with(
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .foreign_keys(true)
-        .busy_timeout(config.query_timeout)
+        .busy_timeout(config.values.query_timeout)
         .page_size(SQLITE_PAGE)
         .pragma("wal_autocheckpoint", SQLITE_LOG_PAGES)
         .pragma("cache_size", SQLITE_CACHE_KIBIBYTES);
@@ -440,13 +451,13 @@ async fn open_sqlite_with(
         .connect_with(options.clone());
     let writer = writer.await?;
     let readers = sqlite_pool(config)
-        .max_connections(config.max_connections.saturating_sub(1).max(1))
+        .max_connections(config.values.max_connections.saturating_sub(1).max(1))
         .min_connections(0)
         .connect_lazy_with(options.pragma("query_only", "ON"));
     Ok(Connection::Sqlite(SqliteSource::new(
         writer,
         readers,
-        config.query_timeout,
+        config.values.query_timeout,
         directory,
     )))
 }

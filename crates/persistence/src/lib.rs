@@ -17,6 +17,7 @@ mod lease;
 mod migration;
 mod precision;
 mod repository;
+pub mod setting;
 
 pub use checkpointer::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
 pub use config::DatabaseConfig;

@@ -8,7 +8,7 @@ use std::{
 
 use axum::serve::ListenerExt;
 use tokio::{net::TcpListener, signal};
-use yai_agentkit_core::{BoxError, Error};
+use yai_agentkit_core::BoxError;
 use yai_agentkit_persistence::Database;
 
 use crate::{
@@ -48,7 +48,7 @@ pub async fn serve(settings: Settings, agent: Arc<dyn Agent>) -> Result<(), BoxE
     let turns = TurnEngine::new(storage.clone(), agent).with_limits(settings.limits.clone());
     let listener = TcpListener::bind(settings.bind).await.map_err(|error| {
         let reason = format!("can't listen on {}: {error}", settings.bind);
-        Error::configuration("AGENTKIT_BIND", reason)
+        settings.refused("AGENTKIT_BIND", reason)
     })?;
     announce(listener.local_addr()?)?;
 

@@ -1,45 +1,126 @@
-//! What an operator can set: flags over environment over `agentkit.toml` over defaults.
-//!
-//! | variable | flag | `agentkit.toml` | default |
-//! | --- | --- | --- | --- |
-//! | `AGENTKIT_CONFIG` | `--config` | | `agentkit.toml`, if it exists |
-//! | `DATABASE_URL` | `--database-url` | `database.url` | see [`DatabaseConfig`] |
-//! | `AGENTKIT_BIND` | `--bind` | `bind` | `127.0.0.1:8080` |
-//! | `AGENTKIT_AGENT` | `--agent` | `agent` | `offline` |
-//! | `AGENTKIT_LOG_FORMAT` | `--log-format` | `log_format` | `text` |
-//! | `RUST_LOG` | | `log` | `info` for the server, `warn` for the other commands |
-//! | `AGENTKIT_BODY_LIMIT` | | `body_limit` | 1048576 bytes |
-//! | `AGENTKIT_SHUTDOWN_TIMEOUT` | | `shutdown_timeout` | 30 seconds |
-//! | `AGENTKIT_MAX_STEPS` | | `max_steps` | 50 steps a turn |
-//! | `AGENTKIT_MAX_ATTEMPTS` | | `max_attempts` | 5 attempts a turn |
-//! | `AGENTKIT_TURN_DEADLINE` | | `turn_deadline` | 600 seconds a turn |
-//! | `AGENTKIT_LEASE` | | `lease` | 10 seconds |
-//! | `AGENTKIT_ON_BUSY` | | `on_busy` | `reject` |
-//! | `AGENTKIT_KEY_AGE` | | `key_age` | 86400 seconds |
-//! | `AGENTKIT_EVENT_AGE` | | `event_age` | 86400 seconds |
-//! | `AGENTKIT_STEP_DELAY` | | `step_delay` | 0 milliseconds, of the offline agent |
-//! | `OPENAI_API_KEY` | | `openai.api_key` | needed, unless `OPENAI_BASE_URL` is set |
-//! | `OPENAI_BASE_URL` | | `openai.base_url` | OpenAI's |
-//! | `OPENAI_MODEL` | | `openai.model` | `gpt-5-mini` |
-//! | `OPENAI_TIMEOUT` | | `openai.timeout` | 60 seconds |
+//! What an operator can set: flags over environment over `agentkit.toml` over defaults. Each setting
+//! is declared once, here or in [`DatabaseConfig`]; `agentkit --help` and the README list them all.
 
 use std::{
-    collections::BTreeMap,
-    fmt::Display,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
-    str::FromStr,
     time::Duration,
 };
 
-use serde::{Deserialize, de::IgnoredAny};
+use clap::{Arg, ArgMatches, Command};
 use yai_agentkit_core::{Error, Result};
-use yai_agentkit_persistence::DatabaseConfig;
+use yai_agentkit_persistence::{
+    DatabaseConfig,
+    setting::{Choice, FilePath, Number, Parsed, Seconds, Setting, Sources, Text, settings},
+};
 
-use crate::{agent::openai::OpenAiConfig, turn::TurnLimits};
+use crate::{
+    agent::openai::OpenAiConfig,
+    turn::{OnBusy, TurnLimits},
+};
 
 const DEFAULT_FILE: &str = "agentkit.toml";
-const DEFAULT_MODEL: &str = "gpt-5-mini";
+const YEAR: f64 = 366.0 * 86_400.0;
+
+const TURN_SECONDS: Seconds = Seconds {
+    from: 0.1,
+    to: YEAR,
+};
+const WHOLE_SECONDS: Seconds = Seconds {
+    from: 1.0,
+    to: 86_400.0,
+};
+const BYTES: Number<usize> = Number {
+    from: 1,
+    to: 1 << 30,
+    unit: "bytes",
+};
+const STEPS: Number<usize> = Number {
+    from: 1,
+    to: 1_000_000,
+    unit: "steps",
+};
+const ATTEMPTS: Number<u32> = Number {
+    from: 1,
+    to: 1_000_000,
+    unit: "attempts",
+};
+const MILLISECONDS: Number<u64> = Number {
+    from: 0,
+    to: 3_600_000,
+    unit: "milliseconds",
+};
+const ADDRESS: Parsed<SocketAddr> = Parsed {
+    placeholder: "IP:PORT",
+    allowed: "an address with a port, as in 127.0.0.1:8080 or [::]:8080",
+    parse: |text| text.parse().ok(),
+};
+const AGENT: Choice<AgentName> = Choice(&[
+    ("offline", AgentName::Offline),
+    ("openai", AgentName::OpenAi),
+]);
+const LOG_FORMAT: Choice<LogFormat> =
+    Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+const ON_BUSY: Choice<OnBusy> = Choice(&[
+    ("reject", OnBusy::Reject),
+    ("queue", OnBusy::Queue),
+    ("interrupt", OnBusy::Interrupt),
+]);
+
+settings! {
+    /// The settings as they are declared.
+    struct Declared {
+        /// the settings file
+        config: Option<PathBuf> | "agentkit.toml, if it exists", FilePath,
+            "AGENTKIT_CONFIG", "", "config";
+        /// where the server listens; port 0 takes a free one
+        bind: SocketAddr = "127.0.0.1:8080", ADDRESS, "AGENTKIT_BIND", "bind", "bind";
+        /// who answers
+        agent: AgentName = "offline", AGENT, "AGENTKIT_AGENT", "agent", "agent";
+        /// bytes that a request may have
+        body_limit: usize = "1048576", BYTES, "AGENTKIT_BODY_LIMIT", "body_limit", "body-limit";
+        /// seconds that running turns get to reach a checkpoint when the server stops
+        shutdown_timeout: Duration = "30", WHOLE_SECONDS,
+            "AGENTKIT_SHUTDOWN_TIMEOUT", "shutdown_timeout", "shutdown-timeout";
+        /// decisions that an agent may take in one turn
+        max_steps: usize = "50", STEPS, "AGENTKIT_MAX_STEPS", "max_steps", "max-steps";
+        /// how often a turn may be cut short before it fails
+        max_attempts: u32 = "5", ATTEMPTS, "AGENTKIT_MAX_ATTEMPTS", "max_attempts", "max-attempts";
+        /// seconds that a turn may run; waiting for a person does not count
+        turn_deadline: Duration = "600", TURN_SECONDS,
+            "AGENTKIT_TURN_DEADLINE", "turn_deadline", "turn-deadline";
+        /// seconds without a sign of life after which another server takes a turn over, at most a
+        /// quarter later
+        lease: Duration = "10", TURN_SECONDS, "AGENTKIT_LEASE", "lease", "lease";
+        /// a message to a busy chat
+        on_busy: OnBusy = "reject", ON_BUSY, "AGENTKIT_ON_BUSY", "on_busy", "on-busy";
+        /// seconds for which an `Idempotency-Key` is known
+        key_age: Duration = "86400", TURN_SECONDS, "AGENTKIT_KEY_AGE", "key_age", "key-age";
+        /// seconds for which the events of a turn that has ended are kept
+        event_age: Duration = "86400", TURN_SECONDS,
+            "AGENTKIT_EVENT_AGE", "event_age", "event-age";
+        /// milliseconds that each step of the offline agent takes
+        step_delay: u64 = "0", MILLISECONDS, "AGENTKIT_STEP_DELAY", "step_delay", "step-delay";
+        /// how the log on stderr looks
+        log_format: LogFormat = "text", LOG_FORMAT,
+            "AGENTKIT_LOG_FORMAT", "log_format", "log-format";
+        /// what is logged, as in `info,sqlx=debug`
+        log: Option<String> | "`info`; `warn` for all but `serve`", Text("FILTER"),
+            "RUST_LOG", "log", "log";
+        /// the key of the openai agent, needed unless its endpoint is set
+        openai_api_key: Option<String> | "none", Text("KEY"),
+            "OPENAI_API_KEY", "openai.api_key", "";
+        /// the endpoint of the openai agent, up to its version
+        openai_base_url: Option<String> | "OpenAI's", Text("URL"),
+            "OPENAI_BASE_URL", "openai.base_url", "openai-base-url";
+        /// the model of the openai agent
+        openai_model: String = "gpt-5-mini", Text("NAME"),
+            "OPENAI_MODEL", "openai.model", "openai-model";
+        /// seconds that a step of the openai agent may take, retries included
+        openai_timeout: Duration = "60", WHOLE_SECONDS,
+            "OPENAI_TIMEOUT", "openai.timeout", "openai-timeout";
+    }
+}
 
 /// All settings, checked. Holds secrets, so it does not print.
 pub struct Settings {
@@ -59,6 +140,8 @@ pub struct Settings {
     pub log: Option<String>,
     /// How it is logged.
     pub log_format: LogFormat,
+    /// By which names they were given.
+    sources: Sources,
 }
 
 /// Which agent, and what it needs.
@@ -81,313 +164,195 @@ pub enum LogFormat {
     Json,
 }
 
-/// The settings on the command line.
-#[derive(Clone, Debug, Default, clap::Args)]
-#[command(next_help_heading = "Settings")]
-pub struct Flags {
-    /// The settings file [env: AGENTKIT_CONFIG] [default: agentkit.toml, if it exists]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// sqlite:FILE or postgresql://USER:PASSWORD@HOST/NAME [env: DATABASE_URL]
-    #[arg(long, global = true, value_name = "URL")]
-    pub database_url: Option<String>,
-    /// Where the server listens [env: AGENTKIT_BIND] [default: 127.0.0.1:8080]
-    #[arg(long, global = true, value_name = "IP:PORT")]
-    pub bind: Option<String>,
-    /// Who answers: offline or openai [env: AGENTKIT_AGENT] [default: offline]
-    #[arg(long, global = true, value_name = "NAME")]
-    pub agent: Option<String>,
-    /// How the log looks: text or json [env: AGENTKIT_LOG_FORMAT] [default: text]
-    #[arg(long, global = true, value_name = "FORMAT")]
-    pub log_format: Option<String>,
+#[derive(Clone, Copy)]
+enum AgentName {
+    Offline,
+    OpenAi,
+}
+
+/// The settings on the command line, under the variables of their settings.
+#[derive(Clone, Debug, Default)]
+pub struct Flags(Vec<(&'static str, String)>);
+
+/// Every setting of the program.
+pub fn all_settings() -> impl Iterator<Item = &'static Setting> {
+    Declared::SETTINGS.iter().chain(DatabaseConfig::SETTINGS)
 }
 
 impl Settings {
     /// Reads the file and the environment of this process.
     pub fn read(flags: &Flags) -> Result<Self> {
         let variable = |name: &str| std::env::var(name).ok();
-        let chosen = flags
-            .config
-            .clone()
-            .or_else(|| set(variable("AGENTKIT_CONFIG")).map(PathBuf::from));
-        let file = match chosen {
-            Some(path) => Some(read_file(&path)?),
-            None if Path::new(DEFAULT_FILE).exists() => Some(read_file(Path::new(DEFAULT_FILE))?),
-            None => None,
+        let mut sources = given(flags, variable);
+        let chosen = sources.find("AGENTKIT_CONFIG", &FilePath)?;
+        let path = match &chosen {
+            Some(path) => Some(path.as_path()),
+            None => Some(Path::new(DEFAULT_FILE)).filter(|path| path.exists()),
         };
-        Self::load(flags, file.as_deref(), variable)
+        if let Some(path) = path {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                let reason = format!("{} can't be read: {error}", path.display());
+                Error::configuration(sources.name("AGENTKIT_CONFIG"), reason)
+            })?;
+            sources.file(&path.display().to_string(), &text, None)?;
+        }
+        Self::from_sources(sources)
     }
 
-    /// Reads the text of the file, and the environment through `variable`. A variable that is
-    /// empty is not set.
+    /// Reads the text of the file `agentkit.toml`, and the environment through `variable`. A
+    /// variable that is empty is not set.
     pub fn load(
         flags: &Flags,
         file: Option<&str>,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Self> {
-        let variable = |name: &str| flags.variable(name).or_else(|| set(variable(name)));
-        let sources = Sources {
-            file: File::parse(file.unwrap_or_default())?.into_variables(),
-            variable: &variable,
-        };
-        let seconds = |name, default| {
-            let seconds = sources.positive(name, default, "a number of seconds, at least 1")?;
-            Ok(Duration::from_secs(seconds))
-        };
-        let localhost = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
-        let agent = sources.get("AGENTKIT_AGENT", AgentName::Offline, "offline or openai")?;
+        let mut sources = given(flags, variable);
+        sources.file(DEFAULT_FILE, file.unwrap_or_default(), None)?;
+        Self::from_sources(sources)
+    }
+
+    fn from_sources(sources: Sources) -> Result<Self> {
+        let declared = Declared::read(&sources)?;
         Ok(Self {
-            database: DatabaseConfig::load(file, variable)?,
-            bind: sources.get(
-                "AGENTKIT_BIND",
-                localhost,
-                "an address with a port, as in 127.0.0.1:8080 or [::]:8080",
-            )?,
-            agent: match agent {
-                AgentName::Offline => AgentSettings::Offline {
-                    step_delay: Duration::from_millis(sources.get(
-                        "AGENTKIT_STEP_DELAY",
-                        0,
-                        "a number of milliseconds",
-                    )?),
-                },
-                AgentName::OpenAi => {
-                    AgentSettings::OpenAi(sources.openai(seconds("OPENAI_TIMEOUT", 60)?)?)
-                }
+            database: DatabaseConfig::from_sources(&sources)?,
+            limits: TurnLimits {
+                max_steps: declared.max_steps,
+                max_attempts: declared.max_attempts,
+                deadline: declared.turn_deadline,
+                lease: declared.lease,
+                key_age: declared.key_age,
+                event_age: declared.event_age,
+                on_busy: declared.on_busy,
             },
-            body_limit: sources.positive(
-                "AGENTKIT_BODY_LIMIT",
-                1024 * 1024,
-                "a number of bytes, at least 1",
-            )?,
-            shutdown_timeout: seconds("AGENTKIT_SHUTDOWN_TIMEOUT", 30)?,
-            limits: sources.limits()?,
-            log: sources.text("RUST_LOG"),
-            log_format: sources.get("AGENTKIT_LOG_FORMAT", LogFormat::Text, "text or json")?,
+            bind: declared.bind,
+            body_limit: declared.body_limit,
+            shutdown_timeout: declared.shutdown_timeout,
+            log_format: declared.log_format,
+            log: declared.log.clone(),
+            agent: declared.agent(&sources)?,
+            sources,
         })
+    }
+
+    /// An error of the setting with this variable, under the name by which it was given.
+    pub(crate) fn refused(&self, variable: &'static str, reason: String) -> Error {
+        Error::configuration(self.sources.name(variable), reason)
+    }
+
+    /// A line for each variable of this process that looks like a setting and is none.
+    pub(crate) fn unknown_variables(&self) -> Vec<String> {
+        let names: Vec<String> = std::env::vars_os()
+            .filter_map(|(name, _)| name.into_string().ok())
+            .collect();
+        let unknown = self
+            .sources
+            .unknown("AGENTKIT_", names.iter().map(String::as_str));
+        let lines = unknown.into_iter().map(|(name, meant)| match meant {
+            Some(meant) => format!("{name} is no setting; did you mean {meant}?"),
+            None => format!("{name} is no setting"),
+        });
+        lines.collect()
+    }
+}
+
+fn given(flags: &Flags, variable: impl Fn(&str) -> Option<String>) -> Sources {
+    let settings: Vec<Setting> = all_settings().copied().collect();
+    let mut sources = Sources::new(&settings);
+    sources.flags(|setting| flags.get(setting.variable));
+    sources.variables(variable);
+    sources
+}
+
+impl Declared {
+    fn agent(self, sources: &Sources) -> Result<AgentSettings> {
+        if let AgentName::Offline = self.agent {
+            let step_delay = Duration::from_millis(self.step_delay);
+            return Ok(AgentSettings::Offline { step_delay });
+        }
+        if self.openai_api_key.is_none() && self.openai_base_url.is_none() {
+            let reason = "must be set for the openai agent, or OPENAI_BASE_URL to an endpoint \
+                          without keys";
+            return Err(Error::configuration(sources.name("OPENAI_API_KEY"), reason));
+        }
+        let config = OpenAiConfig::new(self.openai_api_key.unwrap_or_default(), self.openai_model);
+        Ok(AgentSettings::OpenAi(OpenAiConfig {
+            base_url: self.openai_base_url.unwrap_or(config.base_url),
+            timeout: self.openai_timeout,
+            ..config
+        }))
     }
 }
 
 impl Flags {
-    /// The flag that stands over a variable.
-    fn variable(&self, name: &str) -> Option<String> {
-        match name {
-            "DATABASE_URL" => self.database_url.clone(),
-            "AGENTKIT_BIND" => self.bind.clone(),
-            "AGENTKIT_AGENT" => self.agent.clone(),
-            "AGENTKIT_LOG_FORMAT" => self.log_format.clone(),
-            _ => None,
-        }
+    /// With the flag of the setting that has this variable.
+    #[must_use]
+    pub fn with(mut self, variable: &'static str, value: impl Into<String>) -> Self {
+        self.0.push((variable, value.into()));
+        self
+    }
+
+    fn get(&self, variable: &str) -> Option<String> {
+        let (_, value) = self.0.iter().find(|(known, _)| *known == variable)?;
+        Some(value.clone())
     }
 }
 
-struct Sources<'a> {
-    variable: &'a dyn Fn(&str) -> Option<String>,
-    file: BTreeMap<&'static str, String>,
-}
-
-impl Sources<'_> {
-    fn text(&self, name: &str) -> Option<String> {
-        (self.variable)(name).or_else(|| self.file.get(name).cloned())
-    }
-
-    fn get<T: FromStr>(&self, name: &'static str, default: T, allowed: &str) -> Result<T> {
-        match self.text(name) {
-            Some(text) => text.parse().map_err(|_| refused(name, &text, allowed)),
-            None => Ok(default),
-        }
-    }
-
-    /// A number that is not zero.
-    fn positive<T>(&self, name: &'static str, default: T, allowed: &str) -> Result<T>
-    where
-        T: FromStr + Default + PartialEq,
-    {
-        let number = self.get(name, default, allowed)?;
-        if number == T::default() {
-            return Err(refused(name, 0, allowed));
-        }
-        Ok(number)
-    }
-
-    fn limits(&self) -> Result<TurnLimits> {
-        let default = TurnLimits::default();
-        let seconds = |name, default: Duration| {
-            let allowed = "a number of seconds, at least 0.1";
-            let seconds: f64 = self.get(name, default.as_secs_f64(), allowed)?;
-            let duration = Duration::try_from_secs_f64(seconds).ok();
-            let duration = duration.filter(|given| *given >= Duration::from_millis(100));
-            duration.ok_or_else(|| refused(name, seconds, allowed))
-        };
-        Ok(TurnLimits {
-            max_steps: self.positive(
-                "AGENTKIT_MAX_STEPS",
-                default.max_steps,
-                "a number of steps, at least 1",
-            )?,
-            max_attempts: self.positive(
-                "AGENTKIT_MAX_ATTEMPTS",
-                default.max_attempts,
-                "a number of attempts, at least 1",
-            )?,
-            deadline: seconds("AGENTKIT_TURN_DEADLINE", default.deadline)?,
-            lease: seconds("AGENTKIT_LEASE", default.lease)?,
-            key_age: seconds("AGENTKIT_KEY_AGE", default.key_age)?,
-            event_age: seconds("AGENTKIT_EVENT_AGE", default.event_age)?,
-            on_busy: self.get(
-                "AGENTKIT_ON_BUSY",
-                default.on_busy,
-                "reject, queue or interrupt",
-            )?,
-        })
-    }
-
-    fn openai(&self, timeout: Duration) -> Result<OpenAiConfig> {
-        let base_url = self.text("OPENAI_BASE_URL");
-        let api_key = self.text("OPENAI_API_KEY");
-        if api_key.is_none() && base_url.is_none() {
-            return Err(Error::configuration(
-                "OPENAI_API_KEY",
-                "must be set for the openai agent, or OPENAI_BASE_URL to an endpoint without keys",
-            ));
-        }
-        let model = self.text("OPENAI_MODEL");
-        let config = OpenAiConfig::new(
-            api_key.unwrap_or_default(),
-            model.unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
-        );
-        Ok(OpenAiConfig {
-            base_url: base_url.unwrap_or(config.base_url),
-            timeout,
-            ..config
-        })
-    }
-}
-
-/// The file's settings; `database` belongs to [`DatabaseConfig`].
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct File {
-    bind: Option<Scalar>,
-    agent: Option<Scalar>,
-    log: Option<Scalar>,
-    log_format: Option<Scalar>,
-    body_limit: Option<Scalar>,
-    shutdown_timeout: Option<Scalar>,
-    max_steps: Option<Scalar>,
-    max_attempts: Option<Scalar>,
-    turn_deadline: Option<Scalar>,
-    lease: Option<Scalar>,
-    on_busy: Option<Scalar>,
-    key_age: Option<Scalar>,
-    event_age: Option<Scalar>,
-    step_delay: Option<Scalar>,
-    openai: OpenAiTable,
-    #[serde(rename = "database")]
-    _database: Option<IgnoredAny>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct OpenAiTable {
-    api_key: Option<Scalar>,
-    base_url: Option<Scalar>,
-    model: Option<Scalar>,
-    timeout: Option<Scalar>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a text or a number")]
-enum Scalar {
-    Text(String),
-    Integer(i64),
-    Float(f64),
-}
-
-impl File {
-    fn parse(text: &str) -> Result<Self> {
-        toml::from_str(text).map_err(|error| {
-            // Only the message: the line itself may hold a password.
-            let before = error.span().and_then(|span| text.get(..span.start));
-            let line = before.map_or(1, |before| before.matches('\n').count() + 1);
-            let reason = format!("line {line}: {}", error.message());
-            Error::configuration("settings file", reason)
-        })
-    }
-
-    /// The settings under the names of their variables.
-    fn into_variables(self) -> BTreeMap<&'static str, String> {
-        let settings = [
-            ("AGENTKIT_BIND", self.bind),
-            ("AGENTKIT_AGENT", self.agent),
-            ("RUST_LOG", self.log),
-            ("AGENTKIT_LOG_FORMAT", self.log_format),
-            ("AGENTKIT_BODY_LIMIT", self.body_limit),
-            ("AGENTKIT_SHUTDOWN_TIMEOUT", self.shutdown_timeout),
-            ("AGENTKIT_MAX_STEPS", self.max_steps),
-            ("AGENTKIT_MAX_ATTEMPTS", self.max_attempts),
-            ("AGENTKIT_TURN_DEADLINE", self.turn_deadline),
-            ("AGENTKIT_LEASE", self.lease),
-            ("AGENTKIT_ON_BUSY", self.on_busy),
-            ("AGENTKIT_KEY_AGE", self.key_age),
-            ("AGENTKIT_EVENT_AGE", self.event_age),
-            ("AGENTKIT_STEP_DELAY", self.step_delay),
-            ("OPENAI_API_KEY", self.openai.api_key),
-            ("OPENAI_BASE_URL", self.openai.base_url),
-            ("OPENAI_MODEL", self.openai.model),
-            ("OPENAI_TIMEOUT", self.openai.timeout),
-        ];
-        let given = settings.into_iter().filter_map(|(name, value)| {
-            Some(match value? {
-                Scalar::Text(text) => (name, text),
-                Scalar::Integer(number) => (name, number.to_string()),
-                Scalar::Float(number) => (name, number.to_string()),
-            })
+impl clap::Args for Flags {
+    fn augment_args(command: Command) -> Command {
+        let flags = all_settings().filter(|setting| !setting.flag.is_empty());
+        let arguments = flags.map(|setting| {
+            let help = setting.description();
+            let (variable, default) = (setting.variable, setting.default);
+            Arg::new(variable)
+                .long(setting.flag)
+                .global(true)
+                .value_name(setting.kind.placeholder())
+                .help(format!("{help} [env: {variable}] [default: {default}]"))
+                .help_heading("Settings")
         });
-        given.collect()
+        command.args(arguments)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
     }
 }
 
-enum AgentName {
-    Offline,
-    OpenAi,
-}
+impl clap::FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = all_settings().filter_map(|setting| {
+            let value = matches.try_get_one::<String>(setting.variable).ok()??;
+            Some((setting.variable, value.clone()))
+        });
+        Ok(Self(given.collect()))
+    }
 
-impl FromStr for AgentName {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "offline" => Ok(Self::Offline),
-            "openai" => Ok(Self::OpenAi),
-            _ => Err(()),
-        }
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
     }
 }
 
-impl FromStr for LogFormat {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err(()),
-        }
-    }
-}
-
-fn set(variable: Option<String>) -> Option<String> {
-    variable.filter(|value| !value.is_empty())
-}
-
-fn read_file(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|error| {
-        let reason = format!("{} can't be read: {error}", path.display());
-        Error::configuration("AGENTKIT_CONFIG", reason)
-    })
-}
-
-fn refused(name: &'static str, value: impl Display, allowed: &str) -> Error {
-    Error::configuration(name, format!("`{value}` is not allowed; write {allowed}"))
+/// The settings as a table in Markdown, for the README.
+pub fn markdown() -> String {
+    let header =
+        "| variable | flag | `agentkit.toml` | default | |\n| --- | --- | --- | --- | --- |\n";
+    let code = |text: &str| match text {
+        "" => String::new(),
+        text => format!("`{text}` "),
+    };
+    let rows = all_settings().map(|setting| {
+        let flag = match setting.flag {
+            "" => String::new(),
+            flag => format!("--{flag}"),
+        };
+        let (flag, key) = (code(&flag), code(setting.key));
+        format!(
+            "| `{}` | {flag}| {key}| {} | {} |\n",
+            setting.variable,
+            setting.default,
+            setting.description(),
+        )
+    });
+    rows.fold(header.to_owned(), |table, row| table + &row)
 }

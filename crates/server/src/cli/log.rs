@@ -1,7 +1,7 @@
 use std::io::{IsTerminal, stderr};
 
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
-use yai_agentkit_core::{Error, Result};
+use yai_agentkit_core::Result;
 
 use crate::settings::{LogFormat, Settings};
 
@@ -10,7 +10,7 @@ pub(super) fn start(settings: &Settings, default: &str) -> Result<()> {
     let wanted = settings.log.as_deref().unwrap_or(default);
     let filter = EnvFilter::try_new(wanted).map_err(|error| {
         let reason = format!("`{wanted}` is not allowed ({error}); write as in info,sqlx=debug");
-        Error::configuration("RUST_LOG", reason)
+        settings.refused("RUST_LOG", reason)
     })?;
     let lines = tracing_subscriber::fmt::layer().with_writer(stderr);
     let lines = match settings.log_format {

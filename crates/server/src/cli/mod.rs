@@ -16,7 +16,7 @@ use crate::{
     agent::{Agent, offline::OfflineAgent, openai::OpenAiAgent},
     error_chain,
     serve::serve,
-    settings::{AgentSettings, Flags, Settings},
+    settings::{AgentSettings, Flags, Settings, all_settings},
     turn::TurnEngine,
 };
 
@@ -25,7 +25,7 @@ use crate::{
 /// Conversations, messages and the checkpoints of an agent, kept in SQLite or PostgreSQL so that a
 /// turn can be stopped anywhere and goes on from where it was. Without a command it serves HTTP.
 #[derive(Debug, Parser)]
-#[command(name = "agentkit", version, after_long_help = HELP)]
+#[command(name = "agentkit", version, after_long_help = help())]
 struct Cli {
     #[command(flatten)]
     flags: Flags,
@@ -63,36 +63,21 @@ Examples:
   agentkit fork CONVERSATION --message ID       go on from there in a new conversation
   DATABASE_URL=postgresql://me@localhost/agentkit agentkit migrate --dry-run
 
-Environment (a flag goes before it, agentkit.toml behind it):
-  DATABASE_URL               sqlite:FILE or postgresql://USER:PASSWORD@HOST/NAME
-  DB_GENERATE_SCHEMAS        migrate on connecting: true or false [true]
-  DB_MAX_CONNECTIONS         connections at most [20]
-  DB_MIN_CONNECTIONS         connections kept open [1]
-  DB_CONNECTION_TIMEOUT      seconds to wait for a connection, retries included [30]
-  DB_QUERY_TIMEOUT           seconds until the database ends a statement [30]
-  DB_SCHEMA                  the PostgreSQL schema of the tables [the connection's]
-  DB_TRANSACTION_POOLER      PgBouncer in transaction mode stands before it [found out]
-  AGENTKIT_CONFIG            the settings file [agentkit.toml]
-  AGENTKIT_BIND              where the server listens; port 0 takes a free one [127.0.0.1:8080]
-  AGENTKIT_AGENT             offline (no network needed) or openai [offline]
-  AGENTKIT_BODY_LIMIT        bytes a request may have [1048576]
-  AGENTKIT_SHUTDOWN_TIMEOUT  seconds for running turns to reach a checkpoint [30]
-  AGENTKIT_MAX_STEPS         steps an agent may take in one turn [50]
-  AGENTKIT_MAX_ATTEMPTS      how often a turn may be cut short [5]
-  AGENTKIT_TURN_DEADLINE     seconds a turn may run [600]
-  AGENTKIT_LEASE             seconds until another server takes a turn over [10]
-  AGENTKIT_ON_BUSY           a message to a busy chat: reject, queue or interrupt [reject]
-  AGENTKIT_KEY_AGE           seconds for which an Idempotency-Key is known [86400]
-  AGENTKIT_EVENT_AGE         seconds for which the events of an ended turn are kept [86400]
-  AGENTKIT_STEP_DELAY        milliseconds each step of the offline agent takes [0]
-  AGENTKIT_LOG_FORMAT        text or json [text]
-  RUST_LOG                   what is logged, as in info,sqlx=debug [serve: info, else warn]
-  OPENAI_API_KEY             the key of the openai agent
-  OPENAI_BASE_URL            its endpoint, for others than OpenAI
-  OPENAI_MODEL               its model [gpt-5-mini]
-  OPENAI_TIMEOUT             seconds one step of the model may take [60]
+Each setting has its environment variable, and its place in agentkit.toml. A flag goes before the
+variable, the variable before the file, the file before the default.
 
 Exit codes: 0 done, 1 failed, 2 a setting or an argument is wrong.";
+
+/// With the settings that have no flag, since `ps` shows flags to everyone.
+fn help() -> String {
+    let without_flag = all_settings().filter(|setting| setting.flag.is_empty());
+    let lines = without_flag.map(|setting| {
+        let description = setting.description();
+        format!("  {}  {description}\n", setting.variable)
+    });
+    let lines: String = lines.collect();
+    format!("{HELP}\n\nWithout a flag:\n{}", lines.trim_end())
+}
 
 /// Runs the command line of this process.
 pub async fn run() -> ExitCode {
@@ -117,6 +102,9 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
         _ => "warn",
     };
     log::start(&settings, default)?;
+    for line in settings.unknown_variables() {
+        tracing::warn!("{line}");
+    }
     match command {
         Command::Serve => {
             let agent = build_agent(&settings)?;

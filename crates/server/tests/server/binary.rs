@@ -189,9 +189,22 @@ fn an_address_in_use_is_named() {
     assert_eq!(output.status.code(), Some(2));
     let error = text(&output.stderr);
     assert!(
-        error.contains("AGENTKIT_BIND") && error.contains(&address),
+        error.contains("--bind") && error.contains(&address),
         "{error}"
     );
+}
+
+#[test]
+fn a_variable_that_is_no_setting_is_a_warning_with_the_nearest_name() {
+    let directory = TempDir::new().unwrap();
+    let output = agentkit(directory.path())
+        .env("AGENTKIT_MAX_STEP", "3")
+        .args(["migrate", "status"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let expected = "AGENTKIT_MAX_STEP is no setting; did you mean AGENTKIT_MAX_STEPS?";
+    assert!(text(&output.stderr).contains(expected), "{output:?}");
 }
 
 #[test]
@@ -207,23 +220,12 @@ fn the_help_names_every_command_and_variable() {
         "threads",
         "history",
         "show",
-        "DATABASE_URL",
-        "AGENTKIT_CONFIG",
-        "AGENTKIT_BIND",
-        "AGENTKIT_AGENT",
-        "AGENTKIT_BODY_LIMIT",
-        "AGENTKIT_SHUTDOWN_TIMEOUT",
-        "AGENTKIT_MAX_STEPS",
-        "AGENTKIT_STEP_DELAY",
-        "AGENTKIT_LOG_FORMAT",
-        "RUST_LOG",
-        "OPENAI_API_KEY",
-        "OPENAI_BASE_URL",
-        "OPENAI_MODEL",
-        "OPENAI_TIMEOUT",
         "Examples:",
     ] {
         assert!(help.contains(expected), "{expected}");
+    }
+    for setting in yai_agentkit_server::settings::all_settings() {
+        assert!(help.contains(setting.variable), "{}", setting.variable);
     }
     assert_eq!(
         run(directory.path(), &["no-such-command"]).status.code(),

@@ -2,7 +2,7 @@ use std::{collections::HashMap, time::Duration};
 
 use yai_agentkit_core::{Error, Result};
 use yai_agentkit_server::{
-    settings::{AgentSettings, Flags, LogFormat, Settings},
+    settings::{AgentSettings, Flags, LogFormat, Settings, all_settings, markdown},
     turn::{OnBusy, TurnLimits},
 };
 
@@ -28,10 +28,7 @@ fn fault(flags: &Flags, file: &str, variables: &[(&str, &str)]) -> (String, Stri
 fn a_flag_goes_before_a_variable_before_the_file_before_the_default() {
     let file = "bind = '127.0.0.1:3'";
     let variables = [("AGENTKIT_BIND", "127.0.0.1:2")];
-    let flags = Flags {
-        bind: Some("127.0.0.1:1".to_owned()),
-        ..Flags::default()
-    };
+    let flags = Flags::default().with("AGENTKIT_BIND", "127.0.0.1:1");
     let port = |settings: Result<Settings>| settings.unwrap().bind.port();
     assert_eq!(port(load(&flags, file, &variables)), 1);
     assert_eq!(port(load(&Flags::default(), file, &variables)), 2);
@@ -123,19 +120,23 @@ fn the_file_holds_every_setting() {
 fn a_bad_value_names_its_variable_and_what_is_allowed() {
     for (name, value, allowed) in [
         ("AGENTKIT_BIND", "localhost", "127.0.0.1:8080"),
-        ("AGENTKIT_AGENT", "gpt", "offline or openai"),
-        ("AGENTKIT_BODY_LIMIT", "1MiB", "number of bytes"),
-        ("AGENTKIT_SHUTDOWN_TIMEOUT", "0", "at least 1"),
-        ("AGENTKIT_BODY_LIMIT", "0", "at least 1"),
+        ("AGENTKIT_AGENT", "gpt", "`offline` or `openai`"),
+        ("AGENTKIT_BODY_LIMIT", "1MiB", "number of bytes from 1"),
+        ("AGENTKIT_SHUTDOWN_TIMEOUT", "0", "from 1 to 86400"),
+        ("AGENTKIT_BODY_LIMIT", "0", "from 1 to 1073741824"),
         ("AGENTKIT_MAX_STEPS", "-1", "number of steps"),
-        ("AGENTKIT_MAX_STEPS", "0", "at least 1"),
-        ("AGENTKIT_MAX_ATTEMPTS", "0", "at least 1"),
-        ("AGENTKIT_LEASE", "0", "at least 0.1"),
-        ("AGENTKIT_LEASE", "NaN", "at least 0.1"),
+        ("AGENTKIT_MAX_STEPS", "0", "from 1 to"),
+        ("AGENTKIT_MAX_ATTEMPTS", "0", "from 1 to"),
+        ("AGENTKIT_LEASE", "0", "from 0.1"),
+        ("AGENTKIT_LEASE", "NaN", "from 0.1"),
         ("AGENTKIT_TURN_DEADLINE", "-1", "number of seconds"),
-        ("AGENTKIT_ON_BUSY", "wait", "reject, queue or interrupt"),
+        (
+            "AGENTKIT_ON_BUSY",
+            "wait",
+            "`reject`, `queue` or `interrupt`",
+        ),
         ("AGENTKIT_STEP_DELAY", "1s", "milliseconds"),
-        ("AGENTKIT_LOG_FORMAT", "xml", "text or json"),
+        ("AGENTKIT_LOG_FORMAT", "xml", "`text` or `json`"),
     ] {
         let (setting, reason) = fault(&Flags::default(), "", &[(name, value)]);
         assert_eq!(setting, name);
@@ -149,13 +150,23 @@ fn a_bad_value_names_its_variable_and_what_is_allowed() {
 #[test]
 fn a_file_that_cannot_be_read_names_the_line_without_its_secrets() {
     for (file, message) in [
-        ("\nbnd = 'x'", "line 2: unknown field `bnd`"),
-        ("[openai]\nkey = 'hunter2'", "line 2: unknown field `key`"),
-        ("bind = true", "line 1: expected a text or a number"),
+        (
+            "\nbnd = 'x'",
+            "line 2: `bnd` is no setting; did you mean `bind`?",
+        ),
+        (
+            "[openai]\nkey = 'hunter2'",
+            "line 2: `openai.key` is no setting",
+        ),
+        (
+            "[database]\nmax_conections = 1",
+            "line 2: `database.max_conections` is no setting; did you mean `database.max_connections`?",
+        ),
+        ("bind = [1]", "line 1: `bind` must be a text or a number"),
         ("\n\n[openai]\napi_key = 'hunter2", "line 4: "),
     ] {
         let (setting, reason) = fault(&Flags::default(), file, &[]);
-        assert_eq!(setting, "settings file");
+        assert_eq!(setting, "agentkit.toml");
         assert!(reason.starts_with(message), "{reason}");
         assert!(!reason.contains("hunter2"));
     }
@@ -169,4 +180,57 @@ fn the_openai_agent_needs_a_key_or_another_endpoint() {
     let base_url = ("OPENAI_BASE_URL", "http://127.0.0.1:1/v1");
     assert!(load(&Flags::default(), "", &[agent, base_url]).is_ok());
     assert!(load(&Flags::default(), "", &[agent, ("OPENAI_API_KEY", "key")]).is_ok());
+}
+
+#[test]
+fn an_error_names_what_the_person_used() {
+    let flags = Flags::default().with("DB_MAX_CONNECTIONS", "0");
+    let file = "[database]\nmin_connections = 99";
+    let (setting, _) = fault(&flags, file, &[("DB_QUERY_TIMEOUT", "1")]);
+    assert_eq!(setting, "--database-max-connections");
+    let (setting, _) = fault(&Flags::default(), file, &[]);
+    assert_eq!(setting, "`database.min_connections` in agentkit.toml");
+    let (setting, _) = fault(&Flags::default(), "body_limit = 'x'", &[]);
+    assert_eq!(setting, "`body_limit` in agentkit.toml");
+    let variable = ("AGENTKIT_BODY_LIMIT", "x");
+    let (setting, _) = fault(&Flags::default(), "body_limit = 1", &[variable]);
+    assert_eq!(setting, "AGENTKIT_BODY_LIMIT");
+}
+
+#[test]
+fn every_setting_is_declared_in_full_and_once() {
+    let (mut variables, mut keys, mut flags) = (vec![], vec![], vec![]);
+    for setting in all_settings() {
+        let is_complete = !setting.default.is_empty() && !setting.help.trim().is_empty();
+        assert!(is_complete, "{}", setting.variable);
+        variables.push(setting.variable);
+        keys.extend(Some(setting.key).filter(|key| !key.is_empty()));
+        flags.extend(Some(setting.flag).filter(|flag| !flag.is_empty()));
+    }
+    for mut names in [variables, keys, flags] {
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert!(count > 20 && names.len() == count, "{names:?}");
+    }
+}
+
+/// `UPDATE_README=1` writes the table in place of looking at it.
+#[test]
+fn the_readme_lists_every_setting_as_it_is_declared() {
+    const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+    let readme = std::fs::read_to_string(README).unwrap();
+    let start = readme
+        .find("| variable | flag |")
+        .expect("the table of settings");
+    let length = readme[start..].find("\n\n").expect("its end") + 1;
+    let (written, declared) = (&readme[start..start + length], markdown());
+    if std::env::var_os("UPDATE_README").is_some() {
+        std::fs::write(README, readme.replace(written, &declared)).unwrap();
+    } else {
+        assert_eq!(
+            written, declared,
+            "UPDATE_README=1 ./test -p yai-agentkit-server the_readme"
+        );
+    }
 }

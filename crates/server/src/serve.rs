@@ -12,11 +12,10 @@ use yai_agentkit_core::BoxError;
 use yai_agentkit_persistence::Database;
 
 use crate::{
-    agent::Agent,
     http::{self, App},
     settings::Settings,
-    turn::TurnEngine,
 };
+use yai_agentkit_engine::{TurnEngine, agent::Agent};
 
 /// Serves HTTP with `agent`, which answers in place of the one that the settings name, and says on
 /// stdout where. Keeps the turns of all servers on the same database going. Returns when SIGTERM or
@@ -26,8 +25,8 @@ use crate::{
 /// ```no_run
 /// # use std::sync::Arc;
 /// # use yai_agentkit_core::BoxError;
+/// use yai_agentkit_agents::offline::OfflineAgent;
 /// use yai_agentkit_server::{
-///     agent::offline::OfflineAgent,
 ///     serve::serve,
 ///     settings::{Flags, Settings},
 /// };

@@ -14,10 +14,8 @@ use yai_agentkit_persistence::{
     setting::{Choice, FilePath, Number, Parsed, Seconds, Setting, Sources, Text, settings},
 };
 
-use crate::{
-    agent::openai::OpenAiConfig,
-    turn::{OnBusy, TurnLimits},
-};
+use yai_agentkit_agents::openai::OpenAiConfig;
+use yai_agentkit_engine::{OnBusy, TurnLimits};
 
 const DEFAULT_FILE: &str = "agentkit.toml";
 const YEAR: f64 = 366.0 * 86_400.0;

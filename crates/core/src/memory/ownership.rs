@@ -2,7 +2,7 @@
 //! order of what two or three owners, the clock, a person and misfortune can do.
 //!
 //! The database is [`MemoryStorage`] itself, which the conformance suites hold the others to. The
-//! owners are what the turn engine does (`crates/server/src/turn`), a call of the storage or a unit
+//! owners are what the turn engine does (`crates/engine/src`), a call of the storage or a unit
 //! of work at a time: between any two of them an owner may sleep as long as it likes. No owner looks
 //! at a clock, and the database's may end any lease at any moment, so that every skew is among the
 //! orders. A thread goes with its conversation only: who deletes it alone, under a turn, is not

@@ -8,11 +8,8 @@ use yai_agentkit_core::{BoxError, Conversation, ConversationId, Message, Role, S
 use yai_agentkit_persistence::Database;
 
 use super::turn_engine;
-use crate::{
-    error_chain,
-    settings::Settings,
-    turn::{TurnEngine, TurnError},
-};
+use crate::settings::Settings;
+use yai_agentkit_engine::{TurnEngine, TurnError, error_chain};
 
 /// How often a turn that somebody else has is looked at.
 const LOOK: Duration = Duration::from_millis(200);

@@ -3,10 +3,8 @@ use std::io::{Write, stdout};
 use yai_agentkit_core::{BoxError, ConversationId, MessageId};
 use yai_agentkit_persistence::Database;
 
-use crate::{
-    fork::{self, ForkPoint},
-    settings::Settings,
-};
+use crate::settings::Settings;
+use yai_agentkit_engine::fork::{self, ForkPoint};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {

@@ -9,15 +9,14 @@ mod migrate;
 use std::{io, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand};
+use yai_agentkit_agents::{offline::OfflineAgent, openai::OpenAiAgent};
 use yai_agentkit_core::{BoxError, Error};
+use yai_agentkit_engine::{TurnEngine, agent::Agent, error_chain};
 use yai_agentkit_persistence::Database;
 
 use crate::{
-    agent::{Agent, offline::OfflineAgent, openai::OpenAiAgent},
-    error_chain,
     serve::serve,
     settings::{AgentSettings, Flags, Settings, all_settings},
-    turn::TurnEngine,
 };
 
 /// The durable memory of stateful AI agents

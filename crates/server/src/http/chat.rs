@@ -23,10 +23,10 @@ use super::{
     problem::{Problem, ProblemBody},
     turn::TurnBody,
 };
-use crate::{
+use crate::inspect::{self, CheckpointView};
+use yai_agentkit_engine::{
+    Event, OnBusy, RequestKey, SendOptions, TurnError,
     fork::{self, ForkPoint},
-    inspect::{self, CheckpointView},
-    turn::{Event, OnBusy, RequestKey, SendOptions, TurnError},
 };
 
 const JSON_PATCH: &str = "application/json-patch+json";

@@ -17,7 +17,7 @@ use super::{
     page::{List, MAX_LIMIT, limit},
     problem::{Problem, ProblemBody},
 };
-use crate::turn::TurnError;
+use yai_agentkit_engine::TurnError;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()

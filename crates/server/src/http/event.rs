@@ -17,10 +17,7 @@ use super::{
     extract::TurnPath,
     problem::{Problem, ProblemBody},
 };
-use crate::{
-    error_chain,
-    turn::{Event, EventPosition},
-};
+use yai_agentkit_engine::{Event, EventPosition, error_chain};
 
 /// How often a stream without events shows that it is alive: more often than proxies give up.
 const HEARTBEAT: Duration = Duration::from_secs(15);

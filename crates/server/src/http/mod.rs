@@ -30,7 +30,7 @@ use tracing::Span;
 use utoipa_axum::router::OpenApiRouter;
 use yai_agentkit_core::Storage;
 
-use crate::turn::TurnEngine;
+use yai_agentkit_engine::TurnEngine;
 
 /// How long a client may take to send a body.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);

@@ -12,7 +12,7 @@ use tower_http::request_id::RequestId;
 use utoipa::ToSchema;
 use yai_agentkit_core::{BoxError, ConflictKind, Error, Outcome};
 
-use crate::{agent::AgentError, error_chain, turn::TurnError};
+use yai_agentkit_engine::{TurnError, agent::AgentError, error_chain};
 
 /// What went wrong with a request. Becomes an RFC 9457 problem in [`render`].
 #[derive(Clone, Debug)]
@@ -192,6 +192,7 @@ impl From<TurnError> for Problem {
             | TurnError::ForeignState => {
                 Self::new(StatusCode::BAD_GATEWAY, "agent-failed", detail).because(error)
             }
+            other => Self::internal(other),
         }
     }
 }

@@ -20,7 +20,7 @@ use super::{
     page::{List, MAX_LIMIT, limit},
     problem::{Problem, ProblemBody},
 };
-use crate::turn::Event;
+use yai_agentkit_engine::Event;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()

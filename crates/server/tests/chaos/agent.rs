@@ -12,9 +12,11 @@ use std::{
 use async_trait::async_trait;
 use tracing_subscriber::EnvFilter;
 use yai_agentkit_core::Role;
-use yai_agentkit_server::{
+use yai_agentkit_engine::{
     agent::{Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome},
     error_chain,
+};
+use yai_agentkit_server::{
     serve::serve,
     settings::{Flags, Settings},
 };

@@ -7,7 +7,7 @@ use yai_agentkit_core::{
     CheckpointQuery, CheckpointTuple, ConversationFilter, ListQuery, Message, MessageFilter, Role,
     Storage, ThreadState, Turn, TurnFilter, TurnStatus,
 };
-use yai_agentkit_server::agent::{AgentState, ChatMessage};
+use yai_agentkit_engine::agent::{AgentState, ChatMessage};
 
 use crate::{
     client::{Chat, SETTLED},

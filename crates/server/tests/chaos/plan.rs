@@ -1,5 +1,5 @@
 use serde_json::json;
-use yai_agentkit_server::agent::ToolCall;
+use yai_agentkit_engine::agent::ToolCall;
 
 use crate::random::Random;
 

@@ -71,7 +71,7 @@ impl Servers {
             .env("AGENTKIT_LEASE", LEASE.as_secs_f64().to_string())
             // Every turn is to be answered, however often it is cut short.
             .env("AGENTKIT_MAX_ATTEMPTS", "1000000")
-            .env("RUST_LOG", "warn,yai_agentkit_server::turn=info")
+            .env("RUST_LOG", "warn,yai_agentkit_engine=info")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log.unwrap())

@@ -1,10 +1,9 @@
-//! The server from outside: turns, HTTP, settings, and the binary.
+//! The server from outside: HTTP, settings, and the binary.
 
 mod binary;
 mod chats;
 mod conversations;
 mod crash;
-mod durable;
 mod event_stream;
 mod forks;
 mod problems;
@@ -13,4 +12,3 @@ mod servers;
 mod settings;
 mod streams;
 mod support;
-mod turns;

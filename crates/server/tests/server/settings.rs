@@ -1,9 +1,9 @@
 use std::{collections::HashMap, time::Duration};
 
 use yai_agentkit_core::{Error, Result};
-use yai_agentkit_server::{
-    settings::{AgentSettings, Flags, LogFormat, Settings, all_settings, markdown},
-    turn::{OnBusy, TurnLimits},
+use yai_agentkit_engine::{OnBusy, TurnLimits};
+use yai_agentkit_server::settings::{
+    AgentSettings, Flags, LogFormat, Settings, all_settings, markdown,
 };
 
 fn load(flags: &Flags, file: &str, variables: &[(&str, &str)]) -> Result<Settings> {

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use yai_agentkit_core::{ListQuery, Storage, TurnFilter, TurnId};
-use yai_agentkit_server::agent::{
+use yai_agentkit_engine::agent::{
     Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome,
 };
 

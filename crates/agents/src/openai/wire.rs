@@ -12,12 +12,10 @@ use async_openai::types::chat::{
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use yai_agentkit_core::Role;
+use yai_agentkit_engine::agent::{AgentError, AgentState, ChatMessage, Step, ToolCall};
 
 use super::{OpenAiConfig, transport};
-use crate::agent::{
-    AgentError, AgentState, ChatMessage, Step, ToolCall,
-    tools::{self, Toolbox},
-};
+use crate::tools::{self, Toolbox};
 
 const SYSTEM_PROMPT: &str = "You are a helpful assistant with a durable memory. Call `remember` when \
 the user tells you something worth keeping, `search_history` to look up what was said before, \

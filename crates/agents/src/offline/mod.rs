@@ -14,9 +14,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::json;
 use yai_agentkit_core::Role;
+use yai_agentkit_engine::agent::{
+    Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome,
+};
 
 use self::request::{Intent, Language, Request};
-use super::{Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome, tools::Toolbox};
+use crate::tools::Toolbox;
 
 /// How many characters it says at once.
 const DELTA: usize = 12;

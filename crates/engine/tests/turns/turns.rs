@@ -7,12 +7,11 @@ use yai_agentkit_core::{
     CheckpointQuery, CheckpointTuple, CheckpointerExt, Conversation, Error, ListQuery, Message,
     MessageId, Role, Storage, Turn, TurnStatus,
 };
-use yai_agentkit_server::{
+use yai_agentkit_engine::{
+    TurnEngine, TurnError,
     agent::{AgentError, AgentState},
-    turn::{TurnEngine, TurnError},
+    test_kit::{FailingStorage, ScriptedAgent, limits, said},
 };
-
-use crate::support::{FailingStorage, ScriptedAgent, limits, said};
 
 const ANSWER: &str = "assistant: hi: result-a result-b result-c";
 

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Datelike, Utc};
 
 use super::request::{Intent, Language, Request, Topic};
-use crate::agent::tools::FAILED;
+use crate::tools::FAILED;
 
 /// The answer to `request`, from what its tool said.
 pub(super) fn reply(request: &Request, result: &str) -> String {

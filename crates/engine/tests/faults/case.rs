@@ -8,9 +8,8 @@ use yai_agentkit_core::{
     CheckpointQuery, Conversation, ConversationId, ListQuery, Message, MessageFilter, Role,
     Storage, ThreadState, Turn, TurnFilter, TurnStatus,
 };
-use yai_agentkit_server::{
-    agent::AgentState,
-    turn::{RequestKey, SendOptions, TurnEngine, TurnError, TurnLimits},
+use yai_agentkit_engine::{
+    RequestKey, SendOptions, TurnEngine, TurnError, TurnLimits, agent::AgentState,
 };
 
 use crate::{

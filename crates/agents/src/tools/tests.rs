@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::agent::ChatMessage;
+use yai_agentkit_engine::agent::ChatMessage;
 
 fn run(state: &mut AgentState, name: &str, arguments: Json) -> String {
     let call = ToolCall {

@@ -8,8 +8,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value as Json, json};
 use yai_agentkit_core::{Role, now};
-
-use super::{AgentState, ToolCall};
+use yai_agentkit_engine::agent::{AgentState, ToolCall};
 
 /// How the result of a tool that failed begins.
 pub const FAILED: &str = "Error: ";

@@ -1,5 +1,10 @@
 //! Turns: a user message, the agent's steps, the answer; finished whatever happens on the way.
 
+pub mod agent;
+pub mod fork;
+#[cfg(feature = "test-kit")]
+pub mod test_kit;
+
 mod chat;
 mod claims;
 mod error;
@@ -17,12 +22,12 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 use tracing::Instrument;
 use yai_agentkit_core::{ConversationId, Message, OwnerId, Result, Storage};
 
-use crate::agent::Agent;
+use agent::Agent;
 use chat::Chat;
 
 pub use claims::Claim;
 pub use error::TurnError;
-pub(crate) use event::Event;
+pub use event::Event;
 pub use send::{RequestKey, SendOptions};
 pub use watch::EventPosition;
 
@@ -187,4 +192,18 @@ impl TurnEngine {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
+}
+
+/// An error with all its causes, for a log line or a terminal.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |chain, cause| {
+        let cause = cause.to_string();
+        // Some libraries say the cause in the error too.
+        if chain.ends_with(&cause) {
+            chain
+        } else {
+            format!("{chain}: {cause}")
+        }
+    })
 }

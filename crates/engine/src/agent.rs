@@ -1,9 +1,5 @@
 //! What an agent is: one step at a time, state in, step out.
 
-pub mod offline;
-pub mod openai;
-pub mod tools;
-
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;

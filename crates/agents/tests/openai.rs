@@ -15,10 +15,10 @@ use axum::{
 };
 use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
+use yai_agentkit_agents::openai::{OpenAiAgent, OpenAiConfig};
 use yai_agentkit_core::Role;
-use yai_agentkit_server::agent::{
+use yai_agentkit_engine::agent::{
     Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome,
-    openai::{OpenAiAgent, OpenAiConfig},
 };
 
 const KEY: &str = "sk-secret-of-the-tests";

@@ -14,7 +14,8 @@ use crate::agent::AgentState;
     rename_all = "SCREAMING_SNAKE_CASE",
     rename_all_fields = "camelCase"
 )]
-pub(crate) enum Event {
+#[expect(missing_docs, reason = "the protocol says what its fields are")]
+pub enum Event {
     /// The turn begins, or goes on after a person's answer.
     RunStarted { thread_id: String, run_id: String },
     /// The turn has its answer, which is the `result`, or waits for a person.
@@ -71,7 +72,7 @@ pub(crate) enum Event {
 /// How a run finishes.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// With an answer.
     Success,
     /// With questions to a person.
@@ -84,15 +85,15 @@ pub(crate) enum Outcome {
 /// A question to a person.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Question {
+pub struct Question {
     /// What the answer must name.
-    pub(super) id: String,
+    pub id: String,
     /// `input`.
-    pub(super) reason: &'static str,
+    pub reason: &'static str,
     /// The question.
-    pub(super) message: String,
+    pub message: String,
     /// The tool call that asks.
-    pub(super) tool_call_id: String,
+    pub tool_call_id: String,
 }
 
 /// Whether an event is the last one, as far as is known with it.

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use yai_agentkit_core::{Interrupt, Role};
-use yai_agentkit_server::agent::{
+use yai_agentkit_engine::agent::{
     Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome,
 };
 

@@ -11,9 +11,12 @@ use futures::StreamExt;
 use reqwest::{Url, header::HeaderValue};
 use tower::service_fn;
 use yai_agentkit_core::{Error, Result};
+use yai_agentkit_engine::agent::{
+    Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome,
+};
 
 use self::wire::Completion;
-use super::{Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome, tools::Toolbox};
+use crate::tools::Toolbox;
 
 /// How to reach a model. `Debug` does not show the key.
 #[derive(Clone)]

@@ -7,7 +7,7 @@ use yai_agentkit_core::{
     MessageFilter, MessageId, Namespace, Result, Role, Storage, ThreadState, UnitOfWork,
 };
 
-use crate::{agent::AgentState, turn::MESSAGE_ID};
+use crate::{MESSAGE_ID, agent::AgentState};
 
 /// How many messages are copied at once.
 const MESSAGES_AT_ONCE: u64 = 1000;

@@ -1,13 +1,13 @@
 use std::time::Duration;
 
 use chrono::{TimeZone, Utc};
+use yai_agentkit_core::Role;
+use yai_agentkit_engine::agent::{
+    Agent, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome,
+};
 
 use super::OfflineAgent;
-use crate::agent::{
-    Agent, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome,
-    tools::{FAILED, Toolbox},
-};
-use yai_agentkit_core::Role;
+use crate::tools::{FAILED, Toolbox};
 
 fn agent() -> OfflineAgent {
     let noon = Utc.with_ymd_and_hms(2026, 3, 1, 12, 5, 0).unwrap();

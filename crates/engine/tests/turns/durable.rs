@@ -7,11 +7,10 @@ use yai_agentkit_core::{
     CheckpointQuery, Conversation, Error, InterruptId, ListQuery, Message, MessageId, Role,
     Storage, Turn, TurnStatus, memory::MemoryStorage,
 };
-use yai_agentkit_server::turn::{
+use yai_agentkit_engine::{
     OnBusy, RequestKey, SendOptions, TurnEngine, TurnError, TurnLimits,
+    test_kit::{FailingStorage, ScriptedAgent, limits, said},
 };
-
-use crate::support::{FailingStorage, ScriptedAgent, limits, said};
 
 const LONG: Duration = Duration::from_secs(3600);
 

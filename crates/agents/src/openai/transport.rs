@@ -10,7 +10,7 @@ use reqwest::{
 use serde_json::Value as Json;
 use yai_agentkit_core::{BoxError, Error, Result};
 
-use crate::agent::AgentError;
+use yai_agentkit_engine::agent::AgentError;
 
 const MAX_RETRIES: u32 = 2;
 const FIRST_DELAY: Duration = Duration::from_millis(250);
@@ -107,7 +107,7 @@ async fn streamed(response: Response) -> Result<Response, reqwest::Error> {
     }
     // Between the parts of JSON only; within its strings a line break is written otherwise.
     let json = response.text().await?.replace(['\r', '\n'], " ");
-    Ok(axum::http::Response::new(format!("data: {json}\n\n")).into())
+    Ok(http::Response::new(format!("data: {json}\n\n")).into())
 }
 
 /// What an endpoint says in the middle of its answer.

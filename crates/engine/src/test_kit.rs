@@ -1,0 +1,353 @@
+//! For tests: a scripted agent, and a storage that can fail.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use serde_json::json;
+use tokio::sync::Semaphore;
+use yai_agentkit_core::{
+    CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
+    Conversation, DeltaChannelHistory, Error, EventBatch, Fence, IdempotencyKey, Leases, ListQuery,
+    Message, MessageFilter, NewCheckpoint, NewWrites, Outcome, Page, PruneStrategy, Repository,
+    Result, Role, Storage, Thread, ThreadCursor, ThreadId, Turn, TurnChange, TurnEvents,
+    UnitOfWork, memory::MemoryStorage,
+};
+
+use crate::{
+    TurnLimits,
+    agent::{Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome},
+};
+
+/// Asks for two tools, then for one more, then answers with what the user said and the results.
+/// Users can make it misbehave: `refuse`, `unavailable`, `panic`, `tool panic`, `forever`, `nul`.
+#[derive(Clone)]
+pub struct ScriptedAgent {
+    /// What it has done, over all clones.
+    pub done: Arc<Mutex<Vec<String>>>,
+    /// How many calls it still answers; further ones hang.
+    pub permits: Arc<Semaphore>,
+}
+
+impl Default for ScriptedAgent {
+    fn default() -> Self {
+        Self::hanging_after(Semaphore::MAX_PERMITS)
+    }
+}
+
+impl ScriptedAgent {
+    /// What it does in a turn.
+    pub const SCRIPT: [&str; 6] = ["step 0", "tool a", "tool b", "step 1", "tool c", "step 2"];
+
+    /// An agent that hangs after so many calls.
+    pub fn hanging_after(calls: usize) -> Self {
+        Self {
+            done: Arc::default(),
+            permits: Arc::new(Semaphore::new(calls)),
+        }
+    }
+
+    /// What it has done, over all clones.
+    pub fn done(&self) -> Vec<String> {
+        self.done.lock().unwrap().clone()
+    }
+
+    async fn record(&self, what: String) {
+        let permit = self.permits.acquire().await.expect("never closed");
+        permit.forget();
+        self.done.lock().unwrap().push(what);
+    }
+}
+
+/// An engine's limits: five steps, and a lease that ends at once, as after a while.
+pub fn limits() -> TurnLimits {
+    TurnLimits {
+        max_steps: 5,
+        lease: std::time::Duration::ZERO,
+        ..TurnLimits::default()
+    }
+}
+
+/// The results of the tools, of messages that come newest first.
+fn results(of_turn: &[&ChatMessage]) -> String {
+    let results = of_turn
+        .iter()
+        .rev()
+        .filter(|message| message.role == Role::Tool);
+    let results: Vec<_> = results.map(|result| result.content.as_str()).collect();
+    results.join(" ")
+}
+
+fn tools(calls: &[(&str, &str)]) -> Step {
+    Step::ToolCalls {
+        content: String::new(),
+        calls: calls.iter().map(|(id, name)| call(id, name)).collect(),
+    }
+}
+
+fn call(id: &str, name: &str) -> ToolCall {
+    ToolCall {
+        id: id.to_owned(),
+        name: name.to_owned(),
+        arguments: json!({}),
+    }
+}
+
+#[async_trait]
+impl Agent for ScriptedAgent {
+    async fn step(&self, state: &AgentState, _: &Deltas) -> Result<Step, AgentError> {
+        let is_of_turn = |message: &&_| -> bool { !is_user(message) };
+        let question = state.messages.iter().rev().find(is_user).unwrap();
+        let of_turn: Vec<_> = state.messages.iter().rev().take_while(is_of_turn).collect();
+        let step = of_turn
+            .iter()
+            .filter(|message| message.role == Role::Assistant)
+            .count();
+        self.record(format!("step {step}")).await;
+        match (question.content.as_str(), step) {
+            ("refuse", _) => Err(AgentError::Refused {
+                reason: "no such model".to_owned(),
+                source: Some("secret-key-in-cause".into()),
+            }),
+            ("unavailable", _) => Err(AgentError::Unavailable {
+                reason: "too many requests".to_owned(),
+                source: None,
+            }),
+            ("panic", _) => panic!("a bug in the agent"),
+            ("nul", _) => Ok(Step::Answer("a\0b".to_owned())),
+            ("once", 0) => Ok(tools(&[("a", "once"), ("b", "note")])),
+            ("tool asks", 0) => Ok(tools(&[("a", "once"), ("asks", "once")])),
+            ("ask", 0) => Ok(Step::Ask("Which one?".to_owned())),
+            ("once" | "tool asks" | "ask", 1) => Ok(Step::Answer(results(&of_turn))),
+            ("forever", _) => Ok(decision(&["again"])),
+            (_, 0) => Ok(decision(&["a", "b"])),
+            (_, 1) => Ok(decision(&["c"])),
+            (said, _) => Ok(Step::Answer(format!("{said}: {}", results(&of_turn)))),
+        }
+    }
+
+    fn is_repeatable(&self, call: &ToolCall) -> bool {
+        call.name != "once"
+    }
+
+    async fn run_tool(
+        &self,
+        call: &ToolCall,
+        state: &mut AgentState,
+        answer: Option<&str>,
+    ) -> ToolOutcome {
+        self.record(format!("tool {}", call.id)).await;
+        if call.id == "asks" && answer.is_none() {
+            return ToolOutcome::Ask("Really?".to_owned());
+        }
+        let is_bug = |said: &str| said == "tool panic" && call.id == "b";
+        if state
+            .messages
+            .iter()
+            .any(|message| is_bug(&message.content))
+        {
+            state.facts.clear();
+            panic!("a bug in a tool");
+        }
+        state.facts.insert(call.id.clone(), "noted".to_owned());
+        let answer = answer.map(|answer| format!(" ({answer})"));
+        ToolOutcome::Result(format!("result-{}{}", call.id, answer.unwrap_or_default()))
+    }
+}
+
+fn is_user(message: &&ChatMessage) -> bool {
+    message.role == Role::User
+}
+
+fn decision(ids: &[&str]) -> Step {
+    Step::ToolCalls {
+        content: String::new(),
+        calls: ids.iter().map(|id| call(id, "note")).collect(),
+    }
+}
+
+/// A storage whose units of work, checkpoints and pings fail while told so.
+#[derive(Clone, Default)]
+pub struct FailingStorage {
+    /// What works.
+    pub inner: MemoryStorage,
+    /// Whether it fails.
+    pub fails: Arc<AtomicBool>,
+    /// Whether pings panic.
+    pub panics: Arc<AtomicBool>,
+    /// Happens once before somebody reads checkpoints.
+    pub before_checkpoints: Arc<Mutex<Option<Happening>>>,
+}
+
+/// What happens.
+pub type Happening = Box<dyn FnOnce() + Send>;
+
+impl FailingStorage {
+    fn check(&self, operation: &'static str) -> Result<()> {
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(Error::unavailable(
+                operation,
+                Outcome::NotDone,
+                "SELECT secret FROM table",
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Storage for FailingStorage {
+    fn conversations(&self) -> Arc<dyn Repository<Conversation>> {
+        self.inner.conversations()
+    }
+
+    fn messages(&self) -> Arc<dyn Repository<Message>> {
+        self.inner.messages()
+    }
+
+    fn turns(&self) -> Arc<dyn Repository<Turn>> {
+        self.inner.turns()
+    }
+
+    fn turn_events(&self) -> Arc<dyn TurnEvents> {
+        self.inner.turn_events()
+    }
+
+    fn leases(&self) -> Arc<dyn Leases> {
+        self.inner.leases()
+    }
+
+    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
+        self.inner.idempotency_keys()
+    }
+
+    async fn forget_idempotency_keys(&self, age: std::time::Duration) -> Result<u64> {
+        self.inner.forget_idempotency_keys(age).await
+    }
+
+    fn checkpointer(&self) -> Arc<dyn Checkpointer> {
+        let happening = self.before_checkpoints.lock().unwrap().take();
+        if let Some(happening) = happening {
+            happening();
+        }
+        Arc::new(FailingCheckpointer {
+            storage: self.clone(),
+            inner: self.inner.checkpointer(),
+        })
+    }
+
+    async fn begin(&self) -> Result<Box<dyn UnitOfWork>> {
+        self.check("begin")?;
+        self.inner.begin().await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        assert!(!self.panics.load(Ordering::SeqCst), "secret panic");
+        self.check("ping")
+    }
+}
+
+/// The checkpointer of a [`FailingStorage`], whose puts fail while it is told so.
+struct FailingCheckpointer {
+    storage: FailingStorage,
+    inner: Arc<dyn Checkpointer>,
+}
+
+impl FailingCheckpointer {
+    fn of(&self, inner: Arc<dyn Checkpointer>) -> Arc<dyn Checkpointer> {
+        Arc::new(Self {
+            storage: self.storage.clone(),
+            inner,
+        })
+    }
+}
+
+#[async_trait]
+impl Checkpointer for FailingCheckpointer {
+    async fn get(&self, selector: &CheckpointSelector) -> Result<Option<CheckpointTuple>> {
+        self.inner.get(selector).await
+    }
+
+    async fn list(&self, query: &CheckpointQuery) -> Result<Vec<CheckpointTuple>> {
+        self.inner.list(query).await
+    }
+
+    async fn put(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
+        self.storage.check("put checkpoint")?;
+        self.inner.put(checkpoint).await
+    }
+
+    async fn put_next(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
+        self.storage.check("put checkpoint")?;
+        self.inner.put_next(checkpoint).await
+    }
+
+    async fn put_writes(&self, writes: NewWrites) -> Result<()> {
+        self.inner.put_writes(writes).await
+    }
+
+    fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer> {
+        self.of(self.inner.fenced(fence))
+    }
+
+    fn telling(
+        &self,
+        fence: Fence,
+        events: EventBatch,
+        change: Option<TurnChange>,
+    ) -> Arc<dyn Checkpointer> {
+        self.of(self.inner.telling(fence, events, change))
+    }
+
+    async fn raise_epoch(&self, thread_id: &ThreadId, epoch: u64) -> Result<()> {
+        self.inner.raise_epoch(thread_id, epoch).await
+    }
+
+    async fn delete_thread(&self, thread_id: &ThreadId) -> Result<()> {
+        self.inner.delete_thread(thread_id).await
+    }
+
+    async fn delete_for_runs(&self, run_ids: &[String]) -> Result<()> {
+        self.inner.delete_for_runs(run_ids).await
+    }
+
+    async fn copy_thread(&self, source: &ThreadId, target: &ThreadId) -> Result<()> {
+        self.inner.copy_thread(source, target).await
+    }
+
+    async fn prune(&self, thread_ids: &[ThreadId], strategy: PruneStrategy) -> Result<()> {
+        self.inner.prune(thread_ids, strategy).await
+    }
+
+    async fn delta_channel_history(
+        &self,
+        selector: &CheckpointSelector,
+        channels: &[String],
+    ) -> Result<BTreeMap<String, DeltaChannelHistory>> {
+        self.inner.delta_channel_history(selector, channels).await
+    }
+
+    async fn threads(
+        &self,
+        limit: u64,
+        after: Option<&ThreadCursor>,
+    ) -> Result<Page<Thread, ThreadCursor>> {
+        self.inner.threads(limit, after).await
+    }
+}
+
+/// The roles and contents of a conversation, oldest first.
+pub async fn said(storage: &dyn Storage, conversation: &Conversation) -> Vec<String> {
+    let query = ListQuery::filtered(MessageFilter::of(conversation.id)).oldest_first();
+    let page = storage.messages().list(&query).await.unwrap();
+    let lines = page
+        .items
+        .iter()
+        .map(|message| format!("{}: {}", message.role, message.content));
+    lines.collect()
+}

@@ -1,0 +1,4 @@
+//! What turns do, over a storage in memory that can fail.
+
+mod durable;
+mod turns;

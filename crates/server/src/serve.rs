@@ -6,13 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use axum::serve::ListenerExt;
 use tokio::{net::TcpListener, signal};
 use yai_agentkit_core::BoxError;
 use yai_agentkit_persistence::Database;
 
 use crate::{
-    http::{self, App},
+    http::{self, App, connection},
     settings::Settings,
 };
 use yai_agentkit_engine::{TurnEngine, agent::Agent};
@@ -58,23 +57,20 @@ pub async fn serve(settings: Settings, agent: Arc<dyn Agent>) -> Result<(), BoxE
         storage,
         turns: turns.clone(),
     };
-    let listener = listener.tap_io(|connection| {
-        // Small answers must not wait for more to send; without the option they only come later.
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY not set");
-        }
-    });
+    let router = http::router(app, settings.access, settings.body_limit);
     let stop = turns.clone();
-    let server = axum::serve(listener, http::router(app, settings.body_limit))
-        .with_graceful_shutdown(async move { stop.stopped().await })
-        .into_future();
-    let server = tokio::spawn(server);
+    let server = tokio::spawn(connection::serve(
+        listener,
+        router,
+        settings.connections,
+        async move { stop.stopped().await },
+    ));
 
     signals.next().await;
     tracing::info!(limit = ?settings.shutdown_timeout, "stopping");
     let stopped = async {
         turns.shutdown(settings.shutdown_timeout).await;
-        server.await??;
+        server.await?;
         database.close().await;
         Ok::<_, BoxError>(())
     };

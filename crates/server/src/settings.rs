@@ -17,6 +17,11 @@ use yai_agentkit_persistence::{
 use yai_agentkit_agents::openai::OpenAiConfig;
 use yai_agentkit_engine::{OnBusy, TurnLimits};
 
+use crate::http::{
+    connection::ConnectionLimits,
+    host::{Access, AllowedHosts, CorsOrigins},
+};
+
 const DEFAULT_FILE: &str = "agentkit.toml";
 const YEAR: f64 = 366.0 * 86_400.0;
 
@@ -53,6 +58,25 @@ const ADDRESS: Parsed<SocketAddr> = Parsed {
     allowed: "an address with a port, as in 127.0.0.1:8080 or [::]:8080",
     parse: |text| text.parse().ok(),
 };
+const SECONDS: Seconds = Seconds {
+    from: 0.1,
+    to: 86_400.0,
+};
+const CONNECTIONS: Number<usize> = Number {
+    from: 1,
+    to: 1_000_000,
+    unit: "connections",
+};
+const HOSTS: Parsed<AllowedHosts> = Parsed {
+    placeholder: "NAMES",
+    allowed: "names without ports, as in agents.example.com,.internal",
+    parse: |text| text.parse().ok(),
+};
+const ORIGINS: Parsed<CorsOrigins> = Parsed {
+    placeholder: "ORIGINS",
+    allowed: "origins, as in https://app.example.com,http://localhost:3000",
+    parse: |text| text.parse().ok(),
+};
 const AGENT: Choice<AgentName> = Choice(&[
     ("offline", AgentName::Offline),
     ("openai", AgentName::OpenAi),
@@ -77,6 +101,24 @@ settings! {
         agent: AgentName = "offline", AGENT, "AGENTKIT_AGENT", "agent", "agent";
         /// bytes that a request may have
         body_limit: usize = "1048576", BYTES, "AGENTKIT_BODY_LIMIT", "body_limit", "body-limit";
+        /// connections at a time, and at most half the open files
+        max_connections: usize = "10000", CONNECTIONS,
+            "AGENTKIT_MAX_CONNECTIONS", "max_connections", "max-connections";
+        /// seconds until a request's line and headers have arrived
+        header_timeout: Duration = "10", SECONDS,
+            "AGENTKIT_HEADER_TIMEOUT", "header_timeout", "header-timeout";
+        /// seconds that a connection may ask nothing
+        idle_timeout: Duration = "75", SECONDS,
+            "AGENTKIT_IDLE_TIMEOUT", "idle_timeout", "idle-timeout";
+        /// seconds that a client may read nothing of its answer
+        write_timeout: Duration = "30", SECONDS,
+            "AGENTKIT_WRITE_TIMEOUT", "write_timeout", "write-timeout";
+        /// names of the server besides localhost and its address
+        allowed_hosts: Option<AllowedHosts> | "none", HOSTS,
+            "AGENTKIT_ALLOWED_HOSTS", "allowed_hosts", "allowed-hosts";
+        /// pages that may call the server from a browser
+        cors_origins: Option<CorsOrigins> | "none", ORIGINS,
+            "AGENTKIT_CORS_ORIGINS", "cors_origins", "cors-origins";
         /// seconds that running turns get to reach a checkpoint when the server stops
         shutdown_timeout: Duration = "30", WHOLE_SECONDS,
             "AGENTKIT_SHUTDOWN_TIMEOUT", "shutdown_timeout", "shutdown-timeout";
@@ -130,6 +172,10 @@ pub struct Settings {
     pub agent: AgentSettings,
     /// How many bytes a request may have.
     pub body_limit: usize,
+    /// How many connections there may be, and how long each may take.
+    pub connections: ConnectionLimits,
+    /// By which names the server may be called, and from which pages.
+    pub access: Access,
     /// How long running turns get to reach their next checkpoint.
     pub shutdown_timeout: Duration,
     /// How far turns may go.
@@ -221,6 +267,17 @@ impl Settings {
                 key_age: declared.key_age,
                 event_age: declared.event_age,
                 on_busy: declared.on_busy,
+            },
+            connections: ConnectionLimits {
+                connections: declared.max_connections,
+                header_timeout: declared.header_timeout,
+                idle_timeout: declared.idle_timeout,
+                write_timeout: declared.write_timeout,
+            },
+            access: Access {
+                address: declared.bind.ip(),
+                hosts: declared.allowed_hosts.clone().unwrap_or_default(),
+                origins: declared.cors_origins.clone().unwrap_or_default(),
             },
             bind: declared.bind,
             body_limit: declared.body_limit,

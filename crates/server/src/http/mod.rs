@@ -2,11 +2,13 @@
 #![expect(unused_qualifications, reason = "utoipa's macros write them")]
 
 mod chat;
+pub mod connection;
 mod conversation;
 mod document;
 mod event;
 mod extract;
 mod health;
+pub mod host;
 mod page;
 mod problem;
 mod turn;
@@ -32,6 +34,8 @@ use yai_agentkit_core::Storage;
 
 use yai_agentkit_engine::TurnEngine;
 
+use self::host::Access;
+
 /// How long a client may take to send a body.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -44,8 +48,8 @@ pub struct App {
     pub turns: TurnEngine,
 }
 
-/// Every route of the server; a body may have `body_limit` bytes.
-pub fn router(app: App, body_limit: usize) -> Router {
+/// Every route of the server, for those who have `access`; a body may have `body_limit` bytes.
+pub fn router(app: App, access: Access, body_limit: usize) -> Router {
     let (router, api) = OpenApiRouter::with_openapi(document::base())
         .merge(conversation::routes())
         .merge(chat::routes())
@@ -71,7 +75,12 @@ pub fn router(app: App, body_limit: usize) -> Router {
                         // The failure itself is logged where it is rendered.
                         .on_failure(()),
                 )
+                .option_layer(access.origins.layer())
                 .layer(middleware::from_fn(problem::render))
+                .layer(middleware::from_fn_with_state(
+                    Arc::new(access),
+                    host::check,
+                ))
                 .layer(CatchPanicLayer::custom(problem::panicked))
                 .layer(RequestBodyDeadlineLayer::new(BODY_DEADLINE))
                 .layer(DefaultBodyLimit::max(body_limit)),

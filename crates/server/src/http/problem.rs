@@ -41,7 +41,8 @@ pub(super) struct ProblemBody {
     /// `not-found`, `method-not-allowed`, `timeout`, `conflict`, `turn-running`, `turn-asks`,
     /// `not-asked`, `turn-ended`, `turn-cancelled`, `too-large`, `unsupported-media-type`,
     /// `key-reused`, `internal`, `agent-failed`, `agent-unavailable`, `storage-unavailable`,
-    /// `shutting-down`, `turn-interrupted`, `events-gone`.
+    /// `shutting-down`, `turn-interrupted`, `events-gone`, `host-not-allowed`, `origin-not-allowed`,
+    /// `too-many-connections`.
     r#type: String,
     /// The meaning of the status.
     title: &'static str,

@@ -220,7 +220,7 @@ fn post(
     let mut connection = TcpStream::connect_timeout(&address.parse().unwrap(), patience).ok()?;
     connection.set_read_timeout(Some(patience)).ok()?;
     let request = format!(
-        "POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
          content-type: application/json\r\n{headers}content-length: {}\r\n\r\n{body}",
         body.len()
     );

@@ -1,7 +1,9 @@
 //! The server from outside: HTTP, settings, and the binary.
 
+mod access;
 mod binary;
 mod chats;
+mod connections;
 mod conversations;
 mod crash;
 mod event_stream;

@@ -110,7 +110,7 @@ pub(crate) fn request_with(
 ) -> Option<(u16, Value)> {
     let mut connection = TcpStream::connect(address).ok()?;
     let request = format!(
-        "{head} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
+        "{head} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
          content-type: application/json\r\n{headers}content-length: {}\r\n\r\n{body}",
         body.len()
     );

@@ -2,8 +2,9 @@ use std::{collections::HashMap, time::Duration};
 
 use yai_agentkit_core::{Error, Result};
 use yai_agentkit_engine::{OnBusy, TurnLimits};
-use yai_agentkit_server::settings::{
-    AgentSettings, Flags, LogFormat, Settings, all_settings, markdown,
+use yai_agentkit_server::{
+    http::connection::ConnectionLimits,
+    settings::{AgentSettings, Flags, LogFormat, Settings, all_settings, markdown},
 };
 
 fn load(flags: &Flags, file: &str, variables: &[(&str, &str)]) -> Result<Settings> {
@@ -50,6 +51,7 @@ fn the_defaults_need_no_setting() {
         }
     ));
     assert_eq!(settings.body_limit, 1_048_576);
+    assert_eq!(settings.connections, ConnectionLimits::default());
     assert_eq!(settings.shutdown_timeout, Duration::from_secs(30));
     assert_eq!(settings.limits, TurnLimits::default());
     assert_eq!(settings.limits.max_steps, 50);
@@ -67,6 +69,12 @@ fn the_file_holds_every_setting() {
         log = 'debug'
         log_format = 'json'
         body_limit = 10
+        max_connections = 11
+        header_timeout = 1.5
+        idle_timeout = 20
+        write_timeout = 0.1
+        allowed_hosts = 'Agents.example.com, .internal'
+        cors_origins = 'https://app.example.com'
         shutdown_timeout = 5
         max_steps = 7
         max_attempts = 2
@@ -89,6 +97,17 @@ fn the_file_holds_every_setting() {
     assert_eq!(settings.log.as_deref(), Some("debug"));
     assert_eq!(settings.log_format, LogFormat::Json);
     assert_eq!(settings.body_limit, 10);
+    let connections = ConnectionLimits {
+        connections: 11,
+        header_timeout: Duration::from_millis(1500),
+        idle_timeout: Duration::from_secs(20),
+        write_timeout: Duration::from_millis(100),
+    };
+    assert_eq!(settings.connections, connections);
+    let hosts = "agents.example.com,.internal".parse().unwrap();
+    assert_eq!(settings.access.hosts, hosts);
+    let origins = "https://app.example.com".parse().unwrap();
+    assert_eq!(settings.access.origins, origins);
     let limits = TurnLimits {
         max_steps: 7,
         max_attempts: 2,
@@ -124,6 +143,11 @@ fn a_bad_value_names_its_variable_and_what_is_allowed() {
         ("AGENTKIT_BODY_LIMIT", "1MiB", "number of bytes from 1"),
         ("AGENTKIT_SHUTDOWN_TIMEOUT", "0", "from 1 to 86400"),
         ("AGENTKIT_BODY_LIMIT", "0", "from 1 to 1073741824"),
+        ("AGENTKIT_MAX_CONNECTIONS", "0", "from 1 to"),
+        ("AGENTKIT_IDLE_TIMEOUT", "0", "from 0.1 to"),
+        ("AGENTKIT_ALLOWED_HOSTS", "a.example:80", "without ports"),
+        ("AGENTKIT_CORS_ORIGINS", "app.example.com", "https://app"),
+        ("AGENTKIT_CORS_ORIGINS", "https://a.example/", "https://app"),
         ("AGENTKIT_MAX_STEPS", "-1", "number of steps"),
         ("AGENTKIT_MAX_STEPS", "0", "from 1 to"),
         ("AGENTKIT_MAX_ATTEMPTS", "0", "from 1 to"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     body::Body,
-    http::{HeaderMap, Method, Request, StatusCode},
+    http::{HeaderMap, HeaderValue, Method, Request, StatusCode},
 };
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use yai_agentkit_engine::{
     agent::Agent,
     test_kit::{FailingStorage, limits},
 };
-use yai_agentkit_server::http::{self, App};
+use yai_agentkit_server::http::{self, App, host::Access};
 
 pub(crate) use yai_agentkit_engine::test_kit::ScriptedAgent;
 
@@ -42,7 +42,21 @@ impl Api {
         Self::of(agent)
     }
 
+    /// Called `localhost` by requests that do not say what they call it.
     pub(crate) fn of(agent: impl Agent + 'static) -> Self {
+        let api = Self::with_access(agent, Access::default());
+        let name = |mut request: Request<Body>| async {
+            let localhost = HeaderValue::from_static("localhost");
+            request.headers_mut().entry("host").or_insert(localhost);
+            request
+        };
+        Self {
+            router: api.router.layer(axum::middleware::map_request(name)),
+            ..api
+        }
+    }
+
+    pub(crate) fn with_access(agent: impl Agent + 'static, access: Access) -> Self {
         let storage = FailingStorage::default();
         let turns =
             TurnEngine::new(Arc::new(storage.clone()), Arc::new(agent)).with_limits(limits());
@@ -51,7 +65,7 @@ impl Api {
             turns: turns.clone(),
         };
         Self {
-            router: http::router(app, BODY_LIMIT),
+            router: http::router(app, access, BODY_LIMIT),
             storage,
             turns,
         }

@@ -1,0 +1,170 @@
+//! Who may call the server: by which names, and from which pages.
+
+use axum::{
+    body::Body,
+    http::{Method, Request, StatusCode, Version},
+};
+use yai_agentkit_server::http::host::Access;
+
+use crate::support::{Answer, Api, ScriptedAgent};
+
+fn access(address: &str, hosts: &str, origins: &str) -> Api {
+    let access = Access {
+        address: address.parse().unwrap(),
+        hosts: hosts.parse().unwrap(),
+        origins: origins.parse().unwrap(),
+    };
+    Api::with_access(ScriptedAgent::default(), access)
+}
+
+async fn call(api: &Api, method: Method, headers: &[(&str, &str)]) -> Answer {
+    let mut request = Request::builder().method(method).uri("/conversations");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    api.request(request.body(Body::empty()).unwrap()).await
+}
+
+#[tokio::test]
+async fn a_name_that_the_server_does_not_have_is_refused_with_the_setting_for_it() {
+    let api = access("127.0.0.1", "Agents.example.com,.internal", "");
+    for host in [
+        "localhost",
+        "LOCALHOST:1",
+        "localhost.",
+        "app.localhost",
+        "127.0.0.1:8080",
+        "[::1]:8080",
+        "agents.example.com:443",
+        "a.internal",
+    ] {
+        let answer = call(&api, Method::GET, &[("host", host)]).await;
+        assert_eq!(answer.status, StatusCode::OK, "{host}: {}", answer.body);
+    }
+    for host in [
+        "evil.example",
+        "evil.example:8080",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "192.168.1.7:8080",
+        "evil-internal",
+        "xagents.example.com",
+    ] {
+        let answer = call(&api, Method::GET, &[("host", host)]).await;
+        assert_eq!(answer.status, StatusCode::MISDIRECTED_REQUEST, "{host}");
+        assert_eq!(answer.problem(), "host-not-allowed");
+        let detail = answer.body["detail"].as_str().unwrap();
+        assert!(detail.contains("AGENTKIT_ALLOWED_HOSTS"), "{detail}");
+    }
+    let forwarded = Request::get("http://evil.example/conversations").header("host", "localhost");
+    let answer = api.request(forwarded.body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.problem(), "host-not-allowed");
+}
+
+#[tokio::test]
+async fn the_address_that_the_server_listens_on_is_a_name_of_it() {
+    for (address, host, is_served) in [
+        ("192.168.1.7", "192.168.1.7:8080", true),
+        ("192.168.1.7", "192.168.1.8:8080", false),
+        ("0.0.0.0", "192.168.1.8:8080", true),
+        ("::", "[2001:db8::1]:8080", true),
+        ("0.0.0.0", "evil.example", false),
+    ] {
+        let answer = call(&access(address, "", ""), Method::GET, &[("host", host)]).await;
+        let status = match is_served {
+            true => StatusCode::OK,
+            false => StatusCode::MISDIRECTED_REQUEST,
+        };
+        assert_eq!(answer.status, status, "{host} at {address}");
+    }
+    let all = call(
+        &access("127.0.0.1", "*", ""),
+        Method::GET,
+        &[("host", "any.example")],
+    )
+    .await;
+    assert_eq!(all.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_request_names_the_server_once() {
+    let api = access("127.0.0.1", "", "");
+    for hosts in [
+        &[][..],
+        &[("host", "localhost"), ("host", "localhost")],
+        &[("host", "")],
+        &[("host", "user@localhost")],
+        &[("host", "local host")],
+    ] {
+        let answer = call(&api, Method::GET, hosts).await;
+        assert_eq!(answer.invalid_field(), "host", "{hosts:?}");
+    }
+    let old = Request::get("/conversations").version(Version::HTTP_10);
+    let answer = api.request(old.body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_page_of_another_may_not_call_unless_the_settings_say_so() {
+    let api = access("127.0.0.1", "agents.example.com", "https://app.example.com");
+    for origin in [
+        "http://localhost:8080",
+        "https://agents.example.com",
+        "https://app.example.com",
+    ] {
+        let headers = [("host", "localhost:8080"), ("origin", origin)];
+        let answer = call(&api, Method::GET, &headers).await;
+        assert_eq!(answer.status, StatusCode::OK, "{origin}");
+    }
+    for origin in [
+        "null",
+        "http://localhost:3000",
+        "http://evil.example",
+        "http://app.example.com",
+        "https://app.example.com.evil.example",
+    ] {
+        let headers = [("host", "localhost:8080"), ("origin", origin)];
+        let answer = call(&api, Method::GET, &headers).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{origin}");
+        assert_eq!(answer.problem(), "origin-not-allowed");
+        let detail = answer.body["detail"].as_str().unwrap();
+        assert!(detail.contains("AGENTKIT_CORS_ORIGINS"), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn a_browser_shows_answers_to_the_pages_of_the_settings_only() {
+    let app = "https://app.example.com";
+    let preflight = [
+        ("host", "localhost"),
+        ("origin", app),
+        ("access-control-request-method", "PATCH"),
+        (
+            "access-control-request-headers",
+            "idempotency-key,last-event-id,content-type",
+        ),
+    ];
+    let api = access("127.0.0.1", "", app);
+    let answer = call(&api, Method::OPTIONS, &preflight).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(answer.headers["access-control-allow-origin"], app);
+    let listed = |name: &str| answer.headers[name].to_str().unwrap().to_lowercase();
+    assert!(listed("access-control-allow-methods").contains("patch"));
+    for header in ["idempotency-key", "last-event-id", "content-type"] {
+        assert!(listed("access-control-allow-headers").contains(header));
+    }
+    let answer = call(&api, Method::GET, &preflight[..2]).await;
+    assert_eq!(answer.headers["access-control-allow-origin"], app);
+    // As an error must be to be read.
+    let missing = Request::get("/nowhere")
+        .header("host", "localhost")
+        .header("origin", app);
+    let answer = api.request(missing.body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.problem(), "not-found");
+    assert_eq!(answer.headers["access-control-allow-origin"], app);
+
+    let closed = access("127.0.0.1", "", "");
+    let answer = call(&closed, Method::OPTIONS, &preflight).await;
+    assert!(!answer.headers.contains_key("access-control-allow-origin"));
+    assert_eq!(answer.problem(), "origin-not-allowed");
+}

@@ -6,6 +6,7 @@ mod convert;
 mod engine;
 mod error;
 mod event_loop;
+mod file_locks;
 mod runtime;
 
 use pyo3::{prelude::*, types::PyCFunction};
@@ -23,6 +24,7 @@ mod _native {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        file_locks::install()?;
         let py = module.py();
         let end = PyCFunction::new_closure(py, None, None, |arguments, _| {
             runtime::end(arguments.py());

@@ -3,6 +3,7 @@
 use std::io;
 
 use sea_orm::{DbErr, RuntimeErr};
+use sqlx::error::DatabaseError;
 use yai_agentkit_core::{ConflictKind, Error, Outcome};
 
 /// What a database error means.
@@ -45,6 +46,21 @@ pub(crate) fn is_without_connection(error: &DbErr) -> bool {
             sqlx_error(error),
             Some(sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed)
         )
+}
+
+/// Whether the connection on which `error` came may serve the next statement: SQLite's may be at odds
+/// with its file.
+pub(crate) fn spares_connection(error: &DbErr) -> bool {
+    match sqlx_error(error) {
+        Some(sqlx::Error::Database(database)) if !is_postgres(&**database) => {
+            // Out of memory, I/O, corrupt, can't open, locking protocol, not a database, read-only.
+            !matches!(
+                sqlite_code(&**database) & 0xff,
+                7 | 10 | 11 | 14 | 15 | 26 | 8
+            )
+        }
+        _ => kind(error) != Kind::Disconnected,
+    }
 }
 
 /// Whether trying again soon can help.
@@ -128,18 +144,27 @@ fn kind(error: &DbErr) -> Kind {
         }
         Some(sqlx::Error::Tls(_)) => Kind::Misconfigured,
         Some(sqlx::Error::Database(error)) => {
-            let code = error.code().unwrap_or_default();
-            if error
-                .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
-                .is_some()
-            {
-                postgres_kind(&code)
+            if is_postgres(&**error) {
+                postgres_kind(&error.code().unwrap_or_default())
             } else {
-                sqlite_kind(&code)
+                sqlite_kind(sqlite_code(&**error))
             }
         }
         _ => Kind::Other,
     }
+}
+
+fn is_postgres(error: &dyn DatabaseError) -> bool {
+    error
+        .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+        .is_some()
+}
+
+fn sqlite_code(error: &dyn DatabaseError) -> u32 {
+    error
+        .code()
+        .and_then(|code| code.parse().ok())
+        .unwrap_or_default()
 }
 
 fn sqlx_error(error: &DbErr) -> Option<&sqlx::Error> {
@@ -174,8 +199,8 @@ fn postgres_kind(code: &str) -> Kind {
 }
 
 /// <https://www.sqlite.org/rescode.html>; the low byte is the primary code.
-fn sqlite_kind(code: &str) -> Kind {
-    match code.parse::<u32>().unwrap_or_default() {
+fn sqlite_kind(code: u32) -> Kind {
+    match code {
         1555 | 2067 => Kind::Unique,
         787 | 1811 => Kind::ForeignKey,
         // Can't open, not a database, read-only, may not.

@@ -12,8 +12,6 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, Statem
 use sea_query_sqlx::SqlxValues;
 use sqlx::{AssertSqlSafe, Executor, SqlSafeStr, SqlStr};
 
-use crate::error::from_sqlx;
-
 pub(crate) use postgres::{PostgresSource, answers};
 pub(crate) use sqlite::SqliteSource;
 
@@ -39,6 +37,15 @@ impl Transaction {
 
     /// Undoes what came after [`save`](Self::save).
     pub(crate) async fn undo_to_save(&self) -> Result<(), DbErr> {
+        match &self.connection {
+            Connection::Postgres(PostgresSource {
+                unit: Some(unit), ..
+            }) => session::reopen(unit).await,
+            Connection::Sqlite(SqliteSource {
+                unit: Some(unit), ..
+            }) => session::reopen(unit).await,
+            Connection::Postgres(_) | Connection::Sqlite(_) => {}
+        }
         self.if_entered("ROLLBACK TO SAVEPOINT entered").await
     }
 
@@ -166,10 +173,9 @@ impl Connection {
 macro_rules! in_session {
     ($session:expr, |$connection:ident| $run:expr) => {{
         let mut session = $session.await?;
-        let $connection = &mut **session.connection()?;
-        let result = $run.await.map_err(from_sqlx)?;
-        session.finish().await?;
-        result
+        let $connection = &mut **session.connection();
+        let outcome = $run.await;
+        session.end(outcome).await?
     }};
 }
 

@@ -20,6 +20,9 @@ const LONGEST_IDLE: Duration = Duration::from_secs(1);
 /// How long one stays away from sqlx's pool, which renews it in time.
 const LONGEST_STAY: Duration = Duration::from_secs(60);
 
+/// How long a rollback may take, behind a statement that goes on after nobody waits for it.
+const LONGEST_UNDO: Duration = Duration::from_secs(30);
+
 /// sqlx's pool, and before it the connections that were just in use: sqlx asks each that comes back
 /// whether it still answers, a round trip for every statement. A clone is the same.
 pub(crate) struct Pool<DB: Database>(Arc<Inner<DB>>);
@@ -47,16 +50,27 @@ struct Idle<DB: Database> {
     time_limit: TimeLimit,
 }
 
-/// A connection in use. Dropped after an error or half-way it goes back to sqlx's pool, which puts
-/// it in order or closes it; [`release`](Self::release) hands it to the next user as it is.
+/// A connection in use. [`release`](Self::release) hands it to the next user as it is. Dropped, it
+/// goes back to sqlx's pool once its transaction is undone for certain, and is closed otherwise.
 pub(crate) struct Pooled<DB: Database> {
-    /// `None` only once it is released.
+    /// `None` only once it is released or dropped.
     connection: Option<PoolConnection<DB>>,
     left_sqlx: Instant,
-    in_transaction: bool,
+    transaction: Stage,
     pub(super) time_limit: TimeLimit,
     pool: Pool<DB>,
-    _permit: OwnedSemaphorePermit,
+    /// `None` only once it is dropped.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+/// How far a connection is with a transaction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    None,
+    Open,
+    /// Its begin or its end was cut short or failed: nobody knows whether it is open, SQLite having
+    /// ended it by itself or not.
+    Unknown,
 }
 
 impl<DB: Database> Clone for Pool<DB> {
@@ -104,19 +118,19 @@ impl<DB: Database> Pool<DB> {
         Ok(Pooled {
             connection: Some(connection),
             left_sqlx,
-            in_transaction: false,
+            transaction: Stage::None,
             time_limit,
             pool: self.clone(),
-            _permit: permit,
+            permit: Some(permit),
         })
     }
 
     /// Begins a transaction by `statement`.
     pub(super) async fn begin(&self, statement: SqlStr) -> Result<Pooled<DB>, sqlx::Error> {
         let mut connection = self.acquire().await?;
-        // From now on: it may have begun where this is cut short.
-        connection.in_transaction = true;
+        connection.transaction = Stage::Unknown;
         DB::TransactionManager::begin(&mut connection, Some(statement)).await?;
+        connection.transaction = Stage::Open;
         Ok(connection)
     }
 
@@ -185,14 +199,15 @@ async fn clear_shelf<DB: Database>(pool: Weak<Inner<DB>>) {
 impl<DB: Database> Pooled<DB> {
     /// Commits its transaction.
     pub(super) async fn commit(&mut self) -> Result<(), sqlx::Error> {
+        self.transaction = Stage::Unknown;
         DB::TransactionManager::commit(self).await?;
-        self.in_transaction = false;
+        self.transaction = Stage::None;
         Ok(())
     }
 
     /// After all went well.
     pub(super) fn release(mut self) {
-        if self.in_transaction || self.left_sqlx.elapsed() > LONGEST_STAY {
+        if self.transaction != Stage::None || self.left_sqlx.elapsed() > LONGEST_STAY {
             return;
         }
         if let Some(connection) = self.connection.take() {
@@ -204,19 +219,46 @@ impl<DB: Database> Pooled<DB> {
             });
         }
     }
+
+    /// Rolls back. Where that fails the connection is closed, for it would fail whoever came next:
+    /// SQLite ends a transaction by itself after a full disk, an interruption and the like, and sqlx
+    /// goes on counting it.
+    async fn undo(mut self) {
+        let undone = DB::TransactionManager::rollback(&mut self);
+        let undone = tokio::time::timeout(LONGEST_UNDO, undone).await;
+        if matches!(undone, Ok(Ok(()))) && DB::TransactionManager::get_transaction_depth(&self) == 0
+        {
+            self.transaction = Stage::None;
+            self.release();
+        }
+    }
+
+    /// Closes it, whatever it was at.
+    pub(super) fn discard(mut self) {
+        self.transaction = Stage::Unknown;
+    }
 }
 
 impl<DB: Database> Drop for Pooled<DB> {
     fn drop(&mut self) {
-        if let Some(connection) = &mut self.connection
-            && self.in_transaction
-        {
-            if DB::TransactionManager::get_transaction_depth(connection) > 0 {
-                DB::TransactionManager::start_rollback(connection);
-            } else {
-                // Whether it has begun sqlx doesn't know, and would hand it on with an open
-                // transaction that nobody commits.
-                connection.close_on_drop();
+        let Some(mut connection) = self.connection.take() else {
+            return;
+        };
+        // sqlx needs it, and this may be dropped outside.
+        let _inside = self.pool.0.runtime.enter();
+        match self.transaction {
+            Stage::None => drop(connection),
+            Stage::Unknown => connection.close_on_drop(),
+            Stage::Open => {
+                let undoing = Self {
+                    connection: Some(connection),
+                    left_sqlx: self.left_sqlx,
+                    transaction: Stage::Unknown,
+                    time_limit: mem::take(&mut self.time_limit),
+                    pool: self.pool.clone(),
+                    permit: self.permit.take(),
+                };
+                tokio::spawn(undoing.undo());
             }
         }
     }

@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 
 use super::{
     pool::{Pool, Pooled},
-    session::{Session, Unit},
+    session::{Session, Unit, Work},
 };
 use crate::error::from_sqlx;
 
@@ -66,7 +66,7 @@ impl PostgresSource {
     }
 
     pub(super) async fn begin(&self) -> Result<Self, DbErr> {
-        let unit = Arc::new(Mutex::new(Some(self.transaction().await?)));
+        let unit = Arc::new(Mutex::new(Work::Open(self.transaction().await?)));
         Ok(Self {
             unit: Some(unit),
             ..self.clone()
@@ -75,7 +75,7 @@ impl PostgresSource {
 
     pub(super) async fn session(&self) -> Result<Session<Postgres>, DbErr> {
         match (&self.unit, &self.pooler_begin) {
-            (Some(unit), _) => Ok(Session::of_unit(unit).await),
+            (Some(unit), _) => Session::of_unit(unit).await,
             (None, Some(_)) => Ok(Session::Wrapped(self.transaction().await?)),
             (None, None) => {
                 let connection = self.pool.acquire().await;
@@ -101,10 +101,8 @@ impl PostgresSource {
     ) -> Result<Vec<PgRow>, DbErr> {
         let query = sqlx::query_with(sql, arguments).persistent(self.pooler_begin.is_none());
         let mut session = self.session().await?;
-        let rows = query.fetch_all(&mut **session.connection()?).await;
-        let rows = rows.map_err(from_sqlx)?;
-        session.finish().await?;
-        Ok(rows)
+        let rows = query.fetch_all(&mut **session.connection()).await;
+        session.end(rows).await
     }
 
     /// Closes the idle connections that don't answer.

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 use super::{
     pool::{Pool, Pooled},
-    session::{Session, Unit},
+    session::{Session, Unit, Work},
 };
 use crate::error::from_sqlx;
 
@@ -56,7 +56,7 @@ impl SqliteSource {
     /// wait for another writer.
     pub(super) async fn begin(&self) -> Result<Self, DbErr> {
         let begun = self.writer.begin("BEGIN IMMEDIATE".into_sql_str()).await;
-        let unit = Arc::new(Mutex::new(Some(begun.map_err(from_sqlx)?)));
+        let unit = Arc::new(Mutex::new(Work::Open(begun.map_err(from_sqlx)?)));
         Ok(Self {
             unit: Some(unit),
             ..self.clone()
@@ -66,7 +66,7 @@ impl SqliteSource {
     /// For `sql`, which SQLite itself will end at the time limit.
     pub(super) async fn session(&self, sql: &str) -> Result<Session<Sqlite>, DbErr> {
         let mut session = match &self.unit {
-            Some(unit) => Session::of_unit(unit).await,
+            Some(unit) => Session::of_unit(unit).await?,
             None => {
                 let pool = if reads(sql) {
                     &self.readers
@@ -76,9 +76,10 @@ impl SqliteSource {
                 Session::Alone(pool.acquire().await.map_err(from_sqlx)?)
             }
         };
-        let limited = TimeLimit::begin(session.connection()?, self.query_timeout).await;
-        limited.map_err(from_sqlx)?;
-        Ok(session)
+        match TimeLimit::begin(session.connection(), self.query_timeout).await {
+            Ok(()) => Ok(session),
+            Err(error) => session.end(Err(error)).await,
+        }
     }
 
     /// Runs one statement.
@@ -89,9 +90,8 @@ impl SqliteSource {
     ) -> Result<(), DbErr> {
         let mut session = self.session(&sql).await?;
         let query = sqlx::query_with(AssertSqlSafe(sql), arguments);
-        let done = query.execute(&mut **session.connection()?).await;
-        done.map_err(from_sqlx)?;
-        session.finish().await
+        let done = query.execute(&mut **session.connection()).await;
+        session.end(done).await.map(drop)
     }
 
     pub(super) fn query(

@@ -1,8 +1,9 @@
 //! What a database handle promises beside the contracts: connecting, lost connections, group
-//! commit, limits of time, schemas, migrations, TLS, closing. `./test` provides the servers.
+//! commit, limits of time, faults, schemas, migrations, TLS, closing. `./test` provides the servers.
 
 mod closing;
 mod connecting;
+mod faults;
 mod fixture;
 mod group_commit;
 mod limits;

@@ -206,6 +206,15 @@ impl Database {
         self.connection.close().await;
     }
 
+    /// With the statements for Citus, on a PostgreSQL without.
+    #[cfg(test)]
+    pub(crate) fn into_distributed(mut self) -> Self {
+        self.connection = self.connection.into_distributed();
+        let patience = self.config.values.connection_timeout;
+        self.writes = Group::new(self.connection.clone(), patience);
+        self
+    }
+
     fn sql_checkpointer(&self) -> SqlCheckpointer {
         SqlCheckpointer::on_pool(self.connection.clone(), self.writes.clone())
     }

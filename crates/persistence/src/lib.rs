@@ -13,6 +13,8 @@ mod error;
 mod events;
 #[cfg(test)]
 mod explain;
+#[cfg(test)]
+mod golden;
 mod lease;
 mod migration;
 mod precision;

@@ -111,6 +111,14 @@ impl Connection {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn into_distributed(mut self) -> Self {
+        if let Self::Postgres(postgres) = &mut self {
+            postgres.is_distributed = true;
+        }
+        self
+    }
+
     pub(crate) fn is_transaction(&self) -> bool {
         match self {
             Self::Postgres(postgres) => postgres.unit.is_some(),
@@ -204,6 +212,8 @@ impl ConnectionTrait for Connection {
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        #[cfg(test)]
+        crate::golden::record(sql);
         let script = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
         Ok(match self {
             Self::Postgres(postgres) => in_session!(postgres.session(), |connection| {
@@ -241,6 +251,8 @@ impl ConnectionTrait for Connection {
 }
 
 fn parts(statement: Statement) -> (SqlStr, SqlxValues) {
+    #[cfg(test)]
+    crate::golden::record(&statement.sql);
     let values = statement
         .values
         .unwrap_or(sea_orm::sea_query::Values(Vec::new()));

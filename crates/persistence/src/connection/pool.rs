@@ -128,6 +128,8 @@ impl<DB: Database> Pool<DB> {
     /// Begins a transaction by `statement`.
     pub(super) async fn begin(&self, statement: SqlStr) -> Result<Pooled<DB>, sqlx::Error> {
         let mut connection = self.acquire().await?;
+        #[cfg(test)]
+        crate::golden::record(statement.as_str());
         connection.transaction = Stage::Unknown;
         DB::TransactionManager::begin(&mut connection, Some(statement)).await?;
         connection.transaction = Stage::Open;
@@ -199,6 +201,8 @@ async fn clear_shelf<DB: Database>(pool: Weak<Inner<DB>>) {
 impl<DB: Database> Pooled<DB> {
     /// Commits its transaction.
     pub(super) async fn commit(&mut self) -> Result<(), sqlx::Error> {
+        #[cfg(test)]
+        crate::golden::record("COMMIT");
         self.transaction = Stage::Unknown;
         DB::TransactionManager::commit(self).await?;
         self.transaction = Stage::None;

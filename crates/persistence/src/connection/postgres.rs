@@ -99,6 +99,9 @@ impl PostgresSource {
         sql: impl SqlSafeStr,
         arguments: PgArguments,
     ) -> Result<Vec<PgRow>, DbErr> {
+        let sql = sql.into_sql_str();
+        #[cfg(test)]
+        crate::golden::record(sql.as_str());
         let query = sqlx::query_with(sql, arguments).persistent(self.pooler_begin.is_none());
         let mut session = self.session().await?;
         let rows = query.fetch_all(&mut **session.connection()).await;

@@ -88,6 +88,8 @@ impl SqliteSource {
         sql: String,
         arguments: SqliteArguments,
     ) -> Result<(), DbErr> {
+        #[cfg(test)]
+        crate::golden::record(&sql);
         let mut session = self.session(&sql).await?;
         let query = sqlx::query_with(AssertSqlSafe(sql), arguments);
         let done = query.execute(&mut **session.connection()).await;

@@ -1,0 +1,1 @@
+DELETE FROM "agent_conversations" WHERE "agent_conversations"."id" = $1;

@@ -1,0 +1,1 @@
+SELECT 1 FROM "agent_conversations" WHERE "agent_conversations"."id" = $1;

@@ -1,0 +1,1 @@
+UPDATE "agent_conversations" SET "checkpoint_thread_id" = $1, "title" = $2, "metadata_" = $3, "created_at" = $4, "updated_at" = $5 WHERE "agent_conversations"."id" = $6 RETURNING "id", "checkpoint_thread_id", "title", "metadata_", "created_at", "updated_at";

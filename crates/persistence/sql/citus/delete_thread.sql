@@ -1,0 +1,13 @@
+BEGIN;
+
+SELECT FROM threads WHERE thread_id = $1 FOR UPDATE;
+
+DELETE FROM checkpoints WHERE thread_id = $1;
+
+DELETE FROM checkpoint_blobs WHERE thread_id = $1;
+
+DELETE FROM checkpoint_writes WHERE thread_id = $1;
+
+DELETE FROM threads WHERE thread_id = $1;
+
+COMMIT;

@@ -1,0 +1,1 @@
+UPDATE threads SET epoch = $2 WHERE thread_id = $1 AND epoch < $2;

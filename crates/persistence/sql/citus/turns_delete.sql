@@ -1,0 +1,1 @@
+DELETE FROM "agent_turns" WHERE "agent_turns"."id" = $1;

@@ -1,0 +1,1 @@
+SELECT 1 FROM "agent_idempotency_keys" WHERE "agent_idempotency_keys"."id" = $1;

@@ -1,0 +1,1 @@
+UPDATE "agent_messages" SET "conversation_id" = $1, "role" = $2, "content" = $3, "metadata_" = $4, "created_at" = $5 WHERE "agent_messages"."id" = $6 RETURNING "id", "conversation_id", "role", "content", "metadata_", "created_at";

@@ -1,0 +1,1 @@
+UPDATE "agent_conversations" SET "checkpoint_thread_id" = ?, "title" = ?, "metadata_" = ?, "created_at" = ?, "updated_at" = ? WHERE "agent_conversations"."id" = ? RETURNING "id", "checkpoint_thread_id", "title", "metadata_", "created_at", "updated_at";

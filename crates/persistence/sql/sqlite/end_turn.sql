@@ -1,0 +1,28 @@
+BEGIN IMMEDIATE;
+
+UPDATE threads SET epoch = epoch WHERE thread_id = $1 AND epoch = $2;
+
+INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
+SELECT $1, $2, $3, $4, $5 WHERE $4 IS NOT (
+    SELECT events FROM agent_turn_events
+    WHERE conversation_id = $1 AND turn_id = $2 AND sequence = $3
+);
+
+INSERT OR FAIL INTO threads (thread_id, updated_at) SELECT * FROM (VALUES (?, ?)) WHERE column1 IS NOT NULL
+ON CONFLICT (thread_id) DO UPDATE SET updated_at = excluded.updated_at
+WHERE excluded.updated_at > threads.updated_at;
+INSERT OR FAIL INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob) SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
+ON CONFLICT DO NOTHING;
+INSERT OR FAIL INTO checkpoints
+    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata) SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
+
+INSERT INTO "agent_messages" ("id", "conversation_id", "role", "content", "metadata_", "created_at") VALUES (?, ?, ?, ?, ?, ?);
+
+UPDATE agent_turns SET assistant_message_id = $3, status = $4, error = $5,
+    interrupt = $6, attempt = $7, epoch = $8, lease_owner = $9, lease_ms = $10, started_at = $11,
+    updated_at = $12, lease_renewed_at = unixepoch('now', 'subsec')
+WHERE conversation_id = $1 AND id = $2 AND status = $13 AND epoch = $14;
+
+COMMIT;

@@ -1,0 +1,5 @@
+DELETE FROM agent_turn_events AS e
+WHERE e.created_at < $1 AND NOT EXISTS (
+    SELECT 1 FROM agent_turns t WHERE t.id = e.turn_id AND t.conversation_id = e.conversation_id
+        AND t.status NOT IN ('completed', 'failed', 'cancelled')
+);

@@ -1,0 +1,5 @@
+BEGIN IMMEDIATE;
+
+INSERT INTO "agent_idempotency_keys" ("id", "fingerprint", "resource_id", "created_at") VALUES (?, ?, ?, ?), (?, ?, ?, ?);
+
+COMMIT;

@@ -1,0 +1,1 @@
+DELETE FROM "agent_idempotency_keys" WHERE "agent_idempotency_keys"."id" = ?;

@@ -1,0 +1,5 @@
+BEGIN IMMEDIATE;
+
+INSERT INTO "agent_messages" ("id", "conversation_id", "role", "content", "metadata_", "created_at") VALUES (?, ?, ?, ?, ?, ?), (?, ?, ?, ?, ?, ?);
+
+COMMIT;

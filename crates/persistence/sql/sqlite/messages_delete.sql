@@ -1,0 +1,1 @@
+DELETE FROM "agent_messages" WHERE "agent_messages"."id" = ?;

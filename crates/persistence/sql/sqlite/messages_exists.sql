@@ -1,0 +1,1 @@
+SELECT 1 FROM "agent_messages" WHERE "agent_messages"."id" = ?;

@@ -1,0 +1,1 @@
+UPDATE "agent_messages" SET "conversation_id" = ?, "role" = ?, "content" = ?, "metadata_" = ?, "created_at" = ? WHERE "agent_messages"."id" = ? RETURNING "id", "conversation_id", "role", "content", "metadata_", "created_at";

@@ -1,0 +1,266 @@
+//! The calls of the repositories, leases and events.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use serde_json::json;
+use uuid::Uuid;
+use yai_agentkit_core::{
+    Conversation, ConversationFilter, EventBatch, IdempotencyKey, LatestBatches, ListQuery,
+    Message, MessageFilter, MessageId, OwnerId, Repository, Role, Storage, Turn, TurnFilter,
+    TurnStatus,
+};
+
+use super::Golden;
+use crate::{Database, StoredEntity};
+
+pub(super) async fn call_all(golden: &mut Golden) {
+    let conversation = conversations(golden).await;
+    messages(golden, &conversation).await;
+    let turn = turns(golden, &conversation).await;
+    leases(golden, turn.clone()).await;
+    events(golden, &turn).await;
+    keys(golden).await;
+    golden
+        .call("ping", async |database| database.ping().await.unwrap())
+        .await;
+}
+
+async fn conversations(golden: &mut Golden) -> Conversation {
+    let new = || Conversation::titled("Golden");
+    let stored = repository(golden, "conversations", new).await;
+    let mut of_thread = ConversationFilter::default();
+    of_thread.checkpoint_thread_id = Some(stored.checkpoint_thread_id);
+    let mut titled = ConversationFilter::default();
+    titled.title = stored.title.clone();
+    let all = ListQuery::<Conversation>::default();
+    for (name, query) in [
+        ("conversations_list_next", all.clone().after(stored.id)),
+        ("conversations_list_offset", all.offset(10)),
+        (
+            "conversations_list_of_thread",
+            ListQuery::filtered(of_thread),
+        ),
+        ("conversations_list_titled", ListQuery::filtered(titled)),
+    ] {
+        list(golden, name, &query).await;
+    }
+    golden
+        .call("conversations_add_together", async |database| {
+            let conversations = database.repository::<Conversation>();
+            let added = join_all([new(), new()].map(|new| conversations.add(new))).await;
+            assert!(added.iter().all(Result::is_ok));
+        })
+        .await;
+    golden
+        .call("conversations_get_together", async |database| {
+            let conversations = database.repository::<Conversation>();
+            join_all([conversations.get(&stored.id), conversations.get(&new().id)]).await;
+        })
+        .await;
+    stored
+}
+
+async fn messages(golden: &mut Golden, conversation: &Conversation) {
+    let new = || Message::new(conversation.id, Role::User, "Hello");
+    repository(golden, "messages", new).await;
+    let of_one = ListQuery::<Message>::filtered(MessageFilter::of(conversation.id));
+    let of_role = MessageFilter::of(conversation.id).role(Role::User);
+    for (name, query) in [
+        ("messages_list_page", of_one.clone().oldest_first()),
+        (
+            "messages_list_next_page",
+            of_one.clone().oldest_first().after(MessageId::new()),
+        ),
+        ("messages_list_newest", of_one.clone()),
+        ("messages_list_before", of_one.after(MessageId::new())),
+        ("messages_list_of_role", ListQuery::filtered(of_role)),
+    ] {
+        list(golden, name, &query).await;
+    }
+}
+
+async fn turns(golden: &mut Golden, conversation: &Conversation) -> Turn {
+    let new = || {
+        let mut turn = Turn::new(conversation.id, MessageId::new());
+        turn.status = TurnStatus::Queued;
+        turn
+    };
+    let stored = repository(golden, "turns", new).await;
+    for (name, filter) in [
+        ("turns_list_running", TurnFilter::running()),
+        ("turns_list_unfinished", TurnFilter::unfinished()),
+        (
+            "turns_list_unfinished_of",
+            TurnFilter::unfinished().of(conversation.id),
+        ),
+    ] {
+        list(golden, name, &ListQuery::<Turn>::filtered(filter)).await;
+    }
+    stored
+}
+
+async fn leases(golden: &mut Golden, queued: Turn) {
+    let running = Turn {
+        status: TurnStatus::Running,
+        epoch: 1,
+        ..queued.clone()
+    };
+    let next = running.clone();
+    golden
+        .call("leases_replace", async |database| {
+            database.leases().replace(&queued, next).await.unwrap();
+        })
+        .await;
+    let owner = OwnerId::new();
+    golden
+        .call("leases_take", async |database| {
+            let taken = database
+                .leases()
+                .take(&running, owner, Duration::from_secs(9))
+                .await;
+            assert!(taken.unwrap().is_some());
+        })
+        .await;
+    golden
+        .call("leases_renew", async |database| {
+            assert_eq!(database.leases().renew(owner).await.unwrap().len(), 1);
+        })
+        .await;
+    golden
+        .call("leases_due", async |database| {
+            drop(database.leases().due(10).await.unwrap());
+        })
+        .await;
+}
+
+async fn events(golden: &mut Golden, turn: &Turn) {
+    let batch = EventBatch {
+        conversation_id: turn.conversation_id,
+        turn_id: turn.id,
+        sequence: 1,
+        events: vec![json!({"type": "RUN_STARTED"})],
+    };
+    golden
+        .call("events_append", async |database| {
+            database.turn_events().append(batch.clone()).await.unwrap();
+        })
+        .await;
+    golden
+        .call("events_read", async |database| {
+            let events = database.turn_events();
+            let read = events
+                .read(turn.conversation_id, turn.id, 0, 10)
+                .await
+                .unwrap();
+            assert_eq!(read, std::slice::from_ref(&batch));
+        })
+        .await;
+    golden
+        .call("events_latest", async |database| {
+            let latest = database
+                .turn_events()
+                .latest(&[(turn.conversation_id, turn.id)])
+                .await;
+            assert_eq!(latest.unwrap(), LatestBatches::from([(turn.id, 1)]));
+        })
+        .await;
+    golden
+        .call("events_delete_older", async |database| {
+            let day = Duration::from_secs(86_400);
+            database.turn_events().delete_older(day).await.unwrap();
+        })
+        .await;
+    if golden.database.connection.is_postgres() {
+        golden
+            .call("events_announce", async |database| {
+                let latest = LatestBatches::from([(turn.id, 1)]);
+                database.turn_events().announce(&latest).await.unwrap();
+            })
+            .await;
+    }
+}
+
+async fn keys(golden: &mut Golden) {
+    let new = || IdempotencyKey::new(Uuid::now_v7(), "key", b"request", Uuid::now_v7());
+    repository(golden, "idempotency_keys", new).await;
+    golden
+        .call("idempotency_keys_forget", async |database| {
+            let day = Duration::from_secs(86_400);
+            database.forget_idempotency_keys(day).await.unwrap();
+        })
+        .await;
+}
+
+/// The calls of one repository; returns a row that it has stored.
+async fn repository<E: StoredEntity>(golden: &mut Golden, table: &str, new: impl Fn() -> E) -> E {
+    let name = |call: &str| format!("{table}_{call}");
+    let stored = new();
+    let id = stored.id();
+    let row = stored.clone();
+    golden
+        .call(&name("add"), async |database| {
+            repository_of(database).add(row).await.unwrap();
+        })
+        .await;
+    golden
+        .call(&name("add_many"), async |database| {
+            repository_of(database)
+                .add_many(vec![new(), new()])
+                .await
+                .unwrap();
+        })
+        .await;
+    golden
+        .call(&name("get"), async |database| {
+            assert!(
+                repository_of::<E>(database)
+                    .get(&id)
+                    .await
+                    .unwrap()
+                    .is_some()
+            );
+        })
+        .await;
+    golden
+        .call(&name("exists"), async |database| {
+            assert!(repository_of::<E>(database).exists(&id).await.unwrap());
+        })
+        .await;
+    golden
+        .call(&name("count"), async |database| {
+            let count = repository_of::<E>(database)
+                .count(&E::Filter::default())
+                .await;
+            assert!(count.unwrap() >= 3);
+        })
+        .await;
+    let row = stored.clone();
+    golden
+        .call(&name("update"), async |database| {
+            repository_of(database).update(row).await.unwrap();
+        })
+        .await;
+    list(golden, &name("list"), &ListQuery::<E>::default()).await;
+    let other = new();
+    let id = other.id();
+    repository_of(&golden.database).add(other).await.unwrap();
+    golden
+        .call(&name("delete"), async |database| {
+            assert!(repository_of::<E>(database).delete(&id).await.unwrap());
+        })
+        .await;
+    stored
+}
+
+async fn list<E: StoredEntity>(golden: &mut Golden, name: &str, query: &ListQuery<E>) {
+    golden
+        .call(name, async |database| {
+            repository_of::<E>(database).list(query).await.unwrap();
+        })
+        .await;
+}
+
+fn repository_of<E: StoredEntity>(database: &Database) -> std::sync::Arc<dyn Repository<E>> {
+    database.repository()
+}

@@ -80,7 +80,7 @@ impl Agent for OfflineAgent {
         _answer: Option<&str>,
     ) -> ToolOutcome {
         tokio::time::sleep(self.step_delay).await;
-        ToolOutcome::Result(self.toolbox.run(call, state))
+        ToolOutcome::Result(self.toolbox.run(call, state).await)
     }
 }
 

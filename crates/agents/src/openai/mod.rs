@@ -1,21 +1,23 @@
 //! The agent behind any OpenAI-compatible chat completions endpoint.
 
+mod completion;
+mod request;
+mod text;
 mod transport;
-mod wire;
 
 use std::{fmt, time::Duration};
 
-use async_openai::{Client, config::OpenAIConfig};
 use async_trait::async_trait;
-use futures::StreamExt;
 use reqwest::{Url, header::HeaderValue};
-use tower::service_fn;
 use yai_agentkit_core::{Error, Result};
 use yai_agentkit_engine::agent::{
     Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome,
 };
 
-use self::wire::Completion;
+use self::{
+    completion::Completion,
+    transport::{Endpoint, Event},
+};
 use crate::tools::Toolbox;
 
 /// How to reach a model. `Debug` does not show the key.
@@ -61,7 +63,7 @@ impl fmt::Debug for OpenAiConfig {
 /// Lets a model decide, which is told of the remembered facts and may use all tools.
 pub struct OpenAiAgent {
     config: OpenAiConfig,
-    client: Client<OpenAIConfig>,
+    endpoint: Endpoint,
     toolbox: Toolbox,
 }
 
@@ -85,17 +87,9 @@ impl OpenAiAgent {
         if config.model.trim().is_empty() {
             return Err(Error::configuration("OPENAI_MODEL", "must name a model"));
         }
-        let http = transport::client()?;
-        let settings = OpenAIConfig::new()
-            .with_api_key(config.api_key.as_str())
-            .with_api_base(config.base_url.trim_end_matches('/'));
-        let secret = config.api_key.clone();
-        // The library's own retries wait as long as the endpoint says, be it hours.
-        let service =
-            service_fn(move |request| transport::send(http.clone(), request, secret.clone()));
         Ok(Self {
+            endpoint: Endpoint::new(&config)?,
             config,
-            client: Client::with_config(settings).with_http_service(service),
             toolbox: Toolbox::default(),
         })
     }
@@ -113,16 +107,20 @@ impl OpenAiAgent {
         state: &AgentState,
         deltas: &Deltas,
     ) -> Result<Completion, AgentError> {
-        let request = wire::request(&self.config, &self.toolbox, state);
-        let chat = self.client.chat();
-        let chunks = chat.create_stream_byot(request).await;
-        let mut chunks = chunks.map_err(transport::agent_error)?;
+        let request = request::request(&self.config, &self.toolbox, state);
+        let mut answer = self.endpoint.ask(&request).await?;
         let mut completion = Completion::default();
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(transport::agent_error)?;
-            deltas
-                .say(&completion.add(chunk, &self.config.api_key)?)
-                .await;
+        while let Some(event) = answer.next().await? {
+            match event {
+                Event::Data(chunk) => {
+                    let said = completion.add(&chunk, &self.config.api_key)?;
+                    deltas.say(&said).await;
+                }
+                Event::Done => {
+                    completion.end();
+                    break;
+                }
+            }
         }
         Ok(completion)
     }
@@ -138,7 +136,7 @@ impl Agent for OpenAiAgent {
                 reason: format!("it did not answer within {:?}", self.config.timeout),
                 source: Some(elapsed.into()),
             })??;
-        wire::step(completion, state)
+        completion::step(completion, state)
     }
 
     fn is_repeatable(&self, _call: &ToolCall) -> bool {
@@ -152,6 +150,6 @@ impl Agent for OpenAiAgent {
         state: &mut AgentState,
         _answer: Option<&str>,
     ) -> ToolOutcome {
-        ToolOutcome::Result(self.toolbox.run(call, state))
+        ToolOutcome::Result(self.toolbox.run(call, state).await)
     }
 }

@@ -33,10 +33,17 @@ pub struct Tool {
     pub description: &'static str,
     /// The JSON schema of its arguments.
     pub parameters: Json,
-    run: Box<Run>,
+    run: Run,
 }
 
-type Run = dyn Fn(&Json, &mut AgentState) -> Result<String, String> + Send + Sync;
+type Inline = dyn Fn(&Json, &mut AgentState) -> Result<String, String> + Send + Sync;
+
+enum Run {
+    /// At once, on the thread of its caller.
+    Inline(Box<Inline>),
+    /// It takes a processor for a while.
+    Calculate,
+}
 
 impl Default for Toolbox {
     fn default() -> Self {
@@ -56,14 +63,16 @@ impl Toolbox {
                     "description": "Numbers, parentheses and + - * / % ^ !"
                 }}),
                 &["expression"],
-                |Calculate { expression }, _| calculator::evaluate(&expression),
+                Run::Calculate,
             ),
             Tool::new(
                 "current_time",
                 "Tells the present date and time, in UTC, as RFC 3339.",
                 json!({}),
                 &[],
-                move |CurrentTime {}, _| Ok(clock().to_rfc3339_opts(SecondsFormat::Secs, true)),
+                inline("current_time", move |CurrentTime {}, _| {
+                    Ok(clock().to_rfc3339_opts(SecondsFormat::Secs, true))
+                }),
             ),
             Tool::new(
                 "remember",
@@ -73,14 +82,14 @@ impl Toolbox {
                     "value": {"type": "string", "description": "Such as: green"}
                 }),
                 &["name", "value"],
-                remember,
+                inline("remember", remember),
             ),
             Tool::new(
                 "recall",
                 "Tells a remembered fact, or all of them when no name is given.",
                 json!({"name": {"type": "string"}}),
                 &[],
-                recall,
+                inline("recall", recall),
             ),
             Tool::new(
                 "search_history",
@@ -94,7 +103,7 @@ impl Toolbox {
                     }
                 }),
                 &["words"],
-                search_history,
+                inline("search_history", search_history),
             ),
         ];
         Self { tools }
@@ -107,10 +116,14 @@ impl Toolbox {
 
     /// Runs the tool that `call` names. The result is for an agent to read and bounded in length;
     /// that of a failure begins with [`FAILED`].
-    pub fn run(&self, call: &ToolCall, state: &mut AgentState) -> String {
+    pub async fn run(&self, call: &ToolCall, state: &mut AgentState) -> String {
         let tool = self.tools.iter().find(|tool| tool.name == call.name);
-        let result = match tool {
-            Some(tool) => (tool.run)(&call.arguments, state),
+        let result = match tool.map(|tool| &tool.run) {
+            Some(Run::Inline(run)) => run(&call.arguments, state),
+            Some(Run::Calculate) => match arguments(&call.name, &call.arguments) {
+                Ok(Calculate { expression }) => calculator::evaluate(&expression).await,
+                Err(reason) => Err(reason),
+            },
             None => Err(format!("there is no tool `{}`", call.name)),
         };
         let text = result.unwrap_or_else(|reason| format!("{FAILED}{reason}"));
@@ -119,12 +132,12 @@ impl Toolbox {
 }
 
 impl Tool {
-    fn new<Arguments: DeserializeOwned>(
+    fn new(
         name: &'static str,
         description: &'static str,
         properties: Json,
         required: &[&str],
-        run: impl Fn(Arguments, &mut AgentState) -> Result<String, String> + Send + Sync + 'static,
+        run: Run,
     ) -> Self {
         Self {
             name,
@@ -135,13 +148,23 @@ impl Tool {
                 "required": required,
                 "additionalProperties": false
             }),
-            run: Box::new(move |arguments, state| {
-                let arguments = Arguments::deserialize(arguments)
-                    .map_err(|error| format!("the arguments do not fit `{name}`: {error}"))?;
-                run(arguments, state)
-            }),
+            run,
         }
     }
+}
+
+fn inline<Arguments: DeserializeOwned>(
+    name: &'static str,
+    run: impl Fn(Arguments, &mut AgentState) -> Result<String, String> + Send + Sync + 'static,
+) -> Run {
+    Run::Inline(Box::new(move |json, state| {
+        run(arguments(name, json)?, state)
+    }))
+}
+
+fn arguments<Arguments: DeserializeOwned>(name: &str, json: &Json) -> Result<Arguments, String> {
+    Arguments::deserialize(json)
+        .map_err(|error| format!("the arguments do not fit `{name}`: {error}"))
 }
 
 /// All that is remembered, a line each, bounded in length.

@@ -9,7 +9,11 @@ fn run(state: &mut AgentState, name: &str, arguments: Json) -> String {
         name: name.to_owned(),
         arguments,
     };
-    Toolbox::with_clock(|| DateTime::UNIX_EPOCH).run(&call, state)
+    let toolbox = Toolbox::with_clock(|| DateTime::UNIX_EPOCH);
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime
+        .expect("a runtime")
+        .block_on(toolbox.run(&call, state))
 }
 
 #[test]
@@ -201,5 +205,23 @@ fn schemas_name_every_argument() {
             assert!(properties.contains(name.as_str().unwrap()), "{}", tool.name);
         }
         assert_eq!(tool.parameters["type"], "object");
+    }
+}
+
+#[tokio::test]
+async fn calculations_leave_the_runtime_free() {
+    let toolbox = Toolbox::default();
+    let call = ToolCall {
+        id: "call_1".to_owned(),
+        name: "calculate".to_owned(),
+        arguments: json!({"expression": "9^9^9"}),
+    };
+    let mut states = vec![AgentState::default(); 8];
+    let calculations = states.iter_mut().map(|state| toolbox.run(&call, state));
+    let mut calculations = std::pin::pin!(futures::future::join_all(calculations));
+    // Whoever blocks the only thread of this runtime is done when it is polled for the first time.
+    assert!(futures::poll!(&mut calculations).is_pending());
+    for result in calculations.await {
+        assert_eq!(result, "Error: the calculation takes too long");
     }
 }

@@ -1,0 +1,111 @@
+//! The state as a chat completion request.
+
+use std::collections::HashSet;
+
+use async_openai::types::chat::{
+    ChatCompletionMessageToolCall, ChatCompletionMessageToolCalls,
+    ChatCompletionRequestAssistantMessage, ChatCompletionRequestMessage,
+    ChatCompletionRequestSystemMessage, ChatCompletionRequestToolMessage,
+    ChatCompletionRequestUserMessage, ChatCompletionTool, ChatCompletionTools,
+    CreateChatCompletionRequest, FunctionCall, FunctionObject,
+};
+use serde_json::Value as Json;
+use yai_agentkit_core::Role;
+use yai_agentkit_engine::agent::{AgentState, ChatMessage, ToolCall};
+
+use super::OpenAiConfig;
+use crate::tools::{self, Toolbox};
+
+const SYSTEM_PROMPT: &str = "You are a helpful assistant with a durable memory. Call `remember` when \
+the user tells you something worth keeping, `search_history` to look up what was said before, \
+`calculate` for arithmetic and `current_time` for the date and time. Answer in the user's language.";
+
+/// What to ask the model.
+pub(super) fn request(
+    config: &OpenAiConfig,
+    toolbox: &Toolbox,
+    state: &AgentState,
+) -> CreateChatCompletionRequest {
+    let mut prompt = config
+        .system_prompt
+        .clone()
+        .unwrap_or_else(|| SYSTEM_PROMPT.to_owned());
+    if !state.facts.is_empty() {
+        prompt.push_str("\n\nWhat you remember, by name:\n");
+        prompt.push_str(&tools::facts(state));
+    }
+    let system = ChatCompletionRequestSystemMessage::from(prompt).into();
+    // An endpoint refuses tool calls that have no result, such as those of a turn given up.
+    let results = state
+        .messages
+        .iter()
+        .filter_map(|message| message.tool_call_id.as_deref());
+    let answered: HashSet<_> = results.collect();
+    let said = state
+        .messages
+        .iter()
+        .filter_map(|message| wire_message(message, &answered));
+    CreateChatCompletionRequest {
+        model: config.model.clone(),
+        messages: std::iter::once(system).chain(said).collect(),
+        tools: Some(toolbox.tools().iter().map(wire_tool).collect()),
+        stream: Some(true),
+        ..CreateChatCompletionRequest::default()
+    }
+}
+
+fn wire_message(
+    message: &ChatMessage,
+    answered: &HashSet<&str>,
+) -> Option<ChatCompletionRequestMessage> {
+    let content = message.content.as_str();
+    let message = match message.role {
+        Role::System => ChatCompletionRequestSystemMessage::from(content).into(),
+        Role::User | Role::Other(_) => ChatCompletionRequestUserMessage::from(content).into(),
+        Role::Tool => ChatCompletionRequestToolMessage {
+            content: content.into(),
+            tool_call_id: message.tool_call_id.clone()?,
+        }
+        .into(),
+        Role::Assistant => {
+            let calls = message.tool_calls.iter();
+            let calls = calls.filter(|call| answered.contains(call.id.as_str()));
+            let calls: Vec<_> = calls.map(wire_call).collect();
+            if calls.is_empty() && content.is_empty() {
+                return None;
+            }
+            ChatCompletionRequestAssistantMessage {
+                content: (!content.is_empty()).then(|| content.into()),
+                tool_calls: (!calls.is_empty()).then_some(calls),
+                ..ChatCompletionRequestAssistantMessage::default()
+            }
+            .into()
+        }
+    };
+    Some(message)
+}
+
+fn wire_call(call: &ToolCall) -> ChatCompletionMessageToolCalls {
+    let arguments = match &call.arguments {
+        Json::String(not_json) => not_json.clone(),
+        arguments => arguments.to_string(),
+    };
+    ChatCompletionMessageToolCalls::Function(ChatCompletionMessageToolCall {
+        id: call.id.clone(),
+        function: FunctionCall {
+            name: call.name.clone(),
+            arguments,
+        },
+    })
+}
+
+fn wire_tool(tool: &tools::Tool) -> ChatCompletionTools {
+    ChatCompletionTools::Function(ChatCompletionTool {
+        function: FunctionObject {
+            name: tool.name.to_owned(),
+            description: Some(tool.description.to_owned()),
+            parameters: Some(tool.parameters.clone()),
+            strict: None,
+        },
+    })
+}

@@ -62,10 +62,18 @@ impl Call {
     }
 
     fn start(&self) -> PyResult<BoxFuture<'static, Outcome>> {
+        if !self.runtime.is_alive() {
+            return Err(made_before_a_fork());
+        }
         let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
         work.take()
             .ok_or_else(|| PyRuntimeError::new_err("a call runs once: make another one"))
     }
+}
+
+/// What belongs to the parent, and would never come to an end here.
+pub(crate) fn made_before_a_fork() -> PyErr {
+    PyRuntimeError::new_err("this saver was made before a fork: make one in the child process")
 }
 
 #[pymethods]

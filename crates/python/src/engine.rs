@@ -15,7 +15,7 @@ use yai_agentkit_core::{
 use yai_agentkit_persistence::{Database, DatabaseConfig, NewRawCheckpoint, RawValue};
 
 use crate::{
-    call::{Call, ToPython},
+    call::{Call, ToPython, made_before_a_fork},
     convert::{
         ChannelWriteIn, History, Place, Selection, StoredOut, ThreadOut, ValueIn, cursor,
         json_object,
@@ -69,9 +69,7 @@ impl Engine {
         F: Future<Output = Result<T>> + Send + 'static,
     {
         if !self.runtime.is_alive() {
-            return Err(PyRuntimeError::new_err(
-                "this saver was made before a fork: make one in the child process",
-            ));
+            return Err(made_before_a_fork());
         }
         if self.closed.load(Ordering::Acquire) {
             return Err(PyRuntimeError::new_err(
@@ -131,15 +129,19 @@ impl Engine {
     }
 
     /// Waits for what is under way, then closes the connections. Afterwards every call fails.
-    fn close(&self) -> Call {
+    ///
+    /// After a fork they are the parent's, which may need them still: there is nothing to do.
+    fn close(&self) -> PyResult<Call> {
         self.closed.store(true, Ordering::Release);
+        let is_ours = self.runtime.is_alive();
         let database = self.database.clone();
-        Call::new(self.runtime, async move {
-            if let Some(database) = database.connected.get() {
+        let close = async move {
+            if is_ours && let Some(database) = database.connected.get() {
                 database.close().await;
             }
             Ok(())
-        })
+        };
+        Ok(Call::new(runtime()?, close))
     }
 
     fn get(

@@ -365,6 +365,21 @@ else:
     os._exit(0)
 assert saver.get_tuple(thread) is None
 """,
+    "with a close after a fork": """
+call = saver._engine.threads(1, None)
+if child := os.fork():
+    assert os.waitpid(child, 0)[1] == 0
+else:
+    try:
+        call.wait()
+        os._exit(1)
+    except RuntimeError as error:
+        assert "fork" in str(error)
+    saver.close()
+    asyncio.run(saver.aclose())
+    os._exit(0)
+assert saver.get_tuple(thread) is None
+""",
 }
 
 
@@ -375,3 +390,30 @@ def test_a_process_ends_well(ending, url):
     command = [sys.executable, *options, "-c", SCRIPT + ENDINGS[ending], url]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_greenlets_of_gevent_run_while_one_waits(tmp_path):
+    # One holds SQLite's only write transaction, and gives it back in its own time.
+    script = """
+from gevent import monkey
+monkey.patch_all()
+import gevent, sqlite3, sys
+from yai_agentkit import AgentkitSaver
+
+saver = AgentkitSaver.from_conn_string("sqlite://" + sys.argv[1])
+saver.setup()
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+waiting = [gevent.spawn(saver.copy_thread, "thread", f"copy {n}") for n in range(2)]
+waiting.append(gevent.spawn(saver.delete_thread, "thread"))
+gevent.sleep(0.3)
+assert not any(greenlet.ready() for greenlet in waiting[2:])
+connection.execute("COMMIT")
+gevent.joinall(waiting, timeout=20)
+assert [type(greenlet.exception).__name__ for greenlet in waiting[:2]] == ["NotFoundError"] * 2
+assert waiting[2].successful()
+saver.close()
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "file.db")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert ended.returncode == 0, ended.stderr

@@ -5,7 +5,9 @@ These are the facts of docs/coming-from-async-postgres-saver.md.
 
 import asyncio
 import math
+from enum import Enum
 
+import ormsgpack
 import psycopg
 import pytest
 from conftest import at, new_database
@@ -34,6 +36,22 @@ def keeps(value):
         assert repr(read["value"]) == repr(value)
 
     return story
+
+
+class Word(str, Enum):
+    """As `StrEnum`, which Python has since 3.11."""
+
+    BLUE = "blue"
+
+
+async def takes_half_a_character(saver, _):
+    await put(saver, "half: \ud83d")
+
+
+async def runs_nothing_that_a_row_says(saver, _):
+    row = ormsgpack.packb(ormsgpack.Ext(0, ormsgpack.packb(("os", "getenv", "PATH"))))
+    read = saver.serde.loads_typed(("msgpack", row))
+    assert read == "PATH"
 
 
 async def answers_sync_calls_in_an_event_loop(saver, _):
@@ -131,6 +149,10 @@ STORIES = [
     (keeps(math.nan), InvalidTextRepresentation),
     (keeps(math.inf), InvalidTextRepresentation),
     (keeps(4.036259327295849e16), AssertionError),
+    (keeps(-0.0), AssertionError),
+    (keeps(Word.BLUE), AssertionError),
+    (takes_half_a_character, InvalidTextRepresentation),
+    (runs_nothing_that_a_row_says, AssertionError),
     (answers_sync_calls_in_an_event_loop, asyncio.InvalidStateError),
     (serves_a_second_event_loop, RuntimeError),
     (outlives_its_connections, psycopg.OperationalError),

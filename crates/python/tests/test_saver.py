@@ -1,19 +1,29 @@
 """What is ours alone: making a saver, the list of threads, errors, serializers."""
 
 import asyncio
+import json
 import math
+import os
 import socket
 import subprocess
 import sys
-from enum import Enum
+import time
+from dataclasses import dataclass
+from enum import Enum, IntFlag
+from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
+import ormsgpack
 import psycopg
 import pytest
 from examples import checkpoint, config, metadata, store
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from pydantic import BaseModel, SecretStr
 from yai_agentkit import AgentkitSaver, ConflictError, NotFoundError, StorageError
 from yai_agentkit._conninfo import as_url
+
+SECONDS = 60
 
 
 def put(saver, thread_id, values):
@@ -214,6 +224,83 @@ class Kind(Enum):
     BLUE = "blue"
 
 
+class Word(str, Enum):
+    """As `StrEnum`, which Python has since 3.11."""
+
+    BLUE = "blue"
+
+
+class Rights(IntFlag):
+    READ = 1
+    WRITE = 2
+
+
+class Pair(NamedTuple):
+    left: int
+
+
+class Model(BaseModel):
+    secret: SecretStr
+
+
+@dataclass
+class Record:
+    kinds: list[Kind]
+
+
+class Names(set):
+    pass
+
+
+OWN = [
+    Kind.BLUE,
+    Word.BLUE,
+    Rights.READ | Rights.WRITE,
+    Pair(1),
+    Model(secret="s"),
+    Record([Kind.BLUE]),
+    Names({"a"}),
+]
+
+
+@pytest.mark.parametrize("value", [*OWN, -0.0, 0.0, "half: \ud83d", "\ude00", ["\ud83d"], "a\0b"])
+async def test_what_in_memory_saver_keeps_is_kept(value, saver):
+    read = []
+    for each in [InMemorySaver(), saver]:
+        place = put(each, "thread", {"value": value})
+        each.put_writes(place, [("value", value)], "task")
+        found = await each.aget_tuple(place)
+        read += [[found.checkpoint["channel_values"]["value"], found.pending_writes[0][2]]]
+    expected, ours = read
+    assert repr(ours) == repr(expected)
+    if value in OWN:
+        assert ours == [value, value]
+
+
+def test_half_a_character_in_metadata_ends_no_turn(saver):
+    stored = checkpoint({}, {})
+    place = saver.put(config("thread"), stored, metadata(0, text="half: \ud83d"), {})
+    assert saver.get_tuple(place).metadata["text"] == "half: ?"
+    assert [found.config for found in saver.list(None, filter={"text": "half: \ud83d"})] == [place]
+
+
+async def test_a_filter_finds_integers_of_any_size(saver):
+    numbers = [2**63 - 1, 2**63, 2**64 - 1, 2**64, 2**64 + 1, 10**40, 10**40 + 1, -(2**63) - 1]
+    places = {}
+    for number in numbers:
+        known = metadata(0, number=number, nested={"list": [0, number]}, even=number % 2 == 0)
+        for _ in range(2):
+            place = saver.put(config("thread"), checkpoint({}, {}), known, {})
+            places.setdefault(number, []).insert(0, place)
+    for number in numbers:
+        for pattern in [{"number": number}, {"nested": {"list": [number]}}]:
+            found = [each.config async for each in saver.alist(None, filter=pattern)]
+            assert found == places[number]
+            assert [each.config for each in saver.list(None, filter=pattern, limit=1)] == found[:1]
+        assert not list(saver.list(None, filter={"number": number, "even": number % 2 == 1}))
+    assert not list(saver.list(None, filter={"number": 10**40 + 2}))
+
+
 class Unknown:
     """Nothing that LangGraph's serializer knows."""
 
@@ -226,6 +313,74 @@ async def test_values_are_never_pickled_and_types_come_back_only_as_allowed(save
     assert (await allowing.aget_tuple(place)).checkpoint["channel_values"] == {"kind": [Kind.BLUE]}
     with pytest.raises(TypeError, match="serializable: Unknown"):
         put(saver, "thread", {"unknown": Unknown()})
+
+
+# What a row may say: call this with these arguments. By the kinds of extension of LangGraph.
+HOSTILE = {
+    "a function": (0, ("os", "system", "echo > {file}")),
+    "a function of several arguments": (1, ("os", "popen", ("echo > {file}",))),
+    "a function of named arguments": (2, ("subprocess", "run", {"args": ["touch", "{file}"]})),
+    "a class": (1, ("subprocess", "Popen", (["touch", "{file}"],))),
+    "a built-in": (0, ("builtins", "exec", "open({file!r}, 'w')")),
+    "a model of pydantic 1": (4, ("subprocess", "Popen", {"args": ["touch", "{file}"]})),
+    "a model of pydantic 2": (5, ("subprocess", "Popen", {"args": ["touch", "{file}"]})),
+    "a module of the path": (0, ("hostile", "Kind", "blue")),
+}
+
+
+class RawSerializer(JsonPlusSerializer):
+    def dumps_typed(self, obj):
+        return "msgpack", obj
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_row_calls_nothing(name, saver, tmp_path, monkeypatch):
+    file = tmp_path / "called"
+    (tmp_path / "hostile.py").write_text(f"open({str(file)!r}, 'w')\nKind = print")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def filled(value):
+        if isinstance(value, str):
+            return value.format(file=str(file))
+        if isinstance(value, dict):
+            return {key: filled(item) for key, item in value.items()}
+        return type(value)(map(filled, value))
+
+    kind, call = HOSTILE[name]
+    call = filled(call)
+    row = ormsgpack.packb([ormsgpack.Ext(kind, ormsgpack.packb(call))])
+    raw = AgentkitSaver(saver._engine, serde=RawSerializer())
+    place = put(raw, "thread", {"value": row})
+    raw.put_writes(place, [("value", row)], "task")
+    found = saver.get_tuple(place)
+    given = json.loads(json.dumps(call[2]))
+    assert found.checkpoint["channel_values"] == {"value": [given]}
+    assert found.pending_writes == [("task", "value", [given])]
+    assert not file.exists() and "hostile" not in sys.modules
+
+    # The loose mode, by name: so the row is one that would have.
+    loose = JsonPlusSerializer(allowed_msgpack_modules=True)
+    AgentkitSaver(saver._engine, serde=loose).get_tuple(place)
+    sys.modules.pop("hostile", None)
+    deadline = time.monotonic() + SECONDS
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert file.exists()
+
+
+def test_langgraphs_strict_mode_leaves_out_the_programs_own():
+    script = """
+from enum import Enum
+from yai_agentkit import DataSerializer
+class Kind(Enum):
+    BLUE = "blue"
+strict = DataSerializer()
+stored = strict.dumps_typed(Kind.BLUE)
+assert strict.loads_typed(stored) == "blue"
+assert strict.with_msgpack_allowlist([Kind]).loads_typed(stored) is Kind.BLUE
+"""
+    environment = {**os.environ, "LANGGRAPH_STRICT_MSGPACK": "true"}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
 
 
 async def test_operations_on_runs_and_threads(saver):

@@ -4,10 +4,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import BaseMessage
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from yai_agentkit._saver import AgentkitSaver, _number_after
+from yai_agentkit._serializer import DataSerializer
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -36,7 +36,7 @@ class JavaScriptSaver(AgentkitSaver):
         return super().get_next_version(0 if current is None else current, channel)
 
 
-class _JavaScriptSerializer(JsonPlusSerializer):
+class _JavaScriptSerializer(DataSerializer):
     """Writes values as LangGraph.js's serializer does, and reads them and all of Python's."""
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
@@ -45,7 +45,8 @@ class _JavaScriptSerializer(JsonPlusSerializer):
         if isinstance(obj, _DeltaSnapshot):
             obj = {"lc": 2, "type": "delta_snapshot", "value": obj.value}
         text = json.dumps(obj, default=_encoded, ensure_ascii=False, allow_nan=False)
-        return "json", text.encode()
+        # Half a character is no UTF-8, but has an escape.
+        return "json", text.encode(errors="backslashreplace")
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
         value = super().loads_typed(data)

@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import builtins
 import json
+import math
 import os
 import random
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+import re
+import sys
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from enum import Enum
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from langgraph.checkpoint.base import (
     BaseCheckpointSaver,
@@ -23,6 +28,7 @@ from langgraph.checkpoint.serde.types import TASKS, _DeltaSnapshot
 
 from yai_agentkit._conninfo import as_url
 from yai_agentkit._native import Engine
+from yai_agentkit._serializer import DataSerializer
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -31,6 +37,10 @@ if TYPE_CHECKING:
 
     from yai_agentkit._native import Call, _Place, _Stored, _Write
 
+
+_T = TypeVar("_T")
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
@@ -75,7 +85,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
 
     def __init__(self, engine: Engine, *, serde: SerializerProtocol | None = None) -> None:
         """For `from_conn_string` and `from_config`."""
-        super().__init__(serde=serde)
+        super().__init__(serde=serde or DataSerializer())
         self._engine = engine
 
     @classmethod
@@ -93,7 +103,10 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
                 `host=… dbname=…`, `sqlite:FILE` (`sqlite:///` before an absolute path), or
                 `sqlite::memory:`.
             pipeline: Accepted for the sake of LangGraph's savers. One call is one round trip anyway.
-            serde: How values become bytes; LangGraph's `JsonPlusSerializer` by default.
+            serde: How values become bytes. By default as LangGraph's `JsonPlusSerializer` does it,
+                but nothing that is read becomes a call to anything but a class of data that the
+                program has loaded. `JsonPlusSerializer(allowed_msgpack_modules=True)` calls
+                whatever a row says: only for a database that nobody else writes to.
 
         Raises:
             ValueError: If it can't be read.
@@ -114,7 +127,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
             path: A TOML file with a table `[database]`: `url`, `max_connections`, `schema`, …
             environ: The environment, `os.environ` by default: `DATABASE_URL`,
                 `DB_MAX_CONNECTIONS`, `DB_SCHEMA`, …
-            serde: How values become bytes; LangGraph's `JsonPlusSerializer` by default.
+            serde: How values become bytes; see `from_conn_string`.
 
         Raises:
             ValueError: If a setting is not allowed; it says what is.
@@ -126,7 +139,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         return f"{type(self).__name__}({self._engine.display_url!r})"
 
     def __enter__(self) -> Self:
-        self._engine.connect().wait()
+        _wait(self._engine.connect())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -141,7 +154,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
 
     def close(self) -> None:
         """Wait for what is under way, then close the connections. A second time does nothing."""
-        self._engine.close().wait()
+        _wait(self._engine.close())
 
     async def aclose(self) -> None:
         """Wait for what is under way, then close the connections. A second time does nothing."""
@@ -153,7 +166,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         The first call of any method does so too, unless `DB_GENERATE_SCHEMAS` is off. What is
         returned may be awaited, as with LangGraph's async savers: the work is done by then.
         """
-        self._engine.setup().wait()
+        _wait(self._engine.setup())
         return _Done()
 
     async def asetup(self) -> None:
@@ -162,7 +175,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, or the thread's latest; `None` if there is none."""
-        stored = self._get(config).wait()
+        stored = _wait(self._get(config))
         return None if stored is None else self._load(stored)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
@@ -187,7 +200,8 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
             before: Older than this one.
             limit: So many at most.
         """
-        for stored in self._list(config, filter, before, limit).wait():
+        selected = _Selected(filter, limit)
+        for stored in selected.of(_wait(self._list(config, selected, before))):
             yield self._load(stored)
 
     async def alist(
@@ -199,7 +213,8 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """The checkpoints that match, newest first. See `list`."""
-        for stored in await self._list(config, filter, before, limit):
+        selected = _Selected(filter, limit)
+        for stored in selected.of(await self._list(config, selected, before)):
             yield self._load(stored)
 
     def put(
@@ -211,7 +226,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
     ) -> RunnableConfig:
         """Store a checkpoint and the values of its new versions; return where it is."""
         place, call = self._put(config, checkpoint, metadata, new_versions)
-        call.wait()
+        _wait(call)
         return _config(*place)
 
     async def aput(
@@ -234,7 +249,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Store what a task wrote, as pending writes of the checkpoint that it started from."""
-        self._put_writes(config, writes, task_id, task_path).wait()
+        _wait(self._put_writes(config, writes, task_id, task_path))
 
     async def aput_writes(
         self,
@@ -248,7 +263,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete everything of a thread. One that does not exist is no error."""
-        self._engine.delete_thread(str(thread_id)).wait()
+        _wait(self._engine.delete_thread(str(thread_id)))
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete everything of a thread. One that does not exist is no error."""
@@ -256,7 +271,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete what the runs made, save what a remaining checkpoint needs to read back."""
-        self._engine.delete_for_runs(_ids("run_ids", run_ids)).wait()
+        _wait(self._engine.delete_for_runs(_ids("run_ids", run_ids)))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete what the runs made, save what a remaining checkpoint needs to read back."""
@@ -269,7 +284,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
             NotFoundError: If the source has no checkpoints.
             ConflictError: If the target exists.
         """
-        self._engine.copy_thread(str(source_thread_id), str(target_thread_id)).wait()
+        _wait(self._engine.copy_thread(str(source_thread_id), str(target_thread_id)))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy everything of a thread to a new one. See `copy_thread`."""
@@ -283,7 +298,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
             strategy: `"keep_latest"` keeps the latest checkpoint of each namespace, with all that
                 it needs to read back unchanged, delta channels included; `"delete"` keeps nothing.
         """
-        self._prune(thread_ids, strategy).wait()
+        _wait(self._prune(thread_ids, strategy))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Delete of each thread what `strategy` does not keep. See `prune`."""
@@ -293,7 +308,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """For each channel its nearest stored value among the ancestors, and the writes since."""
-        found = self._delta_channel_history(config, channels).wait()
+        found = _wait(self._delta_channel_history(config, channels))
         return self._load_histories(channels, found)
 
     async def aget_delta_channel_history(
@@ -310,7 +325,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
             limit: So many at most.
             after: The last one of the page before.
         """
-        return [_thread(*found) for found in self._threads(limit, after).wait()]
+        return [_thread(*found) for found in _wait(self._threads(limit, after))]
 
     async def athreads(
         self, *, limit: int = 100, after: Thread | None = None
@@ -334,18 +349,11 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         return self._engine.get(thread_id, namespace or "", checkpoint_id)
 
     def _list(
-        self,
-        config: RunnableConfig | None,
-        filter: dict[str, Any] | None,
-        before: RunnableConfig | None,
-        limit: int | None,
+        self, config: RunnableConfig | None, selected: _Selected, before: RunnableConfig | None
     ) -> Call[builtins.list[_Stored]]:
         place = _selector(config) if config else (None, None, None)
-        contained = _json("filter", filter) if filter else None
         before_id = _configurable(before).get("checkpoint_id") if before else None
-        if limit is not None and limit < 0:
-            raise ValueError(f"limit: must not be negative, is {limit}")
-        return self._engine.query((*place, contained, before_id, limit))
+        return self._engine.query((*place, selected.contained, before_id, selected.limit))
 
     def _put(
         self,
@@ -455,6 +463,48 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         return histories
 
 
+class _Selected:
+    """The checkpoints that a filter takes: what of it has no place in 64 bits is looked for here."""
+
+    def __init__(self, filter: dict[str, Any] | None, limit: int | None) -> None:
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit: must not be negative, is {limit}")
+        whole = _json("filter", filter or {})
+        self.contained = _json("filter", _within_64_bits(filter or {}))
+        self._pattern = None if self.contained == whole else json.loads(whole)
+        self._limit, self.limit = limit, limit if self._pattern is None else None
+
+    def of(self, found: builtins.list[_Stored]) -> Iterable[_Stored]:
+        if self._pattern is None:
+            return found
+        taken = (stored for stored in found if _contains(json.loads(stored[5]), self._pattern))
+        return islice(taken, self._limit)
+
+
+def _within_64_bits(pattern: Any) -> Any:
+    """The pattern without the integers that the storage would round."""
+
+    def fits(value: object) -> bool:
+        return not isinstance(value, int) or -(2**63) <= value < 2**64
+
+    match pattern:
+        case dict():
+            return {key: _within_64_bits(value) for key, value in pattern.items() if fits(value)}
+        case list() | tuple():
+            return [_within_64_bits(value) for value in pattern if fits(value)]
+    return pattern
+
+
+def _contains(value: Any, pattern: Any) -> bool:
+    """As PostgreSQL's `@>` says."""
+    match value, pattern:
+        case dict(), dict():
+            return all(key in value and _contains(value[key], pattern[key]) for key in pattern)
+        case list(), list():
+            return all(any(_contains(item, wanted) for item in value) for wanted in pattern)
+    return isinstance(value, bool) == isinstance(pattern, bool) and bool(value == pattern)
+
+
 class _Done:
     """What `setup` returns: done, and awaitable for those who come from an async saver."""
 
@@ -463,16 +513,28 @@ class _Done:
         yield
 
 
+def _wait(call: Call[_T]) -> _T:
+    """What comes of `call`. Where the thread runs gevent's greenlets, the others run meanwhile."""
+    gevent = sys.modules.get("gevent._hub_local")
+    hub = gevent.get_hub_if_exists() if gevent else None
+    if hub is None or hub is sys.modules["greenlet"].getcurrent():
+        return call.wait()
+    done: _T = hub.threadpool.apply(call.wait)
+    return done
+
+
 def _is_inline(value: object) -> bool:
     """Whether a value stays within the checkpoint's JSON, as in LangGraph's PostgreSQL saver.
 
-    What PostgreSQL's JSON would refuse or change (it writes a float from 1e16 on as an integer of
-    other digits) is stored apart, from where that saver reads it back too.
+    What JSON, or PostgreSQL's, would refuse or change (it writes a float from 1e16 on as an integer
+    of other digits) is stored apart, from where that saver reads it back too.
     """
+    if isinstance(value, Enum):
+        return False
     if isinstance(value, str):
-        return "\0" not in value
+        return "\0" not in value and not _SURROGATE.search(value)
     if isinstance(value, float):
-        return abs(value) < 1e16
+        return abs(value) < 1e16 and (value != 0 or math.copysign(1, value) > 0)
     return value is None or isinstance(value, (bool, int))
 
 
@@ -519,9 +581,11 @@ def _ids(name: str, ids: Sequence[str]) -> list[str]:
 
 def _json(name: str, value: object) -> str:
     try:
-        return _ENCODER.encode(value)
+        text = _ENCODER.encode(value)
     except ValueError as error:
         raise ValueError(f"{name}: can't be stored as JSON: {error}") from error
+    # Half a character is no text: it becomes a question mark, as in values.
+    return _SURROGATE.sub("?", text)
 
 
 def _thread(id: str, parent_id: str | None, updated_at: str) -> Thread:

@@ -80,6 +80,9 @@ pub struct CheckpointQuery {
     pub before: Option<CheckpointId>,
     /// How many at most; `None` is all.
     pub limit: Option<u64>,
+    /// Without [`Checkpoint::channel_values`], pending writes and sends: for a list to choose from.
+    /// A back end does not read them, however large they are.
+    pub without_values: bool,
 }
 
 impl CheckpointQuery {

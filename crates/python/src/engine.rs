@@ -181,6 +181,7 @@ impl Engine {
                 .unwrap_or_default(),
             before: before.map(Into::into),
             limit,
+            without_values: false,
         };
         self.call(|database| async move {
             let found = database.get().await?.raw_checkpoints().list(&query).await?;

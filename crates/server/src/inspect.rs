@@ -11,10 +11,10 @@ use yai_agentkit_core::{
     join_lists,
 };
 
-/// A checkpoint with its values decoded. Lossy: for reading, not for storing.
+/// A checkpoint of a list: what is known about it, without its values.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-#[schema(as = Checkpoint)]
-pub struct CheckpointView {
+#[schema(as = CheckpointSummary)]
+pub struct CheckpointSummary {
     /// The thread.
     pub thread_id: String,
     /// The graph within the thread; empty for the root graph.
@@ -32,6 +32,15 @@ pub struct CheckpointView {
     /// What is known about it.
     #[schema(value_type = Object)]
     pub metadata: Map<String, Json>,
+}
+
+/// A checkpoint with its values decoded. Lossy: for reading, not for storing.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Checkpoint)]
+pub struct CheckpointView {
+    /// What is known about it.
+    #[serde(flatten)]
+    pub summary: CheckpointSummary,
     /// What the agent knows, by channel.
     #[schema(value_type = Object)]
     pub values: BTreeMap<String, Json>,
@@ -51,7 +60,7 @@ pub struct PendingWriteView {
     pub value: Json,
 }
 
-impl From<CheckpointTuple> for CheckpointView {
+impl From<CheckpointTuple> for CheckpointSummary {
     fn from(tuple: CheckpointTuple) -> Self {
         let source = tuple.metadata.0.get("source").and_then(Json::as_str);
         Self {
@@ -62,16 +71,23 @@ impl From<CheckpointTuple> for CheckpointView {
             created_at: tuple.checkpoint.ts,
             step: tuple.metadata.step(),
             source: source.map(str::to_owned),
+            metadata: tuple.metadata.0,
+        }
+    }
+}
+
+impl From<CheckpointTuple> for CheckpointView {
+    fn from(mut tuple: CheckpointTuple) -> Self {
+        let values = std::mem::take(&mut tuple.checkpoint.channel_values);
+        let pending_writes = std::mem::take(&mut tuple.pending_writes);
+        Self {
             values: join_lists(
-                tuple
-                    .checkpoint
-                    .channel_values
+                values
                     .into_iter()
                     .map(|(channel, value)| (channel, decoded(value)))
                     .collect(),
             ),
-            pending_writes: tuple
-                .pending_writes
+            pending_writes: pending_writes
                 .into_iter()
                 .map(|write| PendingWriteView {
                     task_id: write.task_id,
@@ -79,7 +95,7 @@ impl From<CheckpointTuple> for CheckpointView {
                     value: write.value.to_json(),
                 })
                 .collect(),
-            metadata: tuple.metadata.0,
+            summary: tuple.into(),
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::{CheckpointId, CheckpointQuery, Storage};
 pub(super) const CASES: &[Case] = cases!["checkpoint_lists":
     a_list_is_by_descending_id_with_all_that_belongs_to_each,
     before_limit_and_id_cut_the_list,
+    a_list_without_values_has_all_else,
     no_namespace_is_every_namespace,
     metadata_are_contained_as_in_postgres,
     all_threads_are_searched_by_their_metadata,
@@ -71,6 +72,34 @@ async fn before_limit_and_id_cut_the_list(storage: Arc<dyn Storage>) {
     // A bound need not exist.
     let beyond = CheckpointId::after(ids.last());
     assert_eq!(find(Some(&beyond), None, Some(1)).await, [5]);
+}
+
+async fn a_list_without_values_has_all_else(storage: Arc<dyn Storage>) {
+    let thread = TestThread::new(&storage);
+    for draft in thread.put_chain(3).await {
+        let id = &draft.checkpoint.id;
+        thread.write(id, "task", &[("a", "1")]).await;
+    }
+    let mut expected = thread.list().await;
+    assert!(!expected[0].checkpoint.channel_values.is_empty());
+    assert!(!expected[0].checkpoint.channel_versions.is_empty());
+    for tuple in &mut expected {
+        tuple.checkpoint.channel_values.clear();
+        tuple.pending_writes.clear();
+    }
+    let query = CheckpointQuery {
+        without_values: true,
+        ..CheckpointQuery::of(thread.id.clone())
+    };
+    let found = thread.checkpointer.list(&query).await.unwrap();
+    assert_eq!(found, expected);
+    let query = CheckpointQuery {
+        before: Some(expected[0].checkpoint.id.clone()),
+        limit: Some(1),
+        ..query
+    };
+    let found = thread.checkpointer.list(&query).await.unwrap();
+    assert_eq!(found, expected[1..2]);
 }
 
 async fn no_namespace_is_every_namespace(storage: Arc<dyn Storage>) {

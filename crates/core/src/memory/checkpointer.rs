@@ -36,6 +36,22 @@ struct Row {
     parent: Option<CheckpointId>,
 }
 
+impl Row {
+    fn without_values(&self, key: &CheckpointKey) -> CheckpointTuple {
+        CheckpointTuple {
+            key: key.clone(),
+            checkpoint: Checkpoint {
+                channel_values: BTreeMap::new(),
+                ..self.checkpoint.clone()
+            },
+            metadata: self.metadata.clone(),
+            parent: self.parent.clone(),
+            pending_writes: Vec::new(),
+            pending_sends: Vec::new(),
+        }
+    }
+}
+
 impl Checkpoints {
     /// The thread, new where there is none.
     fn thread(&mut self, id: &ThreadId, parent: Option<&ThreadId>) -> &mut Thread {
@@ -389,7 +405,10 @@ impl Checkpointer for MemoryCheckpointer {
             });
             rows.into_iter()
                 .take(limit)
-                .map(|(key, row)| tables.tuple(key, row))
+                .map(|(key, row)| match query.without_values {
+                    true => row.without_values(key),
+                    false => tables.tuple(key, row),
+                })
                 .collect()
         }))
     }

@@ -84,6 +84,12 @@ async fn reading_uses_indexes(databases: &Databases) {
         before: Some("10005007".to_owned().into()),
         ..page.clone()
     };
+    let without_values = CheckpointQuery {
+        without_values: true,
+        ..page.clone()
+    };
+    let list = |connection: &Connection| list_statement(connection, &without_values);
+    databases.assert_uses(list, &["checkpoints_pkey"]).await;
     for query in [page, next_page] {
         let list = |connection: &Connection| list_statement(connection, &query);
         databases.assert_uses(list, &OF_CHECKPOINTS).await;

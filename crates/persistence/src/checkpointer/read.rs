@@ -124,6 +124,18 @@ const WITH_ALL_OF_THREAD: &str = with_all!("$1", "$1", "OFFSET 0");
 /// On Citus, of any threads. Each server joins what it has to the page.
 const WITH_ALL_OF_ANY_THREADS: &str = with_all!("p.thread_id", "used.thread_id", "");
 
+/// Nothing but the checkpoints of `page`, without the values that they hold themselves.
+const WITHOUT_VALUES: Sql = Sql {
+    postgres: ")
+SELECT 0, thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
+    (checkpoint - 'channel_values')::text, metadata::text
+FROM page",
+    sqlite: ")
+SELECT 0, thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
+    json_remove(checkpoint, '$.channel_values'), metadata
+FROM page",
+};
+
 pub(super) async fn get(
     connection: &Connection,
     selector: &CheckpointSelector,
@@ -142,7 +154,7 @@ pub(super) fn get_statement(connection: &Connection, selector: &CheckpointSelect
     conditions
         .sql
         .push_str(" ORDER BY checkpoint_id DESC LIMIT 1");
-    conditions.statement(connection, WITH_ALL_OF_THREAD)
+    conditions.statement(connection, with_all(connection, true))
 }
 
 pub(super) async fn list(
@@ -189,11 +201,20 @@ pub(super) fn list_statement(connection: &Connection, query: &CheckpointQuery) -
         conditions.sql.push_str(" LIMIT ");
         conditions.value(i64::try_from(limit).unwrap_or(i64::MAX));
     }
-    let on_citus = match query.thread_id {
-        Some(_) => WITH_ALL_OF_THREAD,
-        None => WITH_ALL_OF_ANY_THREADS,
+    let rest = match query.without_values {
+        true => WITHOUT_VALUES.on(connection),
+        false => with_all(connection, query.thread_id.is_some()),
     };
-    conditions.statement(connection, on_citus)
+    conditions.statement(connection, rest)
+}
+
+/// What follows `page`; on Citus, $1 is the thread where it is `of_thread`.
+fn with_all(connection: &Connection, of_thread: bool) -> &'static str {
+    match (connection.is_distributed(), of_thread) {
+        (false, _) => WITH_ALL.on(connection),
+        (true, true) => WITH_ALL_OF_THREAD,
+        (true, false) => WITH_ALL_OF_ANY_THREADS,
+    }
 }
 
 async fn run(
@@ -219,14 +240,9 @@ struct Conditions {
 }
 
 impl Conditions {
-    /// The whole statement, which ends with `on_citus` there. $1 is the thread, if one is asked for.
-    fn statement(self, connection: &Connection, on_citus: &str) -> Statement {
-        let with_all = if connection.is_distributed() {
-            on_citus
-        } else {
-            WITH_ALL.on(connection)
-        };
-        let sql = format!("{PAGE}{}{with_all}", self.sql);
+    /// The whole statement. $1 is the thread, if one is asked for.
+    fn statement(self, connection: &Connection, rest: &str) -> Statement {
+        let sql = format!("{PAGE}{}{rest}", self.sql);
         Statement::from_sql_and_values(connection.get_database_backend(), sql, self.values)
     }
 

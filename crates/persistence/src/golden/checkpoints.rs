@@ -70,11 +70,16 @@ async fn reads(golden: &mut Golden) {
         checkpoint_id: Some(thread.checkpoint.id.clone()),
         ..of_thread.clone()
     };
+    let without_values = CheckpointQuery {
+        without_values: true,
+        ..page.clone()
+    };
     for (name, query) in [
         ("list_all", &CheckpointQuery::default()),
         ("list_of_thread", &of_thread),
         ("list_page", &page),
         ("list_next_page", &next_page),
+        ("list_without_values", &without_values),
         ("list_of_metadata", &of_metadata),
         ("list_one", &one),
     ] {

@@ -7,7 +7,7 @@ use yai_agentkit_core::{
 use yai_agentkit_persistence::Database;
 
 use crate::{
-    inspect::{self, CheckpointView},
+    inspect::{self, CheckpointSummary, CheckpointView},
     settings::Settings,
 };
 
@@ -31,7 +31,7 @@ pub(super) struct HistoryArguments {
     /// How many at most
     #[arg(long, default_value_t = 20)]
     limit: u64,
-    /// Print one JSON object a line, values included
+    /// Print one JSON object a line, without the values: `show` has those
     #[arg(long)]
     json: bool,
 }
@@ -101,11 +101,12 @@ pub(super) async fn history(
     let query = CheckpointQuery {
         namespace: arguments.namespace.map(Namespace::from),
         limit: Some(arguments.limit),
+        without_values: true,
         ..CheckpointQuery::of(arguments.thread)
     };
     let tuples = database.checkpointer().list(&query).await?;
     let mut out = stdout().lock();
-    for view in tuples.into_iter().map(CheckpointView::from) {
+    for view in tuples.into_iter().map(CheckpointSummary::from) {
         if arguments.json {
             writeln!(out, "{}", serde_json::to_string(&view)?)?;
         } else {
@@ -133,7 +134,7 @@ pub(super) async fn show(settings: Settings, arguments: ShowArguments) -> Result
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string(&view)?)?;
     } else {
-        writeln!(out, "{}", summary(&view))?;
+        writeln!(out, "{}", summary(&view.summary))?;
         for (channel, value) in &view.values {
             writeln!(out, "\n{channel}:\n{value:#}")?;
         }
@@ -167,7 +168,7 @@ pub(super) async fn diff(settings: Settings, arguments: DiffArguments) -> Result
 }
 
 /// A checkpoint in one line.
-fn summary(view: &CheckpointView) -> String {
+fn summary(view: &CheckpointSummary) -> String {
     let step = view
         .step
         .map_or_else(|| "?".to_owned(), |step| step.to_string());

@@ -18,12 +18,12 @@ use super::{
     App,
     conversation::{self, ConversationBody},
     event::{self, LastEventId},
-    extract::{Body, Id, Key, Query},
+    extract::{Body, CheckpointPath, Id, Key, Query},
     page::{List, limit},
     problem::{Problem, ProblemBody},
     turn::TurnBody,
 };
-use crate::inspect::{self, CheckpointView};
+use crate::inspect::{self, CheckpointSummary, CheckpointView};
 use yai_agentkit_engine::{
     Event, OnBusy, RequestKey, SendOptions, TurnError,
     fork::{self, ForkPoint},
@@ -31,7 +31,7 @@ use yai_agentkit_engine::{
 
 const JSON_PATCH: &str = "application/json-patch+json";
 
-/// The most checkpoints of one page; each holds all that the agent knows.
+/// The most checkpoints of one page.
 const MAX_HISTORY: u64 = 100;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -39,6 +39,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(send))
         .routes(routes!(state))
         .routes(routes!(history))
+        .routes(routes!(checkpoint))
         .routes(routes!(fork))
         .routes(routes!(diff))
 }
@@ -265,16 +266,18 @@ async fn state(State(app): State<App>, Id(chat_id): Id) -> Result<Json<Checkpoin
 }
 
 /// List the agent's checkpoints, newest first
+///
+/// Without their values: `GET /chats/{chat_id}/history/{checkpoint_id}` has those of one.
 #[utoipa::path(
     get, path = "/chats/{chat_id}/history", tag = "chats", operation_id = "list_history",
     params(("chat_id" = Uuid, Path, description = "The id of the conversation"), HistoryPage),
-    responses((status = 200, description = "One page", body = List<CheckpointView>)),
+    responses((status = 200, description = "One page", body = List<CheckpointSummary>)),
 )]
 async fn history(
     State(app): State<App>,
     Id(chat_id): Id,
     Query(page): Query<HistoryPage>,
-) -> Result<Json<List<CheckpointView>>, Problem> {
+) -> Result<Json<List<CheckpointSummary>>, Problem> {
     let limit = limit(page.limit, MAX_HISTORY)?;
     let conversation = conversation::find(&app, chat_id).await?;
     let query = CheckpointQuery {
@@ -282,6 +285,7 @@ async fn history(
         before: page.before,
         // One more tells whether this is the last page.
         limit: Some(limit + 1),
+        without_values: true,
         ..CheckpointQuery::of(conversation.thread_id())
     };
     let mut tuples = app.storage.checkpointer().list(&query).await?;
@@ -289,12 +293,36 @@ async fn history(
     if !is_last {
         tuples.pop();
     }
-    let items: Vec<_> = tuples.into_iter().map(CheckpointView::from).collect();
+    let items: Vec<_> = tuples.into_iter().map(CheckpointSummary::from).collect();
     let oldest = items.last().map(|view| view.checkpoint_id.clone());
     Ok(Json(List {
         next_cursor: oldest.filter(|_| !is_last),
         items,
     }))
+}
+
+/// Get a checkpoint of the history with its values
+#[utoipa::path(
+    get, path = "/chats/{chat_id}/history/{checkpoint_id}", tag = "chats",
+    operation_id = "get_checkpoint",
+    params(
+        ("chat_id" = Uuid, Path, description = "The id of the conversation"),
+        ("checkpoint_id" = String, Path, description = "The id of the checkpoint"),
+    ),
+    responses((status = 200, description = "The checkpoint", body = CheckpointView)),
+)]
+async fn checkpoint(
+    State(app): State<App>,
+    path: CheckpointPath,
+) -> Result<Json<CheckpointView>, Problem> {
+    let conversation = conversation::find(&app, path.chat_id).await?;
+    let selector = CheckpointSelector {
+        checkpoint_id: Some(path.checkpoint_id.clone()),
+        ..CheckpointSelector::latest(conversation.thread_id())
+    };
+    let tuple = app.storage.checkpointer().get(&selector).await?;
+    let tuple = tuple.ok_or_else(|| Error::not_found("checkpoint", path.checkpoint_id))?;
+    Ok(Json(tuple.into()))
 }
 
 /// Fork a chat: a new conversation from a point in its past

@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use serde::de::DeserializeOwned;
-use yai_agentkit_core::{ConversationId, TurnId};
+use yai_agentkit_core::{CheckpointId, ConversationId, TurnId};
 
 use super::problem::Problem;
 
@@ -25,6 +25,12 @@ pub(super) struct Id(pub(super) ConversationId);
 pub(super) struct TurnPath {
     pub(super) chat_id: ConversationId,
     pub(super) turn_id: TurnId,
+}
+
+/// The checkpoint that the path names.
+pub(super) struct CheckpointPath {
+    pub(super) chat_id: ConversationId,
+    pub(super) checkpoint_id: CheckpointId,
 }
 
 /// The header `idempotency-key`.
@@ -104,6 +110,22 @@ impl<S: Send + Sync> FromRequestParts<S> for TurnPath {
     }
 }
 
+impl<S: Send + Sync> FromRequestParts<S> for CheckpointPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let chat_id = path_id(parts, state, 0).await?;
+        let (name, text) = path_parameter(parts, state, 1).await?;
+        if text.contains('\0') {
+            return Err(Problem::invalid(name, "must not have a NUL character"));
+        }
+        Ok(Self {
+            chat_id,
+            checkpoint_id: text.into(),
+        })
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Key {
     type Rejection = Problem;
 
@@ -126,6 +148,17 @@ async fn path_id<T: FromStr, S: Send + Sync>(
     state: &S,
     place: usize,
 ) -> Result<T, Problem> {
+    let (name, text) = path_parameter(parts, state, place).await?;
+    text.parse()
+        .map_err(|_| Problem::invalid(name, "must be a UUID"))
+}
+
+/// The name and the text at a place of the path.
+async fn path_parameter<S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+    place: usize,
+) -> Result<(String, String), Problem> {
     let parameters = RawPathParams::from_request_parts(parts, state)
         .await
         .map_err(|error| Problem::invalid("path", error))?;
@@ -133,8 +166,7 @@ async fn path_id<T: FromStr, S: Send + Sync>(
         .iter()
         .nth(place)
         .ok_or_else(|| Problem::internal("a route without an id"))?;
-    text.parse()
-        .map_err(|_| Problem::invalid(name, "must be a UUID"))
+    Ok((name.to_owned(), text.to_owned()))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -184,9 +184,9 @@ impl Outcome {
 
 /// Oldest first.
 pub(crate) fn checkpoints(server: &Server, chat: &str) -> Vec<Checkpoint> {
-    let (_, page) = server.request(&format!("GET /chats/{chat}/history"), "");
-    let items = page["items"].as_array().unwrap().iter().rev();
-    items
+    let history = server.history(chat);
+    let oldest_first = history.iter().rev();
+    oldest_first
         .map(|item| Checkpoint {
             id: item["checkpoint_id"].as_str().unwrap().to_owned(),
             parent: item["parent_checkpoint_id"].as_str().map(str::to_owned),

@@ -37,7 +37,7 @@ impl Chat {
         };
         Self {
             messages: items(&format!("/conversations/{id}/messages")).await,
-            history: items(&format!("/chats/{id}/history")).await,
+            history: api.history(&id).await,
             id,
         }
     }
@@ -299,7 +299,7 @@ fn forks_and_diffs_of_the_binary(installation: &Installation) {
     ask(chat, "My name is Grace.");
     let items = |path: &str| items(&server, path);
     let messages = items(&format!("/conversations/{chat}/messages"));
-    let history = items(&format!("/chats/{chat}/history"));
+    let history = server.history(chat);
 
     let point = json!({"message_id": messages[1]["id"]}).to_string();
     let (status, fork) = server.request(&format!("POST /chats/{chat}/fork"), &point);

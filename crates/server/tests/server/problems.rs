@@ -275,6 +275,7 @@ async fn the_document_describes_every_route_with_its_problems() {
         "get /chats/{chat_id}/diff",
         "post /chats/{chat_id}/fork",
         "get /chats/{chat_id}/history",
+        "get /chats/{chat_id}/history/{checkpoint_id}",
         "post /chats/{chat_id}/messages",
         "get /chats/{chat_id}/state",
         "get /chats/{chat_id}/turns",

@@ -68,6 +68,19 @@ impl Server {
         request(&self.address, head, body).expect("an answer")
     }
 
+    /// The checkpoints of a chat with their values, newest first.
+    pub(crate) fn history(&self, chat: &str) -> Vec<Value> {
+        let path = format!("GET /chats/{chat}/history");
+        let (_, page) = self.request(&path, "");
+        let items = page["items"].as_array().unwrap().iter();
+        items
+            .map(|item| {
+                let id = item["checkpoint_id"].as_str().unwrap();
+                self.request(&format!("{path}/{id}"), "").1
+            })
+            .collect()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let id = self.process.id().to_string();
         let sent = Command::new("kill").args([name, &id]).status().unwrap();

@@ -91,8 +91,7 @@ async fn the_state_deltas_lead_from_checkpoint_to_checkpoint() {
     let mut values = json!({"messages": [], "facts": {}, "answering": null});
     for question in ["one", "two"] {
         let events = ask(&api, &chat, question).await;
-        let history = api.get(&format!("/chats/{chat}/history?limit=100")).await;
-        let checkpoints = history.body["items"].as_array().unwrap();
+        let checkpoints = api.history(&chat).await;
         let turn = turn_of(&events);
         let of_turn = checkpoints.iter().rev();
         let mut of_turn = of_turn.filter(|checkpoint| checkpoint["metadata"]["run_id"] == turn);

@@ -121,6 +121,18 @@ impl Api {
         self.request(request).await
     }
 
+    /// The checkpoints of a chat with their values, newest first.
+    pub(crate) async fn history(&self, chat: &str) -> Vec<Value> {
+        let path = format!("/chats/{chat}/history");
+        let page = self.get(&format!("{path}?limit=100")).await.body;
+        let mut checkpoints = Vec::new();
+        for item in page["items"].as_array().unwrap() {
+            let id = item["checkpoint_id"].as_str().unwrap();
+            checkpoints.push(self.get(&format!("{path}/{id}")).await.body);
+        }
+        checkpoints
+    }
+
     /// Creates a conversation and returns its id.
     pub(crate) async fn conversation(&self) -> String {
         let answer = self.post("/conversations", json!({})).await;

@@ -246,6 +246,7 @@ impl CheckpointOperation {
                     metadata: run.map_or_else(Map::new, |run| run_metadata(names, run)),
                     limit: *limit,
                     checkpoint_id: None,
+                    without_values: limit.is_some_and(|limit| limit % 2 == 1),
                 };
                 pair.same(async |parts| parts.checkpointer.list(&query).await)
                     .await

@@ -3,7 +3,7 @@ use std::fmt::{Debug, Display};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use crate::{ConflictKind, Result};
+use crate::{ConflictKind, Error, Result, now};
 
 /// What a [`Repository`] keeps.
 pub trait Entity: Clone + Debug + PartialEq + Send + Sync + 'static {
@@ -37,6 +37,16 @@ pub trait Entity: Clone + Debug + PartialEq + Send + Sync + 'static {
 
     /// Told the time at every update, for an `updated_at`.
     fn touch(&mut self, _now: DateTime<Utc>) {}
+
+    /// Completes a change of the row with `id`, or refuses what it has made of it: for back ends,
+    /// in [`Repository::update`].
+    fn changed(&mut self, id: &Self::Id) -> Result<()> {
+        if self.id() != *id {
+            return Err(Error::invalid("id", "must stay as it is"));
+        }
+        self.touch(now());
+        self.validate()
+    }
 }
 
 /// In which order rows come.
@@ -129,6 +139,10 @@ pub struct Page<T, Cursor> {
     pub next: Option<Cursor>,
 }
 
+/// What becomes of a row; see [`Repository::update`]. The id must stay. It may be called more than
+/// once, where a back end has to repeat the call.
+pub type Change<'a, E> = &'a (dyn Fn(&mut E) -> Result<()> + Sync);
+
 /// Rows of one kind, by id.
 ///
 /// Every method is one transaction. An error means that nothing was changed, save
@@ -150,9 +164,25 @@ pub trait Repository<E: Entity>: Send + Sync {
     /// Stores all rows or none, as [`add`](Self::add) does one.
     async fn add_many(&self, entities: Vec<E>) -> Result<Vec<E>>;
 
-    /// Replaces the row with the same id; its `updated_at` moves. A row that is gone is
-    /// [`Error::NotFound`](crate::Error::NotFound). The last writer wins.
-    async fn update(&self, entity: E) -> Result<E>;
+    /// Applies `change` to the row with `id` as it is stored at that moment; its `updated_at`
+    /// moves. Nobody else changes the row in between, so that of changes made at once none is lost.
+    /// A row that is gone is [`Error::NotFound`](crate::Error::NotFound). An error of `change`
+    /// comes back as it is, and nothing was changed.
+    ///
+    /// ```
+    /// # use yai_agentkit_core::{Conversation, Entity, Error, Repository, Result};
+    /// async fn rename(all: &dyn Repository<Conversation>, seen: &Conversation) -> Result<()> {
+    ///     let renamed = all.update(&seen.id, &|stored| {
+    ///         if stored.title != seen.title {
+    ///             return Err(Error::Conflict(Conversation::conflict(&seen.id)));
+    ///         }
+    ///         stored.title = Some("Two trips".to_owned());
+    ///         Ok(())
+    ///     });
+    ///     renamed.await.map(drop)
+    /// }
+    /// ```
+    async fn update(&self, id: &E::Id, change: Change<'_, E>) -> Result<E>;
 
     /// Deletes the row and what belongs to it. `false` when there is none (or none any more, where
     /// a back end had to repeat the call on another connection). A row that others still refer to is [`Error::Conflict`](crate::Error::Conflict).

@@ -130,9 +130,12 @@ pub(crate) async fn take_notes(database: &Database) -> Result<Vec<String>> {
     }
 
     let newest = notes.list(&ListQuery::filtered(of_ada).limit(1)).await?;
-    for mut note in newest.items {
-        note.pinned = true;
-        let note = notes.update(note).await?;
+    for note in newest.items {
+        let pin = |stored: &mut Note| {
+            stored.pinned = true;
+            Ok(())
+        };
+        let note = notes.update(&note.id, &pin).await?;
         said.push(format!("pinned: {}", note.text));
         let gone = notes.delete(&note.id).await?;
         said.push(format!("deleted: {gone}"));

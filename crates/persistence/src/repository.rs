@@ -4,10 +4,10 @@ use async_trait::async_trait;
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, DbErr, EntityTrait, IntoActiveModel, Iterable,
     ModelTrait, PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QueryOrder,
-    QuerySelect, Select, SelectExt, Value as SqlValue,
+    QuerySelect, Select, SelectExt, Value as SqlValue, sea_query::LockType,
 };
 use yai_agentkit_core::{
-    BoxError, Entity, Error, ListQuery, Order, Page, Repository, Result, Start, now,
+    BoxError, Change, Entity, Error, ListQuery, Order, Page, Repository, Result, Start,
 };
 
 use crate::{
@@ -363,17 +363,22 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
         }
     }
 
-    async fn update(&self, mut entity: E) -> Result<E> {
-        entity.touch(now());
+    async fn update(&self, id: &E::Id, change: Change<'_, E>) -> Result<E> {
+        let failed = |error| storage_error("update", error);
+        let transaction = self.connection.begin().await.map_err(failed)?;
+        // Not against those that only refer to the row. On SQLite the transaction is the lock.
+        let stored = find::<E>(id).lock(LockType::NoKeyUpdate);
+        let stored = stored.one(&*transaction).await.map_err(failed)?;
+        let mut entity = entity_of(stored.ok_or_else(|| Error::not_found(E::NAME, id))?)?;
+        change(&mut entity)?;
+        entity.changed(id)?;
         let entity = Self::as_stored(entity)?;
-        let update = || E::Table::update(Self::row(&entity));
-        match retrying!(self.connection, update().exec(&self.connection)) {
-            Ok(_) => Ok(entity),
-            Err(DbErr::RecordNotUpdated | DbErr::RecordNotFound(_)) => {
-                Err(Error::not_found(E::NAME, entity.id()))
-            }
-            Err(error) => Err(write_error("update", &entity, error)),
-        }
+        let updated = E::Table::update(Self::row(&entity)).exec(&*transaction);
+        updated
+            .await
+            .map_err(|error| write_error("update", &entity, error))?;
+        transaction.commit().await.map_err(failed)?;
+        Ok(entity)
     }
 
     async fn delete(&self, id: &E::Id) -> Result<bool> {

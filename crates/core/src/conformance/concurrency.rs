@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde_json::{Value as Json, json};
+
 use super::{
     Case,
     fixtures::{
@@ -9,13 +11,17 @@ use super::{
         stored, tuple_of, version,
     },
 };
-use crate::{ChannelValue, Conversation, Message, MessageFilter, MessageId, Role, Storage, Turn};
+use crate::{
+    ChannelValue, Conversation, Entity, Error, Message, MessageFilter, MessageId, Role, Storage,
+    Turn,
+};
 
 pub(super) const CASES: &[Case] = cases!["concurrency":
     of_adds_of_one_id_exactly_one_wins,
     an_add_that_is_refused_harms_none_beside_it,
     of_running_turns_of_a_conversation_exactly_one_wins,
-    updates_of_one_row_all_succeed,
+    of_updates_of_one_row_none_is_lost,
+    of_updates_that_ask_what_they_have_seen_one_succeeds,
     batches_to_one_conversation_are_all_stored,
     puts_to_one_thread_are_all_stored,
     puts_to_many_threads_are_all_stored,
@@ -87,18 +93,61 @@ async fn of_running_turns_of_a_conversation_exactly_one_wins(storage: Arc<dyn St
     lost.into_iter().for_each(assert_conflict);
 }
 
-async fn updates_of_one_row_all_succeed(storage: Arc<dyn Storage>) {
+async fn of_updates_of_one_row_none_is_lost(storage: Arc<dyn Storage>) {
     let conversation = add_conversation(&storage).await;
+    let id = conversation.id;
     let calls = (0..CALLERS).map(|number| {
         let conversations = storage.conversations();
-        let mut changed = conversation.clone();
-        changed.title = Some(number.to_string());
-        async move { conversations.update(changed).await.unwrap() }
+        async move {
+            let add_one = |row: &mut Conversation| {
+                let key = number.to_string();
+                match row.metadata.get_or_insert_with(|| json!({})) {
+                    Json::Object(fields) => fields.insert(key, json!(number)),
+                    other => panic!("{other}"),
+                };
+                Ok(())
+            };
+            let rename = |row: &mut Conversation| {
+                row.title = Some(number.to_string());
+                Ok(())
+            };
+            conversations.update(&id, &add_one).await.unwrap();
+            conversations.update(&id, &rename).await.unwrap()
+        }
     });
-    let updated = all_at_once(calls).await;
-    let stored = storage.conversations().get(&conversation.id).await;
-    let stored = stored.unwrap().expect("the conversation");
-    assert!(updated.contains(&stored));
+    let mut updated = all_at_once(calls).await;
+    updated.sort_by_key(|row| row.updated_at);
+    assert!(updated.is_sorted_by(|earlier, later| earlier.updated_at < later.updated_at));
+    let stored = storage.conversations().get(&id).await.unwrap();
+    let stored = stored.expect("the conversation");
+    let all = (0..CALLERS).map(|number| (number.to_string(), json!(number)));
+    assert_eq!(stored.metadata, Some(Json::Object(all.collect())));
+    assert_eq!(updated.last(), Some(&stored));
+}
+
+async fn of_updates_that_ask_what_they_have_seen_one_succeeds(storage: Arc<dyn Storage>) {
+    let seen = add_conversation(&storage).await;
+    let calls = (0..CALLERS).map(|number| {
+        let (conversations, seen) = (storage.conversations(), seen.clone());
+        async move {
+            let if_as_seen = |row: &mut Conversation| {
+                if *row != seen {
+                    return Err(Error::Conflict(Conversation::conflict(&seen.id)));
+                }
+                row.title = Some(number.to_string());
+                Ok(())
+            };
+            conversations.update(&seen.id, &if_as_seen).await
+        }
+    });
+    let (won, lost): (Vec<_>, Vec<_>) = all_at_once(calls)
+        .await
+        .into_iter()
+        .partition(Result::is_ok);
+    lost.into_iter().for_each(assert_conflict);
+    let won: Vec<_> = won.into_iter().flatten().collect();
+    let stored = storage.conversations().get(&seen.id).await.unwrap();
+    assert_eq!(won, stored.into_iter().collect::<Vec<_>>());
 }
 
 async fn batches_to_one_conversation_are_all_stored(storage: Arc<dyn Storage>) {

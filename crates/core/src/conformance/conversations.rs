@@ -10,10 +10,12 @@ use super::{
     Case,
     fixtures::{
         AWKWARD, add_conversation, assert_conflict, assert_invalid, assert_not_found, fresh,
+        replace,
     },
 };
 use crate::{
-    Conversation, ConversationFilter, ConversationId, ListQuery, Message, Role, Storage, Turn,
+    Conversation, ConversationFilter, ConversationId, Error, ListQuery, Message, Role, Storage,
+    Turn,
 };
 
 pub(super) const CASES: &[Case] = cases!["conversations":
@@ -29,6 +31,7 @@ pub(super) const CASES: &[Case] = cases!["conversations":
     an_update_replaces_the_row_and_moves_updated_at,
     an_update_to_the_thread_of_another_is_a_conflict,
     an_update_of_what_is_gone_is_not_found_and_creates_nothing,
+    an_update_that_fails_changes_nothing,
     delete_tells_whether_there_was_a_row,
     deleting_a_conversation_deletes_its_messages_and_turns_only,
     filters_take_exact_values,
@@ -72,7 +75,7 @@ async fn what_comes_back_equals_a_later_get(storage: Arc<dyn Storage>) {
     let added = conversations.add(conversation.clone()).await.unwrap();
     let read = conversations.get(&conversation.id).await.unwrap();
     assert_eq!(read, Some(added));
-    let updated = conversations.update(conversation.clone()).await.unwrap();
+    let updated = replace(&*conversations, &conversation).await.unwrap();
     let read = conversations.get(&conversation.id).await.unwrap();
     assert_eq!(read, Some(updated));
 }
@@ -111,7 +114,7 @@ async fn a_title_that_is_too_long_is_refused_and_changes_nothing(storage: Arc<dy
     let stored = add_conversation(&storage).await;
     let mut longer = stored.clone();
     longer.title = Some(title);
-    assert_invalid(conversations.update(longer).await, "title");
+    assert_invalid(replace(&*conversations, &longer).await, "title");
     assert_eq!(conversations.get(&stored.id).await.unwrap(), Some(stored));
 }
 
@@ -166,7 +169,7 @@ async fn an_update_replaces_the_row_and_moves_updated_at(storage: Arc<dyn Storag
         let mut changed = last.clone();
         changed.title = title.clone();
         changed.metadata = Some(json!({"title": title}));
-        let updated = conversations.update(changed.clone()).await.unwrap();
+        let updated = replace(&*conversations, &changed).await.unwrap();
         assert!(updated.updated_at > last.updated_at);
         changed.updated_at = updated.updated_at;
         assert_eq!(updated, changed);
@@ -181,7 +184,7 @@ async fn an_update_to_the_thread_of_another_is_a_conflict(storage: Arc<dyn Stora
     let second = add_conversation(&storage).await;
     let mut changed = second.clone();
     changed.checkpoint_thread_id = first.checkpoint_thread_id;
-    assert_conflict(storage.conversations().update(changed).await);
+    assert_conflict(replace(&*storage.conversations(), &changed).await);
     let read = storage.conversations().get(&second.id).await.unwrap();
     assert_eq!(read, Some(second));
 }
@@ -191,9 +194,33 @@ async fn an_update_of_what_is_gone_is_not_found_and_creates_nothing(storage: Arc
     let deleted = add_conversation(&storage).await;
     conversations.delete(&deleted.id).await.unwrap();
     for gone in [Conversation::titled("Never added"), deleted] {
-        assert_not_found(conversations.update(gone.clone()).await);
+        assert_not_found(replace(&*conversations, &gone).await);
         assert!(!conversations.exists(&gone.id).await.unwrap());
     }
+}
+
+async fn an_update_that_fails_changes_nothing(storage: Arc<dyn Storage>) {
+    let conversations = storage.conversations();
+    let stored = add_conversation(&storage).await;
+    let refuse = |row: &mut Conversation| {
+        row.title = None;
+        Err(Error::invalid("title", "is wanted"))
+    };
+    assert_invalid(conversations.update(&stored.id, &refuse).await, "title");
+    let other_id = |row: &mut Conversation| {
+        row.id = ConversationId::new();
+        Ok(())
+    };
+    assert_invalid(conversations.update(&stored.id, &other_id).await, "id");
+    let read = conversations.get(&stored.id).await.unwrap();
+    assert_eq!(read.as_ref(), Some(&stored));
+
+    // Nor the unit of work that it is part of.
+    let unit = storage.begin().await.unwrap();
+    let refused = unit.conversations().update(&stored.id, &refuse).await;
+    assert_invalid(refused, "title");
+    drop(unit);
+    assert_eq!(conversations.get(&stored.id).await.unwrap(), Some(stored));
 }
 
 async fn delete_tells_whether_there_was_a_row(storage: Arc<dyn Storage>) {

@@ -8,7 +8,7 @@ use super::{
     Case,
     fixtures::{
         AWKWARD, TestThread, add_conversation, all_at_once, assert_conflict, assert_fenced,
-        assert_not_found, moment,
+        assert_not_found, moment, replace,
     },
 };
 use crate::{
@@ -165,7 +165,7 @@ async fn only_old_batches_of_turns_that_have_ended_are_deleted(storage: Arc<dyn 
     let kept = append(&storage, &running, &[1, 2]).await;
     append(&storage, &ended, &[1, 2]).await;
     ended.status = TurnStatus::Completed;
-    storage.turns().update(ended.clone()).await.unwrap();
+    replace(&*storage.turns(), &ended).await.unwrap();
     let events = storage.turn_events();
     events
         .delete_older(Duration::from_secs(3600))

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use crate::{
     ChannelValue, ChannelWrite, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata,
     CheckpointQuery, CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer,
-    Conversation, DeltaChannelHistory, Error, Namespace, NewCheckpoint, NewWrites, PendingWrite,
-    Result, Storage, Thread, ThreadId, Value, Version,
+    Conversation, DeltaChannelHistory, Entity, Error, Namespace, NewCheckpoint, NewWrites,
+    PendingWrite, Repository, Result, Storage, Thread, ThreadId, Value, Version,
 };
 
 /// Text that a careless query, encoding or collation breaks.
@@ -342,6 +342,15 @@ pub(super) async fn listed_until(
 pub(super) async fn add_conversation(storage: &Arc<dyn Storage>) -> Conversation {
     let conversation = Conversation::titled("A conversation");
     storage.conversations().add(conversation).await.unwrap()
+}
+
+/// Makes `row` of the row with its id, whatever is stored.
+pub(super) async fn replace<E: Entity>(rows: &dyn Repository<E>, row: &E) -> Result<E> {
+    let whole = |stored: &mut E| {
+        stored.clone_from(row);
+        Ok(())
+    };
+    rows.update(&row.id(), &whole).await
 }
 
 /// Lets the clocks move on, where the order of two writes in time is what matters.

@@ -8,6 +8,7 @@ use super::{
     Case,
     fixtures::{
         AWKWARD, add_conversation, assert_conflict, assert_invalid, assert_not_found, fresh,
+        replace,
     },
 };
 use crate::{ConversationId, ListQuery, Message, MessageFilter, MessageId, Role, Storage};
@@ -79,7 +80,7 @@ async fn a_nul_character_is_refused_with_the_name_of_its_field(storage: Arc<dyn 
         assert_invalid(storage.messages().add(message.clone()).await, field);
         assert!(!storage.messages().exists(&message.id).await.unwrap());
         message.id = stored.id;
-        assert_invalid(storage.messages().update(message).await, field);
+        assert_invalid(replace(&*storage.messages(), &message).await, field);
     }
     let read = storage.messages().get(&stored.id).await.unwrap();
     assert_eq!(read, Some(stored));
@@ -97,7 +98,7 @@ async fn an_update_to_a_missing_conversation_changes_nothing(storage: Arc<dyn St
     storage.messages().add(message.clone()).await.unwrap();
     let mut changed = message.clone();
     changed.conversation_id = ConversationId::new();
-    assert_not_found(storage.messages().update(changed).await);
+    assert_not_found(replace(&*storage.messages(), &changed).await);
     let read = storage.messages().get(&message.id).await.unwrap();
     assert_eq!(read, Some(message));
 }

@@ -8,7 +8,7 @@ use super::{
     Case,
     fixtures::{
         AWKWARD, TestThread, add_conversation, all_at_once, assert_conflict, assert_fenced,
-        assert_invalid, assert_not_found, moment,
+        assert_invalid, assert_not_found, moment, replace,
     },
 };
 use crate::{
@@ -47,7 +47,7 @@ async fn a_turn_reads_back_equal_at_every_status(storage: Arc<dyn Storage>) {
     ] {
         turn.status = status;
         turn.error = error;
-        let updated = storage.turns().update(turn.clone()).await.unwrap();
+        let updated = replace(&*storage.turns(), &turn).await.unwrap();
         assert!(updated.updated_at > turn.updated_at);
         turn.updated_at = updated.updated_at;
         assert_eq!(updated, turn);
@@ -69,7 +69,7 @@ async fn a_second_running_turn_is_a_conflict(storage: Arc<dyn Storage>) {
     let elsewhere = Turn::new(add_conversation(&storage).await.id, MessageId::new());
     turns.add(elsewhere).await.unwrap();
     running.status = TurnStatus::Completed;
-    turns.update(running).await.unwrap();
+    replace(&*turns, &running).await.unwrap();
     turns.add(second).await.unwrap();
 }
 
@@ -94,7 +94,7 @@ async fn a_finished_turn_does_not_run_again_beside_another(storage: Arc<dyn Stor
         .unwrap();
     let mut again = finished.clone();
     again.status = TurnStatus::Running;
-    assert_conflict(turns.update(again).await);
+    assert_conflict(replace(&*turns, &again).await);
     assert_eq!(turns.get(&finished.id).await.unwrap(), Some(finished));
 }
 

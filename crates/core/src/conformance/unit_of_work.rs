@@ -6,7 +6,7 @@ use super::{
     Case,
     fixtures::{
         Draft, TestThread, add_conversation, all_at_once, assert_conflict, assert_invalid,
-        assert_not_found, fresh, stored, tuple_of, version,
+        assert_not_found, fresh, replace, stored, tuple_of, version,
     },
 };
 use crate::{
@@ -131,7 +131,7 @@ async fn a_unit_sees_what_it_has_done(storage: Arc<dyn Storage>) {
     assert_eq!(tuple.map(|tuple| tuple.pending_writes.len()), Some(1));
     let mut turn = work.turn.clone();
     turn.status = TurnStatus::Completed;
-    let turn = unit.turns().update(turn).await.unwrap();
+    let turn = replace(&*unit.turns(), &turn).await.unwrap();
     let deleted = unit.messages().delete(&work.message.id).await.unwrap();
     assert!(deleted);
     unit.commit().await.unwrap();
@@ -186,7 +186,7 @@ async fn an_updated_and_a_deleted_row_come_back_when_dropped(storage: Arc<dyn St
     let unit = storage.begin().await.unwrap();
     let mut changed = updated.clone();
     changed.title = None;
-    unit.conversations().update(changed).await.unwrap();
+    replace(&*unit.conversations(), &changed).await.unwrap();
     unit.conversations().delete(&deleted.id).await.unwrap();
     unit.checkpointer().delete_thread(&thread.id).await.unwrap();
     drop(unit);

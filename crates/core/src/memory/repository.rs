@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use super::{Access, State};
 use crate::{
-    Conversation, Entity, Error, IdempotencyKey, ListQuery, Message, Order, Page, Repository,
-    Result, Start, Turn, TurnStatus, now,
+    Change, Conversation, Entity, Error, IdempotencyKey, ListQuery, Message, Order, Page,
+    Repository, Result, Start, Turn, TurnStatus,
 };
 
 pub(super) type Rows<E> = BTreeMap<<E as Entity>::Id, E>;
@@ -117,14 +117,13 @@ impl<E: MemoryEntity> Repository<E> for MemoryRepository<E> {
             .await
     }
 
-    async fn update(&self, mut entity: E) -> Result<E> {
-        entity.validate()?;
+    async fn update(&self, id: &E::Id, change: Change<'_, E>) -> Result<E> {
         self.access
             .write(|state| {
-                entity.touch(now());
-                if !E::rows(state).contains_key(&entity.id()) {
-                    return Err(Error::not_found(E::NAME, entity.id()));
-                }
+                let stored = E::rows(state).get(id).cloned();
+                let mut entity = stored.ok_or_else(|| Error::not_found(E::NAME, id))?;
+                change(&mut entity)?;
+                entity.changed(id)?;
                 check(state, &entity)?;
                 E::rows_mut(state).insert(entity.id(), entity.clone());
                 Ok(entity)

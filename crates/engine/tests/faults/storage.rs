@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use yai_agentkit_core::{
-    Announcements, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple,
+    Announcements, Change, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple,
     Checkpointer, Conversation, ConversationId, DeltaChannelHistory, Entity, EventBatch, Fence,
     IdempotencyKey, LatestBatches, Leases, ListQuery, Message, NewCheckpoint, NewWrites, OwnerId,
     Page, PruneStrategy, Repository, Result, Storage, Thread, ThreadCursor, ThreadId, Turn,
@@ -143,8 +143,8 @@ impl<E: Entity> Repository<E> for Bounded<dyn Repository<E>> {
         self.cross("add many", self.inner.add_many(entities)).await
     }
 
-    async fn update(&self, entity: E) -> Result<E> {
-        self.cross("update", self.inner.update(entity)).await
+    async fn update(&self, id: &E::Id, change: Change<'_, E>) -> Result<E> {
+        self.cross("update", self.inner.update(id, change)).await
     }
 
     async fn delete(&self, id: &E::Id) -> Result<bool> {

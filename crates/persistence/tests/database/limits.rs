@@ -60,7 +60,10 @@ async fn statements_end(url: &str) {
         SELECT count(*) FROM n";
     database.execute_script(long).await.unwrap();
     let conversations = database.conversations();
-    conversations.update(conversation).await.unwrap();
+    conversations
+        .update(&conversation.id, &|_| Ok(()))
+        .await
+        .unwrap();
     database.close().await;
 }
 
@@ -76,11 +79,19 @@ async fn a_wait_for_a_lock_ends_at_the_timeout() {
             .execute(&mut *transaction)
             .await
             .unwrap();
-        ends(database.conversations().update(conversation.clone())).await;
+        ends(
+            database
+                .conversations()
+                .update(&conversation.id, &|_| Ok(())),
+        )
+        .await;
         assert_nothing_runs(&postgres.url).await;
         transaction.rollback().await.unwrap();
         let conversations = database.conversations();
-        conversations.update(conversation).await.unwrap();
+        conversations
+            .update(&conversation.id, &|_| Ok(()))
+            .await
+            .unwrap();
         database.close().await;
     }
     postgres.remove().await;
@@ -112,10 +123,18 @@ async fn a_writer_of_another_process_is_waited_for_until_the_timeout() {
     let conversation = store_something(&other).await;
     let database = Database::connect(&limited(&url)).await.unwrap();
     let unit = other.begin().await.unwrap();
-    ends(database.conversations().update(conversation.clone())).await;
+    ends(
+        database
+            .conversations()
+            .update(&conversation.id, &|_| Ok(())),
+    )
+    .await;
     unit.commit().await.unwrap();
     let conversations = database.conversations();
-    conversations.update(conversation).await.unwrap();
+    conversations
+        .update(&conversation.id, &|_| Ok(()))
+        .await
+        .unwrap();
 }
 
 fn limited(url: &str) -> DatabaseConfig {

@@ -46,7 +46,7 @@ async fn every_call_survives_the_loss_of_all_connections() {
         conversations.count(&ConversationFilter::default()),
         conversations.add(new()),
         conversations.add_many(vec![new(), new()]),
-        conversations.update(conversation.clone()),
+        conversations.update(&id, &|_| Ok(())),
         conversations.delete(&id),
     );
     assert_eq!(conversations.get(&id).await.unwrap(), None);

@@ -1,4 +1,9 @@
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
@@ -6,14 +11,14 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    ConflictKind, Conversation, ConversationId, Error, IdempotencyKey, ListQuery, MessageFilter,
-    MessageId, TurnFilter,
+    ConflictKind, Conversation, ConversationId, Entity, Error, IdempotencyKey, ListQuery,
+    MessageFilter, MessageId, TurnFilter,
 };
 
 use super::{
     App,
     chat::MessageBody,
-    extract::{Body, Id, Key, Query},
+    extract::{Body, Id, Key, Query, Seen, Sender},
     page::{List, MAX_LIMIT, limit},
     problem::{Problem, ProblemBody},
 };
@@ -54,6 +59,21 @@ impl From<Conversation> for ConversationBody {
             updated_at: conversation.updated_at,
         }
     }
+}
+
+/// A conversation, with the `etag` that another answer has once it is changed.
+struct Whole(Conversation);
+
+impl IntoResponse for Whole {
+    fn into_response(self) -> Response {
+        let etag = [(header::ETAG, etag(&self.0))];
+        (etag, Json(ConversationBody::from(self.0))).into_response()
+    }
+}
+
+/// Made of `updated_at`, which moves at every change.
+fn etag(conversation: &Conversation) -> String {
+    format!("\"{:x}\"", conversation.updated_at.timestamp_micros())
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -142,16 +162,17 @@ fn default_limit() -> u64 {
 )]
 async fn create(
     State(app): State<App>,
+    sender: Sender,
     Key(key): Key,
     Body(new): Body<NewConversation>,
-) -> Result<Json<ConversationBody>, Problem> {
+) -> Result<Whole, Problem> {
     let said = json!([new.title, new.metadata]).to_string().into_bytes();
     let conversation = Conversation::new(new.title, new.metadata);
     let Some(key) = key else {
         let stored = app.storage.conversations().add(conversation).await?;
-        return Ok(Json(stored.into()));
+        return Ok(Whole(stored));
     };
-    let key = IdempotencyKey::new(Uuid::nil(), &key, &said, conversation.id.0);
+    let key = IdempotencyKey::new(sender.scope(), &key, &said, conversation.id.0);
     let keys = app.storage.idempotency_keys();
     if keys.get(&key.id).await?.is_none() {
         let unit = app.storage.begin().await?;
@@ -162,15 +183,16 @@ async fn create(
                 added?;
                 let stored = unit.conversations().add(conversation).await?;
                 unit.commit().await?;
-                return Ok(Json(stored.into()));
+                return Ok(Whole(stored));
             }
         }
     }
     let earlier = keys.get(&key.id).await?;
     let earlier = earlier.filter(|earlier| earlier.fingerprint == key.fingerprint);
     let earlier = earlier.ok_or(TurnError::KeyReused)?;
-    let first = find(&app, ConversationId(earlier.resource_id)).await?;
-    Ok(Json(first.into()))
+    find(&app, ConversationId(earlier.resource_id))
+        .await
+        .map(Whole)
 }
 
 /// List the conversations, newest first
@@ -200,34 +222,50 @@ async fn list(
     params(("id" = Uuid, Path)),
     responses((status = 200, description = "The conversation", body = ConversationBody)),
 )]
-async fn get(State(app): State<App>, Id(id): Id) -> Result<Json<ConversationBody>, Problem> {
-    Ok(Json(find(&app, id).await?.into()))
+async fn get(State(app): State<App>, Id(id): Id) -> Result<Whole, Problem> {
+    find(&app, id).await.map(Whole)
 }
 
 /// Change a conversation
 #[utoipa::path(
     patch, path = "/conversations/{id}", tag = "conversations", operation_id = "update_conversation",
-    params(("id" = Uuid, Path)),
+    params(
+        ("id" = Uuid, Path),
+        ("if-match" = Option<String>, Header, description = "The `etag` of the conversation that the change is meant for"),
+    ),
     request_body = ConversationChange,
-    responses((status = 200, description = "The conversation as it is now", body = ConversationBody)),
+    responses(
+        (status = 200, description = "The conversation as it is now", body = ConversationBody),
+        (status = 412, description = "It has changed since it had the `etag` in `if-match`", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+    ),
 )]
 async fn update(
     State(app): State<App>,
     Id(id): Id,
+    seen: Seen,
     Body(change): Body<ConversationChange>,
-) -> Result<Json<ConversationBody>, Problem> {
-    let mut conversation = find(&app, id).await?;
+) -> Result<Whole, Problem> {
+    let make = |stored: &mut Conversation| {
+        if !seen.admits(&etag(stored)) {
+            return Err(Error::Conflict(Conversation::conflict(&id)));
+        }
+        if let Some(title) = &change.title {
+            stored.title.clone_from(title);
+        }
+        if let Some(metadata) = &change.metadata {
+            stored.metadata.clone_from(metadata);
+        }
+        Ok(())
+    };
     if change.title.is_none() && change.metadata.is_none() {
-        return Ok(Json(conversation.into()));
+        let mut unchanged = find(&app, id).await?;
+        make(&mut unchanged).map_err(|_| Problem::changed_meanwhile())?;
+        return Ok(Whole(unchanged));
     }
-    if let Some(title) = change.title {
-        conversation.title = title;
+    match app.storage.conversations().update(&id, &make).await {
+        Err(Error::Conflict(_)) => Err(Problem::changed_meanwhile()),
+        updated => Ok(Whole(updated?)),
     }
-    if let Some(metadata) = change.metadata {
-        conversation.metadata = metadata;
-    }
-    let stored = app.storage.conversations().update(conversation).await?;
-    Ok(Json(stored.into()))
 }
 
 /// Delete a conversation, its messages and its agent's checkpoints

@@ -1,6 +1,6 @@
 //! Extractors that refuse what they don't know, with the field at fault.
 
-use std::str::FromStr;
+use std::{convert::Infallible, str::FromStr};
 
 use axum::{
     body::Bytes,
@@ -8,6 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 use yai_agentkit_core::{CheckpointId, ConversationId, TurnId};
 
 use super::problem::Problem;
@@ -35,6 +36,34 @@ pub(super) struct CheckpointPath {
 
 /// The header `idempotency-key`.
 pub(super) struct Key(pub(super) Option<String>);
+
+/// The header `if-match`: which versions of the resource the client means.
+pub(super) struct Seen(Option<Vec<String>>);
+
+impl Seen {
+    /// Whether the client means the version with `etag`.
+    pub(super) fn admits(&self, etag: &str) -> bool {
+        let listed = self.0.as_ref();
+        listed.is_none_or(|listed| listed.iter().any(|seen| seen == etag || seen == "*"))
+    }
+}
+
+/// Who sent a request. Whoever authenticates it, in a layer around the router, adds this to the
+/// request's extensions; where nobody does, all requests have one sender.
+#[derive(Clone, Debug, Default)]
+pub struct Sender(String);
+
+impl Sender {
+    /// The sender with this name, which nobody else has.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+
+    /// Of the idempotency keys that belong to no conversation.
+    pub(super) fn scope(&self) -> Uuid {
+        Uuid::new_v5(&Uuid::nil(), self.0.as_bytes())
+    }
+}
 
 const KEY: &str = "idempotency-key";
 const MAX_KEY: usize = 255;
@@ -139,6 +168,29 @@ impl<S: Send + Sync> FromRequestParts<S> for Key {
             return Err(Problem::invalid(KEY, reason));
         }
         Ok(Self(Some(key.to_owned())))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Seen {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let lines = parts.headers.get_all(header::IF_MATCH);
+        let mut listed = Vec::new();
+        for line in &lines {
+            // No `etag` of ours has a comma.
+            let line = line.to_str().unwrap_or_default().split(',');
+            listed.extend(line.map(|etag| etag.trim().to_owned()));
+        }
+        Ok(Self((!listed.is_empty()).then_some(listed)))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Sender {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get().cloned().unwrap_or_default())
     }
 }
 

@@ -36,6 +36,8 @@ use yai_agentkit_engine::TurnEngine;
 
 use self::host::Access;
 
+pub use extract::Sender;
+
 /// How long a client may take to send a body.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 

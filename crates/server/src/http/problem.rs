@@ -40,7 +40,8 @@ pub(super) struct ProblemBody {
     /// Names the kind of problem, for programs: `urn:agentkit:problem:` and one of `invalid-input`,
     /// `not-found`, `method-not-allowed`, `timeout`, `conflict`, `turn-running`, `turn-asks`,
     /// `not-asked`, `turn-ended`, `turn-cancelled`, `too-large`, `unsupported-media-type`,
-    /// `key-reused`, `internal`, `agent-failed`, `agent-unavailable`, `storage-unavailable`,
+    /// `key-reused`, `changed-meanwhile`, `internal`, `agent-failed`, `agent-unavailable`,
+    /// `storage-unavailable`,
     /// `shutting-down`, `turn-interrupted`, `events-gone`, `host-not-allowed`, `origin-not-allowed`,
     /// `too-many-connections`.
     r#type: String,
@@ -128,6 +129,12 @@ impl Problem {
             self.retry_after.get_or_insert(1);
         }
         self
+    }
+
+    /// What the client has seen is not what is stored.
+    pub(super) fn changed_meanwhile() -> Self {
+        let detail = "it has changed since it had the `etag` in `if-match`";
+        Self::new(StatusCode::PRECONDITION_FAILED, "changed-meanwhile", detail)
     }
 
     /// No new work is taken.

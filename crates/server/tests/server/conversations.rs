@@ -1,11 +1,16 @@
-use axum::http::StatusCode;
+use axum::{
+    Extension,
+    http::{Request, StatusCode},
+};
 use chrono::DateTime;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use yai_agentkit_core::ListQuery;
 use yai_agentkit_core::{Conversation, Storage};
 
-use crate::support::{Api, ScriptedAgent};
+use yai_agentkit_server::http::Sender;
+
+use crate::support::{Answer, Api, ScriptedAgent};
 
 fn api() -> Api {
     Api::new(ScriptedAgent::default())
@@ -169,4 +174,54 @@ async fn a_conversation_with_a_running_turn_is_not_deleted() {
     assert_eq!(turn.status, StatusCode::OK);
     let deleted = api.delete(&format!("/conversations/{id}")).await;
     assert_eq!(deleted.status, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn a_change_that_is_meant_for_what_was_seen_is_refused_after_another() {
+    let api = api();
+    let created = api.post("/conversations", json!({"title": "Trip"})).await;
+    let path = format!("/conversations/{}", created.body["id"].as_str().unwrap());
+    let etag = |answer: &Answer| answer.headers["etag"].to_str().unwrap().to_owned();
+    let seen = etag(&created);
+    assert_eq!(etag(&api.get(&path).await), seen);
+    let patch = async |etag: &str, body: Value| {
+        let request = Request::patch(&path)
+            .header("content-type", "application/json")
+            .header("if-match", etag)
+            .body(body.to_string().into());
+        api.request(request.unwrap()).await
+    };
+    let changed = patch(&seen, json!({"title": "Two trips"})).await;
+    assert_eq!(changed.status, StatusCode::OK);
+    assert_ne!(etag(&changed), seen);
+    for change in [json!({"title": "Three trips"}), json!({})] {
+        let late = patch(&seen, change).await;
+        assert_eq!(late.status, StatusCode::PRECONDITION_FAILED);
+        assert_eq!(late.problem(), "changed-meanwhile");
+    }
+    assert_eq!(api.get(&path).await.body, changed.body);
+    for admitted in ["*".to_owned(), format!("\"0\", {}", etag(&changed))] {
+        assert_eq!(patch(&admitted, json!({})).await.body, changed.body);
+    }
+}
+
+#[tokio::test]
+async fn the_key_of_a_new_conversation_belongs_to_who_sent_it() {
+    let mut api = api();
+    let mut first = Vec::new();
+    for sender in [None, Some("Ada"), Some("Bob")] {
+        let router = api.router.clone();
+        let plain = api.router.clone();
+        if let Some(sender) = sender {
+            api.router = router.layer(Extension(Sender::named(sender)));
+        }
+        let post = || api.post_keyed("/conversations", "key", json!({"title": "Trip"}));
+        let created = post().await;
+        assert_eq!(created.status, StatusCode::OK);
+        assert_eq!(post().await.body, created.body);
+        first.push(created.body["id"].clone());
+        api.router = plain;
+    }
+    first.dedup();
+    assert_eq!(first.len(), 3);
 }

@@ -178,3 +178,28 @@ fn a_chat_that_was_deleted_stays_so_when_a_stopped_server_wakes() {
         assert!(!threads.contains(&thread), "{threads}");
     });
 }
+
+/// 100 times, the title through one server beside the metadata through another.
+#[test]
+fn of_changes_to_one_conversation_at_once_none_is_lost() {
+    both(|installation| {
+        let servers = [installation.start("0"), installation.start("0")];
+        let chat = new_chat(&servers[0]);
+        let change = format!("PATCH /conversations/{chat}");
+        let mut lost = 0;
+        for round in 0..100 {
+            let title = json!({"title": round.to_string()}).to_string();
+            let metadata = json!({"metadata": round}).to_string();
+            thread::scope(|scope| {
+                for (server, body) in servers.iter().zip([title, metadata]) {
+                    let change = &change;
+                    scope.spawn(move || assert_eq!(server.request(change, &body).0, 200));
+                }
+            });
+            let (_, stored) = servers[0].request(&format!("GET /conversations/{chat}"), "");
+            lost += usize::from(stored["title"] != json!(round.to_string()));
+            lost += usize::from(stored["metadata"] != round);
+        }
+        assert_eq!(lost, 0, "of 200 acknowledged changes");
+    });
+}

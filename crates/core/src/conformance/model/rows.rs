@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Names, Pair};
 use crate::{
     Conversation, ConversationFilter, ConversationId, ListQuery, Message, MessageFilter, MessageId,
-    Order, Role, Start, Turn, TurnFilter, TurnId, TurnStatus, now,
+    Order, Role, Start, Turn, TurnFilter, TurnId, TurnStatus, conformance::fixtures::replace, now,
 };
 
 pub(super) const CONVERSATIONS: u8 = 2;
@@ -184,7 +184,7 @@ impl RowOperation {
                 let title = title.map(|title| title_of(names, title));
                 let row = conversation(named(number), named(thread).thread, title);
                 pair.same(async |parts| {
-                    let updated = parts.conversations.update(row.clone()).await?;
+                    let updated = replace(&*parts.conversations, &row).await?;
                     Ok((updated.updated_at > row.updated_at, timeless(updated)))
                 })
                 .await
@@ -224,7 +224,7 @@ impl RowOperation {
                 text,
             } => {
                 let row = named(conversation).message(*message, *text);
-                pair.same(async |parts| parts.messages.update(row.clone()).await)
+                pair.same(async |parts| replace(&*parts.messages, &row).await)
                     .await
             }
             Self::DeleteMessage {
@@ -279,7 +279,7 @@ impl RowOperation {
             } => {
                 let row = named(conversation).turn(*turn, *status);
                 pair.same(async |parts| {
-                    let updated = parts.turns.update(row.clone()).await?;
+                    let updated = replace(&*parts.turns, &row).await?;
                     Ok((updated.updated_at > row.updated_at, timeless_turn(updated)))
                 })
                 .await

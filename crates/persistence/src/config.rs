@@ -1,11 +1,10 @@
-use std::{borrow::Cow, fmt, path::Path, str::FromStr, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
-use sqlx::{postgres::PgConnectOptions, sqlite::SqliteConnectOptions};
-use url::Url;
 use yai_agentkit_core::{Error, Result};
 
-use crate::setting::{
-    Choice, Described, Kind, Number, Parsed, Seconds, Setting, Sources, Text, settings,
+use crate::{
+    conninfo::{self, Postgres, SqliteFile, Written},
+    setting::{Choice, Described, Kind, Number, Parsed, Seconds, Setting, Sources, Text, settings},
 };
 
 const URL: Text = Text("URL");
@@ -53,6 +52,9 @@ settings! {
         /// seconds to wait for a connection, retries included
         pub(crate) connection_timeout: Duration = "30", TIMEOUT,
             "DB_CONNECTION_TIMEOUT", "database.connection_timeout", "database-connection-timeout";
+        /// seconds to look for the database on start, while nobody answers there
+        pub(crate) start_timeout: Duration = "4", TIMEOUT,
+            "DB_START_TIMEOUT", "database.start_timeout", "database-start-timeout";
         /// seconds after which the database ends a statement
         pub(crate) query_timeout: Duration = "30", TIMEOUT,
             "DB_QUERY_TIMEOUT", "database.query_timeout", "database-query-timeout";
@@ -66,8 +68,11 @@ settings! {
 }
 
 /// How to reach the database: [`SETTINGS`](Self::SETTINGS) from the environment, from a file, or
-/// from code. The environment goes before the file, the file before the default. TLS is part of the
-/// URL, as in libpq: `?sslmode=verify-full&sslrootcert=FILE`.
+/// from code. The environment goes before the file, the file before the default.
+///
+/// The URL means what libpq says it does: as URI or as `host=… dbname=…`, with the environment
+/// (`PGHOST`, …), services, password files, several hosts and TLS
+/// (`?sslmode=verify-full&sslrootcert=FILE`). A parameter that is not heeded is an error.
 ///
 /// ```
 /// use std::time::Duration;
@@ -89,8 +94,8 @@ pub struct DatabaseConfig {
 /// The database that a URL means.
 #[derive(Clone)]
 pub(crate) enum Target {
-    Postgres(Box<PgConnectOptions>),
-    Sqlite(Box<SqliteConnectOptions>),
+    Postgres(Box<Postgres>),
+    Sqlite(SqliteFile),
     /// Gone when it is closed.
     SqliteMemory,
 }
@@ -134,18 +139,16 @@ impl DatabaseConfig {
     }
 
     /// The database: `postgresql://…`, `sqlite:FILE` or `sqlite::memory:`.
-    pub fn url(mut self, url: impl Into<String>) -> Result<Self> {
-        self.values.url = url.into();
-        self.url_name = "url".into();
-        self.target()?;
-        Ok(self)
+    pub fn url(self, url: impl Into<String>) -> Result<Self> {
+        self.url_named("url", url)
     }
 
-    /// Calls the URL `name` in messages, as whoever gave it knows it.
-    #[must_use]
-    pub fn url_named(mut self, name: &'static str) -> Self {
+    /// [`url`](Self::url), which messages call `name`, as whoever gave it knows it.
+    pub fn url_named(mut self, name: &'static str, url: impl Into<String>) -> Result<Self> {
+        self.values.url = url.into();
         self.url_name = name.into();
-        self
+        self.target()?;
+        Ok(self)
     }
 
     /// Whether to migrate on connecting. If not, an outdated schema is an error.
@@ -212,75 +215,40 @@ impl DatabaseConfig {
         self
     }
 
+    /// How long to look for the database on connecting. One that says that it is starting is
+    /// waited for as long as for a connection.
+    pub fn start_timeout(mut self, timeout: Duration) -> Result<Self> {
+        self.values.start_timeout = checked("start_timeout", timeout)?;
+        Ok(self)
+    }
+
     /// The URL without its password, for people and logs.
     pub fn display_url(&self) -> String {
-        let Ok(mut url) = Url::parse(&self.values.url) else {
-            return "(unreadable URL)".to_owned();
-        };
-        if url.password().is_some() && url.set_password(Some("***")).is_err() {
-            return format!("{}:(hidden)", url.scheme());
-        }
-        let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
-        if pairs.iter().any(|(key, _)| key == "password") {
-            url.query_pairs_mut().clear().extend_pairs(
-                pairs
-                    .iter()
-                    .map(|(key, value)| (key, if key == "password" { "***" } else { value })),
-            );
-        }
-        url.to_string()
+        conninfo::display(&self.values.url)
+    }
+
+    /// Whether the URL holds a password.
+    pub fn url_has_password(&self) -> bool {
+        conninfo::has_secret(&self.values.url)
     }
 
     /// Whether the database is PostgreSQL.
     pub fn is_postgres(&self) -> bool {
-        self.values.url.starts_with("postgres")
+        matches!(conninfo::read(&self.values.url), Ok(Written::Postgres(_)))
     }
 
+    /// The database of the URL, of the environment that libpq reads and the files that they name.
     pub(crate) fn target(&self) -> Result<Target> {
-        // No part of the URL goes into an error: any may hold a password.
-        let unreadable = |error: sqlx::Error| {
-            Error::configuration(self.url_name.clone(), format!("can't be read ({error})"))
-        };
-        match self.values.url.split(':').next() {
-            Some("postgres" | "postgresql") => {
-                self.find_certificates()?;
-                let options = PgConnectOptions::from_str(&self.values.url).map_err(unreadable)?;
-                Ok(Target::Postgres(Box::new(options)))
+        let refused = |fault| Error::configuration(self.url_name.clone(), fault);
+        Ok(match conninfo::read(&self.values.url).map_err(refused)? {
+            Written::Postgres(written) => {
+                let environment = |name: &str| std::env::var(name).ok();
+                let postgres = Postgres::resolve(&written, &environment);
+                Target::Postgres(Box::new(postgres.map_err(refused)?))
             }
-            Some("sqlite") if self.values.url.contains(":memory:") => Ok(Target::SqliteMemory),
-            Some("sqlite") => {
-                let options =
-                    SqliteConnectOptions::from_str(&self.values.url).map_err(unreadable)?;
-                if options.get_filename().as_os_str().is_empty() {
-                    return Err(Error::configuration(
-                        self.url_name.clone(),
-                        "names no SQLite file",
-                    ));
-                }
-                Ok(Target::Sqlite(Box::new(options)))
-            }
-            _ => Err(Error::configuration(
-                self.url_name.clone(),
-                "must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE, sqlite:FILE or sqlite::memory:",
-            )),
-        }
-    }
-}
-
-impl DatabaseConfig {
-    /// On connecting, a certificate that is not there would pass for a server that is not there.
-    fn find_certificates(&self) -> Result<()> {
-        let Ok(url) = Url::parse(&self.values.url) else {
-            return Ok(());
-        };
-        for (key, file) in url.query_pairs() {
-            let is_file = matches!(&*key, "sslrootcert" | "sslcert" | "sslkey");
-            if is_file && !Path::new(&*file).is_file() {
-                let reason = format!("{key} names `{file}`, which is no file");
-                return Err(Error::configuration(self.url_name.clone(), reason));
-            }
-        }
-        Ok(())
+            Written::Sqlite(file) => Target::Sqlite(file),
+            Written::SqliteMemory => Target::SqliteMemory,
+        })
     }
 }
 
@@ -291,6 +259,7 @@ impl fmt::Debug for DatabaseConfig {
             .field("generate_schemas", &self.values.generate_schemas)
             .field("max_connections", &self.values.max_connections)
             .field("min_connections", &self.values.min_connections)
+            .field("start_timeout", &self.values.start_timeout)
             .field("connection_timeout", &self.values.connection_timeout)
             .field("query_timeout", &self.values.query_timeout)
             .field("schema", &self.values.schema)
@@ -366,6 +335,7 @@ mod tests {
     #[test]
     fn a_password_is_never_printed() {
         for url in [
+            "host=h user=u password=s3cret",
             "postgresql://u:s3cret@h:5432/d",
             "postgresql:///d?user=u&password=s3cret&host=h",
         ] {

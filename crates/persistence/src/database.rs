@@ -2,18 +2,12 @@ use std::{
     any::{Any, TypeId},
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use sea_orm::{ConnectionTrait, DbErr, Statement};
+use sea_orm::{ConnectionTrait, Statement};
 use sea_orm_migration::MigratorTrait;
-use sqlx::{
-    AssertSqlSafe, Connection as _, Executor, PgConnection, PgPool, Postgres, Row as _, SqlSafeStr,
-    pool::PoolOptions,
-    postgres::{PgConnectOptions, PgPoolOptions},
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
-};
 use yai_agentkit_core::{
     Checkpointer, Conversation, Error, IdempotencyKey, Leases, Message, Repository, Result,
     Storage, Turn, TurnEvents, UnitOfWork,
@@ -23,33 +17,15 @@ use crate::{
     DatabaseConfig, Migration,
     checkpointer::{Group, RawCheckpoints, SqlCheckpointer},
     config::Target,
-    connection::{Connection, PostgresSource, SqliteSource, Transaction, answers, retrying},
+    connection::{Connection, Transaction, retrying},
     entity::idempotency_key,
-    error::{from_sqlx, is_transient, storage_error},
+    error::storage_error,
     events::SqlTurnEvents,
     lease::SqlLeases,
     migration,
+    open::open,
     repository::{Calls, SqlRepository, StoredEntity},
 };
-
-/// A connection that has been idle for longer is tried before it is used.
-const TRUSTED_IDLE: Duration = Duration::from_secs(5);
-
-/// The size of a page of a new SQLite file, in bytes. A write changes a page of the index of each
-/// table that it adds to, and the log takes whole pages.
-const SQLITE_PAGE: u32 = 2048;
-
-/// Pages in SQLite's log before they go to the file: 32 MiB. A page that changes again meanwhile is
-/// written to the file once.
-const SQLITE_LOG_PAGES: &str = "16384";
-
-/// What SQLite keeps in memory of the file, a connection: 4 MiB. Most commits walk through all of it
-/// (the balancing of a tree swaps pages by a number behind the last one, which SQLite then cuts off),
-/// and what is not there the system has.
-const SQLITE_CACHE_KIBIBYTES: &str = "-4096";
-
-/// Between two attempts to connect.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connected database: hands out repositories and the checkpointer, and runs units of work.
 ///
@@ -79,12 +55,12 @@ pub struct Database {
 }
 
 impl Database {
-    /// Connects, trying again with growing pauses within the connection timeout. Then migrates, or
-    /// with `generate_schemas` off refuses an outdated schema.
+    /// Connects, trying again with growing pauses within the start timeout. Then migrates, or with
+    /// `generate_schemas` off refuses an outdated schema.
     pub async fn connect(config: &DatabaseConfig) -> Result<Self> {
-        if let Target::Sqlite(options) = config.target()?
+        if let Target::Sqlite(file) = config.target()?
             && !config.values.generate_schemas
-            && !options.get_filename().exists()
+            && !file.path.exists()
         {
             let reason = "names a SQLite file that does not exist: run `agentkit migrate`";
             return Err(Error::configuration(config.url_name.clone(), reason));
@@ -108,29 +84,13 @@ impl Database {
 
     /// Connects without looking at the schema, to [`migrate`](Self::migrate) by hand.
     pub async fn connect_unmigrated(config: &DatabaseConfig) -> Result<Self> {
-        let target = config.target()?;
-        let deadline = Instant::now() + config.values.connection_timeout;
-        let mut pause = SHORTEST_PAUSE;
-        loop {
-            let opened = tokio::time::timeout_at(deadline.into(), open(config, &target)).await;
-            let left = deadline.saturating_duration_since(Instant::now());
-            match opened.unwrap_or_else(|_| Err(from_sqlx(sqlx::Error::PoolTimedOut))) {
-                Ok(connection) => {
-                    return Ok(Self {
-                        calls: Arc::default(),
-                        writes: Group::new(connection.clone(), config.values.connection_timeout),
-                        connection,
-                        config: Arc::new(config.clone()),
-                    });
-                }
-                Err(error) if is_transient(&error) && left > SHORTEST_PAUSE => {
-                    tracing::warn!(%error, url = config.display_url(), "no connection yet, trying again");
-                    tokio::time::sleep(pause.min(left / 2)).await;
-                    pause = (pause * 2).min(Duration::from_secs(2));
-                }
-                Err(error) => return Err(storage_error("connect to DATABASE_URL", error)),
-            }
-        }
+        let connection = open(config).await?;
+        Ok(Self {
+            calls: Arc::default(),
+            writes: Group::new(connection.clone(), config.values.connection_timeout),
+            connection,
+            config: Arc::new(config.clone()),
+        })
     }
 
     /// Every migration with its state. Changes nothing.
@@ -317,173 +277,6 @@ impl UnitOfWork for DatabaseUnitOfWork {
     async fn commit(self: Box<Self>) -> Result<()> {
         (*self).commit().await
     }
-}
-
-async fn open(config: &DatabaseConfig, target: &Target) -> Result<Connection, DbErr> {
-    match target {
-        Target::Postgres(options) => open_postgres(config, options).await,
-        Target::Sqlite(options) => open_sqlite(config, options).await,
-        Target::SqliteMemory => open_sqlite_memory(config).await,
-    }
-    .map_err(from_sqlx)
-}
-
-fn pool_options<DB: sqlx::Database>(config: &DatabaseConfig) -> PoolOptions<DB> {
-    PoolOptions::new()
-        .max_connections(config.values.max_connections)
-        .min_connections(config.values.min_connections)
-        .acquire_timeout(config.values.connection_timeout)
-        .test_before_acquire(false)
-}
-
-async fn open_postgres(
-    config: &DatabaseConfig,
-    options: &PgConnectOptions,
-) -> Result<Connection, sqlx::Error> {
-    let timeout = config.values.query_timeout.as_millis().max(1);
-    let plain = options
-        .clone()
-        .application_name("agentkit")
-        .extra_float_digits(None);
-    let mut settings = vec![
-        ("statement_timeout", timeout.to_string()),
-        // Rows come by their keys, more of them in the planner's guess than in truth: compiling a
-        // statement would take longer than running it.
-        ("jit", "off".to_owned()),
-        // A process that hangs in a transaction must not keep its locks from the others.
-        ("idle_in_transaction_session_timeout", timeout.to_string()),
-    ];
-    settings.extend(
-        config
-            .values
-            .schema
-            .clone()
-            .map(|schema| ("search_path", schema)),
-    );
-    let direct = plain.clone().options(settings.clone());
-
-    let behind_pooler = match config.values.transaction_pooler {
-        Some(known) => known,
-        None => is_transaction_pooler(&direct).await?,
-    };
-    let set_local =
-        |(setting, value): &(&str, String)| format!("; SET LOCAL {setting} = '{value}'");
-    let pooler_begin = behind_pooler.then(|| {
-        let settings: String = settings.iter().map(set_local).collect();
-        format!("BEGIN{settings}").into()
-    });
-    let pool: PgPoolOptions =
-        pool_options(config).before_acquire(|connection: &mut PgConnection, meta| {
-            Box::pin(async move { Ok(meta.idle_for < TRUSTED_IDLE || answers(connection).await) })
-        });
-    let pool = pool
-        .connect_with(if behind_pooler { plain } else { direct })
-        .await?;
-    let is_distributed = is_distributed(&pool, config.values.schema.as_deref()).await?;
-    Ok(Connection::Postgres(PostgresSource::new(
-        pool,
-        pooler_begin,
-        is_distributed,
-    )))
-}
-
-/// Whether Citus distributes the checkpoints.
-async fn is_distributed(pool: &PgPool, schema: Option<&str>) -> Result<bool, sqlx::Error> {
-    const HAS_CITUS: &str = "SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL";
-    if !holds(pool, HAS_CITUS).await? {
-        return Ok(false);
-    }
-    // Behind a transaction pooler no search path is set here.
-    let schema = schema.map(|schema| format!("\"{schema}\"."));
-    let sql = format!(
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_partition
-WHERE logicalrelid = to_regclass('{}checkpoints'))",
-        schema.unwrap_or_default(),
-    );
-    holds(pool, AssertSqlSafe(sql)).await
-}
-
-/// Whether what `sql` selects is true. Without parameters, so that nothing is prepared.
-async fn holds<'e>(
-    executor: impl Executor<'e, Database = Postgres>,
-    sql: impl SqlSafeStr,
-) -> Result<bool, sqlx::Error> {
-    executor.fetch_one(sqlx::raw_sql(sql)).await?.try_get(0)
-}
-
-/// Whether settings given on connecting don't arrive, as behind PgBouncer: it refuses them, or
-/// drops them where it is told to ignore them.
-async fn is_transaction_pooler(direct: &PgConnectOptions) -> Result<bool, sqlx::Error> {
-    const PROTOCOL_VIOLATION: &str = "08P01";
-    let probe = direct.clone().options([("agentkit.direct", "yes")]);
-    let mut connection = match PgConnection::connect_with(&probe).await {
-        Ok(connection) => connection,
-        Err(sqlx::Error::Database(error))
-            if error.code().as_deref() == Some(PROTOCOL_VIOLATION) =>
-        {
-            return Ok(true);
-        }
-        Err(error) => return Err(error),
-    };
-    const ARRIVED: &str =
-        "SELECT current_setting('agentkit.direct', true) IS NOT DISTINCT FROM 'yes'";
-    let arrived = holds(&mut connection, ARRIVED).await?;
-    connection.close().await?;
-    Ok(!arrived)
-}
-
-async fn open_sqlite(
-    config: &DatabaseConfig,
-    options: &SqliteConnectOptions,
-) -> Result<Connection, sqlx::Error> {
-    // A commit that was acknowledged survives a power cut.
-    let options = options.clone().synchronous(SqliteSynchronous::Full);
-    open_sqlite_with(config, options, None).await
-}
-
-async fn open_sqlite_with(
-    config: &DatabaseConfig,
-    options: SqliteConnectOptions,
-    directory: Option<Arc<tempfile::TempDir>>,
-) -> Result<Connection, sqlx::Error> {
-    let options = options
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .foreign_keys(true)
-        .busy_timeout(config.values.query_timeout)
-        .page_size(SQLITE_PAGE)
-        .pragma("wal_autocheckpoint", SQLITE_LOG_PAGES)
-        .pragma("cache_size", SQLITE_CACHE_KIBIBYTES);
-    let writer = sqlite_pool(config)
-        .max_connections(1)
-        .min_connections(1)
-        .connect_with(options.clone());
-    let writer = writer.await?;
-    let readers = sqlite_pool(config)
-        .max_connections(config.values.max_connections.saturating_sub(1).max(1))
-        .min_connections(0)
-        .connect_lazy_with(options.pragma("query_only", "ON"));
-    Ok(Connection::Sqlite(SqliteSource::new(
-        writer,
-        readers,
-        config.values.query_timeout,
-        directory,
-    )))
-}
-
-/// A file in a directory of its own, which goes with the database. SQLite's own database in memory
-/// has one connection, on which a reader would wait for the end of a unit of work.
-async fn open_sqlite_memory(config: &DatabaseConfig) -> Result<Connection, sqlx::Error> {
-    let directory = tempfile::Builder::new().prefix("agentkit-").tempdir()?;
-    let options = SqliteConnectOptions::new()
-        .filename(directory.path().join("memory.db"))
-        .synchronous(SqliteSynchronous::Off);
-    open_sqlite_with(config, options, Some(Arc::new(directory))).await
-}
-
-/// A file needs no test of its connections, and no renewal.
-fn sqlite_pool(config: &DatabaseConfig) -> SqlitePoolOptions {
-    pool_options(config).idle_timeout(None).max_lifetime(None)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The one translation of database errors, by code.
 
-use std::io;
+use std::{borrow::Cow, io};
 
 use sea_orm::{DbErr, RuntimeErr};
 use sqlx::error::DatabaseError;
@@ -21,14 +21,15 @@ enum Kind {
 }
 
 /// `error` of `operation`, for errors that are no matter of a single row.
-pub(crate) fn storage_error(operation: &'static str, error: DbErr) -> Error {
+pub(crate) fn storage_error(operation: impl Into<Cow<'static, str>>, error: DbErr) -> Error {
+    let operation = operation.into();
     match kind(&error) {
         Kind::Disconnected | Kind::Busy => Error::unavailable(operation, outcome(&error), error),
         Kind::Refused => Error::invalid(operation, "holds a value that the database can't store"),
         Kind::Misconfigured => Error::configuration(operation, without_secret(&error)),
         Kind::Unique => Error::Conflict(ConflictKind::Row {
             entity: "row",
-            id: operation.to_owned(),
+            id: operation.into_owned(),
         }),
         Kind::ForeignKey | Kind::Other => Error::backend(operation, error),
     }
@@ -61,6 +62,11 @@ pub(crate) fn spares_connection(error: &DbErr) -> bool {
         }
         _ => kind(error) != Kind::Disconnected,
     }
+}
+
+/// Whether the server is there, but not ready yet.
+pub(crate) fn is_starting(error: &DbErr) -> bool {
+    matches!(code(error).as_deref(), Some("57P03" | "53300"))
 }
 
 /// Whether trying again soon can help.
@@ -142,7 +148,7 @@ fn kind(error: &DbErr) -> Kind {
         Some(sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::BeginFailed) => {
             Kind::Busy
         }
-        Some(sqlx::Error::Tls(_)) => Kind::Misconfigured,
+        Some(sqlx::Error::Tls(_) | sqlx::Error::Configuration(_)) => Kind::Misconfigured,
         Some(sqlx::Error::Database(error)) => {
             if is_postgres(&**error) {
                 postgres_kind(&error.code().unwrap_or_default())

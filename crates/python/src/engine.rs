@@ -92,15 +92,19 @@ impl Drop for Engine {
 #[pymethods]
 impl Engine {
     /// From variables as in the environment (`DATABASE_URL`, `DB_MAX_CONNECTIONS`, …), over the
-    /// `[database]` table of `toml`.
+    /// `[database]` table of `toml`; or for `conn_string`.
     #[new]
-    #[pyo3(signature = (variables, toml=None))]
+    #[pyo3(signature = (variables, toml=None, conn_string=None))]
     fn new(
         py: Python<'_>,
         variables: HashMap<String, String>,
         toml: Option<&str>,
+        conn_string: Option<&str>,
     ) -> PyResult<Self> {
-        let config = DatabaseConfig::load(toml, |name| variables.get(name).cloned());
+        let config = match conn_string {
+            Some(url) => DatabaseConfig::default().url_named("conn_string", url),
+            None => DatabaseConfig::load(toml, |name| variables.get(name).cloned()),
+        };
         let config = config.map_err(|error| to_python(py, &error))?;
         Ok(Self {
             runtime: runtime()?,

@@ -257,8 +257,16 @@ impl Settings {
 
     fn from_sources(sources: Sources) -> Result<Self> {
         let declared = Declared::read(&sources)?;
+        let database = DatabaseConfig::from_sources(&sources)?;
+        let url_name = sources.name("DATABASE_URL");
+        if url_name.starts_with("--") && database.url_has_password() {
+            let reason = "holds a password, which `ps` shows to everyone on this machine; put it \
+                          in DATABASE_URL, the settings file, a password file (~/.pgpass) or a \
+                          service";
+            return Err(Error::configuration(url_name, reason));
+        }
         Ok(Self {
-            database: DatabaseConfig::from_sources(&sources)?,
+            database,
             limits: TurnLimits {
                 max_steps: declared.max_steps,
                 max_attempts: declared.max_attempts,

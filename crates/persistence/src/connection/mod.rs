@@ -1,7 +1,9 @@
 //! Where statements run: a pool, or one transaction.
 
+pub(crate) mod files;
 mod pool;
 mod postgres;
+pub(crate) mod servers;
 mod session;
 mod sqlite;
 

@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 
 use super::{
     pool::{Pool, Pooled},
+    servers::Watch,
     session::{Session, Unit, Work},
 };
 use crate::error::from_sqlx;
@@ -40,16 +41,23 @@ pub(crate) struct PostgresSource {
     pub(super) unit: Option<Unit<Postgres>>,
     /// How many writes are still to look for rows that are there.
     wary: Arc<AtomicU32>,
+    _watch: Option<Arc<Watch>>,
 }
 
 impl PostgresSource {
-    pub(crate) fn new(pool: PgPool, pooler_begin: Option<Arc<str>>, is_distributed: bool) -> Self {
+    pub(crate) fn new(
+        pool: PgPool,
+        pooler_begin: Option<Arc<str>>,
+        is_distributed: bool,
+        watch: Option<Watch>,
+    ) -> Self {
         Self {
             pool: Pool::new(pool),
             pooler_begin,
             is_distributed,
             unit: None,
             wary: Arc::default(),
+            _watch: watch.map(Arc::new),
         }
     }
 

@@ -12,10 +12,10 @@ use sqlx::{
     AssertSqlSafe, IntoArguments, SqlSafeStr, SqlStr, Sqlite, SqlitePool, query::Query,
     sqlite::SqliteArguments,
 };
-use tempfile::TempDir;
 use tokio::sync::Mutex;
 
 use super::{
+    files::MemoryDirectory,
     pool::{Pool, Pooled},
     session::{Session, Unit, Work},
 };
@@ -31,7 +31,7 @@ pub(crate) struct SqliteSource {
     pub(super) readers: Pool<Sqlite>,
     query_timeout: Duration,
     /// Holds the files of a database that is gone with its last connection.
-    _directory: Option<Arc<TempDir>>,
+    _directory: Option<Arc<MemoryDirectory>>,
     /// The transaction to run in.
     pub(super) unit: Option<Unit<Sqlite>>,
 }
@@ -41,7 +41,7 @@ impl SqliteSource {
         writer: SqlitePool,
         readers: SqlitePool,
         query_timeout: Duration,
-        directory: Option<Arc<TempDir>>,
+        directory: Option<Arc<MemoryDirectory>>,
     ) -> Self {
         Self {
             writer: Pool::new(writer),

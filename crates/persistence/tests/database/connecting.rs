@@ -4,11 +4,11 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
-use yai_agentkit_core::{Error, Storage};
+use yai_agentkit_core::{Conversation, Error, Storage};
 use yai_agentkit_persistence::{Database, DatabaseConfig};
 
 use crate::{
-    fixture::{PASSWORD, assert_configuration, assert_unavailable, config, refusal},
+    fixture::{PASSWORD, assert_configuration, assert_unavailable, config, connect, refusal},
     proxy::{Proxy, unused_port},
     support::{PostgresDatabase, server},
 };
@@ -48,7 +48,7 @@ async fn a_server_that_never_answers_is_unavailable_after_the_timeout() {
 async fn is_unavailable_after_the_timeout(port: u16) {
     let timeout = Duration::from_secs(1);
     let url = format!("postgresql://agent:{PASSWORD}@127.0.0.1:{port}/agents");
-    let config = config(&url).connection_timeout(timeout).unwrap();
+    let config = config(&url).start_timeout(timeout).unwrap();
     let started = Instant::now();
     assert_unavailable::<()>(Err(refusal(&config).await));
     let elapsed = started.elapsed();
@@ -64,6 +64,52 @@ async fn a_database_or_role_that_does_not_exist_is_refused_at_once() {
         let url = with(&url, |url| url.set_password(Some(PASSWORD)).unwrap());
         assert_configuration(&refusal_at_once(&config(&url)).await, name);
     }
+}
+
+#[tokio::test]
+async fn of_several_servers_the_first_that_answers_is_used_and_another_once_that_is_gone() {
+    let postgres = PostgresDatabase::create("several").await;
+    let user = postgres.url.parse::<url::Url>().unwrap();
+    let (user, name) = (user.username(), user.path());
+    let closed = unused_port().await;
+    let (first, one) = relay(&postgres.url).await;
+    let (_second, other) = relay(&postgres.url).await;
+    let url = format!(
+        "postgresql://{user}@127.0.0.1:{closed},127.0.0.1:{one},127.0.0.1:{other}{name}\
+         ?target_session_attrs=read-write"
+    );
+    let database = connect(&url).await;
+    database.ping().await.unwrap();
+    first.abort();
+    let conversation = Conversation::titled("kept");
+    let added = database.conversations().add(conversation).await;
+    added.expect("the other server answers");
+    database.close().await;
+
+    let read_only = "ALTER DATABASE {} SET default_transaction_read_only = on";
+    let read_only = read_only.replace("{}", name.trim_start_matches('/'));
+    crate::support::execute(&server(), &read_only).await;
+    let error = refusal(&config(&url).start_timeout(Duration::from_secs(1)).unwrap()).await;
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    postgres.remove().await;
+}
+
+/// Another port of the server, until the task is aborted.
+async fn relay(url: &str) -> (tokio::task::JoinHandle<()>, u16) {
+    let url: url::Url = url.parse().unwrap();
+    let server = ("127.0.0.1", url.port().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let task = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        while let Ok((mut client, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let mut server = tokio::net::TcpStream::connect(server).await.unwrap();
+                tokio::io::copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    });
+    (task, port)
 }
 
 /// The test server trusts everybody, so that this one only says what a server says.

@@ -16,6 +16,7 @@ const CHILD_URL: &str = "AGENTKIT_TEST_CHILD_URL";
 pub(crate) fn config(url: &str) -> DatabaseConfig {
     DatabaseConfig::new(url)
         .and_then(|config| config.connection_timeout(Duration::from_secs(15)))
+        .and_then(|config| config.start_timeout(Duration::from_secs(15)))
         .unwrap()
 }
 

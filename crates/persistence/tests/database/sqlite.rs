@@ -38,7 +38,7 @@ async fn what_is_no_database_is_refused_at_once() {
         // A directory in which nobody may make a file, not even root.
         other("/proc/agentkit.db"),
     ] {
-        assert_configuration(&refusal(&config(&url)).await, "DATABASE_URL");
+        assert_configuration(&refusal(&config(&url)).await, "(url)");
     }
     assert!(started.elapsed() < Duration::from_secs(5));
 }
@@ -56,4 +56,25 @@ async fn a_file_opened_for_reading_refuses_a_write() {
         .await
         .unwrap_err();
     assert_configuration(&error, "readonly");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_new_file_and_its_log_are_their_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let (directory, _, url) = sqlite_file();
+    let database = connect(&url).await;
+    store_something(&database).await;
+    let files = std::fs::read_dir(directory.path()).unwrap();
+    let modes = files.map(|file| {
+        let file = file.unwrap();
+        let mode = file.metadata().unwrap().permissions().mode();
+        (file.file_name().into_string().unwrap(), mode & 0o777)
+    });
+    let mut modes: Vec<_> = modes.collect();
+    modes.sort();
+    let expected = ["agentkit.db", "agentkit.db-shm", "agentkit.db-wal"];
+    assert_eq!(modes, expected.map(|name| (name.to_owned(), 0o600)));
+    database.close().await;
 }

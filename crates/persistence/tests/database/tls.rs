@@ -22,8 +22,8 @@ async fn a_server_with_a_certificate_of_a_trusted_authority_is_verified() {
 
 #[tokio::test]
 async fn a_certificate_of_another_authority_is_refused() {
-    // Those that come with the program.
-    let url = with_password(&format!("{}?sslmode=verify-full", server()));
+    // Those that everybody trusts.
+    let url = with_password(&format!("{}?sslrootcert=system", server()));
     assert_configuration(&refusal(&config(&url)).await, "UnknownIssuer");
 }
 

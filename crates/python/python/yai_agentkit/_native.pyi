@@ -50,7 +50,12 @@ class Call(Generic[_T]):
 class Engine:
     """The checkpoints of one database. It connects, and migrates, at the first call."""
 
-    def __new__(cls, variables: Mapping[str, str], toml: str | None = None) -> Engine: ...
+    def __new__(
+        cls,
+        variables: Mapping[str, str],
+        toml: str | None = None,
+        conn_string: str | None = None,
+    ) -> Engine: ...
     @property
     def display_url(self) -> str:
         """The URL without its password."""

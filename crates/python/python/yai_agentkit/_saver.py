@@ -26,7 +26,6 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.types import TASKS, _DeltaSnapshot
 
-from yai_agentkit._conninfo import as_url
 from yai_agentkit._native import Engine
 from yai_agentkit._serializer import DataSerializer
 
@@ -99,9 +98,9 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         """A saver for one database.
 
         Args:
-            conn_string: `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, libpq's
-                `host=… dbname=…`, `sqlite:FILE` (`sqlite:///` before an absolute path), or
-                `sqlite::memory:`.
+            conn_string: `postgresql://USER:PASSWORD@HOST:PORT/DATABASE` or `host=… dbname=…`, as
+                libpq reads them, `sqlite:FILE` (`sqlite:///` before an absolute path), a path that
+                ends in `.db` or `.sqlite`, `sqlite::memory:` or `:memory:`.
             pipeline: Accepted for the sake of LangGraph's savers. One call is one round trip anyway.
             serde: How values become bytes. By default as LangGraph's `JsonPlusSerializer` does it,
                 but nothing that is read becomes a call to anything but a class of data that the
@@ -111,7 +110,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         Raises:
             ValueError: If it can't be read.
         """
-        return cls(Engine({"DATABASE_URL": as_url(conn_string)}), serde=serde)
+        return cls(Engine({}, conn_string=conn_string), serde=serde)
 
     @classmethod
     def from_config(

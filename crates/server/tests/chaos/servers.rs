@@ -67,6 +67,8 @@ impl Servers {
             .env("DATABASE_URL", &self.url)
             .env("DB_MAX_CONNECTIONS", "20")
             .env("DB_QUERY_TIMEOUT", "5")
+            // PostgreSQL is killed too.
+            .env("DB_START_TIMEOUT", "30")
             .env("AGENTKIT_BIND", "127.0.0.1:0")
             .env("AGENTKIT_LEASE", LEASE.as_secs_f64().to_string())
             // Every turn is to be answered, however often it is cut short.

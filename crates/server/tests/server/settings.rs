@@ -258,3 +258,20 @@ fn the_readme_lists_every_setting_as_it_is_declared() {
         );
     }
 }
+
+#[test]
+fn a_password_in_a_flag_is_refused_and_not_shown() {
+    for url in ["postgresql://u:hunter2@h/d", "host=h password=hunter2"] {
+        let flags = Flags::default().with("DATABASE_URL", url);
+        let (setting, reason) = fault(&flags, "", &[]);
+        assert_eq!(setting, "--database-url");
+        assert!(
+            reason.contains("DATABASE_URL") && reason.contains(".pgpass"),
+            "{reason}"
+        );
+        assert!(!reason.contains("hunter2"));
+        assert!(load(&Flags::default(), "", &[("DATABASE_URL", url)]).is_ok());
+    }
+    let flags = Flags::default().with("DATABASE_URL", "postgresql://u@h/d");
+    assert!(load(&flags, "", &[]).is_ok());
+}

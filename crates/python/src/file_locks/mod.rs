@@ -154,14 +154,15 @@ fn returned(result: io::Result<c_int>) -> c_int {
     })
 }
 
-/// What SQLite's threads may hold for a moment at any time, in the order in which they take it. In a
-/// child nobody would let go of it.
+/// What a thread within SQLite may hold at any moment, in the order in which it takes them (a name for
+/// a temporary file needs random numbers, and their seed the list of VFS). In a child nobody would
+/// let go of them.
 const MUTEXES: [i32; 6] = [
-    sqlite::SQLITE_MUTEX_STATIC_MAIN,
     sqlite::SQLITE_MUTEX_STATIC_VFS1,
+    sqlite::SQLITE_MUTEX_STATIC_PRNG,
+    sqlite::SQLITE_MUTEX_STATIC_MAIN,
     sqlite::SQLITE_MUTEX_STATIC_LRU,
     sqlite::SQLITE_MUTEX_STATIC_PMEM,
-    sqlite::SQLITE_MUTEX_STATIC_PRNG,
     sqlite::SQLITE_MUTEX_STATIC_MEM,
 ];
 

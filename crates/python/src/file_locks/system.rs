@@ -55,16 +55,18 @@ pub(super) fn lock_all(descriptor: RawFd) -> bool {
     match locked.map_err(|error| error.raw_os_error()) {
         Ok(_) => true,
         Err(Some(libc::EBADF)) => control(descriptor, libc::F_OFD_GETLK, libc::F_WRLCK)
-            .is_ok_and(|found| c_int::from(found) == libc::F_UNLCK),
+            .is_ok_and(|found| found == libc::F_UNLCK as c_short),
         Err(_) => false,
     }
 }
 
 /// The type of lock that `command` answers with.
-fn control(descriptor: RawFd, command: c_int, lock: c_int) -> io::Result<c_short> {
+///
+/// (The types of locks are of another type on each system.)
+fn control(descriptor: RawFd, command: c_int, lock: impl Into<c_int>) -> io::Result<c_short> {
     // SAFETY: all of its fields are numbers. From the beginning to the end, whatever that is.
     let mut wanted: libc::flock = unsafe { std::mem::zeroed() };
-    wanted.l_type = lock as c_short;
+    wanted.l_type = lock.into() as c_short;
     wanted.l_whence = libc::SEEK_SET as c_short;
     // SAFETY: these commands take a `flock`.
     checked(unsafe { libc::fcntl(descriptor, command, &raw mut wanted) })?;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{SecondsFormat, TimeDelta};
-use sea_orm::{DbErr, QueryResult, Value as SqlValue};
+use sea_orm::{DbErr, QueryResult};
 use serde_json::{Value as Json, json};
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use uuid::Uuid;
@@ -14,11 +14,11 @@ use yai_agentkit_core::{
 };
 
 use crate::{
-    checkpointer::{PostgresArguments, Sql},
     connection::{Connection, PostgresSource, retrying},
     error::{
         from_sqlx, is_disconnected, is_foreign_key_violation, is_unique_violation, storage_error,
     },
+    sql::{Query, Sql},
 };
 
 /// On SQLite the process lends its clock.
@@ -114,25 +114,16 @@ impl EventRow {
         self.execute(transaction, TELL).await
     }
 
-    /// Its four columns.
-    pub(crate) fn add_to(&self, arguments: &mut PostgresArguments) -> Result<(), DbErr> {
-        arguments.add(self.conversation_id)?;
-        arguments.add(self.turn_id)?;
-        arguments.add(self.sequence)?;
-        arguments.add(self.events.clone())
-    }
-
     async fn execute(&self, connection: &Connection, sql: Sql) -> Result<(), DbErr> {
-        let mut values: Vec<SqlValue> = vec![
-            self.conversation_id.into(),
-            self.turn_id.into(),
-            self.sequence.into(),
-            self.events.as_str().into(),
-        ];
+        let mut query = sql.query(connection);
+        query.bind(self.conversation_id);
+        query.bind(self.turn_id);
+        query.bind(self.sequence);
+        query.bind(self.events.as_str());
         if !connection.is_postgres() {
-            values.push(now().to_rfc3339_opts(SecondsFormat::Micros, true).into());
+            query.bind(now().to_rfc3339_opts(SecondsFormat::Micros, true));
         }
-        sql.execute(connection, values).await.map(drop)
+        query.execute(connection).await.map(drop)
     }
 }
 
@@ -164,8 +155,15 @@ impl SqlTurnEvents {
     }
 }
 
-fn place(conversation_id: ConversationId, turn_id: TurnId) -> Vec<SqlValue> {
-    vec![conversation_id.0.into(), turn_id.0.into()]
+fn read_query(
+    connection: &Connection,
+    conversation_id: ConversationId,
+    turn_id: TurnId,
+    [after, limit]: [u64; 2],
+) -> Query {
+    let query = READ.query(connection);
+    let query = query.with(conversation_id.0).with(turn_id.0);
+    query.with(after.cast_signed()).with(limit.cast_signed())
 }
 
 /// As [`LATEST`] takes them.
@@ -195,9 +193,8 @@ impl TurnEvents for SqlTurnEvents {
         after: u64,
         limit: u64,
     ) -> Result<Vec<EventBatch>> {
-        let mut values = place(conversation_id, turn_id);
-        values.extend([after, limit].map(|number| SqlValue::from(number.cast_signed())));
-        let rows = retrying!(self.0, READ.rows(&self.0, values.clone()));
+        let read = || read_query(&self.0, conversation_id, turn_id, [after, limit]);
+        let rows = retrying!(self.0, read().rows(&self.0));
         let failed = |error| storage_error("read events", error);
         let batch = |row: &QueryResult| {
             let sequence: i64 = row.try_get_by_index(0).map_err(failed)?;
@@ -217,8 +214,8 @@ impl TurnEvents for SqlTurnEvents {
         if turns.is_empty() {
             return Ok(LatestBatches::new());
         }
-        let values = vec![places(turns).into()];
-        let rows = retrying!(self.0, LATEST.rows(&self.0, values.clone()));
+        let latest = LATEST.query(&self.0).with(places(turns));
+        let rows = retrying!(self.0, latest.clone().rows(&self.0));
         let newest = |row: &QueryResult| -> Result<_, DbErr> {
             let (turn, sequence): (_, i64) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
             Ok((TurnId(turn), sequence.cast_unsigned()))
@@ -228,14 +225,15 @@ impl TurnEvents for SqlTurnEvents {
     }
 
     async fn delete_older(&self, age: Duration) -> Result<u64> {
-        let limit: SqlValue = if self.0.is_postgres() {
-            age.as_secs_f64().into()
+        let mut delete = DELETE_OLDER.query(&self.0);
+        if self.0.is_postgres() {
+            delete.bind(age.as_secs_f64());
         } else {
             let age = TimeDelta::from_std(age).unwrap_or(TimeDelta::MAX);
             let limit = now().checked_sub_signed(age).unwrap_or_default();
-            limit.to_rfc3339_opts(SecondsFormat::Micros, true).into()
-        };
-        let deleted = retrying!(self.0, DELETE_OLDER.execute(&self.0, vec![limit.clone()]));
+            delete.bind(limit.to_rfc3339_opts(SecondsFormat::Micros, true));
+        }
+        let deleted = retrying!(self.0, delete.clone().execute(&self.0));
         deleted.map_err(|error| storage_error("delete events", error))
     }
 
@@ -245,13 +243,9 @@ impl TurnEvents for SqlTurnEvents {
         }
         let turns: Vec<_> = latest.iter().collect();
         for turns in turns.chunks(TURNS_IN_A_NOTIFICATION) {
-            let values = vec![
-                CHANNEL.into(),
-                json!(BTreeMap::from_iter(turns.iter().copied()))
-                    .to_string()
-                    .into(),
-            ];
-            let told = retrying!(self.0, NOTIFY.rows(&self.0, values.clone()));
+            let turns = json!(BTreeMap::from_iter(turns.iter().copied()));
+            let notify = NOTIFY.query(&self.0).with(CHANNEL).with(turns.to_string());
+            let told = retrying!(self.0, notify.clone().rows(&self.0));
             told.map_err(|error| storage_error("announce events", error))?;
         }
         Ok(())
@@ -314,15 +308,11 @@ FROM (SELECT id FROM agent_conversations LIMIT 5000) c JOIN numbers ON i <= 20;"
         let databases = Databases::with(ROWS).await;
         let index = &["agent_turn_events_pkey"];
         let (conversation, turn) = (ConversationId::new(), TurnId::new());
-        let read = |connection: &Connection| {
-            let mut values = place(conversation, turn);
-            values.extend([3i64.into(), 32i64.into()]);
-            READ.statement(connection, values)
-        };
+        let read = |connection: &Connection| read_query(connection, conversation, turn, [3, 32]);
         databases.assert_uses(read, index).await;
         let latest = |connection: &Connection| {
-            let values = vec![places(&[(conversation, turn)]).into()];
-            LATEST.statement(connection, values)
+            let query = LATEST.query(connection);
+            query.with(places(&[(conversation, turn)]))
         };
         databases.assert_uses(latest, index).await;
         databases.remove().await;

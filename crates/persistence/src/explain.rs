@@ -1,9 +1,9 @@
 //! What the databases plan for a statement: the plans of the statements that must stay fast are
 //! tested where these stand.
 
-use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
+use sea_orm::ConnectionTrait;
 
-use crate::{Database, DatabaseConfig, connection::Connection};
+use crate::{Database, DatabaseConfig, connection::Connection, sql::Query};
 
 /// One of each kind, filled.
 pub(crate) struct Databases {
@@ -42,9 +42,12 @@ impl Databases {
             "now() - i * interval '1 s'",
             "gen_random_uuid()",
         );
-        fill(&postgres, rows, blob, time, id).await;
+        // Of this schema: other tests drop theirs.
+        let tables = "threads, checkpoints, checkpoint_blobs, checkpoint_writes,
+            agent_conversations, agent_messages, agent_turns, agent_turn_events";
+        fill(&postgres, rows, [blob, time, id, tables]).await;
         let (blob, time, id) = ("x'00'", "datetime(1e9 - i, 'unixepoch')", "randomblob(16)");
-        fill(&sqlite, rows, blob, time, id).await;
+        fill(&sqlite, rows, [blob, time, id, ""]).await;
         Self {
             postgres,
             sqlite,
@@ -52,17 +55,13 @@ impl Databases {
         }
     }
 
-    /// That the plans of `statement` use the indexes, named as on PostgreSQL, and read no large
+    /// That the plans of `query` use the indexes, named as on PostgreSQL, and read no large
     /// table from end to end.
-    pub(crate) async fn assert_uses(
-        &self,
-        statement: impl Fn(&Connection) -> Statement,
-        indexes: &[&str],
-    ) {
-        let on_postgres = statement(&self.postgres.connection);
+    pub(crate) async fn assert_uses(&self, query: impl Fn(&Connection) -> Query, indexes: &[&str]) {
+        let on_postgres = query(&self.postgres.connection);
         self.assert_postgres_uses(on_postgres, indexes).await;
         let connection = &self.sqlite.connection;
-        let explain = prefixed("EXPLAIN QUERY PLAN", statement(connection));
+        let explain = query(connection).prefixed("EXPLAIN QUERY PLAN");
         let plan = lines(connection, explain, 3).await;
         for index in indexes {
             let name = match index.strip_suffix("_pkey") {
@@ -80,25 +79,19 @@ impl Databases {
     }
 
     /// The same on PostgreSQL alone: the plan for these values, and the one for any.
-    pub(crate) async fn assert_postgres_uses(&self, statement: Statement, indexes: &[&str]) {
-        let values = statement.values.iter().flat_map(|values| &values.0);
-        // As sqlx declares them; the server finds out the others.
-        let types = values.map(|value| match value {
-            Value::String(_) => "text",
-            _ => "unknown",
-        });
-        let types: Vec<&str> = types.collect();
+    pub(crate) async fn assert_postgres_uses(&self, query: Query, indexes: &[&str]) {
+        let types = query.types().to_vec();
         let transaction = self.postgres.connection.begin().await.unwrap();
-        let custom = lines(&transaction, prefixed("EXPLAIN", statement.clone()), 0).await;
+        let custom = lines(&transaction, query.clone().prefixed("EXPLAIN"), 0).await;
         let prepare = format!(
             "SET LOCAL plan_cache_mode = force_generic_plan; PREPARE explained ({}) AS {}",
             types.join(", "),
-            statement.sql
+            query.text()
         );
         transaction.execute_unprepared(&prepare).await.unwrap();
         let arguments = vec!["NULL"; types.len()].join(", ");
         let execute = format!("EXPLAIN EXECUTE explained ({arguments})");
-        let explain = Statement::from_string(DbBackend::Postgres, execute);
+        let explain = Query::new(&transaction, execute);
         let generic = lines(&transaction, explain, 0).await;
         transaction
             .execute_unprepared("DEALLOCATE explained")
@@ -125,7 +118,7 @@ impl Databases {
     }
 }
 
-async fn fill(database: &Database, rows: &str, blob: &str, time: &str, id: &str) {
+async fn fill(database: &Database, rows: &str, [blob, time, id, tables]: [&str; 4]) {
     let rows = rows
         .replace("{blob}", blob)
         .replace("{time}", time)
@@ -135,18 +128,13 @@ async fn fill(database: &Database, rows: &str, blob: &str, time: &str, id: &str)
 WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
 INSERT INTO numbers SELECT i FROM n;
 {rows}
-ANALYZE"
+ANALYZE {tables}"
     );
     database.execute_script(&script).await.unwrap();
 }
 
-fn prefixed(prefix: &str, mut statement: Statement) -> Statement {
-    statement.sql = format!("{prefix} {}", statement.sql);
-    statement
-}
-
-async fn lines(connection: &Connection, explain: Statement, column: usize) -> String {
-    let rows = connection.query_all_raw(explain).await.unwrap();
+async fn lines(connection: &Connection, explain: Query, column: usize) -> String {
+    let rows = explain.rows(connection).await.unwrap();
     let lines: Vec<String> = rows
         .iter()
         .map(|row| row.try_get_by_index(column).unwrap())

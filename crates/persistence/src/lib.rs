@@ -22,6 +22,7 @@ mod open;
 mod precision;
 mod repository;
 pub mod setting;
+mod sql;
 
 pub use checkpointer::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
 pub use config::DatabaseConfig;

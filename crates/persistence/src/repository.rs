@@ -441,7 +441,8 @@ FROM (SELECT id FROM agent_conversations LIMIT 1000) c JOIN numbers ON i <= 20;"
     ) {
         let statement = |connection: &Connection| {
             let backend = connection.get_database_backend();
-            page(query).limit(query.limit + 1).build(backend)
+            let statement = page(query).limit(query.limit + 1).build(backend);
+            crate::sql::Query::of(connection, statement)
         };
         databases.assert_uses(statement, &[index]).await;
     }

@@ -1,29 +1,43 @@
 BEGIN;
 
-INSERT INTO threads (thread_id, updated_at) VALUES ($1, clock_timestamp()) ON CONFLICT (thread_id) DO UPDATE SET updated_at = excluded.updated_at
+INSERT INTO threads (thread_id, updated_at)
+VALUES ($1, clock_timestamp())
+ON CONFLICT (thread_id) DO UPDATE SET updated_at = excluded.updated_at
 WHERE excluded.updated_at > threads.updated_at;
 
-INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING;
+INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT DO NOTHING;
 
 INSERT INTO checkpoints
-    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata) VALUES ($1, $2, $3, $4, $5::jsonb, $6::jsonb) ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+VALUES ($1, $2, $3, $4, $5::jsonb, $6::jsonb)
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
 DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
 
 INSERT INTO checkpoint_writes
-    (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
+    (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
 DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob;
 
 COMMIT;
 
 BEGIN;
 
-INSERT INTO threads (thread_id, updated_at) VALUES ($1, clock_timestamp()) ON CONFLICT (thread_id) DO UPDATE SET updated_at = excluded.updated_at
+INSERT INTO threads (thread_id, updated_at)
+VALUES ($1, clock_timestamp())
+ON CONFLICT (thread_id) DO UPDATE SET updated_at = excluded.updated_at
 WHERE excluded.updated_at > threads.updated_at;
 
-INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING;
+INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT DO NOTHING;
 
 INSERT INTO checkpoints
-    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata) VALUES ($1, $2, $3, $4, $5::jsonb, $6::jsonb) ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+VALUES ($1, $2, $3, $4, $5::jsonb, $6::jsonb)
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
 DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
 
 COMMIT;

@@ -10,13 +10,19 @@ SELECT $1, $2, $3, $4::json, now() WHERE $4 IS DISTINCT FROM (
     WHERE conversation_id = $1 AND turn_id = $2 AND sequence = $3
 );
 
-INSERT INTO threads (thread_id, updated_at) VALUES ($1, clock_timestamp()) ON CONFLICT (thread_id) DO UPDATE SET updated_at = excluded.updated_at
+INSERT INTO threads (thread_id, updated_at)
+VALUES ($1, clock_timestamp())
+ON CONFLICT (thread_id) DO UPDATE SET updated_at = excluded.updated_at
 WHERE excluded.updated_at > threads.updated_at;
 
-INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING;
+INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT DO NOTHING;
 
 INSERT INTO checkpoints
-    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata) VALUES ($1, $2, $3, $4, $5::jsonb, $6::jsonb) ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+VALUES ($1, $2, $3, $4, $5::jsonb, $6::jsonb)
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
 DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
 
 COMMIT;

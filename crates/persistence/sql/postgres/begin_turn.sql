@@ -1,26 +1,42 @@
-WITH thread AS (INSERT INTO threads AS t (thread_id, updated_at, epoch)
-    VALUES ($1, clock_timestamp(), $11::bigint)
+WITH thread AS (
+    INSERT INTO threads AS t (thread_id, updated_at, epoch)
+    VALUES ($1, clock_timestamp(), $3::bigint)
     ON CONFLICT (thread_id) DO UPDATE
     SET updated_at = GREATEST(t.updated_at, excluded.updated_at), epoch = excluded.epoch
     WHERE t.epoch < excluded.epoch
-    RETURNING 1), told AS (INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
-    SELECT $12::uuid, $13::uuid, $14::bigint, $15::json, now() FROM thread
-    WHERE $15 IS DISTINCT FROM (
+    RETURNING 1
+), told AS (
+    INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
+    SELECT $4::uuid, $5::uuid, $6::bigint, $7::json, now()
+    FROM thread
+    WHERE $7 IS DISTINCT FROM (
         SELECT e.events::text FROM agent_turn_events e
-        WHERE e.conversation_id = $12 AND e.turn_id = $13 AND e.sequence = $14
-    )), blobs AS (INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-    SELECT $1, $2, b.* FROM thread, unnest($7::text[], $8::text[], $9::text[], $10::bytea[]) b
-    ON CONFLICT DO NOTHING), written AS (INSERT INTO checkpoints
+        WHERE e.conversation_id = $4 AND e.turn_id = $5 AND e.sequence = $6
+    )
+), blobs AS (
+    INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+    SELECT $1, $2, b.*
+    FROM thread, unnest($8::text[], $9::text[], $10::text[], $11::bytea[]) b
+    ON CONFLICT DO NOTHING
+), written AS (
+    INSERT INTO checkpoints
     (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
-    SELECT $1, $2, $3, $4, $5::jsonb, $6::jsonb FROM thread
+    SELECT $1, $2, $12, $13, $14::jsonb, $15::jsonb
+    FROM thread
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
-    DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata), said AS (
+    DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
+), said AS (
     INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at)
     SELECT m.id, m.conversation_id, m.role, m.content, m.metadata_::json, m.created_at
-    FROM thread, unnest($30::uuid[], $31::uuid[], $32::text[], $33::text[], $34::text[],
-        $35::timestamptz[]) m (id, conversation_id, role, content, metadata_, created_at)
+    FROM thread, unnest($16::uuid[], $17::uuid[], $18::text[], $19::text[],
+        $20::text[], $21::timestamptz[])
+        m (id, conversation_id, role, content, metadata_, created_at)
 ), begun AS (
     INSERT INTO agent_turns (conversation_id, id, assistant_message_id, status, error, interrupt,
         attempt, epoch, lease_owner, lease_ms, started_at, updated_at, created_at, user_message_id)
-    SELECT $16, $17, $18, $19, $20, $21::json, $22, $23, $24, $25, $26, $27, $28, $29 FROM thread
-) SELECT true FROM thread;
+    SELECT $22, $23, $24, $25, $26, $27::json,
+        $28, $29, $30, $31, $32, $33, $34,
+        $35
+    FROM thread
+)
+SELECT true FROM thread;

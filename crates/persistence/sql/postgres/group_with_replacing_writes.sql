@@ -8,24 +8,26 @@ WITH patience AS MATERIALIZED (
     RETURNING 1
 ), locked AS MATERIALIZED (SELECT count(*) FROM thread), blobs AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-    SELECT r.* FROM locked,
-        unnest($9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bytea[])
-            r (thread_id)
+    SELECT r.* FROM locked, unnest($3::text[], $4::text[], $5::text[],
+        $6::text[], $7::text[], $8::bytea[]) r (thread_id)
 ), first_writes AS (
     INSERT INTO checkpoint_writes
         (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    SELECT r.* FROM locked, unnest($15::text[], $16::text[], $17::text[], $18::text[],
-        $19::text[], $20::int[], $21::text[], $22::text[], $23::bytea[]) r (thread_id)
+    SELECT r.* FROM locked, unnest($9::text[], $10::text[], $11::text[],
+        $12::text[], $13::text[], $14::int[], $15::text[], $16::text[],
+        $17::bytea[]) r (thread_id)
 ), last_writes AS (
     INSERT INTO checkpoint_writes
         (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    SELECT r.* FROM locked, unnest($24::text[], $25::text[], $26::text[], $27::text[],
-        $28::text[], $29::int[], $30::text[], $31::text[], $32::bytea[]) r (thread_id)
+    SELECT r.* FROM locked, unnest($18::text[], $19::text[], $20::text[],
+        $21::text[], $22::text[], $23::int[], $24::text[], $25::text[],
+        $26::bytea[]) r (thread_id)
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
     DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob
 )
 INSERT INTO checkpoints
     (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
 SELECT r.thread_id, r.checkpoint_ns, r.id, r.parent, r.checkpoint::jsonb, r.metadata::jsonb
-FROM locked, unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
+FROM locked, unnest($27::text[], $28::text[], $29::text[], $30::text[],
+    $31::text[], $32::text[])
     r (thread_id, checkpoint_ns, id, parent, checkpoint, metadata);

@@ -1,6 +1,7 @@
 WITH page AS MATERIALIZED (
     SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata
-    FROM checkpoints ORDER BY checkpoint_id DESC, thread_id, checkpoint_ns)
+    FROM checkpoints ORDER BY checkpoint_id DESC, thread_id, checkpoint_ns
+)
 SELECT 0, thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint::text,
     metadata::text, NULL, NULL::int, NULL::bytea
 FROM page

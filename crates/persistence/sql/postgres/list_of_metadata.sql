@@ -1,6 +1,7 @@
 WITH page AS MATERIALIZED (
     SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata
-    FROM checkpoints WHERE checkpoint_ns = $1 AND metadata @> $2::jsonb ORDER BY checkpoint_id DESC, thread_id, checkpoint_ns LIMIT $3)
+    FROM checkpoints WHERE checkpoint_ns = $1 AND metadata @> $2::jsonb ORDER BY checkpoint_id DESC, thread_id, checkpoint_ns LIMIT $3
+)
 SELECT 0, thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint::text,
     metadata::text, NULL, NULL::int, NULL::bytea
 FROM page

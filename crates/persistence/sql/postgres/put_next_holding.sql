@@ -1,6 +1,7 @@
 WITH page AS MATERIALIZED (
     SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata
-    FROM checkpoints WHERE thread_id = $1 AND checkpoint_ns = $2 ORDER BY checkpoint_id DESC LIMIT 1)
+    FROM checkpoints WHERE thread_id = $1 AND checkpoint_ns = $2 ORDER BY checkpoint_id DESC LIMIT 1
+)
 SELECT 0, thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint::text,
     metadata::text, NULL, NULL::int, NULL::bytea
 FROM page
@@ -48,14 +49,21 @@ ORDER BY checkpoint_id DESC LIMIT 1;
 
 WITH thread AS (
     UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
-    WHERE thread_id = $1 AND epoch = $11::bigint
+    WHERE thread_id = $1 AND epoch = $3::bigint
     RETURNING 1
-), blobs AS (INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-    SELECT $1, $2, b.* FROM thread, unnest($7::text[], $8::text[], $9::text[], $10::bytea[]) b
-    ON CONFLICT DO NOTHING), written AS (INSERT INTO checkpoints
+), blobs AS (
+    INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+    SELECT $1, $2, b.*
+    FROM thread, unnest($4::text[], $5::text[], $6::text[], $7::bytea[]) b
+    ON CONFLICT DO NOTHING
+), written AS (
+    INSERT INTO checkpoints
     (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
-    SELECT $1, $2, $3, $4, $5::jsonb, $6::jsonb FROM thread
+    SELECT $1, $2, $8, $9, $10::jsonb, $11::jsonb
+    FROM thread
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
-    DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata) SELECT 1 FROM thread;
+    DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
+)
+SELECT 1 FROM thread;
 
 COMMIT;

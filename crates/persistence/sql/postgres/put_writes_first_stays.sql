@@ -4,7 +4,8 @@ WITH thread AS (
     RETURNING 1
 ), locked AS MATERIALIZED (
     SELECT count(*) FROM thread
-) INSERT INTO checkpoint_writes
+)
+INSERT INTO checkpoint_writes
     (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
     SELECT $1, $2, $3, $4, $5, w.*
     FROM locked, unnest($6::int[], $7::text[], $8::text[], $9::bytea[]) w;

@@ -1,8 +1,11 @@
 WITH thread AS MATERIALIZED (
-    SELECT 1 FROM threads WHERE thread_id = $1 AND epoch = $10::bigint FOR UPDATE
-), written AS (INSERT INTO checkpoint_writes
+    SELECT 1 FROM threads WHERE thread_id = $1 AND epoch = $3::bigint FOR UPDATE
+), written AS (
+    INSERT INTO checkpoint_writes
     (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    SELECT $1, $2, $3, $4, $5, w.*
-    FROM thread, unnest($6::int[], $7::text[], $8::text[], $9::bytea[]) w
+    SELECT $1, $2, $4, $5, $6, w.*
+    FROM thread, unnest($7::int[], $8::text[], $9::text[], $10::bytea[]) w
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
-    DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob) SELECT 1 FROM thread;
+    DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob
+)
+SELECT 1 FROM thread;

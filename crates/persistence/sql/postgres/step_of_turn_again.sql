@@ -1,30 +1,50 @@
 WITH thread AS (
     UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
-    WHERE thread_id = $1 AND epoch = $11::bigint
+    WHERE thread_id = $1 AND epoch = $3::bigint
     RETURNING 1
-), told AS (INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
-    SELECT $12::uuid, $13::uuid, $14::bigint, $15::json, now() FROM thread
-    WHERE $15 IS DISTINCT FROM (
+), told AS (
+    INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
+    SELECT $4::uuid, $5::uuid, $6::bigint, $7::json, now()
+    FROM thread
+    WHERE $7 IS DISTINCT FROM (
         SELECT e.events::text FROM agent_turn_events e
-        WHERE e.conversation_id = $12 AND e.turn_id = $13 AND e.sequence = $14
-    )), blobs AS (INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-    SELECT $1, $2, b.* FROM thread, unnest($7::text[], $8::text[], $9::text[], $10::bytea[]) b), written AS (INSERT INTO checkpoints
+        WHERE e.conversation_id = $4 AND e.turn_id = $5 AND e.sequence = $6
+    )
+), blobs AS (
+    INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+    SELECT $1, $2, b.*
+    FROM thread, unnest($8::text[], $9::text[], $10::text[], $11::bytea[]) b
+), written AS (
+    INSERT INTO checkpoints
     (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
-    SELECT $1, $2, $3, $4, $5::jsonb, $6::jsonb FROM thread) SELECT 1 FROM thread;
+    SELECT $1, $2, $12, $13, $14::jsonb, $15::jsonb
+    FROM thread
+)
+SELECT 1 FROM thread;
 
 WITH thread AS (
     UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
-    WHERE thread_id = $1 AND epoch = $11::bigint
+    WHERE thread_id = $1 AND epoch = $3::bigint
     RETURNING 1
-), told AS (INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
-    SELECT $12::uuid, $13::uuid, $14::bigint, $15::json, now() FROM thread
-    WHERE $15 IS DISTINCT FROM (
+), told AS (
+    INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
+    SELECT $4::uuid, $5::uuid, $6::bigint, $7::json, now()
+    FROM thread
+    WHERE $7 IS DISTINCT FROM (
         SELECT e.events::text FROM agent_turn_events e
-        WHERE e.conversation_id = $12 AND e.turn_id = $13 AND e.sequence = $14
-    )), blobs AS (INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-    SELECT $1, $2, b.* FROM thread, unnest($7::text[], $8::text[], $9::text[], $10::bytea[]) b
-    ON CONFLICT DO NOTHING), written AS (INSERT INTO checkpoints
+        WHERE e.conversation_id = $4 AND e.turn_id = $5 AND e.sequence = $6
+    )
+), blobs AS (
+    INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+    SELECT $1, $2, b.*
+    FROM thread, unnest($8::text[], $9::text[], $10::text[], $11::bytea[]) b
+    ON CONFLICT DO NOTHING
+), written AS (
+    INSERT INTO checkpoints
     (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
-    SELECT $1, $2, $3, $4, $5::jsonb, $6::jsonb FROM thread
+    SELECT $1, $2, $12, $13, $14::jsonb, $15::jsonb
+    FROM thread
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
-    DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata) SELECT 1 FROM thread;
+    DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
+)
+SELECT 1 FROM thread;

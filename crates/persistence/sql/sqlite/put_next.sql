@@ -6,13 +6,16 @@ SELECT checkpoint_id FROM checkpoints
 WHERE thread_id = $1 AND checkpoint_ns = $2 AND checkpoint_id <> $3
 ORDER BY checkpoint_id DESC LIMIT 1;
 
-INSERT OR FAIL INTO threads (thread_id, updated_at) SELECT * FROM (VALUES (?, ?)) WHERE column1 IS NOT NULL
+INSERT OR FAIL INTO threads (thread_id, updated_at)
+SELECT * FROM (VALUES (?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT (thread_id) DO UPDATE SET updated_at = excluded.updated_at
 WHERE excluded.updated_at > threads.updated_at;
-INSERT OR FAIL INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob) SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
+INSERT OR FAIL INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT DO NOTHING;
 INSERT OR FAIL INTO checkpoints
-    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata) SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
+    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
 DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
 

@@ -1,6 +1,7 @@
 WITH page AS MATERIALIZED (
     SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata
-    FROM checkpoints WHERE thread_id = $1 AND checkpoint_ns = $2 ORDER BY checkpoint_id DESC LIMIT 1)
+    FROM checkpoints WHERE thread_id = $1 AND checkpoint_ns = $2 ORDER BY checkpoint_id DESC LIMIT 1
+)
 SELECT 0, thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint,
     metadata, NULL, NULL, NULL
 FROM page
@@ -39,13 +40,16 @@ ORDER BY checkpoint_id DESC LIMIT 1;
 
 UPDATE threads SET epoch = epoch WHERE thread_id = $1 AND epoch = $2;
 
-INSERT OR FAIL INTO threads (thread_id, updated_at) SELECT * FROM (VALUES (?, ?)) WHERE column1 IS NOT NULL
+INSERT OR FAIL INTO threads (thread_id, updated_at)
+SELECT * FROM (VALUES (?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT (thread_id) DO UPDATE SET updated_at = excluded.updated_at
 WHERE excluded.updated_at > threads.updated_at;
-INSERT OR FAIL INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob) SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
+INSERT OR FAIL INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT DO NOTHING;
 INSERT OR FAIL INTO checkpoints
-    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata) SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
+    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
 DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
 

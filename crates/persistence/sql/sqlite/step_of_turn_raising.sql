@@ -9,13 +9,16 @@ SELECT $1, $2, $3, $4, $5 WHERE $4 IS NOT (
     WHERE conversation_id = $1 AND turn_id = $2 AND sequence = $3
 );
 
-INSERT OR FAIL INTO threads (thread_id, updated_at) SELECT * FROM (VALUES (?, ?)) WHERE column1 IS NOT NULL
+INSERT OR FAIL INTO threads (thread_id, updated_at)
+SELECT * FROM (VALUES (?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT (thread_id) DO UPDATE SET updated_at = excluded.updated_at
 WHERE excluded.updated_at > threads.updated_at;
-INSERT OR FAIL INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob) SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
+INSERT OR FAIL INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT DO NOTHING;
 INSERT OR FAIL INTO checkpoints
-    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata) SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
+    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
 DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
 

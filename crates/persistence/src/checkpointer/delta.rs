@@ -1,22 +1,22 @@
 //! The history of delta channels: one statement walks the line of ancestors, for each channel up
 //! to its nearest stored value, by the primary keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sea_orm::{DbErr, Value as SqlValue};
+use sea_orm::DbErr;
 use serde_json::{Map, Value as Json};
 use yai_agentkit_core::{
     ChannelValue, CheckpointSelector, DeltaChannelHistory, PendingWrite, Result, Value,
 };
 
 use super::{
-    Sql,
     read::sort_writes,
     row::{Columns, read_json, stored_channel_value, stored_value},
 };
 use crate::{
     connection::{Connection, retrying},
     error::storage_error,
+    sql::{Query, Sql},
 };
 
 /// `chain` is the line of ancestors from the parent on; `open` are the channels that no nearer
@@ -24,107 +24,9 @@ use crate::{
 /// longer circle, which only a broken writer makes, ends with the query timeout. $3 is the
 /// checkpoint's id, or null for the latest. OFFSET 0 as in `read.rs`: else every step may read the
 /// whole thread.
-pub(super) const HISTORY: Sql = Sql {
-    postgres: "WITH RECURSIVE chain AS (
-    SELECT 0 AS depth, c.checkpoint_id, c.parent_checkpoint_id, c.checkpoint, $4::jsonb AS open
-    FROM checkpoints c
-    WHERE c.thread_id = $1 AND c.checkpoint_ns = $2 AND c.checkpoint_id = (
-        SELECT parent_checkpoint_id FROM checkpoints
-        WHERE thread_id = $1 AND checkpoint_ns = $2 AND checkpoint_id = COALESCE($3, (
-            SELECT checkpoint_id FROM checkpoints WHERE thread_id = $1 AND checkpoint_ns = $2
-            ORDER BY checkpoint_id DESC LIMIT 1
-        ))
-    )
-    UNION ALL
-    SELECT chain.depth + 1, c.checkpoint_id, c.parent_checkpoint_id, c.checkpoint, rest.open
-    FROM chain
-    CROSS JOIN LATERAL (
-        SELECT jsonb_agg(o.channel) AS open
-        FROM jsonb_array_elements_text(chain.open) o(channel)
-        WHERE NOT COALESCE(chain.checkpoint -> 'channel_values' ? o.channel, false)
-            AND NOT EXISTS (
-                SELECT FROM checkpoint_blobs b
-                WHERE b.thread_id = $1 AND b.checkpoint_ns = $2 AND b.channel = o.channel
-                    AND b.version = chain.checkpoint -> 'channel_versions' ->> o.channel
-                    AND b.type <> 'empty'
-                OFFSET 0
-            )
-    ) rest
-    CROSS JOIN LATERAL (
-        SELECT * FROM checkpoints
-        WHERE thread_id = $1 AND checkpoint_ns = $2 AND checkpoint_id = chain.parent_checkpoint_id
-        OFFSET 0
-    ) c
-    WHERE rest.open IS NOT NULL AND c.checkpoint_id <> chain.checkpoint_id
-)
-SELECT 0, chain.depth, w.channel, w.type, w.blob, w.task_id, w.task_path, w.idx
-FROM chain CROSS JOIN LATERAL (
-    SELECT * FROM checkpoint_writes
-    WHERE thread_id = $1 AND checkpoint_ns = $2 AND checkpoint_id = chain.checkpoint_id
-    OFFSET 0
-) w
-WHERE chain.open ? w.channel
-UNION ALL
-SELECT 1, chain.depth, o.channel, b.type, b.blob, NULL, NULL, NULL
-FROM chain CROSS JOIN LATERAL jsonb_array_elements_text(chain.open) o(channel)
-CROSS JOIN LATERAL (
-    SELECT type, blob FROM checkpoint_blobs
-    WHERE thread_id = $1 AND checkpoint_ns = $2 AND channel = o.channel
-        AND version = chain.checkpoint -> 'channel_versions' ->> o.channel
-    OFFSET 0
-) b
-UNION ALL
-SELECT 2, chain.depth, o.channel, (chain.checkpoint -> 'channel_values')::text, NULL,
-    NULL, NULL, NULL
-FROM chain CROSS JOIN LATERAL jsonb_array_elements_text(chain.open) o(channel)
-WHERE chain.checkpoint -> 'channel_values' ? o.channel",
-    sqlite: "WITH RECURSIVE chain AS (
-    SELECT 0 AS depth, c.checkpoint_id, c.parent_checkpoint_id, c.checkpoint, $4 AS open
-    FROM checkpoints c
-    WHERE c.thread_id = $1 AND c.checkpoint_ns = $2 AND c.checkpoint_id = (
-        SELECT parent_checkpoint_id FROM checkpoints
-        WHERE thread_id = $1 AND checkpoint_ns = $2 AND checkpoint_id = COALESCE($3, (
-            SELECT checkpoint_id FROM checkpoints WHERE thread_id = $1 AND checkpoint_ns = $2
-            ORDER BY checkpoint_id DESC LIMIT 1
-        ))
-    )
-    UNION ALL
-    SELECT chain.depth + 1, c.checkpoint_id, c.parent_checkpoint_id, c.checkpoint, (
-        SELECT json_group_array(o.value) FROM json_each(chain.open) o
-        WHERE NOT EXISTS (
-            SELECT 1 FROM json_each(chain.checkpoint, '$.channel_values') v WHERE v.key = o.value
-        ) AND NOT EXISTS (
-            SELECT 1 FROM json_each(chain.checkpoint, '$.channel_versions') v
-            CROSS JOIN checkpoint_blobs b
-            WHERE v.key = o.value AND b.thread_id = $1 AND b.checkpoint_ns = $2
-                AND b.channel = o.value AND b.version = CAST(coalesce(
-                    CASE v.type WHEN 'real' THEN chain.checkpoint -> v.fullkey END, v.value
-                ) AS TEXT)
-                AND b.type <> 'empty'
-        )
-    )
-    FROM chain
-    JOIN checkpoints c ON c.thread_id = $1 AND c.checkpoint_ns = $2
-        AND c.checkpoint_id = chain.parent_checkpoint_id
-    WHERE chain.open <> '[]' AND c.checkpoint_id <> chain.checkpoint_id
-)
-SELECT 0, chain.depth, o.value, w.type, w.blob, w.task_id, w.task_path, w.idx
-FROM chain CROSS JOIN json_each(chain.open) o
-CROSS JOIN checkpoint_writes w ON w.thread_id = $1 AND w.checkpoint_ns = $2
-    AND w.checkpoint_id = chain.checkpoint_id AND w.channel = o.value
-UNION ALL
-SELECT 1, chain.depth, o.value, b.type, b.blob, NULL, NULL, NULL
-FROM chain CROSS JOIN json_each(chain.open) o
-CROSS JOIN json_each(chain.checkpoint, '$.channel_versions') v ON v.key = o.value
-CROSS JOIN checkpoint_blobs b ON b.thread_id = $1 AND b.checkpoint_ns = $2
-    AND b.channel = o.value AND b.version = CAST(coalesce(
-        CASE v.type WHEN 'real' THEN chain.checkpoint -> v.fullkey END, v.value
-    ) AS TEXT)
-UNION ALL
-SELECT 2, chain.depth, o.value, chain.checkpoint -> '$.channel_values', NULL,
-    NULL, NULL, NULL
-FROM chain CROSS JOIN json_each(chain.open) o
-CROSS JOIN json_each(chain.checkpoint, '$.channel_values') v ON v.key = o.value",
+const HISTORY: Sql = Sql {
+    postgres: include_str!("sql/delta_history.postgres.sql"),
+    sqlite: include_str!("sql/delta_history.sqlite.sql"),
 };
 
 pub(super) async fn history(
@@ -139,18 +41,10 @@ pub(super) async fn history(
     if histories.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let open: Json = histories.keys().map(String::as_str).collect();
-    let checkpoint_id = selector
-        .checkpoint_id
-        .as_ref()
-        .map(|id| id.as_str().to_owned());
-    let values = vec![
-        selector.thread_id.as_str().into(),
-        selector.namespace.as_str().into(),
-        SqlValue::String(checkpoint_id),
-        open.to_string().into(),
-    ];
-    let rows = retrying!(connection, HISTORY.rows(connection, values.clone()));
+    let rows = retrying!(
+        connection,
+        query(connection, selector, channels).rows(connection)
+    );
     let rows = rows.map_err(|error| storage_error("delta channel history", error))?;
     for row in &rows {
         let mut columns = Columns::new(row);
@@ -164,6 +58,22 @@ pub(super) async fn history(
         .into_iter()
         .map(|(name, channel)| (name, channel.finish()))
         .collect())
+}
+
+pub(super) fn query(
+    connection: &Connection,
+    selector: &CheckpointSelector,
+    channels: &[String],
+) -> Query {
+    let channels: BTreeSet<&str> = channels.iter().map(String::as_str).collect();
+    let open: Json = channels.into_iter().collect();
+    let id = selector.checkpoint_id.as_ref().map(|id| id.as_str());
+    HISTORY
+        .query(connection)
+        .with(selector.thread_id.as_str())
+        .with(selector.namespace.as_str())
+        .with(id)
+        .with(open.to_string())
 }
 
 struct Part {

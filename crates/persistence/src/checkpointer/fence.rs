@@ -6,133 +6,17 @@ use yai_agentkit_core::{
 };
 
 use super::{
-    NewRawCheckpoint, PUT_CHECKPOINT, Sql,
-    statement::{
-        Conflicts, Insert, blobs, checkpoint, checkpoint_is_replaced, first_write_stays, insert,
-        last_write_counts, raised, told, value_stays, writes,
-    },
-    threads::time_value,
+    NewRawCheckpoint, PUT_CHECKPOINT,
+    statement::{self, Conflicts, Place},
+    threads::bind_time,
     turn,
-    write::{
-        self, Fenced, New, Write,
-        postgres::{PostgresArguments, put_arguments, put_writes_arguments},
-    },
+    write::{self, Fenced, New, Write},
 };
-use crate::{connection::Connection, error::storage_error};
-
-/// A statement for [`Fence::Raise`] and one for [`Fence::Hold`], which first take the row of the
-/// thread $1, and write only if they get it.
-pub(super) struct Statement {
-    pub(super) raise: &'static str,
-    pub(super) hold: Insert,
-}
-
-/// `$write` is a macro that takes what becomes of a value, a checkpoint and a first write that is
-/// there, `$epoch` the parameter of the epoch; `$raise` and `$hold` take the row.
-macro_rules! fenced {
-    ($write:ident, $raise:expr, $hold:expr) => {{
-        macro_rules! hold {
-            ($value:expr, $checkpoint:expr, $first_write:expr) => {
-                concat!(
-                    "WITH thread AS ",
-                    $hold,
-                    ", ",
-                    $write!($value, $checkpoint, $first_write),
-                    " SELECT 1 FROM thread"
-                )
-            };
-        }
-        Statement {
-            raise: concat!(
-                "WITH thread AS (",
-                $raise,
-                "), ",
-                $write!(
-                    value_stays!(),
-                    checkpoint_is_replaced!(),
-                    first_write_stays!()
-                ),
-                " SELECT 1 FROM thread"
-            ),
-            hold: insert!(hold),
-        }
-    }};
-}
-
-macro_rules! checkpoints {
-    ($write:ident) => {
-        fenced!(
-            $write,
-            raised!("$11"),
-            "(
-    UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
-    WHERE thread_id = $1 AND epoch = $11::bigint
-    RETURNING 1
-)"
-        )
-    };
-}
-
-macro_rules! put {
-    ($value:expr, $checkpoint:expr, $first_write:expr) => {
-        concat!(
-            "blobs AS (",
-            blobs!("thread", $value),
-            "), written AS (",
-            checkpoint!("thread", $checkpoint),
-            ")"
-        )
-    };
-}
-
-pub(super) const PUT: Statement = checkpoints!(put);
-
-macro_rules! put_telling {
-    ($value:expr, $checkpoint:expr, $first_write:expr) => {
-        concat!(
-            "told AS (",
-            told!("thread"),
-            "), ",
-            put!($value, $checkpoint, $first_write)
-        )
-    };
-}
-
-pub(super) const PUT_TELLING: Statement = checkpoints!(put_telling);
-
-/// The time of a thread that is there stays: it is indexed.
-macro_rules! writes_of_a_task {
-    ($write:ident) => {
-        fenced!(
-            $write,
-            "
-    INSERT INTO threads AS t (thread_id, updated_at, epoch)
-    VALUES ($1, clock_timestamp(), $10::bigint)
-    ON CONFLICT (thread_id) DO UPDATE SET epoch = excluded.epoch WHERE t.epoch < excluded.epoch
-    RETURNING 1
-",
-            "MATERIALIZED (
-    SELECT 1 FROM threads WHERE thread_id = $1 AND epoch = $10::bigint FOR UPDATE
-)"
-        )
-    };
-}
-
-macro_rules! first_writes {
-    ($value:expr, $checkpoint:expr, $first_write:expr) => {
-        concat!("written AS (", writes!("thread", $first_write), ")")
-    };
-}
-
-const FIRST_WRITE_STAYS: Statement = writes_of_a_task!(first_writes);
-
-macro_rules! last_writes {
-    ($value:expr, $checkpoint:expr, $first_write:expr) => {
-        concat!("written AS (", writes!("thread", last_write_counts!()), ")")
-    };
-}
-
-const LAST_WRITE_COUNTS: Statement = writes_of_a_task!(last_writes);
+use crate::{
+    connection::Connection,
+    error::storage_error,
+    sql::{Query, Sql},
+};
 
 /// Takes the row of a thread, whatever is written then. SQLite has no clock with microseconds; the
 /// process that writes lends it its own.
@@ -167,28 +51,63 @@ ORDER BY checkpoint_id DESC LIMIT 1",
 );
 
 /// What writes something to its thread, if that admits it: then it returns a row.
-pub(super) fn statement(
-    new: &New,
-    fenced: &Fenced,
-    conflicts: Conflicts,
-) -> Result<(&'static str, PostgresArguments), DbErr> {
-    let events = fenced.events.as_ref();
-    let (statement, arguments) = match new {
-        New::Checkpoint(new) if events.is_some() => (PUT_TELLING, put_arguments(new)),
-        New::Checkpoint(new) => (PUT, put_arguments(new)),
-        New::Writes(new) if new.replaces() => (LAST_WRITE_COUNTS, put_writes_arguments(new)),
-        New::Writes(new) => (FIRST_WRITE_STAYS, put_writes_arguments(new)),
+pub(super) fn write(new: &New, fenced: &Fenced, conflicts: Conflicts) -> Query {
+    let mut all = Query::on_postgres();
+    let query = &mut all;
+    let place = Place::of(query, new.key());
+    let is_checkpoint = matches!(new, New::Checkpoint(_));
+    let conflicts = match fenced.fence {
+        Fence::Raise(_) => {
+            query.push("WITH thread AS (\n    ");
+            statement::raised(query, place.thread, fenced.epoch, is_checkpoint);
+            query.push("\n)");
+            Conflicts::Possible
+        }
+        Fence::Hold(_) => {
+            query.push("WITH thread AS ");
+            held(query, place, fenced.epoch, is_checkpoint);
+            conflicts
+        }
     };
-    let mut arguments = arguments?;
-    arguments.add(fenced.epoch)?;
-    if let Some(events) = events {
-        events.add_to(&mut arguments)?;
+    if let Some(batch) = &fenced.events {
+        query.push(", told AS (\n    ");
+        statement::told(query, "thread", batch);
+        query.push("\n)");
     }
-    let sql = match fenced.fence {
-        Fence::Raise(_) => statement.raise,
-        Fence::Hold(_) => statement.hold.text(conflicts),
-    };
-    Ok((sql, arguments))
+    match new {
+        New::Checkpoint(new) => {
+            query.push(", blobs AS (\n    ");
+            statement::values(query, place, "thread", new, conflicts);
+            query.push("\n), written AS (\n    ");
+            statement::checkpoint(query, place, "thread", new, conflicts);
+        }
+        New::Writes(new) => {
+            query.push(", written AS (\n    ");
+            statement::writes(query, place, "thread", new, conflicts);
+        }
+    }
+    query.push("\n)\nSELECT 1 FROM thread");
+    all
+}
+
+/// The thread, if it has `epoch`. The time of one that gets no checkpoint stays: it is indexed.
+fn held(query: &mut Query, place: Place, epoch: i64, is_checkpoint: bool) {
+    let (thread, epoch) = (place.thread, query.bind(epoch));
+    if is_checkpoint {
+        query.push(format_args!(
+            "(
+    UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
+    WHERE thread_id = {thread} AND epoch = {epoch}::bigint
+    RETURNING 1
+)"
+        ));
+    } else {
+        query.push(format_args!(
+            "MATERIALIZED (
+    SELECT 1 FROM threads WHERE thread_id = {thread} AND epoch = {epoch}::bigint FOR UPDATE
+)"
+        ));
+    }
 }
 
 /// Stores a checkpoint whose parent is the latest. The statement that looks comes after the one
@@ -209,8 +128,8 @@ pub(super) async fn put_next(
             admitted(&transaction, PUT_CHECKPOINT, &key.thread_id, taken).await?;
         }
         None => {
-            let locked = LOCK.execute(&transaction, vec![key.thread_id.as_str().into()]);
-            locked.await.map_err(&failed)?;
+            let locked = LOCK.query(&transaction).with(key.thread_id.as_str());
+            locked.execute(&transaction).await.map_err(&failed)?;
         }
     }
     let place = [
@@ -218,8 +137,11 @@ pub(super) async fn put_next(
         key.namespace.as_str(),
         key.checkpoint_id.as_str(),
     ];
-    let rows = LATEST.rows(&transaction, place.map(Into::into).into());
-    let rows = rows.await.map_err(&failed)?;
+    let mut query = LATEST.query(&transaction);
+    for text in place {
+        query.bind(text);
+    }
+    let rows = query.rows(&transaction).await.map_err(&failed)?;
     let latest = rows.first().map(|row| row.try_get_by_index::<String>(0));
     let latest = latest.transpose().map_err(&failed)?;
     if latest.as_deref() != new.parent.as_ref().map(CheckpointId::as_str) {
@@ -251,8 +173,8 @@ pub(super) async fn raise_epoch(
 ) -> Result<()> {
     const OPERATION: &str = "raise epoch";
     let epoch = Fence::Raise(epoch).stored_epoch()?;
-    let values = vec![thread_id.as_str().into(), epoch.into()];
-    let raised = RAISE.execute(connection, values).await;
+    let raise = RAISE.query(connection).with(thread_id.as_str()).with(epoch);
+    let raised = raise.execute(connection).await;
     let raised = raised.map_err(|error| storage_error(OPERATION, error))? > 0;
     admitted(connection, OPERATION, thread_id, raised).await
 }
@@ -263,17 +185,18 @@ pub(super) async fn take(
     thread_id: &ThreadId,
     fenced: &Fenced,
 ) -> Result<bool, DbErr> {
-    let mut values = vec![thread_id.as_str().into(), fenced.epoch.into()];
-    let sql = match fenced.fence {
-        Fence::Raise(_) => {
-            if !transaction.is_postgres() {
-                values.push(time_value(transaction, now()));
-            }
-            TAKE[0]
-        }
-        Fence::Hold(_) => TAKE[1],
+    let (sql, lends_time) = match fenced.fence {
+        Fence::Raise(_) => (TAKE[0], !transaction.is_postgres()),
+        Fence::Hold(_) => (TAKE[1], false),
     };
-    Ok(sql.execute(transaction, values).await? > 0)
+    let mut query = sql
+        .query(transaction)
+        .with(thread_id.as_str())
+        .with(fenced.epoch);
+    if lends_time {
+        bind_time(&mut query, transaction, now());
+    }
+    Ok(query.execute(transaction).await? > 0)
 }
 
 /// Nothing, if the fence admitted the write.
@@ -287,8 +210,8 @@ pub(super) async fn admitted(
         return Ok(());
     }
     let failed = |error| storage_error(operation, error);
-    let rows = EPOCH.rows(connection, vec![thread_id.as_str().into()]);
-    let rows = rows.await.map_err(failed)?;
+    let query = EPOCH.query(connection).with(thread_id.as_str());
+    let rows = query.rows(connection).await.map_err(failed)?;
     let epoch = rows.first().map(|row| row.try_get_by_index::<i64>(0));
     let epoch = epoch.transpose().map_err(failed)?;
     Err(Error::Fenced {

@@ -15,13 +15,13 @@ use yai_agentkit_core::{
 };
 
 use super::{
-    Sql,
     row::{CheckpointRow, Columns, read_json},
-    threads::time_value,
+    threads::bind_time,
 };
 use crate::{
     connection::Connection,
     error::{is_unique_violation, storage_error},
+    sql::Sql,
 };
 
 /// On SQLite the transaction itself is the lock.
@@ -182,8 +182,9 @@ pub(super) async fn delete_for_runs(connection: &Connection, run_ids: &[String])
         return Ok(());
     }
     let transaction = connection.begin().await.map_err(failed)?;
-    let rows = THREADS_OF_RUNS.rows(&transaction, vec![json!(run_ids).to_string().into()]);
-    let threads = rows.await.map_err(failed)?;
+    let query = THREADS_OF_RUNS.query(&transaction);
+    let query = query.with(json!(run_ids).to_string());
+    let threads = query.rows(&transaction).await.map_err(failed)?;
     let threads = threads
         .iter()
         .map(|row| row.try_get_by_index::<String>(0).map(ThreadId::from));
@@ -206,8 +207,12 @@ pub(super) async fn copy_thread(
     target.validate()?;
     let transaction = connection.begin().await.map_err(failed)?;
     lock(&transaction, source).await?;
-    let ids = || vec![source.as_str().into(), target.as_str().into()];
-    let rows = MAY_COPY.rows(&transaction, ids()).await.map_err(failed)?;
+    let of_both = |sql: Sql| {
+        let query = sql.query(&transaction);
+        query.with(source.as_str()).with(target.as_str())
+    };
+    let rows = of_both(MAY_COPY).rows(&transaction).await;
+    let rows = rows.map_err(failed)?;
     let [row] = &rows[..] else {
         return Err(Error::backend("copy thread", "the database gave no answer"));
     };
@@ -219,16 +224,16 @@ pub(super) async fn copy_thread(
     if target_exists {
         return Err(Error::Conflict(ConflictKind::Thread(target.clone())));
     }
-    let mut copy = ids();
+    let mut copy = of_both(ADD_COPY);
     if !transaction.is_postgres() {
-        copy.push(time_value(&transaction, now()));
+        bind_time(&mut copy, &transaction, now());
     }
     // By a copy that was under way.
-    if ADD_COPY.execute(&transaction, copy).await.map_err(failed)? == 0 {
+    if copy.execute(&transaction).await.map_err(failed)? == 0 {
         return Err(Error::Conflict(ConflictKind::Thread(target.clone())));
     }
     for sql in COPY_THREAD {
-        match sql.execute(&transaction, ids()).await {
+        match of_both(sql).execute(&transaction).await {
             // Somebody began the target just now.
             Err(error) if is_unique_violation(&error) => {
                 return Err(Error::Conflict(ConflictKind::Thread(target.clone())));
@@ -244,15 +249,14 @@ fn failed(error: DbErr) -> Error {
 }
 
 async fn lock(transaction: &Connection, id: &ThreadId) -> Result<()> {
-    let locked = LOCK_THREAD.rows(transaction, vec![id.as_str().into()]);
-    locked.await.map(drop).map_err(failed)
+    let lock = LOCK_THREAD.query(transaction).with(id.as_str());
+    lock.rows(transaction).await.map(drop).map_err(failed)
 }
 
 async fn delete_all(transaction: &Connection, id: &ThreadId) -> Result<()> {
     for sql in DELETE_THREAD {
-        sql.execute(transaction, vec![id.as_str().into()])
-            .await
-            .map_err(failed)?;
+        let delete = sql.query(transaction).with(id.as_str());
+        delete.execute(transaction).await.map_err(failed)?;
     }
     Ok(())
 }
@@ -285,18 +289,16 @@ async fn remove(
         .iter()
         .map(|(namespace, id)| [namespace.as_str(), id.as_str()])
         .collect();
-    for sql in REMOVE_CHECKPOINTS {
-        let values = vec![id.as_str().into(), json!(gone).to_string().into()];
-        sql.execute(transaction, values).await.map_err(failed)?;
+    let (gone, freed) = (json!(gone).to_string(), json!(freed).to_string());
+    let checkpoints = REMOVE_CHECKPOINTS.map(|sql| (sql, &gone));
+    for (sql, places) in checkpoints.into_iter().chain([(REMOVE_VALUES, &freed)]) {
+        let remove = sql.query(transaction).with(id.as_str());
+        let remove = remove.with(places.as_str()).execute(transaction);
+        remove.await.map_err(failed)?;
     }
-    let values = vec![id.as_str().into(), json!(freed).to_string().into()];
-    REMOVE_VALUES
-        .execute(transaction, values)
-        .await
-        .map_err(failed)?;
     for sql in DELETE_EMPTY_THREAD {
-        let thread = vec![id.as_str().into()];
-        sql.execute(transaction, thread).await.map_err(failed)?;
+        let delete = sql.query(transaction).with(id.as_str());
+        delete.execute(transaction).await.map_err(failed)?;
     }
     Ok(())
 }
@@ -305,20 +307,16 @@ async fn remove(
 type Loaded = (CheckpointSummary, BTreeMap<String, String>);
 
 async fn load(transaction: &Connection, id: &ThreadId) -> Result<BTreeMap<Place, Loaded>> {
-    let thread = || vec![id.as_str().into()];
-    let rows = STORED_VERSIONS
-        .rows(transaction, thread())
-        .await
-        .map_err(failed)?;
+    let of_thread = |sql: Sql| sql.query(transaction).with(id.as_str());
+    let rows = of_thread(STORED_VERSIONS).rows(transaction).await;
+    let rows = rows.map_err(failed)?;
     let stored = rows
         .iter()
         .map(stored_version)
         .collect::<Result<BTreeSet<_>, _>>();
     let stored = stored.map_err(failed)?;
-    let rows = CHECKPOINTS
-        .rows(transaction, thread())
-        .await
-        .map_err(failed)?;
+    let rows = of_thread(CHECKPOINTS).rows(transaction).await;
+    let rows = rows.map_err(failed)?;
     rows.iter().map(|row| summary(row, &stored)).collect()
 }
 

@@ -1,7 +1,7 @@
 //! LangGraph's checkpoint protocol on LangGraph's tables, by our own SQL.
 //!
 //! What both databases share is written once; where they differ, their texts stand side by side in
-//! a [`Sql`]. On PostgreSQL `get`, `list`, `put`, `put_writes`, `threads` and
+//! an [`Sql`](crate::sql::Sql). On PostgreSQL `get`, `list`, `put`, `put_writes`, `threads` and
 //! `delta_channel_history` are one statement each, so one round trip and one transaction.
 
 mod delta;
@@ -21,7 +21,6 @@ mod write;
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
-use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value as SqlValue};
 use yai_agentkit_core::{
     CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
     DeltaChannelHistory, EventBatch, Fence, NewCheckpoint, NewWrites, Page, PruneStrategy, Result,
@@ -30,63 +29,11 @@ use yai_agentkit_core::{
 
 pub(crate) use self::group::Group;
 pub use self::raw::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
-pub(crate) use self::write::postgres::PostgresArguments;
 use self::write::{Fenced, New, Write};
 use crate::{connection::Connection, events};
 
 const PUT_CHECKPOINT: &str = "put checkpoint";
 const PUT_WRITES: &str = "put writes";
-
-/// A statement on both databases. Both number their parameters `$1`, `$2`, ….
-#[derive(Clone, Copy)]
-pub(crate) struct Sql {
-    pub(crate) postgres: &'static str,
-    pub(crate) sqlite: &'static str,
-}
-
-impl Sql {
-    /// One text for both.
-    pub(crate) const fn same(sql: &'static str) -> Self {
-        Self {
-            postgres: sql,
-            sqlite: sql,
-        }
-    }
-
-    fn on(self, connection: &Connection) -> &'static str {
-        if connection.is_postgres() {
-            self.postgres
-        } else {
-            self.sqlite
-        }
-    }
-
-    pub(crate) async fn rows(
-        self,
-        connection: &Connection,
-        values: Vec<SqlValue>,
-    ) -> Result<Vec<QueryResult>, DbErr> {
-        connection
-            .query_all_raw(self.statement(connection, values))
-            .await
-    }
-
-    pub(crate) async fn execute(
-        self,
-        connection: &Connection,
-        values: Vec<SqlValue>,
-    ) -> Result<u64, DbErr> {
-        let result = connection
-            .execute_raw(self.statement(connection, values))
-            .await?;
-        Ok(result.rows_affected())
-    }
-
-    pub(crate) fn statement(self, connection: &Connection, values: Vec<SqlValue>) -> Statement {
-        let backend = connection.get_database_backend();
-        Statement::from_sql_and_values(backend, self.on(connection), values)
-    }
-}
 
 /// A [`Checkpointer`] on a pool or within a transaction.
 #[derive(Clone)]

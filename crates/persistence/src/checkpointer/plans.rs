@@ -1,20 +1,18 @@
 //! The hot statements are read and written by their indexes, however long the tables get.
 
-use sea_orm::{DbBackend, Statement, Value as SqlValue, sea_query::ArrayType};
-use uuid::Uuid;
-use yai_agentkit_core::{CheckpointQuery, CheckpointSelector, Namespace, now};
+use yai_agentkit_core::{
+    ChannelWrite, CheckpointKey, CheckpointQuery, CheckpointSelector, ConversationId, EventBatch,
+    Fence, Message, Namespace, NewWrites, Role, ThreadCursor, Turn, TurnChange, Value, now,
+};
 
 use super::{
-    Sql,
-    delta::HISTORY,
-    fence::{PUT, PUT_TELLING},
-    read::{get_statement, list_statement},
-    statement::Insert,
-    threads::{FIRST_PAGE, NEXT_PAGE},
-    turn::{BEGIN, END},
-    write::postgres as write,
+    NewRawCheckpoint, RawValue, delta, fence,
+    read::{get_query, list_query},
+    statement::Conflicts::{self, Possible, Unexpected},
+    threads, turn,
+    write::{Fenced, New, Rows, Write, postgres},
 };
-use crate::{connection::Connection, explain::Databases};
+use crate::{connection::Connection, explain::Databases, sql::Query};
 
 /// 1000 threads of 20 checkpoints, and more threads; 1000 turns of 20 batches of events.
 const ROWS: &str = r#"
@@ -57,21 +55,10 @@ async fn reading_uses_indexes(databases: &Databases) {
         ..latest.clone()
     };
     for selector in [latest, by_id] {
-        let get = |connection: &Connection| get_statement(connection, &selector);
+        let get = |connection: &Connection| get_query(connection, &selector);
         databases.assert_uses(get, &OF_CHECKPOINTS).await;
-        let id = selector
-            .checkpoint_id
-            .as_ref()
-            .map(|id| id.as_str().to_owned());
-        let history = statement(
-            HISTORY,
-            vec![
-                "thread-7".into(),
-                "".into(),
-                SqlValue::String(id),
-                r#"["list"]"#.into(),
-            ],
-        );
+        let channels = ["list".to_owned()];
+        let history = |connection: &Connection| delta::query(connection, &selector, &channels);
         databases.assert_uses(history, &OF_CHECKPOINTS).await;
     }
 
@@ -88,169 +75,175 @@ async fn reading_uses_indexes(databases: &Databases) {
         without_values: true,
         ..page.clone()
     };
-    let list = |connection: &Connection| list_statement(connection, &without_values);
+    let list = |connection: &Connection| list_query(connection, &without_values);
     databases.assert_uses(list, &["checkpoints_pkey"]).await;
     for query in [page, next_page] {
-        let list = |connection: &Connection| list_statement(connection, &query);
+        let list = |connection: &Connection| list_query(connection, &query);
         databases.assert_uses(list, &OF_CHECKPOINTS).await;
     }
 
-    let by_recency = ["threads_updated_at_idx"];
-    let first = statement(FIRST_PAGE, vec![10_i64.into()]);
-    databases.assert_uses(first, &by_recency).await;
-    let after = vec![10_i64.into(), now().into(), "thread-7".into()];
-    databases
-        .assert_uses(statement(NEXT_PAGE, after), &by_recency)
-        .await;
+    let after = ThreadCursor {
+        updated_at: now(),
+        id: "thread-7".into(),
+    };
+    for after in [None, Some(&after)] {
+        let list = |connection: &Connection| threads::list_query(connection, 10, after);
+        databases
+            .assert_uses(list, &["threads_updated_at_idx"])
+            .await;
+    }
 }
 
 /// SQLite does not say by which index it finds a conflict.
 async fn writing_uses_indexes(databases: &Databases) {
-    let key = ["thread-7", "", "10005007"].map(SqlValue::from);
-    let one = || texts(["1"]);
-    let bytes = || array(ArrayType::Bytes, [vec![1_u8]]);
+    let of_checkpoint = ["threads_pkey", "checkpoints_pkey"];
+    let of_writes = ["threads_pkey", "checkpoint_writes_pkey"];
+    let of_all = ["threads_pkey", "checkpoints_pkey", "checkpoint_writes_pkey"];
+    let (new, first, last) = (checkpoint(), writes("messages"), writes("__error__"));
+    let put = |conflicts| postgres::put(&new, conflicts);
+    assert_inserts_by(databases, put, &of_checkpoint).await;
+    let step = |conflicts| postgres::step(&new, &first, conflicts);
+    assert_inserts_by(databases, step, &of_all).await;
+    let put_writes = |conflicts| postgres::put_writes(&first, conflicts);
+    assert_inserts_by(databases, put_writes, &of_writes).await;
+    let replace = postgres::put_writes(&last, Unexpected);
+    assert_finds_conflicts_by(databases, replace, &of_writes).await;
 
-    let mut put = key.to_vec();
-    put.extend([SqlValue::String(None), "{}".into(), "{}".into()]);
-    put.extend([one(), one(), one(), bytes()]);
-    let indexes = ["threads_pkey", "checkpoints_pkey"];
-    assert_inserts_by(databases, write::PUT, put.clone(), &indexes).await;
-    let mut step = put.clone();
-    step.extend(["10005006".into(), "task".into(), "".into()]);
-    step.extend([array(ArrayType::Int, [0]), one(), one(), bytes()]);
-    let step_indexes = ["threads_pkey", "checkpoints_pkey", "checkpoint_writes_pkey"];
-    assert_inserts_by(databases, write::STEP, step, &step_indexes).await;
+    let plain = [
+        write(New::Checkpoint(checkpoint()), None),
+        write(New::Writes(first), None),
+    ];
+    let group = |conflicts| postgres::group(&Rows::of(&plain), conflicts);
+    assert_inserts_by(databases, group, &of_all).await;
+    let replacing = write(New::Writes(last), None);
+    let all: Vec<&Write> = plain.iter().chain([&replacing]).collect();
+    let group = |conflicts| postgres::group(&Rows::of(all.iter().copied()), conflicts);
+    assert_inserts_by(databases, group, &of_all).await;
+    fenced_writes_use_indexes(databases).await;
+}
 
-    put.push(1_i64.into());
-    assert_writes_by(databases, PUT.raise, put.clone(), &indexes).await;
-    let mut telling = put.clone();
-    telling.extend([
-        Uuid::nil().into(),
-        Uuid::nil().into(),
-        1_i64.into(),
-        "[]".into(),
-    ]);
-    assert_writes_by(databases, PUT_TELLING.raise, telling.clone(), &indexes).await;
+async fn fenced_writes_use_indexes(databases: &Databases) {
     let by_key = [
         "Index Scan using threads_pkey",
         "Index Scan using agent_turn_events_pkey",
     ];
-    let (begin, end) = (turn_values(&telling, true), turn_values(&telling, false));
-    for (sql, values, indexes) in [
-        (PUT.hold.of_any, put.clone(), &by_key[..1]),
-        (PUT.hold.of_new, put, &by_key[..1]),
-        (PUT_TELLING.hold.of_any, telling.clone(), &by_key),
-        (PUT_TELLING.hold.of_new, telling, &by_key),
-        (BEGIN, begin, &by_key[1..]),
-        (END, end, &by_key),
-    ] {
-        let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
-        databases.assert_postgres_uses(statement, indexes).await;
+    let new = New::Checkpoint(checkpoint());
+    for events in [false, true] {
+        let fenced = |fence| fenced(fence, events);
+        let raising = fence::write(&new, &fenced(Fence::Raise(1)), Possible);
+        let indexes = ["threads_pkey", "checkpoints_pkey"];
+        assert_finds_conflicts_by(databases, raising, &indexes).await;
+        let by_key = if events { &by_key[..] } else { &by_key[..1] };
+        for conflicts in [Unexpected, Possible] {
+            let holding = fence::write(&new, &fenced(Fence::Hold(1)), conflicts);
+            databases.assert_postgres_uses(holding, by_key).await;
+        }
     }
-
-    let mut writes = key.to_vec();
-    writes.extend(["task".into(), "".into(), array(ArrayType::Int, [0])]);
-    writes.extend([one(), one(), bytes()]);
-    let of_writes = ["threads_pkey", "checkpoint_writes_pkey"];
-    assert_writes_by(
-        databases,
-        write::LAST_WRITE_COUNTS,
-        writes.clone(),
-        &of_writes,
-    )
-    .await;
-    assert_inserts_by(databases, write::FIRST_WRITE_STAYS, writes, &of_writes).await;
-
-    let threads = || texts(["thread-7", "thread-8"]);
-    let both = || texts(["1", "2"]);
-    let json = || texts(["{}", "{}"]);
-    let values = || array(ArrayType::Bytes, [vec![1_u8], vec![2]]);
-    let mut group = vec![threads(), threads()];
-    group.extend([threads(), both(), both(), both(), json(), json()]);
-    group.extend([threads(), both(), both(), both(), both(), values()]);
+    let writes = [
+        write(
+            New::Checkpoint(checkpoint()),
+            Some(fenced(Fence::Hold(1), true)),
+        ),
+        write(
+            New::Writes(writes("messages")),
+            Some(fenced(Fence::Hold(1), true)),
+        ),
+    ];
+    let group = |conflicts| postgres::fenced_group(&Rows::of(&writes), conflicts);
     let indexes = ["threads_pkey", "checkpoints_pkey", "checkpoint_writes_pkey"];
-    for insert in [write::GROUP, write::REPLACING_GROUP] {
-        group.extend([threads(), both(), both(), both(), both()]);
-        group.extend([array(ArrayType::Int, [0, 1]), both(), both(), values()]);
-        assert_inserts_by(databases, insert, group.clone(), &indexes).await;
+    assert_inserts_by(databases, group, &indexes).await;
+    for conflicts in [Unexpected, Possible] {
+        databases
+            .assert_postgres_uses(group(conflicts), &by_key)
+            .await;
     }
 
-    let ids = || array(ArrayType::Uuid, [Uuid::nil(), Uuid::max()]);
-    let numbers = || array(ArrayType::BigInt, [1_i64, 2]);
-    group.extend([threads(), numbers()]);
-    group.extend([threads(), ids(), ids(), numbers(), json()]);
-    assert_inserts_by(databases, write::FENCED_GROUP, group.clone(), &indexes).await;
-    for sql in [write::FENCED_GROUP.of_new, write::FENCED_GROUP.of_any] {
-        let fenced = Statement::from_sql_and_values(DbBackend::Postgres, sql, group.clone());
-        databases.assert_postgres_uses(fenced, &by_key).await;
+    let message = Message::new(ConversationId::new(), Role::User, "Hello");
+    let begun = Turn::new(message.conversation_id, message.id);
+    let end = TurnChange::End {
+        seen: begun.clone(),
+        ended: begun.clone(),
+        answer: Some(message.clone()),
+    };
+    let begin = TurnChange::Begin {
+        turn: begun,
+        message,
+    };
+    for (change, indexes) in [(begin, &by_key[1..]), (end, &by_key[..])] {
+        let query = turn::statement_of(&checkpoint(), 1, &(&batch()).into(), &change);
+        databases.assert_postgres_uses(query, indexes).await;
     }
-}
-
-/// Those of a turn that begins or ends with a checkpoint and events of `telling`.
-fn turn_values(telling: &[SqlValue], begins: bool) -> Vec<SqlValue> {
-    let mut values = telling.to_vec();
-    let id = || SqlValue::from(Uuid::nil());
-    let no_text = || SqlValue::String(None);
-    values.extend([id(), id(), id(), "running".into(), no_text(), no_text()]);
-    values.extend([1.into(), 1_i64.into(), id(), 1_i64.into()]);
-    values.extend([now().into(), now().into()]);
-    if begins {
-        values.extend([now().into(), id()]);
-    } else {
-        values.extend(["running".into(), 1_i64.into()]);
-    }
-    let ids = || array(ArrayType::Uuid, [Uuid::nil()]);
-    values.extend([
-        ids(),
-        ids(),
-        texts(["user"]),
-        texts(["Hello"]),
-        texts(["{}"]),
-    ]);
-    values.push(array(ArrayType::ChronoDateTimeUtc, [now()]));
-    values
 }
 
 /// What takes its rows for new looks for the thread only.
 async fn assert_inserts_by(
     databases: &Databases,
-    insert: Insert,
-    values: Vec<SqlValue>,
+    query: impl Fn(Conflicts) -> Query,
     indexes: &[&str],
 ) {
-    assert_writes_by(databases, insert.of_any, values.clone(), indexes).await;
-    assert_writes_by(databases, insert.of_new, values, &["threads_pkey"]).await;
+    assert_finds_conflicts_by(databases, query(Possible), indexes).await;
+    assert_finds_conflicts_by(databases, query(Unexpected), &["threads_pkey"]).await;
 }
 
-async fn assert_writes_by(
-    databases: &Databases,
-    sql: &str,
-    values: Vec<SqlValue>,
-    indexes: &[&str],
-) {
-    let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
-    let arbiters: Vec<_> = indexes.iter().map(|index| arbiter(index)).collect();
+async fn assert_finds_conflicts_by(databases: &Databases, query: Query, indexes: &[&str]) {
+    let arbiters = indexes.iter();
+    let arbiters = arbiters.map(|index| format!("Conflict Arbiter Indexes: {index}"));
+    let arbiters: Vec<_> = arbiters.collect();
     let arbiters: Vec<_> = arbiters.iter().map(String::as_str).collect();
-    databases.assert_postgres_uses(statement, &arbiters).await;
+    databases.assert_postgres_uses(query, &arbiters).await;
 }
 
-fn arbiter(index: &str) -> String {
-    format!("Conflict Arbiter Indexes: {index}")
+fn key() -> CheckpointKey {
+    CheckpointKey {
+        thread_id: "thread-7".into(),
+        namespace: Namespace::root(),
+        checkpoint_id: "10005007".to_owned().into(),
+    }
 }
 
-fn statement(sql: Sql, values: Vec<SqlValue>) -> impl Fn(&Connection) -> Statement {
-    move |connection| sql.statement(connection, values.clone())
+fn checkpoint() -> NewRawCheckpoint {
+    NewRawCheckpoint {
+        key: key(),
+        parent: None,
+        checkpoint: "{}".to_owned(),
+        metadata: "{}".to_owned(),
+        values: vec![RawValue {
+            channel: "1".to_owned(),
+            version: "1".to_owned(),
+            value: Value::from_parts("msgpack", vec![1]),
+        }],
+    }
 }
 
-/// A PostgreSQL array of texts.
-fn texts<const N: usize>(items: [&str; N]) -> SqlValue {
-    array(ArrayType::String, items)
+fn writes(channel: &str) -> NewWrites {
+    NewWrites {
+        key: key(),
+        task_id: "task".to_owned(),
+        task_path: String::new(),
+        writes: vec![ChannelWrite {
+            channel: channel.to_owned(),
+            value: Value::from_parts("msgpack", vec![1]),
+        }],
+    }
 }
 
-/// A PostgreSQL array.
-fn array<T: Into<SqlValue>>(kind: ArrayType, items: impl IntoIterator<Item = T>) -> SqlValue {
-    SqlValue::Array(
-        kind,
-        Some(Box::new(items.into_iter().map(Into::into).collect())),
-    )
+fn write(new: New, fenced: Option<Fenced>) -> Write {
+    Write { new, fenced }
+}
+
+fn fenced(fence: Fence, tells: bool) -> Fenced {
+    Fenced {
+        fence,
+        epoch: 1,
+        events: tells.then(|| (&batch()).into()),
+    }
+}
+
+fn batch() -> EventBatch {
+    EventBatch {
+        conversation_id: ConversationId::new(),
+        turn_id: yai_agentkit_core::TurnId::new(),
+        sequence: 1,
+        events: Vec::new(),
+    }
 }

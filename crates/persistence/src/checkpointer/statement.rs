@@ -1,167 +1,193 @@
-//! PostgreSQL's parts of the statements that write to one thread: `$1` and `$2` are its id and the
-//! namespace. Each writes once for each row of `$from`, which is one, or none where the thread does
-//! not admit the write. `$conflict` is what becomes of a row that is there already.
+//! The fragments of PostgreSQL's statements that write to one thread. Each writes once for each row
+//! of `from`, which is one, or none where the thread does not admit the write.
 
-/// A statement in two texts. To look for each row before it is inserted is a quarter of the work of
-/// an insert, and nearly all rows are new: so the first text does not, and is refused as a whole
-/// where one is there. Then the second does.
-#[derive(Clone, Copy)]
-pub(super) struct Insert {
-    pub(super) of_new: &'static str,
-    pub(super) of_any: &'static str,
-}
+use yai_agentkit_core::{CheckpointKey, NewWrites};
 
-impl Insert {
-    pub(super) fn text(self, conflicts: Conflicts) -> &'static str {
-        match conflicts {
-            Conflicts::Unexpected => self.of_new,
-            Conflicts::Possible => self.of_any,
-        }
-    }
-}
+use super::NewRawCheckpoint;
+use crate::{
+    events::EventRow,
+    sql::{Parameter, Query},
+};
 
-/// Whether some of the rows may be there.
-#[derive(Clone, Copy)]
+/// Whether some of the rows may be there. To look for each row before it is inserted is a quarter
+/// of the work of an insert, and nearly all rows are new: so the first text of a statement does not,
+/// and is refused as a whole where one is there. Then the second does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Conflicts {
     Unexpected,
     Possible,
 }
 
-/// Both texts of `$statement`, a macro that takes what becomes of a value, a checkpoint and a first
-/// write that is there.
-macro_rules! insert {
-    ($statement:ident) => {
-        $crate::checkpointer::statement::Insert {
-            of_new: $statement!("", "", ""),
-            of_any: $statement!(
-                value_stays!(),
-                checkpoint_is_replaced!(),
-                first_write_stays!()
-            ),
+impl Conflicts {
+    fn or_nothing(self, clause: &'static str) -> &'static str {
+        match self {
+            Self::Unexpected => "",
+            Self::Possible => clause,
         }
-    };
-}
-pub(super) use insert;
+    }
 
-macro_rules! value_stays {
-    () => {
-        "
-    ON CONFLICT DO NOTHING"
-    };
-}
-pub(super) use value_stays;
+    pub(super) fn value_stays(self) -> &'static str {
+        self.or_nothing("\n    ON CONFLICT DO NOTHING")
+    }
 
-macro_rules! checkpoint_is_replaced {
-    () => {
-        "
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
-    DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata"
-    };
-}
-pub(super) use checkpoint_is_replaced;
-
-macro_rules! first_write_stays {
-    () => {
-        "
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING"
-    };
-}
-pub(super) use first_write_stays;
-
-macro_rules! last_write_counts {
-    () => {
-        "
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
-    DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob"
-    };
-}
-pub(super) use last_write_counts;
-
-/// The values of a checkpoint: `$7` to `$10`.
-macro_rules! blobs {
-    ($from:literal, $conflict:expr) => {
-        concat!(
-            "INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-    SELECT $1, $2, b.* FROM ",
-            $from,
-            ", unnest($7::text[], $8::text[], $9::text[], $10::bytea[]) b",
-            $conflict
-        )
-    };
-}
-pub(super) use blobs;
-
-/// A checkpoint: `$3` to `$6`.
-macro_rules! checkpoint {
-    ($from:literal, $conflict:expr) => {
-        concat!(
-            "INSERT INTO checkpoints
-    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
-    SELECT $1, $2, $3, $4, $5::jsonb, $6::jsonb FROM ",
-            $from,
-            $conflict
-        )
-    };
-}
-pub(super) use checkpoint;
-
-/// The writes of a task: `$3` to `$9`.
-macro_rules! writes {
-    ($from:literal, $conflict:expr) => {
-        concat!(
-            "INSERT INTO checkpoint_writes
-    (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    SELECT $1, $2, $3, $4, $5, w.*
-    FROM ",
-            $from,
-            ", unnest($6::int[], $7::text[], $8::text[], $9::bytea[]) w",
-            $conflict
-        )
-    };
-}
-pub(super) use writes;
-
-/// What a turn tells with a checkpoint, of the epoch `$11`: `$12` to `$15`. Events that are there
-/// already are not told again.
-macro_rules! told {
-    ($from:literal) => {
-        concat!(
-            "INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
-    SELECT $12::uuid, $13::uuid, $14::bigint, $15::json, now() FROM ",
-            $from,
+    pub(super) fn checkpoint_is_replaced(self) -> &'static str {
+        self.or_nothing(
             "
-    WHERE $15 IS DISTINCT FROM (
-        SELECT e.events::text FROM agent_turn_events e
-        WHERE e.conversation_id = $12 AND e.turn_id = $13 AND e.sequence = $14
-    )"
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+    DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata",
         )
-    };
+    }
+
+    pub(super) fn first_write_stays(self) -> &'static str {
+        self.or_nothing(
+            "
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING",
+        )
+    }
 }
-pub(super) use told;
+
+pub(super) const LAST_WRITE_COUNTS: &str = "
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
+    DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob";
+
+/// A thread and a namespace.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) thread: Parameter,
+    namespace: Parameter,
+}
+
+impl Place {
+    pub(super) fn of(query: &mut Query, key: &CheckpointKey) -> Self {
+        Self {
+            thread: query.bind(key.thread_id.as_str()),
+            namespace: query.bind(key.namespace.as_str()),
+        }
+    }
+}
 
 /// The thread, whatever its epoch: the time of one that is there moves on.
-macro_rules! thread {
-    () => {
-        "INSERT INTO threads AS t (thread_id, updated_at) VALUES ($1, clock_timestamp())
+pub(super) fn touched(query: &mut Query, thread: Parameter) {
+    query.push(format_args!(
+        "INSERT INTO threads AS t (thread_id, updated_at) VALUES ({thread}, clock_timestamp())
     ON CONFLICT (thread_id) DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
     RETURNING 1"
-    };
+    ));
 }
-pub(super) use thread;
 
-/// Raises the thread to `$epoch`.
-macro_rules! raised {
-    ($epoch:literal) => {
-        concat!(
-            "INSERT INTO threads AS t (thread_id, updated_at, epoch)
-    VALUES ($1, clock_timestamp(), ",
-            $epoch,
-            "::bigint)
+/// The thread, whatever its epoch: one that is there is only locked, since its time is indexed.
+pub(super) fn locked(query: &mut Query, thread: Parameter) {
+    query.push(format_args!(
+        "INSERT INTO threads AS t (thread_id, updated_at) VALUES ({thread}, clock_timestamp())
+    ON CONFLICT (thread_id) DO UPDATE SET updated_at = t.updated_at WHERE false
+    RETURNING 1"
+    ));
+}
+
+/// Raises the thread to `epoch`; the time of one that is there moves on where `touches`.
+pub(super) fn raised(query: &mut Query, thread: Parameter, epoch: i64, touches: bool) {
+    let epoch = query.bind(epoch);
+    let time = if touches {
+        "updated_at = GREATEST(t.updated_at, excluded.updated_at), "
+    } else {
+        ""
+    };
+    query.push(format_args!(
+        "INSERT INTO threads AS t (thread_id, updated_at, epoch)
+    VALUES ({thread}, clock_timestamp(), {epoch}::bigint)
     ON CONFLICT (thread_id) DO UPDATE
-    SET updated_at = GREATEST(t.updated_at, excluded.updated_at), epoch = excluded.epoch
+    SET {time}epoch = excluded.epoch
     WHERE t.epoch < excluded.epoch
     RETURNING 1"
-        )
-    };
+    ));
 }
-pub(super) use raised;
+
+/// The values of a checkpoint.
+pub(super) fn values(
+    query: &mut Query,
+    place: Place,
+    from: &str,
+    new: &NewRawCheckpoint,
+    conflicts: Conflicts,
+) {
+    let Place { thread, namespace } = place;
+    let rows = || new.values.iter();
+    let channels = query.column(rows(), |stored| stored.channel.as_str());
+    let versions = query.column(rows(), |stored| stored.version.as_str());
+    let types = query.column(rows(), |stored| stored.value.type_tag());
+    let blobs = query.column(rows(), |stored| stored.value.bytes());
+    let on_conflict = conflicts.value_stays();
+    query.push(format_args!(
+        "INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+    SELECT {thread}, {namespace}, b.*
+    FROM {from}, unnest({channels}::text[], {versions}::text[], {types}::text[], {blobs}::bytea[]) b{on_conflict}"
+    ));
+}
+
+pub(super) fn checkpoint(
+    query: &mut Query,
+    place: Place,
+    from: &str,
+    new: &NewRawCheckpoint,
+    conflicts: Conflicts,
+) {
+    let Place { thread, namespace } = place;
+    let id = query.bind(new.key.checkpoint_id.as_str());
+    let parent = query.bind(new.parent.as_ref().map(|id| id.as_str()));
+    let checkpoint = query.bind(new.checkpoint.as_str());
+    let metadata = query.bind(new.metadata.as_str());
+    let on_conflict = conflicts.checkpoint_is_replaced();
+    query.push(format_args!(
+        "INSERT INTO checkpoints
+    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+    SELECT {thread}, {namespace}, {id}, {parent}, {checkpoint}::jsonb, {metadata}::jsonb
+    FROM {from}{on_conflict}"
+    ));
+}
+
+/// The writes of a task.
+pub(super) fn writes(
+    query: &mut Query,
+    place: Place,
+    from: &str,
+    new: &NewWrites,
+    conflicts: Conflicts,
+) {
+    let Place { thread, namespace } = place;
+    let rows = new.rows();
+    let id = query.bind(new.key.checkpoint_id.as_str());
+    let task = query.bind(new.task_id.as_str());
+    let path = query.bind(new.task_path.as_str());
+    let indexes = query.column(&rows, |(index, _)| *index);
+    let channels = query.column(&rows, |(_, write)| write.channel.as_str());
+    let types = query.column(&rows, |(_, write)| write.value.type_tag());
+    let blobs = query.column(&rows, |(_, write)| write.value.bytes());
+    let on_conflict = if new.replaces() {
+        LAST_WRITE_COUNTS
+    } else {
+        conflicts.first_write_stays()
+    };
+    query.push(format_args!(
+        "INSERT INTO checkpoint_writes
+    (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+    SELECT {thread}, {namespace}, {id}, {task}, {path}, w.*
+    FROM {from}, unnest({indexes}::int[], {channels}::text[], {types}::text[], {blobs}::bytea[]) w{on_conflict}"
+    ));
+}
+
+/// What a turn tells with a checkpoint. Events that are there already are not told again.
+pub(super) fn told(query: &mut Query, from: &str, batch: &EventRow) {
+    let conversation = query.bind(batch.conversation_id);
+    let turn = query.bind(batch.turn_id);
+    let sequence = query.bind(batch.sequence);
+    let events = query.bind(batch.events.as_str());
+    query.push(format_args!(
+        "INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
+    SELECT {conversation}::uuid, {turn}::uuid, {sequence}::bigint, {events}::json, now()
+    FROM {from}
+    WHERE {events} IS DISTINCT FROM (
+        SELECT e.events::text FROM agent_turn_events e
+        WHERE e.conversation_id = {conversation} AND e.turn_id = {turn} AND e.sequence = {sequence}
+    )"
+    ));
+}

@@ -1,21 +1,22 @@
 //! The table `threads`: which threads there are, by the time of their last write.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use sea_orm::{DbErr, QueryResult, Value as SqlValue};
+use sea_orm::{DbErr, QueryResult};
 use yai_agentkit_core::{Error, Page, Result, Thread, ThreadCursor, ThreadId};
 
-use super::{Sql, row::Columns};
+use super::row::Columns;
 use crate::{
     connection::{Connection, retrying},
     error::storage_error,
+    sql::{Query, Sql},
 };
 
 /// By threads_updated_at_idx, backwards.
-pub(super) const FIRST_PAGE: Sql = Sql::same(
+const FIRST_PAGE: Sql = Sql::same(
     "SELECT thread_id, parent_id, updated_at FROM threads
 ORDER BY updated_at DESC, thread_id DESC LIMIT $1",
 );
-pub(super) const NEXT_PAGE: Sql = Sql::same(
+const NEXT_PAGE: Sql = Sql::same(
     "SELECT thread_id, parent_id, updated_at FROM threads WHERE (updated_at, thread_id) < ($2, $3)
 ORDER BY updated_at DESC, thread_id DESC LIMIT $1",
 );
@@ -27,16 +28,10 @@ pub(super) async fn list(
 ) -> Result<Page<Thread, ThreadCursor>> {
     // One more tells whether there is a next page.
     let limit = limit.min(i64::MAX as u64 - 1);
-    let mut values = vec![SqlValue::from(limit.cast_signed() + 1)];
-    let sql = match after {
-        None => FIRST_PAGE,
-        Some(cursor) => {
-            values.push(time_value(connection, cursor.updated_at));
-            values.push(cursor.id.as_str().into());
-            NEXT_PAGE
-        }
-    };
-    let rows = retrying!(connection, sql.rows(connection, values.clone()));
+    let rows = retrying!(
+        connection,
+        list_query(connection, limit.cast_signed() + 1, after).rows(connection)
+    );
     let rows = rows.map_err(|error| storage_error("list threads", error))?;
     let is_last = rows.len() as u64 <= limit;
     let items = rows
@@ -46,6 +41,19 @@ pub(super) async fn list(
         .collect::<Result<Vec<_>>>()?;
     let next = items.last().filter(|_| !is_last).map(ThreadCursor::from);
     Ok(Page { items, next })
+}
+
+pub(super) fn list_query(
+    connection: &Connection,
+    limit: i64,
+    after: Option<&ThreadCursor>,
+) -> Query {
+    let Some(cursor) = after else {
+        return FIRST_PAGE.query(connection).with(limit);
+    };
+    let mut query = NEXT_PAGE.query(connection).with(limit);
+    bind_time(&mut query, connection, cursor.updated_at);
+    query.with(cursor.id.as_str())
 }
 
 fn read(connection: &Connection, row: &QueryResult) -> Result<Thread> {
@@ -70,11 +78,11 @@ fn read(connection: &Connection, row: &QueryResult) -> Result<Thread> {
 }
 
 /// A time as `threads` holds it: on SQLite as text whose order is that of time.
-pub(super) fn time_value(connection: &Connection, time: DateTime<Utc>) -> SqlValue {
+pub(super) fn bind_time(query: &mut Query, connection: &Connection, time: DateTime<Utc>) {
     if connection.is_postgres() {
-        time.into()
+        query.bind(time);
     } else {
-        time_text(time).into()
+        query.bind(time_text(time));
     }
 }
 

@@ -2,85 +2,24 @@
 //! turn and its message as well. Elsewhere it is a transaction of several.
 
 use sea_orm::DbErr;
-use sqlx::Row;
 use yai_agentkit_core::{
     CheckpointKey, Entity, Error, Fence, Leases, Message, Repository, Result, Turn, TurnChange, now,
 };
 
 use super::{
-    NewRawCheckpoint, PUT_CHECKPOINT, Sql, SqlCheckpointer, Told, fence,
-    statement::{blobs, checkpoint, checkpoint_is_replaced, raised, told, value_stays},
-    write::{
-        New,
-        postgres::{PostgresArguments, put_arguments},
-    },
+    NewRawCheckpoint, PUT_CHECKPOINT, SqlCheckpointer, Told, fence,
+    statement::{self, Conflicts, Place},
+    write::New,
 };
 use crate::{
-    connection::{Connection, PostgresSource},
+    connection::Connection,
     entity::{message, turn::Model},
-    error::{Table, from_sqlx, is_disconnected, storage_error, taken_in},
+    error::{Table, is_disconnected, storage_error, taken_in},
     events::{self, EventRow},
     lease::SqlLeases,
     repository::SqlRepository,
+    sql::{Parameter, Query, Sql},
 };
-
-/// Seldom enough to look for each row.
-macro_rules! put_from {
-    ($admitted:literal) => {
-        concat!(
-            "told AS (",
-            told!($admitted),
-            "), blobs AS (",
-            blobs!($admitted, value_stays!()),
-            "), written AS (",
-            checkpoint!($admitted, checkpoint_is_replaced!()),
-            "), said AS (
-    INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at)
-    SELECT m.id, m.conversation_id, m.role, m.content, m.metadata_::json, m.created_at
-    FROM ",
-            $admitted,
-            ", unnest($30::uuid[], $31::uuid[], $32::text[], $33::text[], $34::text[],
-        $35::timestamptz[]) m (id, conversation_id, role, content, metadata_, created_at)
-)"
-        )
-    };
-}
-
-/// It raises the thread, or nothing is stored and no row returned.
-pub(super) const BEGIN: &str = concat!(
-    "WITH thread AS (",
-    raised!("$11"),
-    "), ",
-    put_from!("thread"),
-    ", begun AS (
-    INSERT INTO agent_turns (conversation_id, id, assistant_message_id, status, error, interrupt,
-        attempt, epoch, lease_owner, lease_ms, started_at, updated_at, created_at, user_message_id)
-    SELECT $16, $17, $18, $19, $20, $21::json, $22, $23, $24, $25, $26, $27, $28, $29 FROM thread
-) SELECT true FROM thread"
-);
-
-/// It holds the thread (else no row is returned) and the turn is as it was seen (else `false`), or
-/// nothing is stored. The thread is locked before its turn, as by who cancels it.
-pub(super) const END: &str = concat!(
-    "WITH thread AS MATERIALIZED (
-    SELECT 1 FROM threads WHERE thread_id = $1 AND epoch = $11::bigint FOR UPDATE
-), turn AS MATERIALIZED (
-    SELECT 1 FROM thread CROSS JOIN LATERAL (
-        SELECT FROM agent_turns
-        WHERE conversation_id = $16 AND id = $17 AND status = $28 AND epoch = $29 FOR UPDATE
-    ) seen
-), touched AS (
-    UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
-    WHERE thread_id = $1 AND EXISTS (SELECT FROM turn)
-), ",
-    put_from!("turn"),
-    ", ended AS (
-    UPDATE agent_turns SET assistant_message_id = $18, status = $19, error = $20,
-        interrupt = $21::json, attempt = $22, epoch = $23, lease_owner = $24, lease_ms = $25,
-        started_at = $26, updated_at = $27, lease_renewed_at = clock_timestamp()
-    WHERE conversation_id = $16 AND id = $17 AND EXISTS (SELECT FROM turn)
-) SELECT EXISTS (SELECT FROM turn) FROM thread"
-);
 
 /// Whether a checkpoint is there.
 const IS_STORED: Sql = Sql::same(
@@ -97,12 +36,12 @@ pub(super) async fn put(
     change: &TurnChange,
 ) -> Result<()> {
     let (turn, message) = validated(change)?;
-    let statement = match (connection.undivided(), fence, change) {
-        (Some(postgres), Fence::Raise(_), TurnChange::Begin { .. }) => Some((postgres, BEGIN)),
-        (Some(postgres), Fence::Hold(_), TurnChange::End { .. }) => Some((postgres, END)),
-        _ => None,
-    };
-    let Some((postgres, sql)) = statement else {
+    let is_statement = connection.undivided().is_some()
+        && matches!(
+            (fence, change),
+            (Fence::Raise(_), TurnChange::Begin { .. }) | (Fence::Hold(_), TurnChange::End { .. })
+        );
+    if !is_statement {
         let failed = |error| events::refused(PUT_CHECKPOINT, Some(&told.events), error);
         let transaction = connection.begin().await.map_err(failed)?;
         let telling = SqlCheckpointer {
@@ -116,11 +55,11 @@ pub(super) async fn put(
         // The thread is locked first, as by the statements.
         change_turn(&transaction, change).await?;
         return transaction.commit().await.map_err(failed);
-    };
-    let epoch = fence.stored_epoch()?;
-    let mut stored = execute(postgres, sql, &new, epoch, told, change).await;
+    }
+    let statement = statement_of(&new, fence.stored_epoch()?, &(&told.events).into(), change);
+    let mut stored = execute(connection, statement.clone()).await;
     if stored.as_ref().is_err_and(is_disconnected) && connection.replace_dead_connections().await {
-        stored = execute(postgres, sql, &new, epoch, told, change).await;
+        stored = execute(connection, statement.clone()).await;
         // By the first attempt, which was committed after all.
         if matches!(stored, Ok(None | Some(false))) && is_stored(connection, &new.key).await? {
             return Ok(());
@@ -144,10 +83,12 @@ async fn is_stored(connection: &Connection, key: &CheckpointKey) -> Result<bool>
         key.namespace.as_str(),
         key.checkpoint_id.as_str(),
     ];
-    let rows = IS_STORED.rows(connection, place.map(Into::into).into());
-    let rows = rows
-        .await
-        .map_err(|error| storage_error(PUT_CHECKPOINT, error))?;
+    let mut query = IS_STORED.query(connection);
+    for text in place {
+        query.bind(text);
+    }
+    let rows = query.rows(connection).await;
+    let rows = rows.map_err(|error| storage_error(PUT_CHECKPOINT, error))?;
     Ok(!rows.is_empty())
 }
 
@@ -183,67 +124,195 @@ fn validated(change: &TurnChange) -> Result<(&Turn, Option<&Message>)> {
 }
 
 /// The row that it returned.
-async fn execute(
-    postgres: &PostgresSource,
-    sql: &'static str,
+async fn execute(connection: &Connection, statement: Query) -> Result<Option<bool>, DbErr> {
+    let rows = statement.rows(connection).await?;
+    let first = rows.first().map(|row| row.try_get_by_index(0));
+    first.transpose()
+}
+
+/// What begins a turn raises the thread, or nothing is stored and no row returned. What ends one
+/// holds the thread (else no row is returned) and the turn is as it was seen (else `false`), or
+/// nothing is stored. Both are seldom enough to look for each row.
+pub(super) fn statement_of(
     new: &NewRawCheckpoint,
     epoch: i64,
-    told: &Told,
+    events: &EventRow,
     change: &TurnChange,
-) -> Result<Option<bool>, DbErr> {
-    let mut arguments = put_arguments(new)?;
-    arguments.add(epoch)?;
-    EventRow::from(&told.events).add_to(&mut arguments)?;
-    let message = match change {
+) -> Query {
+    let mut query = Query::on_postgres();
+    let place = Place::of(&mut query, &new.key);
+    match change {
         TurnChange::Begin { turn, message } => {
-            let turn = Model::from(turn.clone());
-            let (created_at, user_message_id) = (turn.created_at, turn.user_message_id);
-            add_turn(&mut arguments, turn)?;
-            arguments.add(created_at)?;
-            arguments.add(user_message_id)?;
-            Some(message)
+            query.push("WITH thread AS (\n    ");
+            statement::raised(&mut query, place.thread, epoch, true);
+            query.push("\n), ");
+            put_from(&mut query, place, "thread", new, events);
+            said(&mut query, "thread", Some(message));
+            begun(&mut query, turn.clone().into());
+            query.push("\nSELECT true FROM thread");
         }
         TurnChange::End {
             seen,
             ended,
             answer,
         } => {
-            let mut ended = ended.clone();
-            ended.touch(now());
-            add_turn(&mut arguments, ended.into())?;
-            let seen = Model::from(seen.clone());
-            arguments.add(seen.status)?;
-            arguments.add(seen.epoch)?;
-            answer.as_ref()
+            let turn = seen_turn(&mut query, place, epoch, seen.clone().into());
+            put_from(&mut query, place, "turn", new, events);
+            said(&mut query, "turn", answer.as_ref());
+            let mut next = ended.clone();
+            next.touch(now());
+            changed(&mut query, turn, next.into());
+            query.push("\nSELECT EXISTS (SELECT FROM turn) FROM thread");
         }
-    };
-    let message = message.map(|message| message::Model::from(message.clone()));
-    let message = || message.as_slice();
-    arguments.column(message(), |message| message.id)?;
-    arguments.column(message(), |message| message.conversation_id)?;
-    arguments.column(message(), |message| message.role.as_str())?;
-    arguments.column(message(), |message| message.content.as_str())?;
-    arguments.column(message(), |message| {
-        message.metadata_.as_ref().map(ToString::to_string)
-    })?;
-    arguments.column(message(), |message| message.created_at)?;
-    let rows = postgres.fetch_all(sql, arguments.0).await?;
-    let first = rows.first().map(|row| row.try_get(0));
-    first.transpose().map_err(from_sqlx)
+    }
+    query
 }
 
-/// Twelve columns.
-fn add_turn(arguments: &mut PostgresArguments, turn: Model) -> Result<(), DbErr> {
-    arguments.add(turn.conversation_id)?;
-    arguments.add(turn.id)?;
-    arguments.add(turn.assistant_message_id)?;
-    arguments.add(turn.status)?;
-    arguments.add(turn.error)?;
-    arguments.add(turn.interrupt.map(|interrupt| interrupt.to_string()))?;
-    arguments.add(turn.attempt)?;
-    arguments.add(turn.epoch)?;
-    arguments.add(turn.lease_owner)?;
-    arguments.add(turn.lease_ms)?;
-    arguments.add(turn.started_at)?;
-    arguments.add(turn.updated_at)
+/// The checkpoint and what the turn tells with it.
+fn put_from(
+    query: &mut Query,
+    place: Place,
+    from: &str,
+    new: &NewRawCheckpoint,
+    events: &EventRow,
+) {
+    query.push("told AS (\n    ");
+    statement::told(query, from, events);
+    query.push("\n), blobs AS (\n    ");
+    statement::values(query, place, from, new, Conflicts::Possible);
+    query.push("\n), written AS (\n    ");
+    statement::checkpoint(query, place, from, new, Conflicts::Possible);
+    query.push("\n)");
+}
+
+/// The message of a turn, if there is one.
+fn said(query: &mut Query, from: &str, message: Option<&Message>) {
+    let message = message.map(|message| message::Model::from(message.clone()));
+    let message = || message.as_slice();
+    let id = query.column(message(), |message| message.id);
+    let conversation = query.column(message(), |message| message.conversation_id);
+    let role = query.column(message(), |message| message.role.as_str());
+    let content = query.column(message(), |message| message.content.as_str());
+    let metadata = query.column(message(), |message| {
+        message.metadata_.as_ref().map(ToString::to_string)
+    });
+    let created_at = query.column(message(), |message| message.created_at);
+    query.push(format_args!(
+        ", said AS (
+    INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at)
+    SELECT m.id, m.conversation_id, m.role, m.content, m.metadata_::json, m.created_at
+    FROM {from}, unnest({id}::uuid[], {conversation}::uuid[], {role}::text[], {content}::text[],
+        {metadata}::text[], {created_at}::timestamptz[])
+        m (id, conversation_id, role, content, metadata_, created_at)
+)"
+    ));
+}
+
+fn begun(query: &mut Query, turn: Model) {
+    let user_message = turn.user_message_id;
+    let created_at = turn.created_at;
+    let key = [query.bind(turn.conversation_id), query.bind(turn.id)];
+    let [conversation, id] = key;
+    let TurnColumns {
+        assistant_message,
+        status,
+        error,
+        interrupt,
+        attempt,
+        epoch,
+        lease_owner,
+        lease,
+        started_at,
+        updated_at,
+    } = TurnColumns::of(query, turn);
+    let (created_at, user_message) = (query.bind(created_at), query.bind(user_message));
+    query.push(format_args!(
+        ", begun AS (
+    INSERT INTO agent_turns (conversation_id, id, assistant_message_id, status, error, interrupt,
+        attempt, epoch, lease_owner, lease_ms, started_at, updated_at, created_at, user_message_id)
+    SELECT {conversation}, {id}, {assistant_message}, {status}, {error}, {interrupt}::json,
+        {attempt}, {epoch}, {lease_owner}, {lease}, {started_at}, {updated_at}, {created_at},
+        {user_message}
+    FROM thread
+)"
+    ));
+}
+
+/// Locks the thread, before its turn, as does who cancels it. Returns the turn's key.
+fn seen_turn(query: &mut Query, place: Place, epoch: i64, seen: Model) -> [Parameter; 2] {
+    let (thread, epoch) = (place.thread, query.bind(epoch));
+    let key = [query.bind(seen.conversation_id), query.bind(seen.id)];
+    let [conversation, id] = key;
+    let (status, turn_epoch) = (query.bind(seen.status), query.bind(seen.epoch));
+    query.push(format_args!(
+        "WITH thread AS MATERIALIZED (
+    SELECT 1 FROM threads WHERE thread_id = {thread} AND epoch = {epoch}::bigint FOR UPDATE
+), turn AS MATERIALIZED (
+    SELECT 1 FROM thread CROSS JOIN LATERAL (
+        SELECT FROM agent_turns
+        WHERE conversation_id = {conversation} AND id = {id} AND status = {status}
+            AND epoch = {turn_epoch}
+        FOR UPDATE
+    ) seen
+), touched AS (
+    UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
+    WHERE thread_id = {thread} AND EXISTS (SELECT FROM turn)
+), "
+    ));
+    key
+}
+
+fn changed(query: &mut Query, [conversation, id]: [Parameter; 2], next: Model) {
+    let TurnColumns {
+        assistant_message,
+        status,
+        error,
+        interrupt,
+        attempt,
+        epoch,
+        lease_owner,
+        lease,
+        started_at,
+        updated_at,
+    } = TurnColumns::of(query, next);
+    query.push(format_args!(
+        ", ended AS (
+    UPDATE agent_turns SET assistant_message_id = {assistant_message}, status = {status},
+        error = {error}, interrupt = {interrupt}::json, attempt = {attempt}, epoch = {epoch},
+        lease_owner = {lease_owner}, lease_ms = {lease}, started_at = {started_at},
+        updated_at = {updated_at}, lease_renewed_at = clock_timestamp()
+    WHERE conversation_id = {conversation} AND id = {id} AND EXISTS (SELECT FROM turn)
+)"
+    ));
+}
+
+/// The columns of a turn that change.
+struct TurnColumns {
+    assistant_message: Parameter,
+    status: Parameter,
+    error: Parameter,
+    interrupt: Parameter,
+    attempt: Parameter,
+    epoch: Parameter,
+    lease_owner: Parameter,
+    lease: Parameter,
+    started_at: Parameter,
+    updated_at: Parameter,
+}
+
+impl TurnColumns {
+    fn of(query: &mut Query, turn: Model) -> Self {
+        Self {
+            assistant_message: query.bind(turn.assistant_message_id),
+            status: query.bind(turn.status),
+            error: query.bind(turn.error),
+            interrupt: query.bind(turn.interrupt.map(|interrupt| interrupt.to_string())),
+            attempt: query.bind(turn.attempt),
+            epoch: query.bind(turn.epoch),
+            lease_owner: query.bind(turn.lease_owner),
+            lease: query.bind(turn.lease_ms),
+            started_at: query.bind(turn.started_at),
+            updated_at: query.bind(turn.updated_at),
+        }
+    }
 }

@@ -11,11 +11,12 @@ use std::ops::Deref;
 
 use async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, Statement};
-use sea_query_sqlx::SqlxValues;
-use sqlx::{AssertSqlSafe, Executor, SqlSafeStr, SqlStr};
+use sqlx::{AssertSqlSafe, Executor};
 
 pub(crate) use postgres::{PostgresSource, answers};
 pub(crate) use sqlite::SqliteSource;
+
+use crate::sql::Query;
 
 /// A pool, or a transaction on one of its connections. A clone is the same.
 #[derive(Clone)]
@@ -189,6 +190,48 @@ macro_rules! in_session {
     }};
 }
 
+impl Connection {
+    /// Runs one statement, and returns its rows.
+    pub(crate) async fn fetch(&self, query: Query) -> Result<Vec<QueryResult>, DbErr> {
+        #[cfg(test)]
+        crate::golden::record(query.text());
+        Ok(match self {
+            Self::Postgres(postgres) => {
+                let query = postgres.prepared(query)?;
+                let rows =
+                    in_session!(postgres.session(), |connection| query.fetch_all(connection));
+                rows.into_iter().map(Into::into).collect()
+            }
+            Self::Sqlite(sqlite) => {
+                let (text, values) = query.for_sqlite()?;
+                let rows = in_session!(sqlite.session(&text), |connection| {
+                    sqlx::query_with(AssertSqlSafe(text), values).fetch_all(connection)
+                });
+                rows.into_iter().map(Into::into).collect()
+            }
+        })
+    }
+
+    /// Runs one statement.
+    pub(crate) async fn run(&self, query: Query) -> Result<ExecResult, DbErr> {
+        #[cfg(test)]
+        crate::golden::record(query.text());
+        Ok(match self {
+            Self::Postgres(postgres) => {
+                let query = postgres.prepared(query)?;
+                in_session!(postgres.session(), |connection| query.execute(connection)).into()
+            }
+            Self::Sqlite(sqlite) => {
+                let (text, values) = query.for_sqlite()?;
+                in_session!(sqlite.session(&text), |connection| {
+                    sqlx::query_with(AssertSqlSafe(text), values).execute(connection)
+                })
+                .into()
+            }
+        })
+    }
+}
+
 /// What SeaORM runs on, and our own SQL: one round trip and one transaction a statement.
 #[async_trait]
 impl ConnectionTrait for Connection {
@@ -200,17 +243,7 @@ impl ConnectionTrait for Connection {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        let (sql, values) = parts(statement);
-        Ok(match self {
-            Self::Postgres(postgres) => in_session!(postgres.session(), |connection| {
-                postgres.query(sql, values).execute(connection)
-            })
-            .into(),
-            Self::Sqlite(sqlite) => in_session!(sqlite.session(sql.as_str()), |connection| {
-                sqlite.query(sql, values).execute(connection)
-            })
-            .into(),
-        })
+        self.run(Query::of(self, statement)).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
@@ -234,32 +267,6 @@ impl ConnectionTrait for Connection {
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        let (sql, values) = parts(statement);
-        Ok(match self {
-            Self::Postgres(postgres) => in_session!(postgres.session(), |connection| {
-                postgres.query(sql, values).fetch_all(connection)
-            })
-            .into_iter()
-            .map(Into::into)
-            .collect(),
-            Self::Sqlite(sqlite) => in_session!(sqlite.session(sql.as_str()), |connection| {
-                sqlite.query(sql, values).fetch_all(connection)
-            })
-            .into_iter()
-            .map(Into::into)
-            .collect(),
-        })
+        self.fetch(Query::of(self, statement)).await
     }
-}
-
-fn parts(statement: Statement) -> (SqlStr, SqlxValues) {
-    #[cfg(test)]
-    crate::golden::record(&statement.sql);
-    let values = statement
-        .values
-        .unwrap_or(sea_orm::sea_query::Values(Vec::new()));
-    (
-        AssertSqlSafe(statement.sql).into_sql_str(),
-        SqlxValues(values),
-    )
 }

@@ -7,12 +7,9 @@ use std::{
 };
 
 use sea_orm::DbErr;
-use sea_query_sqlx::SqlxValues;
 use sqlx::{
-    AssertSqlSafe, Connection as _, IntoArguments, PgConnection, PgPool, Postgres, SqlSafeStr,
-    SqlStr,
-    postgres::{PgArguments, PgRow},
-    query::Query,
+    AssertSqlSafe, Connection as _, PgConnection, PgPool, Postgres, SqlSafeStr,
+    postgres::PgArguments, query,
 };
 use tokio::sync::Mutex;
 
@@ -21,7 +18,7 @@ use super::{
     servers::Watch,
     session::{Session, Unit, Work},
 };
-use crate::error::from_sqlx;
+use crate::{error::from_sqlx, sql::Query};
 
 /// More than a server in use takes to say that it is there.
 const TIME_TO_ANSWER: Duration = Duration::from_secs(2);
@@ -92,28 +89,14 @@ impl PostgresSource {
         }
     }
 
-    pub(super) fn query(
+    /// `query` for one of the connections.
+    pub(super) fn prepared(
         &self,
-        sql: SqlStr,
-        values: SqlxValues,
-    ) -> Query<'static, Postgres, PgArguments> {
-        let arguments = IntoArguments::<Postgres>::into_arguments(values);
-        sqlx::query_with(sql, arguments).persistent(self.pooler_begin.is_none())
-    }
-
-    /// Runs one statement, and returns its rows.
-    pub(crate) async fn fetch_all(
-        &self,
-        sql: impl SqlSafeStr,
-        arguments: PgArguments,
-    ) -> Result<Vec<PgRow>, DbErr> {
-        let sql = sql.into_sql_str();
-        #[cfg(test)]
-        crate::golden::record(sql.as_str());
-        let query = sqlx::query_with(sql, arguments).persistent(self.pooler_begin.is_none());
-        let mut session = self.session().await?;
-        let rows = query.fetch_all(&mut **session.connection()).await;
-        session.end(rows).await
+        query: Query,
+    ) -> Result<query::Query<'static, Postgres, PgArguments>, DbErr> {
+        let (text, arguments) = query.for_postgres()?;
+        let query = sqlx::query_with(AssertSqlSafe(text), arguments);
+        Ok(query.persistent(self.pooler_begin.is_none()))
     }
 
     /// Closes the idle connections that don't answer.

@@ -7,11 +7,7 @@ use std::{
 };
 
 use sea_orm::DbErr;
-use sea_query_sqlx::SqlxValues;
-use sqlx::{
-    AssertSqlSafe, IntoArguments, SqlSafeStr, SqlStr, Sqlite, SqlitePool, query::Query,
-    sqlite::SqliteArguments,
-};
+use sqlx::{SqlSafeStr, Sqlite, SqlitePool};
 use tokio::sync::Mutex;
 
 use super::{
@@ -80,28 +76,6 @@ impl SqliteSource {
             Ok(()) => Ok(session),
             Err(error) => session.end(Err(error)).await,
         }
-    }
-
-    /// Runs one statement.
-    pub(crate) async fn execute(
-        &self,
-        sql: String,
-        arguments: SqliteArguments,
-    ) -> Result<(), DbErr> {
-        #[cfg(test)]
-        crate::golden::record(&sql);
-        let mut session = self.session(&sql).await?;
-        let query = sqlx::query_with(AssertSqlSafe(sql), arguments);
-        let done = query.execute(&mut **session.connection()).await;
-        session.end(done).await.map(drop)
-    }
-
-    pub(super) fn query(
-        &self,
-        sql: SqlStr,
-        values: SqlxValues,
-    ) -> Query<'static, Sqlite, SqliteArguments> {
-        sqlx::query_with(sql, IntoArguments::<Sqlite>::into_arguments(values))
     }
 }
 

@@ -28,7 +28,7 @@ thread_local! {
 pub(crate) fn record(sql: &str) {
     SENT.with_borrow_mut(|sent| {
         if let Some(sent) = sent {
-            sent.push(sql.to_owned());
+            sent.push(sql.trim_end().to_owned());
         }
     });
 }

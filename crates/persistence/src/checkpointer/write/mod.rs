@@ -11,7 +11,6 @@ mod tables;
 use std::collections::{BTreeMap, BTreeSet};
 
 use sea_orm::DbErr;
-use sqlx::error::BoxDynError;
 use yai_agentkit_core::{ChannelWrite, CheckpointKey, Fence, NewWrites};
 
 use super::{
@@ -20,7 +19,7 @@ use super::{
 };
 use crate::{
     connection::{Connection, retrying},
-    error::{from_sqlx, is_unique_violation},
+    error::is_unique_violation,
     events::EventRow,
 };
 
@@ -126,14 +125,14 @@ async fn attempt(
     conflicts: Conflicts,
 ) -> Result<Vec<bool>, DbErr> {
     match connection.undivided() {
-        Some(postgres) => postgres::write(postgres, writes, conflicts).await,
+        Some(_) => postgres::write(connection, writes, conflicts).await,
         None => tables::write(connection, writes).await,
     }
 }
 
 /// The rows of some writes, table by table and column by column.
 #[derive(Default)]
-struct Rows<'a> {
+pub(super) struct Rows<'a> {
     /// Those without a fence. In the order of their bytes, as the next.
     threads: BTreeSet<&'a str>,
     /// Those with one, and their epoch.
@@ -153,7 +152,7 @@ struct WriteRow<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn of(writes: impl IntoIterator<Item = &'a Write>) -> Self {
+    pub(super) fn of(writes: impl IntoIterator<Item = &'a Write>) -> Self {
         let mut rows = Self::default();
         for write in writes {
             let thread = write.key().thread_id.as_str();
@@ -188,8 +187,4 @@ impl<'a> Rows<'a> {
         }
         rows
     }
-}
-
-fn not_encoded(error: BoxDynError) -> DbErr {
-    from_sqlx(sqlx::Error::Encode(error))
 }

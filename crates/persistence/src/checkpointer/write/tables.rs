@@ -4,14 +4,16 @@
 use std::collections::{BTreeSet, HashMap, hash_map::Entry};
 
 use sea_orm::DbErr;
-use sqlx::{Arguments, AssertSqlSafe, Encode, Type};
 use yai_agentkit_core::{CheckpointKey, now};
 
 use super::{
-    super::{NewRawCheckpoint, RawValue, Sql, fence, threads::time_text},
-    Rows, Write, WriteRow, not_encoded,
+    super::{NewRawCheckpoint, RawValue, fence, threads::time_text},
+    Rows, Write, WriteRow,
 };
-use crate::connection::Connection;
+use crate::{
+    connection::Connection,
+    sql::{Query, Sql},
+};
 
 /// An `INSERT` of several rows.
 struct Insert {
@@ -63,34 +65,33 @@ DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.
     ..FIRST_WRITES
 };
 
-/// A parameter.
+/// A value of a row.
 #[derive(Clone, Copy)]
 enum Value<'a> {
     Text(&'a str),
     TextOrNull(Option<&'a str>),
     Number(i32),
     Bytes(&'a [u8]),
-    /// None where the database has a clock.
-    Now(Option<&'a str>),
 }
 
 /// What is to be run one after the other: on SQLite all at once, since each call of its thread costs
 /// more than a row.
 struct Script<'a> {
-    is_postgres: bool,
-    statements: Vec<(String, Vec<Value<'a>>)>,
+    connection: &'a Connection,
+    /// One of several statements on SQLite.
+    queries: Vec<Query>,
 }
 
-impl<'a> Script<'a> {
+impl Script<'_> {
     /// How many rows one statement takes. Few sizes: each is a text of its own for the database to
     /// know, and of a script for SQLite every mixture of them.
     const POSTGRES_ROWS: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
     const SQLITE_ROWS: [usize; 4] = [1, 4, 16, 64];
 
-    fn add<const N: usize>(&mut self, insert: &Insert, rows: Vec<[Value<'a>; N]>) {
+    fn add<const N: usize>(&mut self, insert: &Insert, rows: Vec<[Value<'_>; N]>) {
         let mut rows = &rows[..];
         while !rows.is_empty() {
-            let (room, fill) = if self.is_postgres {
+            let (room, fill) = if self.connection.is_postgres() {
                 let sizes = Self::POSTGRES_ROWS.into_iter();
                 let size = sizes.filter(|size| *size <= rows.len()).max().unwrap_or(1);
                 (size, size)
@@ -102,87 +103,83 @@ impl<'a> Script<'a> {
                 (size.unwrap_or(most), rows.len().min(most))
             };
             let (now, later) = rows.split_at(fill);
-            let mut values = now.as_flattened().to_vec();
             // What is left of the room is skipped.
-            values.resize(room * N, Value::TextOrNull(None));
-            self.statements
-                .push((insert.sql(self.is_postgres, room), values));
+            let nothing = [Value::TextOrNull(None); N];
+            let rest = std::iter::repeat_n(&nothing, room - fill);
+            insert.write(self.next(), now.iter().chain(rest));
             rows = later;
         }
     }
 
-    async fn run(self, transaction: &Connection) -> Result<(), DbErr> {
-        match transaction {
-            Connection::Postgres(postgres) => {
-                for (sql, values) in self.statements {
-                    let arguments = arguments(&values)?;
-                    postgres.fetch_all(AssertSqlSafe(sql), arguments).await?;
-                }
-                Ok(())
-            }
-            Connection::Sqlite(sqlite) => {
-                let (sql, values): (Vec<_>, Vec<_>) = self.statements.into_iter().unzip();
-                sqlite
-                    .execute(sql.join(";\n"), arguments(&values.concat())?)
-                    .await
-            }
+    /// Where the next statement goes.
+    fn next(&mut self) -> &mut Query {
+        if self.connection.is_postgres() || self.queries.is_empty() {
+            self.queries.push(Query::new(self.connection, ""));
+        } else if let Some(script) = self.queries.last_mut() {
+            script.push(";\n");
         }
+        self.queries.last_mut().expect("it was just added")
+    }
+
+    async fn run(self) -> Result<(), DbErr> {
+        for query in self.queries {
+            query.execute(self.connection).await?;
+        }
+        Ok(())
     }
 }
 
 impl Insert {
-    fn sql(&self, is_postgres: bool, rows: usize) -> String {
+    fn write<'a, const N: usize>(
+        &self,
+        query: &mut Query,
+        rows: impl Iterator<Item = &'a [Value<'a>; N]>,
+    ) {
+        let is_postgres = query.is_for_postgres();
         let (into, on_conflict) = (self.into, self.on_conflict);
-        let row = if is_postgres {
-            self.row.postgres
+        // On SQLite, whoever sees it fail undoes the transaction: nothing need be kept to undo it
+        // alone.
+        let (begin, row, end) = if is_postgres {
+            ("INSERT INTO", self.row.postgres, "")
         } else {
-            self.row.sqlite
+            (
+                "INSERT OR FAIL INTO",
+                self.row.sqlite,
+                ") WHERE column1 IS NOT NULL",
+            )
         };
-        let rows = vec![row; rows].join(", ");
-        if is_postgres {
-            let rows = numbered(&rows);
-            return format!("INSERT INTO {into} VALUES {rows} ON CONFLICT {on_conflict}");
+        let values = if is_postgres {
+            "VALUES "
+        } else {
+            "SELECT * FROM (VALUES "
+        };
+        query.push(format_args!("{begin} {into}\n{values}"));
+        for (number, values) in rows.enumerate() {
+            if number > 0 {
+                query.push(", ");
+            }
+            let mut values = values.iter();
+            for (number, part) in row.split('?').enumerate() {
+                if number > 0 {
+                    let value = values.next().unwrap_or(&Value::TextOrNull(None));
+                    value.push_to(query);
+                }
+                query.push(part);
+            }
         }
-        // Whoever sees it fail undoes the transaction: nothing need be kept to undo it alone.
-        format!(
-            "INSERT OR FAIL INTO {into} SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL
-ON CONFLICT {on_conflict}"
-        )
+        query.push(format_args!("{end}\nON CONFLICT {on_conflict}"));
     }
 }
 
-fn arguments<A>(values: &[Value<'_>]) -> Result<A, DbErr>
-where
-    A: Arguments + Default,
-    for<'q> &'q str: Encode<'q, A::Database> + Type<A::Database>,
-    for<'q> Option<&'q str>: Encode<'q, A::Database> + Type<A::Database>,
-    for<'q> i32: Encode<'q, A::Database> + Type<A::Database>,
-    for<'q> &'q [u8]: Encode<'q, A::Database> + Type<A::Database>,
-{
-    let mut arguments = A::default();
-    for value in values {
-        let added = match *value {
-            Value::Text(text) => arguments.add(text),
-            Value::TextOrNull(text) => arguments.add(text),
-            Value::Number(number) => arguments.add(number),
-            Value::Bytes(bytes) => arguments.add(bytes),
-            Value::Now(time) => time.map_or(Ok(()), |time| arguments.add(time)),
+impl Value<'_> {
+    fn push_to(self, query: &mut Query) {
+        match self {
+            Self::Text(text) => query.push_bind(text),
+            Self::TextOrNull(text) => query.push_bind(text),
+            Self::Number(number) => query.push_bind(number),
+            Self::Bytes(bytes) => query.push_bind(bytes),
         };
-        added.map_err(not_encoded)?;
     }
-    Ok(arguments)
-}
-
-/// With `$1`, `$2`, … for each `?`.
-fn numbered(sql: &str) -> String {
-    let mut numbered = String::new();
-    for (number, part) in sql.split('?').enumerate() {
-        if number > 0 {
-            numbered.push_str(&format!("${number}"));
-        }
-        numbered.push_str(part);
-    }
-    numbered
 }
 
 pub(super) async fn write(connection: &Connection, writes: &[Write]) -> Result<Vec<bool>, DbErr> {
@@ -207,11 +204,11 @@ pub(super) async fn write(connection: &Connection, writes: &[Write]) -> Result<V
 }
 
 async fn insert(transaction: &Connection, rows: &Rows<'_>) -> Result<(), DbErr> {
-    let is_postgres = transaction.is_postgres();
-    let now = (!is_postgres).then(|| time_text(now()));
+    // Only where the database has no clock.
+    let now = time_text(now());
     let mut script = Script {
-        is_postgres,
-        statements: Vec::new(),
+        connection: transaction,
+        queries: Vec::new(),
     };
     let with_checkpoint = rows.checkpoints.iter();
     let with_checkpoint: BTreeSet<_> = with_checkpoint
@@ -221,7 +218,7 @@ async fn insert(transaction: &Connection, rows: &Rows<'_>) -> Result<(), DbErr> 
     let with_checkpoint: Vec<_> = with_checkpoint.into_iter().collect();
     for (insert, threads) in [(THREADS, with_checkpoint), (NEW_THREADS, without)] {
         let threads = threads.into_iter();
-        let rows = threads.map(|id| [Value::Text(id), Value::Now(now.as_deref())]);
+        let rows = threads.map(|id| [Value::Text(id), Value::Text(&now)]);
         script.add(&insert, rows.collect());
     }
     script.add(&BLOBS, rows.blobs.iter().map(blob).collect());
@@ -234,7 +231,7 @@ async fn insert(transaction: &Connection, rows: &Rows<'_>) -> Result<(), DbErr> 
         rows.first_writes.iter().map(written).collect(),
     );
     script.add(&LAST_WRITES, rows.last_writes.iter().map(written).collect());
-    script.run(transaction).await
+    script.run().await
 }
 
 fn blob<'a>(&(key, stored): &(&'a CheckpointKey, &'a RawValue)) -> [Value<'a>; 6] {

@@ -3,9 +3,7 @@
 use std::{fs, path::Path, process::Stdio};
 
 use serde_json::json;
-use sqlx::{Connection, PgConnection};
 use tokio::process::Command;
-use yai_agentkit_core::{CheckpointSelector, Storage};
 use yai_agentkit_persistence::DatabaseConfig;
 
 use super::{Load, Outcome, shape};
@@ -18,6 +16,12 @@ use crate::{
 const PLACE: &str = include_str!("../../../pgbench/place.sql");
 /// The fewest and plainest statements that write LangGraph's rows.
 const PLAIN_STEP: &str = include_str!("../../../pgbench/plain_step.sql");
+
+/// Our statements, as the tests of the persistence find them sent.
+const OUR_PUT: &str = include_str!("../../../../crates/persistence/sql/postgres/put.sql");
+const OUR_PUT_WRITES: &str =
+    include_str!("../../../../crates/persistence/sql/postgres/put_writes_first_stays.sql");
+const OUR_GET: &str = include_str!("../../../../crates/persistence/sql/postgres/get_latest.sql");
 
 /// LangGraph's redundant indexes.
 const INDEXES: &str = "CREATE INDEX checkpoints_thread_id_idx ON checkpoints (thread_id);
@@ -34,14 +38,14 @@ const GET: &[&str] = &[THREAD, "''"];
 const PUT: &[&str] = &[
     THREAD,
     "''",
-    CHECKPOINT,
-    "lpad((:step - 1)::text, 36, '0')",
-    "replace(:checkpoint, '@', lpad(:step::text, 32, '0'))",
-    ":metadata",
     CHANNELS,
     "array_fill(lpad(:step::text, 32, '0') || '.0123456789012345', ARRAY[2])",
     TYPES,
     "ARRAY[substr(:messages::bytea, 1, :length::int), :context::bytea]",
+    CHECKPOINT,
+    "lpad((:step - 1)::text, 36, '0')",
+    "replace(:checkpoint, '@', lpad(:step::text, 32, '0'))",
+    ":metadata",
 ];
 const PUT_WRITES: &[&str] = &[
     THREAD,
@@ -121,41 +125,22 @@ pub(super) async fn run(
 }
 
 /// What our Rust API sends for `put`, `put_writes` and `get`, with pgbench's arguments. Makes our
-/// tables, and one step in them.
+/// tables.
 async fn our_statements(database: &Database) -> Result<[String; 3]> {
-    // One connection has prepared all.
-    let config = DatabaseConfig::new(database.url())?.max_connections(1)?;
+    let config = DatabaseConfig::new(database.url())?;
     let storage = yai_agentkit_persistence::Database::connect(&config).await?;
-    let checkpointer = storage.checkpointer();
-    let (checkpoint, writes) = shape::Progress::begin().next(&shape::messages()[..1])?;
-    let latest = CheckpointSelector::latest(checkpoint.thread_id.clone());
-    checkpointer.put(checkpoint).await?;
-    checkpointer.put_writes(writes).await?;
-    checkpointer.get(&latest).await?.ok_or("no checkpoint")?;
-    storage
-        .execute_script("CREATE TABLE prepared AS SELECT * FROM pg_prepared_statements")
-        .await?;
     storage.close().await;
-
-    let mut connection = PgConnection::connect(database.url()).await?;
-    let last =
-        sqlx::query_scalar("SELECT statement FROM prepared ORDER BY prepare_time DESC LIMIT 3");
-    let last: Vec<String> = last.fetch_all(&mut connection).await?;
-    connection.close().await?;
-    database.execute("DROP TABLE prepared").await?;
-    let [get, put_writes, put] = &last[..] else {
-        return Err(format!("our API sends other statements: {last:?}").into());
-    };
     Ok([
-        with_arguments(put, PUT)?,
-        with_arguments(put_writes, PUT_WRITES)?,
-        with_arguments(get, GET)?,
+        with_arguments(OUR_PUT, PUT)?,
+        with_arguments(OUR_PUT_WRITES, PUT_WRITES)?,
+        with_arguments(OUR_GET, GET)?,
     ])
 }
 
 /// A statement with these for its parameters, which must be as many.
 fn with_arguments(statement: &str, arguments: &[&str]) -> Result<String> {
     let other = || format!("not {} parameters: {statement}", arguments.len());
+    let statement = statement.trim_end().trim_end_matches(';');
     let mut parts = statement.split('$');
     let mut text = parts.next().unwrap_or_default().to_owned();
     let mut used = vec![false; arguments.len()];
@@ -238,6 +223,9 @@ mod tests {
         let statement = "$1 $2 $3 $4 $5::int $6 $7 $8 $9 $10::text[] $1";
         let text = with_arguments(statement, &arguments)?;
         assert_eq!(text, "a b c d e::int f g h i :j::text[] a");
+        for (ours, arguments) in [(OUR_PUT, PUT), (OUR_PUT_WRITES, PUT_WRITES), (OUR_GET, GET)] {
+            with_arguments(ours, arguments)?;
+        }
         assert!(with_arguments(statement, &arguments[..9]).is_err());
         assert!(with_arguments("$1 $3", &["a", "b", "c"]).is_err());
         Ok(())

@@ -176,6 +176,14 @@ impl TurnFilter {
         }
     }
 
+    /// The turns that wait for those before them.
+    pub fn queued() -> Self {
+        Self {
+            status: Some(TurnStatus::Queued),
+            ..Self::default()
+        }
+    }
+
     /// The turns that have not ended.
     pub fn unfinished() -> Self {
         Self {

@@ -200,6 +200,7 @@ impl Chat {
 
     /// Goes on with a turn that this engine owns, to its end.
     pub(super) async fn run(&mut self, mut turn: Turn) -> Result<Message, TurnError> {
+        self.set_running(true);
         loop {
             if self.engine.is_stopping() {
                 self.give_back(turn).await?;
@@ -226,6 +227,12 @@ impl Chat {
                 Err(error) if error.ends_turn() => return Err(self.fail(turn, error).await),
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    pub(super) fn set_running(&self, is_running: bool) {
+        if let Some(claim) = &self.claim {
+            claim.set_running(is_running);
         }
     }
 
@@ -268,6 +275,7 @@ impl Chat {
         let resumed = EventLog::resume(followers, &*self.engine.storage, &turn).await;
         self.log = Some(resumed.map_err(TurnError::of_owner)?);
         if let Some(answer) = self.stored_answer(&turn).await? {
+            self.set_running(false);
             let completed = async {
                 let unit = self.engine.storage.begin().await?;
                 let ended = ended(&turn, TurnStatus::Completed, None);
@@ -382,6 +390,7 @@ impl Chat {
             last_message: message.id,
             fence: hold,
         };
+        self.set_running(false);
         let checkpointer = self.engine.storage.checkpointer();
         let completed = self.tell(&*checkpointer, last, batch, Some(end)).await;
         completed.map_err(TurnError::of_owner)?;
@@ -415,6 +424,7 @@ impl Chat {
             ended,
             answer: None,
         };
+        self.set_running(false);
         let checkpointer = self.engine.storage.checkpointer();
         match self.tell(&*checkpointer, last, batch, Some(end)).await {
             Ok(()) => {

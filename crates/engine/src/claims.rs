@@ -14,9 +14,16 @@ pub(super) struct Claims(Arc<watch::Sender<InUse>>);
 
 #[derive(Debug, Default)]
 struct InUse {
-    /// With what tells that the work is to be given up.
-    conversations: HashMap<ConversationId, Arc<Notify>>,
+    conversations: HashMap<ConversationId, Work>,
     stopping: bool,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    /// Tells that it is to be given up.
+    given_up: Arc<Notify>,
+    /// Whether a turn runs, as opposed to that one looks, is about to begin, or is at its end.
+    is_running: bool,
 }
 
 /// The right to work on a conversation, alone in this process, until dropped.
@@ -34,7 +41,7 @@ impl Claims {
             if !in_use.stopping {
                 claimed = match in_use.conversations.entry(conversation_id) {
                     Entry::Occupied(_) => Err(TurnError::Busy(conversation_id)),
-                    Entry::Vacant(free) => Ok(Arc::clone(free.insert(Arc::default()))),
+                    Entry::Vacant(free) => Ok(Arc::clone(&free.insert(Work::default()).given_up)),
                 };
             }
             claimed.is_ok()
@@ -53,7 +60,7 @@ impl Claims {
     /// Who works on the conversation need not go on: its turn is somebody else's, or nobody's.
     pub(super) fn give_up(&self, conversation_id: ConversationId) {
         if let Some(work) = self.0.borrow().conversations.get(&conversation_id) {
-            work.notify_one();
+            work.given_up.notify_one();
         }
     }
 
@@ -81,6 +88,23 @@ impl Claims {
             .await;
     }
 
+    /// Whether who works on the conversation runs no turn: it may find none, or be at its end, of
+    /// which others know already.
+    pub(super) fn is_undecided(&self, conversation_id: ConversationId) -> bool {
+        let in_use = self.0.borrow();
+        let work = in_use.conversations.get(&conversation_id);
+        work.is_some_and(|work| !work.is_running)
+    }
+
+    /// Waits until a turn runs in the conversation, or nobody works on it.
+    pub(super) async fn decided(&self, conversation_id: ConversationId) {
+        self.wait_for(|in_use| {
+            let work = in_use.conversations.get(&conversation_id);
+            work.is_none_or(|work| work.is_running)
+        })
+        .await;
+    }
+
     async fn wait_for(&self, condition: impl FnMut(&InUse) -> bool) {
         let mut in_use = self.0.subscribe();
         let found = in_use.wait_for(condition).await;
@@ -91,6 +115,17 @@ impl Claims {
 impl Claim {
     pub(super) fn conversation_id(&self) -> ConversationId {
         self.conversation_id
+    }
+
+    /// Whether a turn runs. Said before others can know that it has ended: who comes then waits
+    /// for the claim, and is not refused.
+    pub(super) fn set_running(&self, is_running: bool) {
+        self.claims.0.send_if_modified(|in_use| {
+            let work = in_use.conversations.get_mut(&self.conversation_id);
+            work.is_some_and(|work| {
+                std::mem::replace(&mut work.is_running, is_running) != is_running
+            })
+        });
     }
 
     /// Waits until the work is to be given up.

@@ -9,6 +9,9 @@ pub enum TurnError {
     /// The conversation is in use; nothing was stored.
     #[error("conversation {0} is busy with another turn")]
     Busy(ConversationId),
+    /// So many messages wait in the conversation already; nothing was stored.
+    #[error("{0} messages wait for their turn already")]
+    QueueFull(u64),
     /// The key was used with another request; nothing was stored.
     #[error("the idempotency key was used with another request")]
     KeyReused,
@@ -72,6 +75,7 @@ impl TurnError {
             | Self::TooLong(_)
             | Self::ForeignState => true,
             Self::Busy(_)
+            | Self::QueueFull(_)
             | Self::KeyReused
             | Self::ShuttingDown
             | Self::Interrupted

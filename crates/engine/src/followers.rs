@@ -81,6 +81,11 @@ impl Followers {
         }
     }
 
+    /// Whether somebody tells other processes and hears from them.
+    pub(super) fn is_kept(&self) -> bool {
+        lock(&self.0.unannounced).is_some()
+    }
+
     fn learn(&self, turn_id: TurnId, sequence: u64) {
         if let Some(turn) = lock(&self.0.followed).get(&turn_id) {
             turn.news.send_if_modified(|news| {

@@ -19,7 +19,7 @@ const DUE: u64 = 100;
 
 /// How often a lease is renewed while it lasts, and how often others are looked for: a turn is
 /// taken over at the latest 1 1/4 leases after its owner's last sign of life.
-const RENEWALS: u32 = 4;
+pub(super) const RENEWALS: u32 = 4;
 
 /// How often used keys are forgotten, and old events deleted.
 const FORGETTING: Duration = Duration::from_secs(600);

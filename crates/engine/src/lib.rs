@@ -7,12 +7,14 @@ pub mod test_kit;
 
 mod chat;
 mod claims;
+mod entries;
 mod error;
 mod event;
 mod followers;
 mod lease;
 mod log;
 mod person;
+mod queue;
 mod send;
 mod tools;
 mod watch;
@@ -49,6 +51,14 @@ pub struct TurnEngine {
     owner: OwnerId,
     claims: claims::Claims,
     followers: followers::Followers,
+    /// Which keys are used by a request that has stored nothing yet.
+    keys: entries::Entries,
+    /// In which conversations a message is being enqueued,
+    enqueuing: entries::Entries,
+    /// in which one answers those that wait,
+    working_off: entries::Entries,
+    /// and in which one is to look again.
+    next_to_work_off: entries::Entries,
 }
 
 /// How far turns may go.
@@ -68,6 +78,8 @@ pub struct TurnLimits {
     pub event_age: Duration,
     /// What becomes of a message to a chat that is busy, unless the request says so.
     pub on_busy: OnBusy,
+    /// How many messages may wait in a conversation; one more is refused.
+    pub max_enqueued: u64,
 }
 
 impl Default for TurnLimits {
@@ -80,6 +92,7 @@ impl Default for TurnLimits {
             key_age: Duration::from_secs(24 * 3600),
             event_age: Duration::from_secs(24 * 3600),
             on_busy: OnBusy::Reject,
+            max_enqueued: 100,
         }
     }
 }
@@ -91,7 +104,7 @@ pub enum OnBusy {
     #[default]
     Reject,
     /// It is stored, and answered after those before it.
-    Queue,
+    Enqueue,
     /// The turns before it are cancelled: one that runs stops at its next checkpoint.
     Interrupt,
 }
@@ -102,7 +115,7 @@ impl FromStr for OnBusy {
     fn from_str(text: &str) -> Result<Self, ()> {
         match text {
             "reject" => Ok(Self::Reject),
-            "queue" => Ok(Self::Queue),
+            "enqueue" => Ok(Self::Enqueue),
             "interrupt" => Ok(Self::Interrupt),
             _ => Err(()),
         }
@@ -119,6 +132,10 @@ impl TurnEngine {
             owner: OwnerId::new(),
             claims: claims::Claims::default(),
             followers: followers::Followers::default(),
+            keys: entries::Entries::default(),
+            enqueuing: entries::Entries::default(),
+            working_off: entries::Entries::default(),
+            next_to_work_off: entries::Entries::default(),
         }
     }
 

@@ -153,7 +153,7 @@ impl TurnEngine {
         match ran {
             Err(TurnError::Lost) => {
                 drop(chat);
-                engine.follow(id).await
+                engine.follow(conversation, id).await
             }
             done => done,
         }

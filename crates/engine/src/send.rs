@@ -1,16 +1,13 @@
-use std::{sync::Arc, time::Duration};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 use uuid::Uuid;
 use yai_agentkit_core::{
     ConflictKind, ConversationId, Entity, Error, IdempotencyKey, ListQuery, Message, MessageId,
-    Role, Turn, TurnFilter, TurnId, TurnStatus, UnitOfWork,
+    Role, Turn, TurnFilter, TurnId, UnitOfWork,
 };
 
-use super::{OnBusy, TurnEngine, TurnError, chat::Chat};
-
-/// How often a turn that another engine runs is looked at.
-const LOOK: Duration = Duration::from_millis(100);
+use super::{OnBusy, TurnEngine, TurnError, chat::Chat, entries::Entry};
 
 /// How a message is sent.
 #[derive(Clone, Debug, Default)]
@@ -40,14 +37,15 @@ impl RequestKey {
 }
 
 /// A message that is to be stored, with the use of its key.
-#[derive(Clone)]
 pub(super) struct Incoming {
     pub(super) message: Message,
     /// The turn that answers it; a system message has none.
     pub(super) turn_id: TurnId,
     pub(super) key: Option<IdempotencyKey>,
     /// Learns of the turn as soon as it is stored.
-    turn: Arc<watch::Sender<Option<TurnId>>>,
+    turn: watch::Sender<Option<TurnId>>,
+    /// The same request waits for it, until it is stored or refused.
+    entry: Mutex<Option<Entry>>,
 }
 
 impl Incoming {
@@ -62,6 +60,8 @@ impl Incoming {
     /// The turn that answers it is stored.
     pub(super) fn is_stored(&self, turn: TurnId) {
         self.turn.send_replace(Some(turn));
+        let mut entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(entry.take());
     }
 }
 
@@ -69,8 +69,9 @@ impl Incoming {
 enum Delivered {
     /// Of a system message, the message itself.
     Answer(Message),
-    /// An equal request came before, which has led to this turn.
-    Before(TurnId),
+    /// The message is answered by this turn, which was enqueued, or is that of an equal request
+    /// which came before, or has passed to another engine.
+    Stored(TurnId),
 }
 
 impl TurnEngine {
@@ -84,11 +85,10 @@ impl TurnEngine {
         options: SendOptions,
     ) -> Result<Message, TurnError> {
         let (incoming, on_busy) = self.incoming(message, options)?;
-        let work = self.detached(async move |engine| engine.deliver(incoming, on_busy).await);
-        match work.await? {
+        let conversation = incoming.message.conversation_id;
+        match self.deliver(&incoming, on_busy).await? {
             Delivered::Answer(answer) => Ok(answer),
-            // Only as long as somebody waits: requests may be repeated any number of times.
-            Delivered::Before(turn) => self.follow(turn).await,
+            Delivered::Stored(turn) => self.follow(conversation, turn).await,
         }
     }
 
@@ -105,9 +105,8 @@ impl TurnEngine {
         let (incoming, on_busy) = self.incoming(message, options)?;
         let conversation = incoming.message.conversation_id;
         let mut turn = incoming.turn.subscribe();
-        let work = self.detached(async move |engine| engine.deliver(incoming, on_busy).await);
         let failure = tokio::select! {
-            done = work => done.err(),
+            done = self.deliver(&incoming, on_busy) => done.err(),
             Ok(_) = turn.wait_for(Option::is_some) => None,
         };
         let stored = *turn.borrow();
@@ -123,7 +122,7 @@ impl TurnEngine {
         &self,
         message: Message,
         options: SendOptions,
-    ) -> Result<(Incoming, OnBusy), TurnError> {
+    ) -> Result<(Arc<Incoming>, OnBusy), TurnError> {
         check(&message)?;
         let turn_id = TurnId::new();
         let resource = match message.role {
@@ -137,27 +136,40 @@ impl TurnEngine {
             message,
             turn_id,
             key,
-            turn: Arc::default(),
+            turn: watch::Sender::default(),
+            entry: Mutex::default(),
         };
-        Ok((incoming, on_busy))
+        Ok((Arc::new(incoming), on_busy))
     }
 
-    async fn deliver(&self, incoming: Incoming, on_busy: OnBusy) -> Result<Delivered, TurnError> {
-        if let Some(earlier) = self.earlier(&incoming).await? {
-            return self.repeat(&incoming, earlier).await;
+    /// Until the message is answered or enqueued. What is not stored yet is forgotten with who
+    /// waits here.
+    async fn deliver(
+        &self,
+        incoming: &Arc<Incoming>,
+        on_busy: OnBusy,
+    ) -> Result<Delivered, TurnError> {
+        if let Some(key) = &incoming.key {
+            let entry = self.keys.enter(key.id).await;
+            *incoming
+                .entry
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(entry);
+            if let Some(earlier) = self.earlier(incoming).await? {
+                return self.repeat(incoming, earlier).await;
+            }
         }
-        let answer = match self.first_delivery(&incoming, on_busy).await {
+        match self.first_delivery(incoming, on_busy).await {
             // The same request was faster.
             Err(TurnError::Storage(Error::Conflict(ConflictKind::IdempotencyKey(_)))) => {
-                let earlier = self.earlier(&incoming).await?;
+                let earlier = self.earlier(incoming).await?;
                 let earlier = earlier.ok_or(TurnError::KeyReused)?;
-                return self.repeat(&incoming, earlier).await;
+                self.repeat(incoming, earlier).await
             }
             // Another engine finishes it.
-            Err(TurnError::Lost) => self.follow(incoming.turn_id).await,
+            Err(TurnError::Lost) => Ok(Delivered::Stored(incoming.turn_id)),
             done => done,
-        };
-        answer.map(Delivered::Answer)
+        }
     }
 
     async fn earlier(&self, incoming: &Incoming) -> Result<Option<IdempotencyKey>, TurnError> {
@@ -185,35 +197,50 @@ impl TurnEngine {
         }
         let turn = TurnId(earlier.resource_id);
         incoming.is_stored(turn);
-        Ok(Delivered::Before(turn))
+        Ok(Delivered::Stored(turn))
     }
 
     async fn first_delivery(
         &self,
-        incoming: &Incoming,
+        incoming: &Arc<Incoming>,
         on_busy: OnBusy,
-    ) -> Result<Message, TurnError> {
+    ) -> Result<Delivered, TurnError> {
         let id = incoming.message.conversation_id;
         // The epoch that a refused attempt has met.
         let mut epoch = 0;
         loop {
-            let busy = match self.attempt(incoming, epoch).await {
-                Err(TurnError::Busy(busy)) => busy,
+            let attempt = {
+                let incoming = Arc::clone(incoming);
+                self.detached(async move |engine| engine.attempt(&incoming, epoch).await)
+            };
+            match attempt.await {
+                Err(TurnError::Busy(_)) => {}
                 // Something was written to the thread just now, or by a program of somebody's own.
                 Err(TurnError::Storage(Error::Fenced { epoch: met, .. })) => {
                     epoch = met;
                     continue;
                 }
-                done => return done,
-            };
+                done => return done.map(Delivered::Answer),
+            }
+            if self.claims.is_undecided(id) {
+                self.claims.decided(id).await;
+                continue;
+            }
+            // With the same request it is not busy.
+            if let Some(earlier) = self.earlier(incoming).await? {
+                return self.repeat(incoming, earlier).await;
+            }
             match (on_busy, &incoming.message.role) {
-                (OnBusy::Reject, _) => return Err(TurnError::Busy(busy)),
-                (OnBusy::Queue, Role::User) => {
-                    self.enqueue(incoming).await?;
-                    incoming.is_stored(incoming.turn_id);
-                    return self.follow(incoming.turn_id).await;
+                (OnBusy::Reject, _) => return Err(TurnError::Busy(id)),
+                (OnBusy::Enqueue, Role::User) => {
+                    let incoming = Arc::clone(incoming);
+                    let turn = incoming.turn_id;
+                    let enqueued =
+                        self.detached(async move |engine| engine.enqueue(&incoming).await);
+                    enqueued.await?;
+                    return Ok(Delivered::Stored(turn));
                 }
-                (OnBusy::Queue, _) => {}
+                (OnBusy::Enqueue, _) => {}
                 (OnBusy::Interrupt, _) => self.cancel_unfinished(id).await?,
             }
             self.until_free(id).await;
@@ -244,64 +271,6 @@ impl TurnEngine {
             begun => begun?,
         };
         chat.run(turn).await
-    }
-
-    async fn enqueue(&self, incoming: &Incoming) -> Result<(), TurnError> {
-        let message = &incoming.message;
-        let turn = Turn {
-            id: incoming.turn_id,
-            status: TurnStatus::Queued,
-            started_at: None,
-            ..Turn::new(message.conversation_id, message.id)
-        };
-        let unit = self.storage.begin().await?;
-        incoming.store(&*unit).await?;
-        unit.turns().add(turn).await?;
-        Ok(unit.commit().await?)
-    }
-
-    /// Waits for the end of a turn, and works on it when it is due.
-    pub(super) async fn follow(&self, id: TurnId) -> Result<Message, TurnError> {
-        loop {
-            let turn = self.storage.turns().get(&id).await?;
-            let turn = turn.ok_or_else(|| Error::not_found("turn", id))?;
-            match turn.status {
-                TurnStatus::Completed => {
-                    let id = turn.user_message_id.answer();
-                    let answer = self.storage.messages().get(&id).await?;
-                    return Ok(answer.ok_or_else(|| Error::not_found("message", id))?);
-                }
-                TurnStatus::Failed => {
-                    return Err(TurnError::Failed(turn.error.unwrap_or_default()));
-                }
-                TurnStatus::Cancelled => return Err(TurnError::Cancelled),
-                TurnStatus::Interrupted => return Err(TurnError::Asks(Box::new(turn))),
-                _ => {}
-            }
-            let conversation = turn.conversation_id;
-            match self.resume(conversation).await {
-                // Of this turn or of one before it: what was stored tells.
-                Ok(Some(_)) => continue,
-                Err(error) if error.ends_turn() => continue,
-                Err(TurnError::Interrupted | TurnError::ShuttingDown) => {
-                    return Err(TurnError::Interrupted);
-                }
-                Err(error @ TurnError::Storage(Error::Unavailable { .. })) => return Err(error),
-                // Who has the answer must get at the chat.
-                Err(TurnError::Asks(_)) => tokio::time::sleep(LOOK).await,
-                _ => self.until_free(conversation).await,
-            }
-        }
-    }
-
-    /// Waits until the conversation may be free: for this engine it is, for others who knows.
-    pub(super) async fn until_free(&self, conversation: ConversationId) {
-        if self.claims.is_claimed(conversation) {
-            let free = self.claims.free(conversation);
-            drop(tokio::time::timeout(LOOK, free).await);
-        } else {
-            tokio::time::sleep(LOOK).await;
-        }
     }
 
     async fn cancel_unfinished(&self, conversation: ConversationId) -> Result<(), TurnError> {

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -180,6 +180,8 @@ pub struct FailingStorage {
     pub fails: Arc<AtomicBool>,
     /// Whether pings panic.
     pub panics: Arc<AtomicBool>,
+    /// How often a part of it was asked for.
+    pub calls: Arc<AtomicU64>,
     /// Happens once before somebody reads checkpoints.
     pub before_checkpoints: Arc<Mutex<Option<Happening>>>,
 }
@@ -188,6 +190,11 @@ pub struct FailingStorage {
 pub type Happening = Box<dyn FnOnce() + Send>;
 
 impl FailingStorage {
+    fn part(&self) -> &MemoryStorage {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        &self.inner
+    }
+
     fn check(&self, operation: &'static str) -> Result<()> {
         if self.fails.load(Ordering::SeqCst) {
             return Err(Error::unavailable(
@@ -203,31 +210,31 @@ impl FailingStorage {
 #[async_trait]
 impl Storage for FailingStorage {
     fn conversations(&self) -> Arc<dyn Repository<Conversation>> {
-        self.inner.conversations()
+        self.part().conversations()
     }
 
     fn messages(&self) -> Arc<dyn Repository<Message>> {
-        self.inner.messages()
+        self.part().messages()
     }
 
     fn turns(&self) -> Arc<dyn Repository<Turn>> {
-        self.inner.turns()
+        self.part().turns()
     }
 
     fn turn_events(&self) -> Arc<dyn TurnEvents> {
-        self.inner.turn_events()
+        self.part().turn_events()
     }
 
     fn leases(&self) -> Arc<dyn Leases> {
-        self.inner.leases()
+        self.part().leases()
     }
 
     fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
-        self.inner.idempotency_keys()
+        self.part().idempotency_keys()
     }
 
     async fn forget_idempotency_keys(&self, age: std::time::Duration) -> Result<u64> {
-        self.inner.forget_idempotency_keys(age).await
+        self.part().forget_idempotency_keys(age).await
     }
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
@@ -237,13 +244,13 @@ impl Storage for FailingStorage {
         }
         Arc::new(FailingCheckpointer {
             storage: self.clone(),
-            inner: self.inner.checkpointer(),
+            inner: self.part().checkpointer(),
         })
     }
 
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>> {
         self.check("begin")?;
-        self.inner.begin().await
+        self.part().begin().await
     }
 
     async fn ping(&self) -> Result<()> {

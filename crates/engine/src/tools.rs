@@ -147,6 +147,7 @@ impl Chat {
             lease_owner: None,
             ..asking.clone()
         };
+        self.set_running(false);
         let asked = async {
             let unit = self.engine.storage.begin().await?;
             let turn = unit.leases().replace(&asking, interrupted).await?;

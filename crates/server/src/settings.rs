@@ -48,6 +48,11 @@ const ATTEMPTS: Number<u32> = Number {
     to: 1_000_000,
     unit: "attempts",
 };
+const MESSAGES: Number<u64> = Number {
+    from: 1,
+    to: 1_000_000,
+    unit: "messages",
+};
 const MILLISECONDS: Number<u64> = Number {
     from: 0,
     to: 3_600_000,
@@ -85,7 +90,7 @@ const LOG_FORMAT: Choice<LogFormat> =
     Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
 const ON_BUSY: Choice<OnBusy> = Choice(&[
     ("reject", OnBusy::Reject),
-    ("queue", OnBusy::Queue),
+    ("enqueue", OnBusy::Enqueue),
     ("interrupt", OnBusy::Interrupt),
 ]);
 
@@ -134,6 +139,9 @@ settings! {
         lease: Duration = "10", TURN_SECONDS, "AGENTKIT_LEASE", "lease", "lease";
         /// a message to a busy chat
         on_busy: OnBusy = "reject", ON_BUSY, "AGENTKIT_ON_BUSY", "on_busy", "on-busy";
+        /// messages that may wait in a conversation
+        max_enqueued: u64 = "100", MESSAGES,
+            "AGENTKIT_MAX_ENQUEUED", "max_enqueued", "max-enqueued";
         /// seconds for which an `Idempotency-Key` is known
         key_age: Duration = "86400", TURN_SECONDS, "AGENTKIT_KEY_AGE", "key_age", "key-age";
         /// seconds for which the events of a turn that has ended are kept
@@ -275,6 +283,7 @@ impl Settings {
                 key_age: declared.key_age,
                 event_age: declared.event_age,
                 on_busy: declared.on_busy,
+                max_enqueued: declared.max_enqueued,
             },
             connections: ConnectionLimits {
                 connections: declared.max_connections,

@@ -265,7 +265,7 @@ async fn queued_messages_are_answered_in_order_whichever_server_took_them() {
         .into_iter()
         .enumerate()
     {
-        running.push(servers.send(engine, content, on_busy(OnBusy::Queue)));
+        running.push(servers.send(engine, content, on_busy(OnBusy::Enqueue)));
         until(async || servers.turns().await.len() == count + 2).await;
     }
     let waiting = [TurnStatus::Running, TurnStatus::Queued, TurnStatus::Queued];
@@ -288,7 +288,7 @@ async fn a_queued_message_is_answered_although_its_server_is_gone() {
     let (first, second) = (servers.engine(&agent), servers.engine(&agent));
     let running = servers.send(&first, "one", SendOptions::default());
     until_done(&agent, 1).await;
-    let queued = servers.send(&second, "two", on_busy(OnBusy::Queue));
+    let queued = servers.send(&second, "two", on_busy(OnBusy::Enqueue));
     until(async || servers.turns().await.len() == 2).await;
     second.stop();
     agent.permits.add_permits(1000);
@@ -378,23 +378,42 @@ async fn a_repeated_request_gets_the_first_answer_from_any_server() {
 }
 
 #[tokio::test]
-async fn of_many_equal_requests_at_once_one_is_stored() {
+async fn of_many_equal_requests_at_once_one_is_stored_and_all_get_its_answer() {
     let servers = Servers::new().await;
     let agent = ScriptedAgent::default();
-    let tasks: Vec<_> = (0..8)
-        .map(|_| servers.send(&servers.engine(&agent), "hi", keyed("key", "hi")))
-        .collect();
-    let mut answers = Vec::new();
-    for task in tasks {
-        // Who comes while the first has not stored its message yet may find the chat busy.
-        match task.await.unwrap() {
-            Ok(answer) => answers.push(answer),
-            Err(error) => assert!(matches!(error, TurnError::Busy(_)), "{error:?}"),
+    let engines = [(); 3].map(|()| servers.engine(&agent));
+    for round in 0..20 {
+        let key = format!("key {round}");
+        let tasks: Vec<_> = (0..12)
+            .map(|count| servers.send(&engines[count % 3], "hi", keyed(&key, "hi")))
+            .collect();
+        let mut answers = Vec::new();
+        for task in tasks {
+            answers.push(task.await.unwrap().unwrap());
         }
+        assert!(answers.windows(2).all(|pair| pair[0] == pair[1]));
+        assert_eq!(servers.said().await.len(), 2 * (round + 1));
     }
-    assert!(!answers.is_empty() && answers.windows(2).all(|pair| pair[0] == pair[1]));
-    assert_eq!(servers.said().await.len(), 2);
-    assert_eq!(agent.done(), ScriptedAgent::SCRIPT);
+    assert_eq!(agent.done().len(), 20 * ScriptedAgent::SCRIPT.len());
+}
+
+#[tokio::test]
+async fn an_equal_request_waits_although_the_first_has_stored_nothing_yet() {
+    let servers = Servers::new().await;
+    let died = servers.engine_with(&ScriptedAgent::hanging_after(1), limits());
+    let dying = servers.send(&died, "before", SendOptions::default());
+    until(async || servers.turns().await.len() == 1).await;
+    dying.abort();
+    // The first has to finish the turn before.
+    let agent = ScriptedAgent::hanging_after(2);
+    let engine = servers.engine(&agent);
+    let first = servers.send(&engine, "hi", keyed("key", "hi"));
+    until_done(&agent, 2).await;
+    let second = servers.send(&engine, "hi", keyed("key", "hi"));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    agent.permits.add_permits(1000);
+    let answer = first.await.unwrap().unwrap();
+    assert_eq!(second.await.unwrap().unwrap(), answer);
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
 //! What turns do, over a storage in memory that can fail.
 
 mod durable;
+mod queue;
 mod turns;

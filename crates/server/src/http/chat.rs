@@ -97,7 +97,7 @@ struct NewMessage {
 #[serde(rename_all = "lowercase")]
 enum WhenBusy {
     Reject,
-    Queue,
+    Enqueue,
     Interrupt,
 }
 
@@ -105,7 +105,7 @@ impl From<WhenBusy> for OnBusy {
     fn from(when: WhenBusy) -> Self {
         match when {
             WhenBusy::Reject => Self::Reject,
-            WhenBusy::Queue => Self::Queue,
+            WhenBusy::Enqueue => Self::Enqueue,
             WhenBusy::Interrupt => Self::Interrupt,
         }
     }
@@ -216,6 +216,7 @@ struct DiffRange {
         (status = 202, description = "The turn waits for a person", body = TurnBody),
         (status = 409, description = "A turn is running, or this one was cancelled", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
         (status = 422, description = "The key was used with another request", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+        (status = 429, description = "Too many messages wait in the chat", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
         (status = 502, description = "The agent failed; the message is stored", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
     ),
 )]

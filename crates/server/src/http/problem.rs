@@ -40,8 +40,8 @@ pub(super) struct ProblemBody {
     /// Names the kind of problem, for programs: `urn:agentkit:problem:` and one of `invalid-input`,
     /// `not-found`, `method-not-allowed`, `timeout`, `conflict`, `turn-running`, `turn-asks`,
     /// `not-asked`, `turn-ended`, `turn-cancelled`, `too-large`, `unsupported-media-type`,
-    /// `key-reused`, `changed-meanwhile`, `internal`, `agent-failed`, `agent-unavailable`,
-    /// `storage-unavailable`,
+    /// `key-reused`, `queue-full`, `changed-meanwhile`, `internal`, `agent-failed`,
+    /// `agent-unavailable`, `storage-unavailable`,
     /// `shutting-down`, `turn-interrupted`, `events-gone`, `host-not-allowed`, `origin-not-allowed`,
     /// `too-many-connections`.
     r#type: String,
@@ -178,6 +178,10 @@ impl From<TurnError> for Problem {
         match error {
             TurnError::Storage(error) => error.into(),
             TurnError::Busy(_) => Self::new(StatusCode::CONFLICT, "turn-running", detail),
+            TurnError::QueueFull(_) => Self {
+                retry_after: Some(5),
+                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "queue-full", detail)
+            },
             TurnError::ShuttingDown => Self::shutting_down(),
             TurnError::Interrupted => Self::stored("turn-interrupted", detail),
             TurnError::Agent(AgentError::Unavailable { .. }) => {

@@ -116,7 +116,7 @@ impl<'a> Clients<'a> {
 
     fn say(&self, chat: &str, message: String, mut random: Random) -> Exchange {
         let path = format!("/chats/{chat}/messages");
-        let body = json!({"content": message, "on_busy": random.pick(&["reject", "queue"])});
+        let body = json!({"content": message, "on_busy": random.pick(&["reject", "enqueue"])});
         let mut other = Random::of(self.seed, &format!("{message} resume"));
         let answer =
             self.until_done(

@@ -292,7 +292,7 @@ async fn a_request_with_a_key_may_be_repeated() {
     let path = format!("/chats/{}/messages", first.body["id"].as_str().unwrap());
     let answer = api.post_keyed(&path, "key", json!({"content": "hi"})).await;
     let again = api
-        .post_keyed(&path, "key", json!({"content": "hi", "on_busy": "queue"}))
+        .post_keyed(&path, "key", json!({"content": "hi", "on_busy": "enqueue"}))
         .await;
     assert_eq!((again.status, again.body), (StatusCode::OK, answer.body));
     let differs = api.post_keyed(&path, "key", json!({"content": "ho"})).await;

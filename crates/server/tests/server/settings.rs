@@ -80,7 +80,8 @@ fn the_file_holds_every_setting() {
         max_attempts = 2
         turn_deadline = 60
         lease = 0.5
-        on_busy = 'queue'
+        on_busy = 'enqueue'
+        max_enqueued = 7
         key_age = 3600
         event_age = 7200
         step_delay = 9
@@ -114,8 +115,9 @@ fn the_file_holds_every_setting() {
         deadline: Duration::from_secs(60),
         lease: Duration::from_millis(500),
         key_age: Duration::from_secs(3600),
-        on_busy: OnBusy::Queue,
+        on_busy: OnBusy::Enqueue,
         event_age: Duration::from_secs(7200),
+        max_enqueued: 7,
     };
     assert_eq!(settings.limits, limits);
     assert_eq!(settings.shutdown_timeout, Duration::from_secs(5));
@@ -157,7 +159,7 @@ fn a_bad_value_names_its_variable_and_what_is_allowed() {
         (
             "AGENTKIT_ON_BUSY",
             "wait",
-            "`reject`, `queue` or `interrupt`",
+            "`reject`, `enqueue` or `interrupt`",
         ),
         ("AGENTKIT_STEP_DELAY", "1s", "milliseconds"),
         ("AGENTKIT_LOG_FORMAT", "xml", "`text` or `json`"),

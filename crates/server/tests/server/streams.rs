@@ -281,7 +281,7 @@ async fn a_queued_turn_is_watched_before_it_begins() {
     let sent = |content: &'static str| {
         let (api, chat) = (Arc::clone(&api), chat.clone());
         tokio::spawn(async move {
-            let body = json!({"content": content, "on_busy": "queue"});
+            let body = json!({"content": content, "on_busy": "enqueue"});
             let request = streaming(Request::post(format!("/chats/{chat}/messages")));
             let response = api
                 .router

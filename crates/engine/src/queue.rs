@@ -1,0 +1,160 @@
+//! The messages that wait for the turns before them.
+
+use std::time::Duration;
+
+use tracing::Instrument;
+use yai_agentkit_core::{
+    ConversationId, Error, ListQuery, Message, Turn, TurnFilter, TurnId, TurnStatus,
+};
+
+use super::{TurnEngine, TurnError, lease::RENEWALS, send::Incoming};
+use crate::error_chain;
+
+/// How often one looks where nobody tells the news: [`TurnEngine::keep`] does.
+const LOOK: Duration = Duration::from_millis(100);
+
+impl TurnEngine {
+    /// Stores a message, and the turn that answers it after those before it.
+    pub(super) async fn enqueue(&self, incoming: &Incoming) -> Result<(), TurnError> {
+        let message = &incoming.message;
+        let conversation = message.conversation_id;
+        let turn = Turn {
+            id: incoming.turn_id,
+            status: TurnStatus::Queued,
+            started_at: None,
+            ..Turn::new(conversation, message.id)
+        };
+        // One after the other, so that each counts those before it.
+        let entry = self.enqueuing.enter(conversation.0).await;
+        let unit = self.storage.begin().await?;
+        // First: of a request that was faster, the answer counts and not that the queue is full.
+        incoming.store(&*unit).await?;
+        let queued = TurnFilter::queued().of(conversation);
+        if unit.turns().count(&queued).await? >= self.limits.max_enqueued {
+            return Err(TurnError::QueueFull(self.limits.max_enqueued));
+        }
+        unit.turns().add(turn).await?;
+        unit.commit().await?;
+        drop(entry);
+        incoming.is_stored(incoming.turn_id);
+        self.work_off(conversation);
+        Ok(())
+    }
+
+    /// Begins what waits in a conversation as soon as it can, in a task of its own, whoever of
+    /// those that sent it is still there.
+    fn work_off(&self, conversation: ConversationId) {
+        // One such task a conversation, and one behind it: the first may just have seen that
+        // nothing waits.
+        let Some(next) = self.next_to_work_off.try_enter(conversation.0) else {
+            return;
+        };
+        let engine = self.clone();
+        let work = async move {
+            let _entry = engine.working_off.enter(conversation.0).await;
+            drop(next);
+            while let Err(error) = engine.resume(conversation).await {
+                match error {
+                    TurnError::Busy(_) | TurnError::Lost => engine.until_free(conversation).await,
+                    // Who has the answer to its question goes on with it.
+                    TurnError::Asks(turn) => engine.until_changed(&turn).await,
+                    TurnError::Storage(Error::Unavailable { .. }) => {
+                        tokio::time::sleep(engine.look()).await;
+                    }
+                    error if error.ends_turn() => {}
+                    TurnError::ShuttingDown | TurnError::Interrupted => return,
+                    error => {
+                        let error = error_chain(&error);
+                        tracing::warn!(%conversation, error, "messages that wait not answered");
+                        return;
+                    }
+                }
+            }
+        };
+        tokio::spawn(work.in_current_span());
+    }
+
+    /// Waits for the end of a turn, or for its question.
+    pub(super) async fn follow(
+        &self,
+        conversation: ConversationId,
+        id: TurnId,
+    ) -> Result<Message, TurnError> {
+        let mut follower = self.followers.follow(conversation, id);
+        loop {
+            let turn = self.turn(conversation, id).await?;
+            match turn.status {
+                TurnStatus::Completed => {
+                    let id = turn.user_message_id.answer();
+                    let answer = self.storage.messages().get(&id).await?;
+                    return Ok(answer.ok_or_else(|| Error::not_found("message", id))?);
+                }
+                TurnStatus::Failed => {
+                    return Err(TurnError::Failed(turn.error.unwrap_or_default()));
+                }
+                TurnStatus::Cancelled => return Err(TurnError::Cancelled),
+                TurnStatus::Interrupted => return Err(TurnError::Asks(Box::new(turn))),
+                _ if self.is_stopping() => return Err(TurnError::Interrupted),
+                _ => {}
+            }
+            let is_told = tokio::select! {
+                told = tokio::time::timeout(self.look(), follower.news.changed()) => told.is_ok(),
+                () = self.stopped() => false,
+            };
+            if !is_told && !self.followers.is_kept() && !self.claims.is_claimed(conversation) {
+                // Nobody else takes over what was left. Of this turn or of one before it: what
+                // was stored tells.
+                match self.resume(conversation).await {
+                    Err(error @ TurnError::Storage(Error::Unavailable { .. })) => {
+                        return Err(error);
+                    }
+                    resumed => drop(resumed),
+                }
+            }
+        }
+    }
+
+    /// Waits until the conversation may be free.
+    pub(super) async fn until_free(&self, conversation: ConversationId) {
+        if self.claims.is_claimed(conversation) {
+            return self.claims.free(conversation).await;
+        }
+        let running = ListQuery::filtered(TurnFilter::running().of(conversation));
+        match self.storage.turns().list(&running).await {
+            Ok(page) => match page.items.first() {
+                Some(turn) => self.until_changed(turn).await,
+                // It has ended meanwhile, or there is one that asks.
+                None => tokio::time::sleep(LOOK).await,
+            },
+            Err(_) => tokio::time::sleep(LOOK).await,
+        }
+    }
+
+    /// Waits until a turn is not as it was, or may have been left.
+    async fn until_changed(&self, seen: &Turn) {
+        let mut follower = self.followers.follow(seen.conversation_id, seen.id);
+        loop {
+            let turn = self.storage.turns().get(&seen.id).await;
+            if turn.is_ok_and(|turn| turn.is_none_or(|turn| turn.status != seen.status)) {
+                return;
+            }
+            tokio::select! {
+                told = tokio::time::timeout(self.look(), follower.news.changed()) => {
+                    if told.is_err() {
+                        return;
+                    }
+                }
+                () = self.stopped() => return,
+            }
+        }
+    }
+
+    /// How long one waits for news before one looks: often where nobody tells them.
+    fn look(&self) -> Duration {
+        if self.followers.is_kept() {
+            (self.limits.lease / RENEWALS).max(LOOK)
+        } else {
+            LOOK
+        }
+    }
+}

@@ -1,14 +1,14 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use rmpv::Value as Msgpack;
+use rmpv::{Value as Msgpack, decode::read_value_with_max_depth};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Number, Value as Json};
 
 use crate::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, CheckpointSelector,
     CheckpointSource, CheckpointTuple, Checkpointer, EncodeError, Error, Namespace, NewCheckpoint,
-    Result, ThreadId, Value, Version,
+    Result, ThreadId, Value, Version, validate::MAX_DEPTH,
 };
 
 /// The channel of a state that is not a struct or a map, LangGraph's name for it.
@@ -191,7 +191,10 @@ impl From<CheckpointTuple> for Head {
 
 fn encode_state<S: Serialize>(state: &S) -> Result<BTreeMap<String, ChannelValue>, EncodeError> {
     let packed = rmp_serde::to_vec_named(state).map_err(EncodeError::new)?;
-    let value = rmpv::decode::read_value(&mut packed.as_slice()).map_err(EncodeError::new)?;
+    // What could not be read back is not written. A text counts as a level.
+    let depth = MAX_DEPTH + 1;
+    let value =
+        read_value_with_max_depth(&mut packed.as_slice(), depth).map_err(EncodeError::new)?;
     match value {
         Msgpack::Map(fields) if fields.iter().all(|(key, _)| key.is_str()) => {
             let mut channels = BTreeMap::new();

@@ -27,12 +27,38 @@ pub(crate) fn bounded(field: &'static str, value: &str, maximum: usize) -> Resul
     Ok(())
 }
 
-/// Refuses a NUL character in any key or string.
+/// How many arrays and objects of any JSON may be in each other. What is deeper by a third could be
+/// written, but not be read back: parsers of JSON stop at 127.
+pub const MAX_DEPTH: usize = 100;
+
+/// Refuses a NUL character in any key or string, and what is nested deeper than [`MAX_DEPTH`].
 pub fn json(field: &'static str, value: &Json) -> Result<()> {
+    json_depth(field, value)?;
     if has_nul(value) {
         return Err(Error::invalid(field, NUL));
     }
     Ok(())
+}
+
+/// Refuses what is nested deeper than [`MAX_DEPTH`].
+pub(crate) fn json_depth(field: &'static str, value: &Json) -> Result<()> {
+    if is_deeper(value, MAX_DEPTH) {
+        let reason = format!("is nested deeper than {MAX_DEPTH} levels");
+        return Err(Error::invalid(field, reason));
+    }
+    Ok(())
+}
+
+/// Whether more than `depth` arrays and objects are in each other.
+pub fn is_deeper(value: &Json, depth: usize) -> bool {
+    let Some(below) = depth.checked_sub(1) else {
+        return value.is_array() || value.is_object();
+    };
+    match value {
+        Json::Array(items) => items.iter().any(|item| is_deeper(item, below)),
+        Json::Object(fields) => fields.values().any(|field| is_deeper(field, below)),
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => false,
+    }
 }
 
 fn has_nul(value: &Json) -> bool {

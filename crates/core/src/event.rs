@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, time::Duration};
 use async_trait::async_trait;
 use serde_json::Value as Json;
 
-use crate::{ConflictKind, ConversationId, Result, TurnId};
+use crate::{ConflictKind, ConversationId, Result, TurnId, validate};
 
 /// Events of one turn that were stored together, for those who watch it.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +25,14 @@ impl EventBatch {
             turn: self.turn_id,
             sequence: self.sequence,
         }
+    }
+}
+
+impl EventBatch {
+    /// Refuses events that could not be read back.
+    pub fn validate(&self) -> Result<()> {
+        let mut events = self.events.iter();
+        events.try_for_each(|event| validate::json_depth("events", event))
     }
 }
 

@@ -4,7 +4,7 @@ use futures::FutureExt;
 use yai_agentkit_core::{
     CheckpointMetadata, CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer,
     Conversation, Error, Fence, ListQuery, Message, MessageId, PendingWrite, Result, Role,
-    ThreadState, Turn, TurnChange, TurnFilter, TurnId, TurnStatus, now,
+    ThreadState, Turn, TurnChange, TurnFilter, TurnId, TurnStatus, now, validate,
 };
 
 use super::{Claim, Event, MESSAGE_ID, TurnEngine, TurnError, log::EventLog, send::Incoming};
@@ -355,7 +355,7 @@ impl Chat {
         };
         let step = step.map_err(TurnError::of_owner)???;
         let (content, tool_calls) = match step {
-            Step::ToolCalls { content, calls } => (content, calls),
+            Step::ToolCalls { content, calls } => (content, bounded(calls)?),
             Step::Ask(question) => (String::new(), vec![question_call(&state, question)]),
             Step::Answer(answer) => return Ok(Progress::Answer(answer)),
         };
@@ -605,4 +605,25 @@ pub(super) fn ended(turn: &Turn, status: TurnStatus, error: Option<String>) -> T
         lease_owner: None,
         ..turn.clone()
     }
+}
+
+/// Refuses arguments that could not be read back within what is stored around them: the state, and
+/// the events that tell it.
+fn bounded(calls: Vec<ToolCall>) -> Result<Vec<ToolCall>, TurnError> {
+    const AROUND: usize = 20;
+    let depth = validate::MAX_DEPTH - AROUND;
+    let mut too_deep = calls
+        .iter()
+        .filter(|call| validate::is_deeper(&call.arguments, depth));
+    if let Some(call) = too_deep.next() {
+        let reason = format!(
+            "the arguments of {} are nested deeper than {depth} levels",
+            call.name
+        );
+        return Err(TurnError::Agent(AgentError::Refused {
+            reason,
+            source: None,
+        }));
+    }
+    Ok(calls)
 }

@@ -175,6 +175,7 @@ fn places(turns: &[(ConversationId, TurnId)]) -> String {
 #[async_trait]
 impl TurnEvents for SqlTurnEvents {
     async fn append(&self, batch: EventBatch) -> Result<()> {
+        batch.validate()?;
         let mut added = self.insert(&batch).await;
         if added.as_ref().is_err_and(is_disconnected) && self.0.replace_dead_connections().await {
             added = self.insert(&batch).await;

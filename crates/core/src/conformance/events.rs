@@ -8,12 +8,12 @@ use super::{
     Case,
     fixtures::{
         AWKWARD, TestThread, add_conversation, all_at_once, assert_conflict, assert_fenced,
-        assert_not_found, moment, replace,
+        assert_invalid, assert_not_found, moment, replace,
     },
 };
 use crate::{
-    ConversationId, EventBatch, Fence, LatestBatches, MessageId, Result, Storage, Turn, TurnId,
-    TurnStatus,
+    Conversation, ConversationId, EventBatch, Fence, LatestBatches, Message, MessageId, Result,
+    Role, Storage, Turn, TurnId, TurnStatus, validate::MAX_DEPTH,
 };
 
 pub(super) const CASES: &[Case] = cases!["events":
@@ -34,6 +34,7 @@ pub(super) const CASES: &[Case] = cases!["events":
     what_a_unit_tells_goes_with_it,
     of_many_that_tell_at_once_only_those_who_hold_their_threads_do,
     an_announcement_disturbs_nobody,
+    what_is_nested_too_deep_to_be_read_back_is_refused,
 ];
 
 fn batch(turn: &Turn, sequence: u64) -> EventBatch {
@@ -390,4 +391,35 @@ async fn an_announcement_disturbs_nobody(storage: Arc<dyn Storage>) {
             }
         }
     }
+}
+
+async fn what_is_nested_too_deep_to_be_read_back_is_refused(storage: Arc<dyn Storage>) {
+    let nested = |depth| (0..depth).fold(json!("text"), |inner, _| json!({"inner": [inner]}));
+    let turn = add_turn(&storage).await;
+    let (deep, deeper) = (nested(MAX_DEPTH / 2), nested(MAX_DEPTH / 2 + 1));
+    let mut told = batch(&turn, 1);
+    told.events = vec![deeper.clone()];
+    let refused = storage.turn_events().append(told.clone()).await;
+    assert_invalid(refused, "events");
+    told.events = vec![deep.clone()];
+    storage.turn_events().append(told.clone()).await.unwrap();
+    assert_eq!(read(&storage, &turn).await, [told]);
+
+    let conversations = storage.conversations();
+    let refused = Conversation::new(None, Some(deeper.clone()));
+    assert_invalid(conversations.add(refused).await, "metadata");
+    let taken = conversations
+        .add(Conversation::new(None, Some(deep.clone())))
+        .await
+        .unwrap();
+    let read = conversations.get(&taken.id).await.unwrap();
+    assert_eq!(read.as_ref(), Some(&taken));
+
+    let mut message = Message::new(taken.id, Role::User, "text");
+    message.metadata = Some(deeper);
+    assert_invalid(storage.messages().add(message.clone()).await, "metadata");
+    message.metadata = Some(deep);
+    storage.messages().add(message.clone()).await.unwrap();
+    let read = storage.messages().get(&message.id).await.unwrap();
+    assert_eq!(read, Some(message));
 }

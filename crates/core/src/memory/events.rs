@@ -41,6 +41,7 @@ pub(super) struct MemoryTurnEvents(pub(super) Access);
 #[async_trait]
 impl TurnEvents for MemoryTurnEvents {
     async fn append(&self, batch: EventBatch) -> Result<()> {
+        batch.validate()?;
         self.0.write(|state| state.append(batch)).await
     }
 

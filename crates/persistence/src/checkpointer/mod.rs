@@ -108,6 +108,7 @@ impl SqlCheckpointer {
 
     /// What a write that tells `events` asks of its thread.
     fn fenced_with(&self, events: Option<&EventBatch>) -> Result<Option<Fenced>> {
+        events.map_or(Ok(()), EventBatch::validate)?;
         let fenced = |fence: Fence| {
             Ok(Fenced {
                 fence,

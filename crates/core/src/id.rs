@@ -81,7 +81,7 @@ uuid_id! {
     ConversationId
 }
 uuid_id! {
-    /// The id of a [`Message`](crate::Message). Ids order the messages of a conversation.
+    /// The id of a [`Message`](crate::Message).
     MessageId
 }
 uuid_id! {
@@ -101,8 +101,7 @@ uuid_id! {
 impl MessageId {
     /// The id of the answer to the message with this id: the next greater one.
     ///
-    /// It is the same at every attempt, so an answer can't be stored twice, and it sorts right
-    /// behind its question whatever the clocks of two servers say.
+    /// It is the same at every attempt, so an answer can't be stored twice.
     pub fn answer(self) -> Self {
         Self(Uuid::from_u128(self.0.as_u128().wrapping_add(1)))
     }
@@ -184,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_sorts_right_behind_its_question() {
+    fn no_other_message_has_the_id_of_an_answer() {
         let question = MessageId::new();
         assert!(question < question.answer() && question.answer() < MessageId::new());
     }

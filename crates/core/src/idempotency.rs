@@ -1,7 +1,6 @@
-use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::{ConflictKind, Entity, now};
+use crate::{ConflictKind, Entity};
 
 /// What a request that carried a key has led to, so that its repetition leads to the same.
 ///
@@ -15,8 +14,6 @@ pub struct IdempotencyKey {
     pub fingerprint: Uuid,
     /// The id of what the request has made.
     pub resource_id: Uuid,
-    /// When it was used.
-    pub created_at: DateTime<Utc>,
 }
 
 impl IdempotencyKey {
@@ -27,7 +24,6 @@ impl IdempotencyKey {
             id,
             fingerprint: Uuid::new_v5(&id, request),
             resource_id,
-            created_at: now(),
         }
     }
 }

@@ -26,7 +26,7 @@ pub trait Leases: Send + Sync {
     /// Renews all leases of `owner`, and returns the conversations whose running turn is its own.
     async fn renew(&self, owner: OwnerId) -> Result<Vec<ConversationId>>;
 
-    /// What waits for somebody to work on it, oldest first: running turns whose lease has ended,
+    /// What waits for somebody to work on it, the first stored first: running turns whose lease has ended,
     /// and the first queued turn of every conversation in which none runs or is interrupted.
     async fn due(&self, limit: u64) -> Result<Vec<Turn>>;
 }

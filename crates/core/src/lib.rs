@@ -60,7 +60,7 @@ pub use id::{
 pub use idempotency::{IdempotencyKey, IdempotencyKeyFilter};
 pub use lease::Leases;
 pub use message::{Message, MessageFilter, Role};
-pub use repository::{Change, Entity, ListQuery, Order, Page, Repository, Start};
+pub use repository::{Change, Cursor, Entity, ListQuery, Order, Page, Repository, Start};
 pub use state::{CheckpointerExt, ThreadState, join_lists};
 pub use storage::{Storage, UnitOfWork};
 pub use turn::{Interrupt, Turn, TurnChange, TurnFilter, TurnStatus};

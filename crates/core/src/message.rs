@@ -68,7 +68,7 @@ impl fmt::Display for Role {
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Message {
-    /// Orders the messages of a conversation.
+    /// Its id. Messages are ordered by when they were stored.
     pub id: MessageId,
     /// The conversation that it belongs to; deleted with it.
     pub conversation_id: ConversationId,

@@ -1,13 +1,18 @@
-use std::fmt::{Debug, Display};
+use std::{
+    fmt::{self, Debug, Display},
+    str::FromStr,
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Deserializer, de};
 
 use crate::{ConflictKind, Error, Result, now};
 
 /// What a [`Repository`] keeps.
 pub trait Entity: Clone + Debug + PartialEq + Send + Sync + 'static {
-    /// The primary key. Newer rows have greater ids (UUID version 7, or a serial number).
+    /// The primary key. Where the storage assigns no [`Cursor::Position`], newer rows have greater
+    /// ids (UUID version 7, or a serial number).
     type Id: Clone + Debug + Display + Ord + Send + Sync + 'static;
     /// Which rows to take; the default takes all.
     type Filter: Clone + Debug + Default + Send + Sync + 'static;
@@ -49,14 +54,60 @@ pub trait Entity: Clone + Debug + PartialEq + Send + Sync + 'static {
     }
 }
 
-/// In which order rows come.
+/// In which order rows come: messages and turns by when the storage stored them, whatever the clocks
+/// of those who made them say; other rows by their ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
-    /// By descending id.
+    /// Descending.
     #[default]
     NewestFirst,
-    /// By ascending id.
+    /// Ascending.
     OldestFirst,
+}
+
+/// A place in a list.
+///
+/// As text it is the id, or `p` and the position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cursor<Id> {
+    /// That of the row with this id. Where rows have positions, the row must exist.
+    Id(Id),
+    /// That of the row with this position. The row need not exist any more.
+    Position(i64),
+}
+
+impl<Id> From<Id> for Cursor<Id> {
+    fn from(id: Id) -> Self {
+        Self::Id(id)
+    }
+}
+
+impl<Id: Display> Display for Cursor<Id> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Position(position) => write!(f, "p{position}"),
+        }
+    }
+}
+
+impl<Id: FromStr> FromStr for Cursor<Id> {
+    type Err = Id::Err;
+
+    fn from_str(text: &str) -> Result<Self, Id::Err> {
+        let position = text.strip_prefix('p').map(str::parse);
+        match position {
+            Some(Ok(position)) => Ok(Self::Position(position)),
+            _ => text.parse().map(Self::Id),
+        }
+    }
+}
+
+impl<'de, Id: FromStr<Err: Display>> Deserialize<'de> for Cursor<Id> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
 }
 
 /// Where a page starts.
@@ -64,8 +115,8 @@ pub enum Order {
 pub enum Start<Id> {
     /// After this many rows. Costs more the further it goes.
     Offset(u64),
-    /// Behind the row with this id, which need not exist any more. Costs the same at any depth.
-    After(Id),
+    /// Behind this place. Costs the same at any depth.
+    After(Cursor<Id>),
 }
 
 /// Which rows [`Repository::list`] returns. The default: the 100 newest.
@@ -115,14 +166,14 @@ impl<E: Entity> ListQuery<E> {
         self
     }
 
-    /// Behind the row with `id`; see [`Page::next`].
+    /// Behind the place of a row; see [`Page::next`].
     #[must_use]
-    pub fn after(mut self, id: E::Id) -> Self {
-        self.start = Start::After(id);
+    pub fn after(mut self, cursor: impl Into<Cursor<E::Id>>) -> Self {
+        self.start = Start::After(cursor.into());
         self
     }
 
-    /// By ascending id.
+    /// In ascending order.
     #[must_use]
     pub fn oldest_first(mut self) -> Self {
         self.order = Order::OldestFirst;
@@ -153,8 +204,8 @@ pub trait Repository<E: Entity>: Send + Sync {
     /// The row with `id`, `None` when there is none.
     async fn get(&self, id: &E::Id) -> Result<Option<E>>;
 
-    /// One page of rows.
-    async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, E::Id>>;
+    /// One page of rows. It ends with a cursor that outlives its row.
+    async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, Cursor<E::Id>>>;
 
     /// Stores a new row. A duplicate id, or another unique value that is taken, is
     /// [`Error::Conflict`](crate::Error::Conflict), a missing parent

@@ -99,7 +99,7 @@ pub struct Interrupt {
 /// that a turn which a crash cut short is found and finished.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Turn {
-    /// Ordered by time of creation.
+    /// Its id. Turns are ordered by when they were stored.
     pub id: TurnId,
     /// The conversation that it belongs to; deleted with it.
     pub conversation_id: ConversationId,

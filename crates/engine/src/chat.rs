@@ -1,4 +1,8 @@
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::FutureExt;
 use yai_agentkit_core::{
@@ -200,13 +204,14 @@ impl Chat {
 
     /// Goes on with a turn that this engine owns, to its end.
     pub(super) async fn run(&mut self, mut turn: Turn) -> Result<Message, TurnError> {
+        let begun = Instant::now();
         self.set_running(true);
         loop {
             if self.engine.is_stopping() {
                 self.give_back(turn).await?;
                 return Err(TurnError::Interrupted);
             }
-            let progress = match self.time_left(&turn) {
+            let progress = match self.time_left(begun) {
                 None => Err(TurnError::TooLong(self.engine.limits.deadline.as_secs())),
                 Some(left) => {
                     let step = tokio::time::timeout(left, self.step(&turn)).await;
@@ -313,6 +318,9 @@ impl Chat {
         let unit = self.engine.storage.begin().await?;
         let begun = async {
             let turn = unit.leases().replace(&queued, begun).await?;
+            // What was said while others waited for their answers stands behind these.
+            unit.messages().delete(&message.id).await?;
+            unit.messages().add(message.clone()).await?;
             let checkpointer = unit.checkpointer();
             self.save_input(&*checkpointer, &message, &turn, None)
                 .await?;
@@ -531,10 +539,9 @@ impl Chat {
         log_of(&mut self.log)
     }
 
-    fn time_left(&self, turn: &Turn) -> Option<Duration> {
-        let started_at = turn.started_at.unwrap_or(turn.created_at);
-        let spent = (now() - started_at).to_std().unwrap_or_default();
-        self.engine.limits.deadline.checked_sub(spent)
+    /// Of a turn that this engine began to run then. No clock that can be set decides.
+    fn time_left(&self, begun: Instant) -> Option<Duration> {
+        self.engine.limits.deadline.checked_sub(begun.elapsed())
     }
 }
 

@@ -1,5 +1,7 @@
 //! Time travel: a new conversation from a point in the past of another.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
     CheckpointId, CheckpointMetadata, CheckpointQuery, CheckpointSelector, CheckpointSource,
@@ -158,22 +160,23 @@ async fn copy_messages(
     let mut query = ListQuery::filtered(MessageFilter::of(source))
         .oldest_first()
         .limit(MESSAGES_AT_ONCE);
-    // The message before, as it was and as its copy.
-    let mut before: Option<(MessageId, MessageId)> = None;
+    // Of questions without an answer so far: the id of that, and the one of its copy.
+    let mut answers: BTreeMap<MessageId, MessageId> = BTreeMap::new();
+    let mut last_copy = None;
     loop {
         let page = messages.list(&query).await?;
-        let wanted = page
-            .items
-            .into_iter()
-            .take_while(|message| last.is_none_or(|last| message.id <= last));
+        let mut wanted = page.items;
+        let end = wanted.iter().position(|message| Some(message.id) == last);
+        wanted.truncate(end.map_or(wanted.len(), |end| end + 1));
         let copies: Vec<Message> = wanted
+            .into_iter()
             .map(|message| {
-                let id = match before {
-                    // The copy of an answer is the answer to the copy.
-                    Some((question, copy)) if message.id == question.answer() => copy.answer(),
-                    _ => MessageId::new(),
-                };
-                before = Some((message.id, id));
+                // The copy of an answer is the answer to the copy.
+                let id = answers.remove(&message.id).unwrap_or_else(MessageId::new);
+                if message.role == Role::User {
+                    answers.insert(message.id.answer(), id.answer());
+                }
+                last_copy = Some(id);
                 Message {
                     id,
                     conversation_id: target,
@@ -181,13 +184,12 @@ async fn copy_messages(
                 }
             })
             .collect();
-        let is_whole = copies.len() as u64 == MESSAGES_AT_ONCE;
         if !copies.is_empty() {
             messages.add_many(copies).await?;
         }
         match page.next {
-            Some(next) if is_whole => query = query.after(next),
-            _ => return Ok(before.map(|(_, copy)| copy)),
+            Some(next) if end.is_none() => query = query.after(next),
+            _ => return Ok(last_copy),
         }
     }
 }

@@ -68,7 +68,7 @@ pub struct TurnLimits {
     pub max_steps: usize,
     /// A turn that was cut short so often fails.
     pub max_attempts: u32,
-    /// A turn that runs longer fails; waiting for a person does not count.
+    /// A turn that an engine runs longer than this fails; waiting for a person does not count.
     pub deadline: Duration,
     /// How long after the last sign of life of its engine another one takes a turn over.
     pub lease: Duration,

@@ -45,7 +45,7 @@ const IS_NEXT: &str = "NOT EXISTS (
 ) AND NOT EXISTS (
     SELECT 1 FROM agent_turns o WHERE o.conversation_id = agent_turns.conversation_id
         AND o.status IN ('queued', 'interrupted')
-        AND (o.status = 'interrupted' OR o.id < agent_turns.id)
+        AND (o.status = 'interrupted' OR o.position < agent_turns.position)
 )";
 
 impl SqlLeases {
@@ -66,20 +66,16 @@ impl SqlLeases {
         status: TurnStatus,
         is_due: &'static str,
         limit: u64,
-    ) -> Result<Vec<Turn>> {
+    ) -> Result<Vec<Model>> {
         // The status as a literal, so that its partial index is found.
         let of_status = format!("status = '{}'", status.as_str());
         let select = TurnTable::find()
             .filter(Expr::cust(of_status))
             .filter(Expr::cust(is_due))
-            .order_by_asc(Column::Id)
+            .order_by_asc(Column::Position)
             .limit(limit);
         let rows = retrying!(self.0, select.clone().all(&self.0));
-        let rows = rows.map_err(|error| storage_error("list due turns", error))?;
-        let turns = rows.into_iter().map(Turn::try_from);
-        turns
-            .collect::<Result<_, _>>()
-            .map_err(|error| Error::backend("read turn", error))
+        rows.map_err(|error| storage_error("list due turns", error))
     }
 }
 
@@ -193,8 +189,11 @@ WHERE status = 'running' AND lease_owner = $1 RETURNING conversation_id",
         let ended = self.clock().lease_has_ended;
         let mut due = self.due_with(TurnStatus::Running, ended, limit).await?;
         due.extend(self.due_with(TurnStatus::Queued, IS_NEXT, limit).await?);
-        due.sort_by_key(|turn| turn.id);
+        due.sort_by_key(|turn| turn.position);
         due.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        Ok(due)
+        let turns = due.into_iter().map(Turn::try_from);
+        turns
+            .collect::<Result<_, _>>()
+            .map_err(|error| Error::backend("read turn", error))
     }
 }

@@ -4,10 +4,11 @@ use async_trait::async_trait;
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, DbErr, EntityTrait, IntoActiveModel, Iterable,
     ModelTrait, PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QueryOrder,
-    QuerySelect, Select, SelectExt, Value as SqlValue, sea_query::LockType,
+    QuerySelect, QueryTrait, Select, SelectExt, Value as SqlValue,
+    sea_query::{self, Expr, LockType},
 };
 use yai_agentkit_core::{
-    BoxError, Change, Entity, Error, ListQuery, Order, Page, Repository, Result, Start,
+    BoxError, Change, Cursor, Entity, Error, ListQuery, Order, Page, Repository, Result, Start,
 };
 
 use crate::{
@@ -92,6 +93,10 @@ pub trait StoredEntity: Entity {
     /// transaction holds up those it came with.
     const ADDED_TOGETHER: bool = false;
 
+    /// The column by which rows are ordered, where that is not their key: an integer that the
+    /// database assigns to each new row, greater than those before.
+    const POSITION: Option<<Self::Table as EntityTrait>::Column> = None;
+
     /// Which rows `filter` takes.
     fn condition(filter: &Self::Filter) -> Condition;
 }
@@ -150,9 +155,13 @@ impl<E: StoredEntity> SqlRepository<E> {
     }
 
     fn row(entity: &E) -> ActiveModel<E> {
-        Model::<E>::from(entity.clone())
+        let mut row = Model::<E>::from(entity.clone())
             .into_active_model()
-            .reset_all()
+            .reset_all();
+        if let Some(position) = E::POSITION {
+            row.not_set(position);
+        }
+        row
     }
 
     async fn insert(&self, entity: &E) -> Result<(), DbErr> {
@@ -286,18 +295,34 @@ async fn insert_together<E: StoredEntity>(
 }
 
 /// The rows of `query`, of which a page takes the first.
-fn page<E: StoredEntity>(query: &ListQuery<E>) -> Select<E::Table> {
-    let column = key_column::<E>();
+fn page<E: StoredEntity>(query: &ListQuery<E>) -> Result<Select<E::Table>> {
+    let column = E::POSITION.unwrap_or_else(key_column::<E>);
     let select = E::Table::find().filter(E::condition(&query.filter));
     let select = match query.order {
         Order::NewestFirst => select.order_by_desc(column),
         Order::OldestFirst => select.order_by_asc(column),
     };
-    match (&query.start, query.order) {
-        (Start::Offset(0), _) => select,
-        (Start::Offset(offset), _) => select.offset((*offset).min(i64::MAX as u64)),
-        (Start::After(id), Order::NewestFirst) => select.filter(column.lt(key::<E>(id))),
-        (Start::After(id), Order::OldestFirst) => select.filter(column.gt(key::<E>(id))),
+    let place = match &query.start {
+        Start::Offset(0) => return Ok(select),
+        Start::Offset(offset) => return Ok(select.offset((*offset).min(i64::MAX as u64))),
+        Start::After(cursor) => place::<E>(cursor)?,
+    };
+    Ok(match query.order {
+        Order::NewestFirst => select.filter(sea_query::ExprTrait::lt(column.into_expr(), place)),
+        Order::OldestFirst => select.filter(sea_query::ExprTrait::gt(column.into_expr(), place)),
+    })
+}
+
+/// What the column by which rows are ordered holds at `cursor`.
+fn place<E: StoredEntity>(cursor: &Cursor<E::Id>) -> Result<Expr> {
+    match (cursor, E::POSITION) {
+        (Cursor::Position(position), Some(_)) => Ok((*position).into()),
+        (Cursor::Id(id), None) => Ok(Expr::val(key::<E>(id))),
+        (Cursor::Id(id), Some(position)) => {
+            let row = find::<E>(id).select_only().column(position).into_query();
+            Ok(Expr::SubQuery(None, Box::new(row.into())))
+        }
+        (Cursor::Position(_), None) => Err(Error::invalid("cursor", "must be an id")),
     }
 }
 
@@ -318,16 +343,25 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
             .transpose()
     }
 
-    async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, E::Id>> {
+    async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, Cursor<E::Id>>> {
         let limit = query.limit.min(i64::MAX as u64 - 1);
         // One more tells whether there is a next page.
-        let select = page(query).limit(limit + 1);
+        let select = page(query)?.limit(limit + 1);
         let rows = retrying!(self.connection, select.clone().all(&self.connection));
         let mut rows = rows.map_err(|error| storage_error("list", error))?;
         let is_last = rows.len() as u64 <= limit;
         rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let position = E::POSITION
+            .zip(rows.last())
+            .map(|(position, last)| last.get(position));
         let items: Vec<E> = rows.into_iter().map(entity_of).collect::<Result<_>>()?;
-        let next = items.last().filter(|_| !is_last).map(Entity::id);
+        let next = items
+            .last()
+            .filter(|_| !is_last)
+            .map(|last| match position {
+                Some(SqlValue::BigInt(Some(position))) => Cursor::Position(position),
+                _ => Cursor::Id(last.id()),
+            });
         Ok(Page { items, next })
     }
 
@@ -404,7 +438,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::{ConnectionTrait, QueryTrait};
+    use sea_orm::ConnectionTrait;
     use yai_agentkit_core::{Conversation, ConversationId, Message, MessageFilter, MessageId};
 
     use super::*;
@@ -427,7 +461,8 @@ FROM (SELECT id FROM agent_conversations LIMIT 1000) c JOIN numbers ON i <= 20;"
         }
         for query in [
             of_one.clone(),
-            of_one.after(MessageId::new()).oldest_first(),
+            of_one.clone().after(Cursor::Position(7)).oldest_first(),
+            of_one.after(MessageId::new()),
         ] {
             assert_uses(&databases, &query, "agent_messages_conversation_id_idx").await;
         }
@@ -441,7 +476,7 @@ FROM (SELECT id FROM agent_conversations LIMIT 1000) c JOIN numbers ON i <= 20;"
     ) {
         let statement = |connection: &Connection| {
             let backend = connection.get_database_backend();
-            let statement = page(query).limit(query.limit + 1).build(backend);
+            let statement = page(query).unwrap().limit(query.limit + 1).build(backend);
             crate::sql::Query::of(connection, statement)
         };
         databases.assert_uses(statement, &[index]).await;

@@ -20,7 +20,7 @@ pub(super) const CASES: &[Case] = cases!["messages":
     a_nul_character_is_refused_with_the_name_of_its_field,
     a_message_without_its_conversation_is_not_found,
     an_update_to_a_missing_conversation_changes_nothing,
-    an_answer_sorts_right_behind_its_question,
+    a_message_has_one_answer,
     a_batch_is_stored_in_its_order,
     an_empty_batch_is_stored,
     a_batch_may_be_larger_than_a_statement_has_parameters,
@@ -103,19 +103,17 @@ async fn an_update_to_a_missing_conversation_changes_nothing(storage: Arc<dyn St
     assert_eq!(read, Some(message));
 }
 
-async fn an_answer_sorts_right_behind_its_question(storage: Arc<dyn Storage>) {
+async fn a_message_has_one_answer(storage: Arc<dyn Storage>) {
     let conversation = add_conversation(&storage).await.id;
     let question = Message::new(conversation, Role::User, "What is 17 * 23?");
-    let later = Message::new(conversation, Role::User, "Hello?");
-    let mut answer = Message::new(conversation, Role::Assistant, "391");
-    answer.id = question.id.answer();
-    let expected = [question, answer, later];
-    for message in expected.iter().rev() {
-        storage.messages().add(message.clone()).await.unwrap();
+    let answer = |content: &str| Message {
+        id: question.id.answer(),
+        ..Message::new(conversation, Role::Assistant, content)
+    };
+    for message in [question.clone(), answer("391")] {
+        storage.messages().add(message).await.unwrap();
     }
-    let query = ListQuery::filtered(MessageFilter::of(conversation)).oldest_first();
-    let page = storage.messages().list(&query).await.unwrap();
-    assert_eq!(page.items, expected);
+    assert_conflict(storage.messages().add(answer("392")).await);
 }
 
 async fn a_batch_is_stored_in_its_order(storage: Arc<dyn Storage>) {
@@ -124,7 +122,9 @@ async fn a_batch_is_stored_in_its_order(storage: Arc<dyn Storage>) {
     batch.reverse();
     let added = storage.messages().add_many(batch.clone()).await.unwrap();
     assert_eq!(added, batch);
-    let query = ListQuery::filtered(MessageFilter::of(conversation)).limit(2000);
+    let query = ListQuery::filtered(MessageFilter::of(conversation))
+        .oldest_first()
+        .limit(2000);
     let page = storage.messages().list(&query).await.unwrap();
     assert_eq!((page.items, page.next), (batch, None));
 }

@@ -1,17 +1,18 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use serde_json::Value as Json;
 
 use super::{Access, State};
 use crate::{
     Announcements, ConversationId, Error, EventBatch, LatestBatches, Result, TurnEvents, TurnId,
-    now,
 };
 
 /// The events and the time of each batch.
-pub(super) type Batches = BTreeMap<(ConversationId, TurnId, u64), (Vec<Json>, DateTime<Utc>)>;
+pub(super) type Batches = BTreeMap<(ConversationId, TurnId, u64), (Vec<Json>, Instant)>;
 
 impl State {
     /// Adds a batch to an existing conversation, under a sequence that is free.
@@ -24,7 +25,7 @@ impl State {
         if self.events.contains_key(&key) {
             return Err(Error::Conflict(batch.conflict()));
         }
-        self.events.insert(key, (batch.events, now()));
+        self.events.insert(key, (batch.events, Instant::now()));
         Ok(())
     }
 
@@ -85,10 +86,9 @@ impl TurnEvents for MemoryTurnEvents {
     async fn delete_older(&self, age: Duration) -> Result<u64> {
         let delete = |state: &mut State| {
             let (turns, before) = (&state.turns, state.events.len());
-            let now = now();
             state.events.retain(|(_, turn, _), (_, stored_at)| {
                 let has_ended = turns.get(turn).is_none_or(|turn| turn.status.is_final());
-                let is_old = (now - *stored_at).to_std().is_ok_and(|passed| passed > age);
+                let is_old = stored_at.elapsed() > age;
                 !(has_ended && is_old)
             });
             (before - state.events.len()) as u64

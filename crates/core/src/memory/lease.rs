@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
@@ -8,19 +8,19 @@ use crate::{ConversationId, Entity, Error, Leases, OwnerId, Result, Turn, TurnSt
 pub(super) struct MemoryLeases(pub(super) Access);
 
 fn has_ended(state: &State, turn: &Turn) -> bool {
-    let renewed_at = state.renewed_at.get(&turn.id).unwrap_or(&turn.created_at);
-    let age = (now() - renewed_at).to_std().unwrap_or_default();
-    turn.lease_owner.is_none() || age >= turn.lease
+    let renewed_at = state.renewed_at[&turn.id];
+    turn.lease_owner.is_none() || renewed_at.is_none_or(|time| time.elapsed() >= turn.lease)
 }
 
 /// Whether a turn that waits is the next of its conversation.
 fn is_next(state: &State, turn: &Turn) -> bool {
+    let position = |turn: &Turn| state.positions.get(&turn.id.0);
     let mut others = state.turns.values();
     !others.any(|other| {
         other.conversation_id == turn.conversation_id
             && match other.status {
                 TurnStatus::Running | TurnStatus::Interrupted => true,
-                TurnStatus::Queued => other.id < turn.id,
+                TurnStatus::Queued => position(other) < position(turn),
                 _ => false,
             }
     })
@@ -28,7 +28,7 @@ fn is_next(state: &State, turn: &Turn) -> bool {
 
 fn store(state: &mut State, turn: &Turn) {
     state.turns.insert(turn.id, turn.clone());
-    state.renewed_at.insert(turn.id, now());
+    state.renewed_at.insert(turn.id, Some(Instant::now()));
 }
 
 pub(super) fn replace(state: &mut State, seen: &Turn, next: &mut Turn) -> Result<()> {
@@ -82,7 +82,7 @@ impl Leases for MemoryLeases {
             });
             let own: Vec<_> = own.map(|turn| (turn.id, turn.conversation_id)).collect();
             for (id, _) in &own {
-                state.renewed_at.insert(*id, now());
+                state.renewed_at.insert(*id, Some(Instant::now()));
             }
             own.into_iter()
                 .map(|(_, conversation)| conversation)
@@ -99,8 +99,9 @@ impl Leases for MemoryLeases {
                 TurnStatus::Queued => is_next(state, turn),
                 _ => false,
             };
-            let due = state.turns.values().filter(is_due);
-            due.take(limit).cloned().collect()
+            let mut due: Vec<_> = state.turns.values().filter(is_due).collect();
+            due.sort_by_key(|turn| state.positions.get(&turn.id.0));
+            due.into_iter().take(limit).cloned().collect()
         }))
     }
 }

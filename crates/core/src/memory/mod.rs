@@ -11,16 +11,16 @@ mod repository;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, RwLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use tokio::sync::OwnedMutexGuard;
+use uuid::Uuid;
 
 use crate::{
     Checkpointer, Conversation, IdempotencyKey, Leases, Message, Repository, Result, Storage, Turn,
-    TurnEvents, TurnId, UnitOfWork, now,
+    TurnEvents, TurnId, UnitOfWork,
 };
 
 use checkpointer::Checkpoints;
@@ -44,9 +44,14 @@ struct State {
     messages: Rows<Message>,
     turns: Rows<Turn>,
     events: Batches,
-    /// Of a turn that is not here its lease was renewed when it was created.
-    renewed_at: BTreeMap<TurnId, DateTime<Utc>>,
+    /// When the lease of each turn was renewed; `None` is before any lease that lasts.
+    renewed_at: BTreeMap<TurnId, Option<Instant>>,
     idempotency_keys: Rows<IdempotencyKey>,
+    /// When each key was used.
+    used_at: BTreeMap<Uuid, Instant>,
+    /// Of every message and turn, where it stands among all of its kind.
+    positions: BTreeMap<Uuid, i64>,
+    last_position: i64,
     checkpoints: Checkpoints,
 }
 
@@ -145,7 +150,8 @@ impl Storage for MemoryStorage {
         let forgotten = |state: &mut State| {
             let keys = &mut state.idempotency_keys;
             let before = keys.len();
-            keys.retain(|_, key| (now() - key.created_at).to_std().unwrap_or_default() < age);
+            keys.retain(|id, _| state.used_at[id].elapsed() < age);
+            state.used_at.retain(|id, _| keys.contains_key(id));
             (before - keys.len()) as u64
         };
         Ok(self.access().write(forgotten).await)

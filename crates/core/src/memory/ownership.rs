@@ -11,10 +11,9 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, RwLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{MemoryStorage, Shared, State};
@@ -143,7 +142,7 @@ const EPOCH: &str = "epoch";
 const LEASE: Duration = Duration::from_secs(3600);
 
 /// When a lease was renewed that has ended.
-const LONG_AGO: DateTime<Utc> = DateTime::UNIX_EPOCH;
+const LONG_AGO: Option<Instant> = None;
 
 #[tokio::test]
 async fn no_order_of_two_owners_and_two_turns_breaks_a_rule() {

@@ -1,11 +1,12 @@
-use std::{collections::BTreeMap, marker::PhantomData};
+use std::{collections::BTreeMap, marker::PhantomData, time::Instant};
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use super::{Access, State};
 use crate::{
-    Change, Conversation, Entity, Error, IdempotencyKey, ListQuery, Message, Order, Page,
-    Repository, Result, Start, Turn, TurnStatus,
+    Change, Conversation, Cursor, Entity, Error, IdempotencyKey, ListQuery, Message, MessageId,
+    Order, Page, Repository, Result, Start, Turn, TurnId, TurnStatus,
 };
 
 pub(super) type Rows<E> = BTreeMap<<E as Entity>::Id, E>;
@@ -25,6 +26,21 @@ pub(super) trait MemoryEntity: Entity {
 
     /// Deletes what belongs to a row that was deleted.
     fn cascade(_state: &mut State, _id: &Self::Id) {}
+
+    /// Notes when a row was added.
+    fn added(_state: &mut State, _id: &Self::Id) {}
+
+    /// Under which its position is kept, where rows have positions.
+    fn placed(_id: &Self::Id) -> Option<Uuid> {
+        None
+    }
+
+    fn cursor(state: &State, id: &Self::Id) -> Option<Cursor<Self::Id>> {
+        match Self::placed(id) {
+            Some(id) => Some(Cursor::Position(*state.positions.get(&id)?)),
+            None => Some(Cursor::Id(id.clone())),
+        }
+    }
 }
 
 pub(super) struct MemoryRepository<E> {
@@ -62,7 +78,26 @@ pub(super) fn add<E: MemoryEntity>(state: &mut State, entity: &E) -> Result<()> 
     if rows.insert(entity.id(), entity.clone()).is_some() {
         return Err(Error::Conflict(E::conflict(&entity.id())));
     }
+    E::added(state, &entity.id());
+    if let Some(id) = E::placed(&entity.id()) {
+        state.last_position += 1;
+        state.positions.insert(id, state.last_position);
+    }
     Ok(())
+}
+
+/// Where a row stands in a list.
+fn place<E: MemoryEntity>(
+    state: &State,
+    cursor: &Cursor<E::Id>,
+) -> Option<(Option<i64>, Option<E::Id>)> {
+    match cursor {
+        Cursor::Position(position) => Some((Some(*position), None)),
+        Cursor::Id(id) => match E::cursor(state, id)? {
+            Cursor::Position(position) => Some((Some(position), None)),
+            Cursor::Id(id) => Some((None, Some(id))),
+        },
+    }
 }
 
 #[async_trait]
@@ -71,29 +106,35 @@ impl<E: MemoryEntity> Repository<E> for MemoryRepository<E> {
         Ok(self.access.read(|state| E::rows(state).get(id).cloned()))
     }
 
-    async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, E::Id>> {
+    async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, Cursor<E::Id>>> {
         let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
         self.access.read(|state| {
             let matching = E::rows(state)
                 .values()
                 .filter(|entity| entity.matches(&query.filter));
+            let place_of = |entity: &&E| place::<E>(state, &Cursor::Id(entity.id()));
             let mut ordered: Vec<&E> = matching.collect();
+            ordered.sort_by_key(place_of);
             if query.order == Order::NewestFirst {
                 ordered.reverse();
             }
             let start = match &query.start {
                 Start::Offset(offset) => usize::try_from(*offset).unwrap_or(usize::MAX),
-                Start::After(cursor) => ordered
-                    .iter()
-                    .take_while(|entity| match query.order {
-                        Order::NewestFirst => entity.id() >= *cursor,
-                        Order::OldestFirst => entity.id() <= *cursor,
-                    })
-                    .count(),
+                Start::After(cursor) => match place::<E>(state, cursor) {
+                    None => usize::MAX,
+                    cursor => ordered
+                        .iter()
+                        .take_while(|entity| match query.order {
+                            Order::NewestFirst => place_of(entity) >= cursor,
+                            Order::OldestFirst => place_of(entity) <= cursor,
+                        })
+                        .count(),
+                },
             };
             let mut rest = ordered.into_iter().skip(start);
             let items: Vec<E> = rest.by_ref().take(limit).cloned().collect();
-            let next = rest.next().and_then(|_| items.last().map(Entity::id));
+            let next = rest.next().and_then(|_| items.last());
+            let next = next.and_then(|last| E::cursor(state, &last.id()));
             Ok(Page { items, next })
         })
     }
@@ -135,6 +176,9 @@ impl<E: MemoryEntity> Repository<E> for MemoryRepository<E> {
         self.access
             .write(|state| {
                 let existed = E::rows_mut(state).remove(id).is_some();
+                if let Some(id) = E::placed(id) {
+                    state.positions.remove(&id);
+                }
                 E::cascade(state, id);
                 Ok(existed)
             })
@@ -192,8 +236,11 @@ impl MemoryEntity for Conversation {
         state
             .events
             .retain(|(conversation, ..), _| conversation != id);
-        let turns = &state.turns;
+        let (messages, turns) = (&state.messages, &state.turns);
         state.renewed_at.retain(|id, _| turns.contains_key(id));
+        state.positions.retain(|id, _| {
+            messages.contains_key(&MessageId(*id)) || turns.contains_key(&TurnId(*id))
+        });
     }
 }
 
@@ -214,6 +261,10 @@ impl MemoryEntity for Message {
     fn parent_exists(&self, state: &State) -> bool {
         state.conversations.contains_key(&self.conversation_id)
     }
+
+    fn placed(id: &Self::Id) -> Option<Uuid> {
+        Some(id.0)
+    }
 }
 
 impl MemoryEntity for IdempotencyKey {
@@ -231,6 +282,10 @@ impl MemoryEntity for IdempotencyKey {
 
     fn parent_exists(&self, _state: &State) -> bool {
         true
+    }
+
+    fn added(state: &mut State, id: &Self::Id) {
+        state.used_at.insert(*id, Instant::now());
     }
 }
 
@@ -258,5 +313,13 @@ impl MemoryEntity for Turn {
 
     fn parent_exists(&self, state: &State) -> bool {
         state.conversations.contains_key(&self.conversation_id)
+    }
+
+    fn placed(id: &Self::Id) -> Option<Uuid> {
+        Some(id.0)
+    }
+
+    fn added(state: &mut State, id: &Self::Id) {
+        state.renewed_at.insert(*id, Some(Instant::now()));
     }
 }

@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use yai_agentkit_core::{
     Announcements, Change, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple,
-    Checkpointer, Conversation, ConversationId, DeltaChannelHistory, Entity, EventBatch, Fence,
-    IdempotencyKey, LatestBatches, Leases, ListQuery, Message, NewCheckpoint, NewWrites, OwnerId,
-    Page, PruneStrategy, Repository, Result, Storage, Thread, ThreadCursor, ThreadId, Turn,
-    TurnChange, TurnEvents, TurnId, UnitOfWork,
+    Checkpointer, Conversation, ConversationId, Cursor, DeltaChannelHistory, Entity, EventBatch,
+    Fence, IdempotencyKey, LatestBatches, Leases, ListQuery, Message, NewCheckpoint, NewWrites,
+    OwnerId, Page, PruneStrategy, Repository, Result, Storage, Thread, ThreadCursor, ThreadId,
+    Turn, TurnChange, TurnEvents, TurnId, UnitOfWork,
 };
 
 use crate::process::{OpenUnit, Process};
@@ -131,7 +131,7 @@ impl<E: Entity> Repository<E> for Bounded<dyn Repository<E>> {
         self.cross("get", self.inner.get(id)).await
     }
 
-    async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, E::Id>> {
+    async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, Cursor<E::Id>>> {
         self.cross("list", self.inner.list(query)).await
     }
 

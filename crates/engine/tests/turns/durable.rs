@@ -278,6 +278,10 @@ async fn queued_messages_are_answered_in_order_whichever_server_took_them() {
     assert_eq!(servers.statuses().await, [TurnStatus::Completed; 3]);
     let done = [ScriptedAgent::SCRIPT; 3].concat();
     assert_eq!(agent.done(), done);
+    // Each stands before its answer, though all were there before the first.
+    let questions = servers.said().await.into_iter().step_by(2);
+    let expected = ["one", "two", "three"].map(|content| format!("user: {content}"));
+    assert!(questions.eq(expected));
     assert!(servers.is_one_line().await);
 }
 

@@ -1,1 +1,1 @@
-INSERT INTO "agent_idempotency_keys" ("id", "fingerprint", "resource_id", "created_at") VALUES ($1, $2, $3, $4);
+INSERT INTO "agent_idempotency_keys" ("id", "fingerprint", "resource_id") VALUES ($1, $2, $3);

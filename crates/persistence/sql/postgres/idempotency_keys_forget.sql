@@ -1,1 +1,2 @@
-DELETE FROM "agent_idempotency_keys" WHERE "agent_idempotency_keys"."created_at" <= $1;
+DELETE FROM agent_idempotency_keys
+WHERE created_at <= clock_timestamp() - make_interval(secs => $1);

@@ -1,1 +1,1 @@
-INSERT INTO "agent_idempotency_keys" ("id", "fingerprint", "resource_id", "created_at") VALUES (?, ?, ?, ?);
+INSERT INTO "agent_idempotency_keys" ("id", "fingerprint", "resource_id") VALUES (?, ?, ?);

@@ -1,5 +1,5 @@
 BEGIN IMMEDIATE;
 
-INSERT INTO "agent_idempotency_keys" ("id", "fingerprint", "resource_id", "created_at") VALUES (?, ?, ?, ?), (?, ?, ?, ?);
+INSERT INTO "agent_idempotency_keys" ("id", "fingerprint", "resource_id") VALUES (?, ?, ?), (?, ?, ?);
 
 COMMIT;

@@ -1,1 +1,2 @@
-DELETE FROM "agent_idempotency_keys" WHERE "agent_idempotency_keys"."created_at" <= ?;
+DELETE FROM agent_idempotency_keys
+WHERE created_at <= unixepoch('now', 'subsec') - $1;

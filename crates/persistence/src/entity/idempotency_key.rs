@@ -1,13 +1,13 @@
 use std::time::Duration;
 
-use chrono::TimeDelta;
 use sea_orm::{Condition, entity::prelude::*};
-use yai_agentkit_core::{IdempotencyKey, IdempotencyKeyFilter, Result, now};
+use yai_agentkit_core::{IdempotencyKey, IdempotencyKeyFilter, Result};
 
 use crate::{
     StoredEntity,
     connection::{Connection, retrying},
     error::storage_error,
+    sql::Sql,
 };
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
@@ -17,7 +17,6 @@ pub struct Model {
     id: Uuid,
     fingerprint: Uuid,
     resource_id: Uuid,
-    created_at: DateTimeUtc,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
@@ -33,16 +32,25 @@ impl StoredEntity for IdempotencyKey {
     }
 }
 
-/// Forgets the keys that were used longer than `age` ago.
+/// $1 is an age in seconds.
+const FORGET: Sql = Sql {
+    postgres: "DELETE FROM agent_idempotency_keys
+WHERE created_at <= clock_timestamp() - make_interval(secs => $1)",
+    sqlite: "DELETE FROM agent_idempotency_keys
+WHERE created_at <= unixepoch('now', 'subsec') - $1",
+};
+
+/// No interval of PostgreSQL is too short for it.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// Forgets the keys that were used longer than `age` ago. Only the database's clock writes and
+/// reads the column `created_at`, which the model leaves out.
 pub(crate) async fn forget(connection: &Connection, age: Duration) -> Result<u64> {
-    let age = TimeDelta::from_std(age).unwrap_or(TimeDelta::MAX);
-    let Some(before) = now().checked_sub_signed(age) else {
-        return Ok(0);
-    };
-    let delete = || Entity::delete_many().filter(Column::CreatedAt.lte(before));
-    let deleted = retrying!(connection, delete().exec(connection));
-    let deleted = deleted.map_err(|error| storage_error("forget idempotency keys", error))?;
-    Ok(deleted.rows_affected)
+    let forget = FORGET
+        .query(connection)
+        .with(age.min(LONGEST).as_secs_f64());
+    let deleted = retrying!(connection, forget.clone().execute(connection));
+    deleted.map_err(|error| storage_error("forget idempotency keys", error))
 }
 
 impl From<Model> for IdempotencyKey {
@@ -51,7 +59,6 @@ impl From<Model> for IdempotencyKey {
             id: model.id,
             fingerprint: model.fingerprint,
             resource_id: model.resource_id,
-            created_at: model.created_at,
         }
     }
 }
@@ -62,7 +69,6 @@ impl From<IdempotencyKey> for Model {
             id: key.id,
             fingerprint: key.fingerprint,
             resource_id: key.resource_id,
-            created_at: key.created_at,
         }
     }
 }

@@ -14,6 +14,7 @@ pub struct Model {
     #[sea_orm(column_name = "metadata_")]
     pub(crate) metadata_: Option<Json>,
     pub(crate) created_at: DateTimeUtc,
+    pub(crate) position: i64,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
@@ -23,6 +24,8 @@ impl ActiveModelBehavior for ActiveModel {}
 
 impl StoredEntity for Message {
     type Table = Entity;
+
+    const POSITION: Option<Column> = Some(Column::Position);
 
     fn condition(filter: &MessageFilter) -> Condition {
         Condition::all()
@@ -62,6 +65,7 @@ impl From<Message> for Model {
             content: message.content,
             metadata_: message.metadata,
             created_at: message.created_at,
+            position: 0,
         }
     }
 }

@@ -24,6 +24,7 @@ pub struct Model {
     pub(crate) started_at: Option<DateTimeUtc>,
     pub(crate) created_at: DateTimeUtc,
     pub(crate) updated_at: DateTimeUtc,
+    pub(crate) position: i64,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
@@ -33,6 +34,8 @@ impl ActiveModelBehavior for ActiveModel {}
 
 impl StoredEntity for Turn {
     type Table = Entity;
+
+    const POSITION: Option<Column> = Some(Column::Position);
 
     fn condition(filter: &TurnFilter) -> Condition {
         let of_conversation = filter.conversation_id;
@@ -94,6 +97,7 @@ impl From<Turn> for Model {
             started_at: turn.started_at,
             created_at: turn.created_at,
             updated_at: turn.updated_at,
+            position: 0,
         }
     }
 }

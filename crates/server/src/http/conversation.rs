@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    ConflictKind, Conversation, ConversationId, Entity, Error, IdempotencyKey, ListQuery,
+    ConflictKind, Conversation, ConversationId, Cursor, Entity, Error, IdempotencyKey, ListQuery,
     MessageFilter, MessageId, TurnFilter,
 };
 
@@ -130,8 +130,8 @@ struct MessagePage {
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: u64,
     /// The `next_cursor` of the page before.
-    #[param(value_type = Option<Uuid>)]
-    cursor: Option<MessageId>,
+    #[param(value_type = Option<String>)]
+    cursor: Option<Cursor<MessageId>>,
     /// As a history reads, or the newest first.
     #[serde(default)]
     #[param(inline)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
-use yai_agentkit_core::{InterruptId, ListQuery, Turn, TurnFilter, TurnId};
+use yai_agentkit_core::{Cursor, InterruptId, ListQuery, Turn, TurnFilter, TurnId};
 
 use super::{
     App,
@@ -94,8 +94,8 @@ struct TurnPage {
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: u64,
     /// The `next_cursor` of the page before.
-    #[param(value_type = Option<Uuid>)]
-    cursor: Option<TurnId>,
+    #[param(value_type = Option<String>)]
+    cursor: Option<Cursor<TurnId>>,
 }
 
 fn default_limit() -> u64 {

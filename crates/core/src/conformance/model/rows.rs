@@ -7,8 +7,9 @@ use uuid::Uuid;
 
 use super::{Names, Pair};
 use crate::{
-    Conversation, ConversationFilter, ConversationId, ListQuery, Message, MessageFilter, MessageId,
-    Order, Role, Start, Turn, TurnFilter, TurnId, TurnStatus, conformance::fixtures::replace, now,
+    Conversation, ConversationFilter, ConversationId, Cursor, ListQuery, Message, MessageFilter,
+    MessageId, Order, Role, Start, Turn, TurnFilter, TurnId, TurnStatus,
+    conformance::fixtures::replace, now,
 };
 
 pub(super) const CONVERSATIONS: u8 = 2;
@@ -252,7 +253,7 @@ impl RowOperation {
                 };
                 let start = match start {
                     Ok(offset) => Start::Offset(*offset),
-                    Err(message) => Start::After(names.messages[usize::from(*message)]),
+                    Err(message) => Start::After(Cursor::Id(names.messages[usize::from(*message)])),
                 };
                 let query = ListQuery {
                     filter,

@@ -1,7 +1,9 @@
 CREATE TABLE threads (
     thread_id TEXT COLLATE "C" PRIMARY KEY,
     parent_id TEXT,
-    updated_at TIMESTAMPTZ NOT NULL
+    updated_at TIMESTAMPTZ NOT NULL,
+    -- The fencing token.
+    epoch BIGINT NOT NULL DEFAULT 0
 );
 
 -- The threads that LangGraph's saver has written so far, by the time of their last checkpoint.

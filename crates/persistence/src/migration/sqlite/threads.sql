@@ -2,7 +2,9 @@
 CREATE TABLE threads (
     thread_id TEXT NOT NULL PRIMARY KEY,
     parent_id TEXT,
-    updated_at TEXT NOT NULL
+    updated_at TEXT NOT NULL,
+    -- The fencing token.
+    epoch INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 CREATE INDEX threads_updated_at_idx ON threads (updated_at, thread_id);

@@ -1,10 +1,8 @@
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use serde_json::Value as Json;
+use tokio::time::Instant;
 
 use super::{Access, State};
 use crate::{

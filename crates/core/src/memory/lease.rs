@@ -1,6 +1,7 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use super::{Access, State, repository::check};
 use crate::{ConversationId, Entity, Error, Leases, OwnerId, Result, Turn, TurnStatus, now};

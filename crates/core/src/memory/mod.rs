@@ -4,18 +4,17 @@
 mod checkpointer;
 mod events;
 mod lease;
-#[cfg(test)]
-mod ownership;
 mod repository;
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, RwLock},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{

@@ -1,6 +1,7 @@
-use std::{collections::BTreeMap, marker::PhantomData, time::Instant};
+use std::{collections::BTreeMap, marker::PhantomData};
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Access, State};

@@ -8,6 +8,8 @@ use std::sync::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::storage::Mistake;
+
 /// Where a process stops: at the call with this number, the first being 1.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Stop {
@@ -129,6 +131,11 @@ impl Process {
     /// Lets it go on.
     pub(crate) fn wake(&self) {
         self.0.stopped.send_replace(false);
+    }
+
+    /// It makes none on purpose.
+    pub(crate) fn makes(&self, _mistake: Mistake) -> bool {
+        false
     }
 
     pub(crate) fn open_unit(&self) -> OpenUnit {

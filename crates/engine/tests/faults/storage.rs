@@ -5,13 +5,29 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use yai_agentkit_core::{
     Announcements, Change, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple,
-    Checkpointer, Conversation, ConversationId, Cursor, DeltaChannelHistory, Entity, EventBatch,
-    Fence, IdempotencyKey, LatestBatches, Leases, ListQuery, Message, NewCheckpoint, NewWrites,
-    OwnerId, Page, PruneStrategy, Repository, Result, Storage, Thread, ThreadCursor, ThreadId,
-    Turn, TurnChange, TurnEvents, TurnId, UnitOfWork,
+    Checkpointer, Conversation, ConversationId, Cursor, DeltaChannelHistory, Entity, Error,
+    EventBatch, Fence, IdempotencyKey, LatestBatches, Leases, ListQuery, Message, NewCheckpoint,
+    NewWrites, OwnerId, Page, PruneStrategy, Repository, Result, Storage, Thread, ThreadCursor,
+    ThreadId, Turn, TurnChange, TurnEvents, TurnId, UnitOfWork,
 };
 
 use crate::process::{OpenUnit, Process};
+
+/// The part of the idempotency keys.
+const KEYS: &str = "keys";
+
+/// What a process may be made to do wrong, to see that a test finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mistake {
+    /// Pending writes are stored without asking who owns the thread.
+    NoFence,
+    /// Who takes a turn over does not raise the epoch of its thread.
+    NoEpoch,
+    /// Events of who has lost a turn are stored behind those of its new owner.
+    NoEventFence,
+    /// The use of a key is not stored.
+    NoKeys,
+}
 
 /// A part of a storage, as one process sees it.
 pub(crate) struct Bounded<T: ?Sized> {
@@ -30,7 +46,11 @@ impl<T: ?Sized> Bounded<T> {
         })
     }
 
-    async fn cross<R>(&self, call: &'static str, work: impl Future<Output = R>) -> R {
+    async fn cross<R>(
+        &self,
+        call: &'static str,
+        work: impl Future<Output = Result<R>>,
+    ) -> Result<R> {
         self.process.cross(self.part, call, work).await
     }
 }
@@ -72,7 +92,7 @@ macro_rules! parts {
         }
 
         fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
-            Bounded::part("keys", self.inner.idempotency_keys(), &self.process)
+            Bounded::part(KEYS, self.inner.idempotency_keys(), &self.process)
         }
 
         fn checkpointer(&self) -> Arc<dyn Checkpointer> {
@@ -128,6 +148,9 @@ impl UnitOfWork for BoundedUnit {
 #[async_trait]
 impl<E: Entity> Repository<E> for Bounded<dyn Repository<E>> {
     async fn get(&self, id: &E::Id) -> Result<Option<E>> {
+        if self.part == KEYS && self.process.makes(Mistake::NoKeys) {
+            return Ok(None);
+        }
         self.cross("get", self.inner.get(id)).await
     }
 
@@ -136,6 +159,9 @@ impl<E: Entity> Repository<E> for Bounded<dyn Repository<E>> {
     }
 
     async fn add(&self, entity: E) -> Result<E> {
+        if self.part == KEYS && self.process.makes(Mistake::NoKeys) {
+            return Ok(entity);
+        }
         self.cross("add", self.inner.add(entity)).await
     }
 
@@ -182,7 +208,13 @@ impl Leases for Bounded<dyn Leases> {
 
 #[async_trait]
 impl TurnEvents for Bounded<dyn TurnEvents> {
-    async fn append(&self, batch: EventBatch) -> Result<()> {
+    async fn append(&self, mut batch: EventBatch) -> Result<()> {
+        if self.process.makes(Mistake::NoEventFence) {
+            while let Err(Error::Conflict(_)) = self.inner.append(batch.clone()).await {
+                batch.sequence += 1;
+            }
+            return Ok(());
+        }
         self.cross("append", self.inner.append(batch)).await
     }
 
@@ -241,6 +273,9 @@ impl Checkpointer for Bounded<dyn Checkpointer> {
     }
 
     fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer> {
+        if self.process.makes(Mistake::NoFence) {
+            return Self::part(self.part, Arc::clone(&self.inner), &self.process);
+        }
         Self::part(self.part, self.inner.fenced(fence), &self.process)
     }
 
@@ -255,6 +290,9 @@ impl Checkpointer for Bounded<dyn Checkpointer> {
     }
 
     async fn raise_epoch(&self, thread_id: &ThreadId, epoch: u64) -> Result<()> {
+        if self.process.makes(Mistake::NoEpoch) {
+            return Ok(());
+        }
         self.cross("raise epoch", self.inner.raise_epoch(thread_id, epoch))
             .await
     }

@@ -1,0 +1,118 @@
+//! An agent that charges once and looks once for each message, and the ledger of what it did.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use serde_json::json;
+use yai_agentkit_core::Role;
+use yai_agentkit_engine::agent::{
+    Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome,
+};
+
+use crate::process::Process;
+
+/// Has an effect once more whenever it runs.
+const CHARGE: &str = "charge";
+/// May run as often as it is asked to.
+const LOOK: &str = "look";
+
+/// How often each tool had its effect, by tool and message. A clone is the same.
+#[derive(Clone, Default)]
+pub(crate) struct Ledger(Arc<Mutex<BTreeMap<(String, String), usize>>>);
+
+impl Ledger {
+    fn enter(&self, tool: &str, message: &str) {
+        let effect = (tool.to_owned(), message.to_owned());
+        *self.0.lock().unwrap().entry(effect).or_default() += 1;
+    }
+
+    fn count(&self, tool: &str, message: &str) -> usize {
+        let effect = (tool.to_owned(), message.to_owned());
+        self.0
+            .lock()
+            .unwrap()
+            .get(&effect)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Whether the effects of the turn that answered `message` are as they may be.
+    pub(crate) fn check(&self, message: &str) -> Result<(), String> {
+        let (charges, looks) = (self.count(CHARGE, message), self.count(LOOK, message));
+        if charges > 1 {
+            return Err(format!("`{message}` has charged {charges} times"));
+        }
+        if looks < 1 {
+            return Err(format!("`{message}` was answered without a look"));
+        }
+        Ok(())
+    }
+}
+
+/// What the agent answers to `message`.
+pub(crate) fn answer(message: &str) -> String {
+    format!("done: {message}")
+}
+
+pub(crate) struct SimulatedAgent {
+    pub(crate) process: Process,
+    pub(crate) ledger: Ledger,
+}
+
+#[async_trait]
+impl Agent for SimulatedAgent {
+    async fn step(&self, state: &AgentState, deltas: &Deltas) -> Result<Step, AgentError> {
+        self.process.pause().await;
+        let (message, since) = asked(state);
+        let has_results = since.iter().any(|message| message.role == Role::Tool);
+        let step = if has_results {
+            // Long enough that what is said is stored before the step is.
+            for word in ["It ", "is "] {
+                deltas.say(word).await;
+                tokio::time::sleep(Duration::from_millis(150)).await;
+                self.process.pause().await;
+            }
+            Step::Answer(answer(message))
+        } else {
+            let call = |name: &str| ToolCall {
+                id: format!("{name}-{}", state.messages.len()),
+                name: name.to_owned(),
+                arguments: json!({}),
+            };
+            Step::ToolCalls {
+                content: String::new(),
+                calls: vec![call(CHARGE), call(LOOK)],
+            }
+        };
+        self.process.pause().await;
+        Ok(step)
+    }
+
+    fn is_repeatable(&self, call: &ToolCall) -> bool {
+        call.name == LOOK
+    }
+
+    async fn run_tool(
+        &self,
+        call: &ToolCall,
+        state: &mut AgentState,
+        _answer: Option<&str>,
+    ) -> ToolOutcome {
+        self.process.pause().await;
+        self.ledger.enter(&call.name, asked(state).0);
+        self.process.pause().await;
+        ToolOutcome::Result(call.name.clone())
+    }
+}
+
+/// The last thing that the user said, and what came of it.
+fn asked(state: &AgentState) -> (&str, &[ChatMessage]) {
+    let is_user = |message: &ChatMessage| message.role == Role::User;
+    let asked = state.messages.iter().rposition(is_user);
+    let asked = asked.expect("somebody has said something");
+    (&state.messages[asked].content, &state.messages[asked + 1..])
+}

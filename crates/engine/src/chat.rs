@@ -1,10 +1,7 @@
-use std::{
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use futures::FutureExt;
+use tokio::{task::JoinSet, time::Instant};
+use tracing::Instrument;
 use yai_agentkit_core::{
     CheckpointMetadata, CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer,
     Conversation, Error, Fence, ListQuery, Message, MessageId, PendingWrite, Result, Role,
@@ -12,7 +9,10 @@ use yai_agentkit_core::{
 };
 
 use super::{Claim, Event, MESSAGE_ID, TurnEngine, TurnError, log::EventLog, send::Incoming};
-use crate::agent::{AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall};
+use crate::{
+    agent::{AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall},
+    error_chain,
+};
 
 /// The field of a checkpoint's metadata that holds the epoch with which it was written.
 const EPOCH: &str = "epoch";
@@ -203,7 +203,16 @@ impl Chat {
     }
 
     /// Goes on with a turn that this engine owns, to its end.
-    pub(super) async fn run(&mut self, mut turn: Turn) -> Result<Message, TurnError> {
+    pub(super) async fn run(&mut self, turn: Turn) -> Result<Message, TurnError> {
+        let id = turn.id;
+        let ran = self.run_steps(turn).await;
+        if is_unavailable(&ran) {
+            self.engine.excuses.excuse(id);
+        }
+        ran
+    }
+
+    async fn run_steps(&mut self, mut turn: Turn) -> Result<Message, TurnError> {
         let begun = Instant::now();
         self.set_running(true);
         loop {
@@ -214,9 +223,14 @@ impl Chat {
             let progress = match self.time_left(begun) {
                 None => Err(TurnError::TooLong(self.engine.limits.deadline.as_secs())),
                 Some(left) => {
-                    let step = tokio::time::timeout(left, self.step(&turn)).await;
-                    let late = || TurnError::TooLong(self.engine.limits.deadline.as_secs());
-                    step.unwrap_or_else(|_| Err(late()))
+                    let given_up = given_up(self.claim.as_ref());
+                    let late = TurnError::TooLong(self.engine.limits.deadline.as_secs());
+                    tokio::select! {
+                        step = tokio::time::timeout(left, self.step(&turn)) => {
+                            step.unwrap_or(Err(late))
+                        }
+                        () = given_up => Err(TurnError::Lost),
+                    }
                 }
             };
             match progress {
@@ -259,26 +273,39 @@ impl Chat {
     async fn take_over(&mut self, turn: Turn) -> Result<Message, TurnError> {
         let (owner, lease) = (self.engine.owner, self.engine.limits.lease);
         let taken = self.engine.storage.leases().take(&turn, owner, lease).await;
-        let turn = taken?.ok_or(TurnError::Busy(self.conversation.id))?;
+        let mut turn = taken?.ok_or(TurnError::Busy(self.conversation.id))?;
+        let excused = self.engine.excuses.of(turn.id);
+        turn.attempt = turn.attempt.saturating_sub(excused).max(1);
         tracing::info!(
             turn = %turn.id,
             conversation = %self.conversation.id,
             attempt = turn.attempt,
             "finishing a turn"
         );
-        let checkpointer = self.engine.storage.checkpointer();
-        let thread_id = self.conversation.thread_id();
-        let fence = match checkpointer.raise_epoch(&thread_id, turn.epoch).await {
-            // From now on nobody writes to the thread but us.
-            Ok(()) => Fence::Hold(turn.epoch),
-            // There is no thread any more.
-            Err(Error::Fenced { epoch, .. }) if epoch < turn.epoch => Fence::Raise(turn.epoch),
-            Err(error) => return Err(TurnError::of_owner(error)),
+        let seen = turn.clone();
+        match self.finish(turn).await {
+            // What can't be read or written may never be: no other attempt will end it.
+            Err(TurnError::Storage(error))
+                if !matches!(error, Error::Unavailable { .. })
+                    && seen.attempt > self.engine.limits.max_attempts =>
+            {
+                Err(self.abandon(&seen, error).await)
+            }
+            finished => finished,
+        }
+    }
+
+    /// Finishes a turn that was taken over.
+    async fn finish(&mut self, turn: Turn) -> Result<Message, TurnError> {
+        let fence = match self.prepare(&turn).await {
+            Ok(fence) => fence,
+            failed => {
+                if is_unavailable(&failed) {
+                    self.engine.excuses.excuse(turn.id);
+                }
+                failed?
+            }
         };
-        self.read(&*checkpointer).await?;
-        let followers = self.engine.followers.clone();
-        let resumed = EventLog::resume(followers, &*self.engine.storage, &turn).await;
-        self.log = Some(resumed.map_err(TurnError::of_owner)?);
         if let Some(answer) = self.stored_answer(&turn).await? {
             self.set_running(false);
             let completed = async {
@@ -303,6 +330,37 @@ impl Chat {
             return Err(self.fail(turn, reason).await);
         }
         self.run(turn).await
+    }
+
+    /// Makes sure that nobody else writes for the turn, and reads what is left of it.
+    async fn prepare(&mut self, turn: &Turn) -> Result<Fence, TurnError> {
+        let checkpointer = self.engine.storage.checkpointer();
+        let thread_id = self.conversation.thread_id();
+        let fence = match checkpointer.raise_epoch(&thread_id, turn.epoch).await {
+            // From now on nobody writes to the thread but us.
+            Ok(()) => Fence::Hold(turn.epoch),
+            // There is no thread any more.
+            Err(Error::Fenced { epoch, .. }) if epoch < turn.epoch => Fence::Raise(turn.epoch),
+            Err(error) => return Err(TurnError::of_owner(error)),
+        };
+        self.read(&*checkpointer).await?;
+        let followers = self.engine.followers.clone();
+        let resumed = EventLog::resume(followers, &*self.engine.storage, turn).await;
+        self.log = Some(resumed.map_err(TurnError::of_owner)?);
+        // Its attempts are stored with that.
+        self.engine.excuses.forget(turn.id);
+        Ok(fence)
+    }
+
+    /// Ends a turn of which the storage takes nothing else any more.
+    async fn abandon(&mut self, turn: &Turn, error: Error) -> TurnError {
+        tracing::error!(turn = %turn.id, error = error_chain(&error), "turn given up");
+        let reason = TurnError::TooManyAttempts(self.engine.limits.max_attempts);
+        let failed = ended(turn, TurnStatus::Failed, Some(reason.to_string()));
+        match self.engine.storage.leases().replace(turn, failed).await {
+            Ok(_) => reason,
+            Err(error) => TurnError::of_owner(error),
+        }
     }
 
     /// Begins a turn that has waited, and runs it to its end.
@@ -350,18 +408,19 @@ impl Chat {
             let state = self.run_tools(turn, &calls).await?;
             return Ok(Progress::Checkpoint(state));
         }
-        let mut state = self.state.clone();
+        let state = self.state.clone();
         if steps_taken(&state) >= self.engine.limits.max_steps {
             return Err(TurnError::TooManySteps(self.engine.limits.max_steps));
         }
         let (deltas, said) = Deltas::channel();
         let events = self.engine.storage.turn_events();
-        let step = guarded(agent.step(&state, &deltas));
-        let step = tokio::select! {
-            step = log_of(&mut self.log).listen(&*events, said, step) => step,
-            () = given_up(self.claim.as_ref()) => return Err(TurnError::Lost),
-        };
-        let step = step.map_err(TurnError::of_owner)???;
+        let step = guarded(async move {
+            let step = agent.step(&state, &deltas).await;
+            (step, state)
+        });
+        let step = log_of(&mut self.log).listen(&*events, said, step).await;
+        let (step, mut state) = step.map_err(TurnError::of_owner)??;
+        let step = step?;
         let (content, tool_calls) = match step {
             Step::ToolCalls { content, calls } => (content, bounded(calls)?),
             Step::Ask(question) => (String::new(), vec![question_call(&state, question)]),
@@ -550,10 +609,13 @@ pub(super) fn log_of(log: &mut Option<EventLog>) -> &mut EventLog {
     log.as_mut().expect("a turn under way has its log")
 }
 
-async fn given_up(claim: Option<&Claim>) {
-    match claim {
-        Some(claim) => claim.given_up().await,
-        None => std::future::pending().await,
+fn given_up(claim: Option<&Claim>) -> impl Future<Output = ()> + use<> {
+    let given_up = claim.map(Claim::given_up);
+    async {
+        match given_up {
+            Some(given_up) => given_up.await,
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -561,10 +623,20 @@ fn epoch_of(tuple: &CheckpointTuple) -> Option<u64> {
     tuple.metadata.0.get(EPOCH)?.as_u64()
 }
 
-/// The agent's part; a bug there must not leave a turn that panics again at every resume.
-pub(super) async fn guarded<T>(work: impl Future<Output = T>) -> Result<T, TurnError> {
-    let outcome = AssertUnwindSafe(work).catch_unwind().await;
-    outcome.map_err(|_| TurnError::AgentCrashed)
+/// The agent's part, in a task of its own, so that work that does not yield holds up neither the
+/// deadline nor a cancellation; it ends with this call. A bug there must not leave a turn that panics
+/// again at every resume.
+pub(super) async fn guarded<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, TurnError> {
+    let mut task = JoinSet::new();
+    task.spawn(work.in_current_span());
+    let outcome = task.join_next().await;
+    outcome.and_then(Result::ok).ok_or(TurnError::AgentCrashed)
+}
+
+fn is_unavailable<T>(outcome: &Result<T, TurnError>) -> bool {
+    matches!(outcome, Err(TurnError::Storage(Error::Unavailable { .. })))
 }
 
 /// How often the agent has decided since the user spoke.

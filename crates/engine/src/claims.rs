@@ -129,8 +129,9 @@ impl Claim {
     }
 
     /// Waits until the work is to be given up.
-    pub(super) async fn given_up(&self) {
-        self.given_up.notified().await;
+    pub(super) fn given_up(&self) -> impl Future<Output = ()> + use<> {
+        let given_up = Arc::clone(&self.given_up);
+        async move { given_up.notified().await }
     }
 }
 

@@ -10,6 +10,7 @@ mod claims;
 mod entries;
 mod error;
 mod event;
+mod excuses;
 mod followers;
 mod lease;
 mod log;
@@ -51,6 +52,8 @@ pub struct TurnEngine {
     owner: OwnerId,
     claims: claims::Claims,
     followers: followers::Followers,
+    /// Attempts that do not count.
+    excuses: excuses::Excuses,
     /// Which keys are used by a request that has stored nothing yet.
     keys: entries::Entries,
     /// In which conversations a message is being enqueued,
@@ -66,7 +69,9 @@ pub struct TurnEngine {
 pub struct TurnLimits {
     /// A turn whose agent wants more steps fails.
     pub max_steps: usize,
-    /// A turn that was cut short so often fails.
+    /// How many tools of one step run at once.
+    pub tools_at_once: usize,
+    /// A turn that was cut short so often fails; not counted is what the storage was to blame for.
     pub max_attempts: u32,
     /// A turn that an engine runs longer than this fails; waiting for a person does not count.
     pub deadline: Duration,
@@ -86,6 +91,7 @@ impl Default for TurnLimits {
     fn default() -> Self {
         Self {
             max_steps: 50,
+            tools_at_once: 16,
             max_attempts: 5,
             deadline: Duration::from_secs(600),
             lease: Duration::from_secs(10),
@@ -132,6 +138,7 @@ impl TurnEngine {
             owner: OwnerId::new(),
             claims: claims::Claims::default(),
             followers: followers::Followers::default(),
+            excuses: excuses::Excuses::default(),
             keys: entries::Entries::default(),
             enqueuing: entries::Entries::default(),
             working_off: entries::Entries::default(),

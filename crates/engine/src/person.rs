@@ -1,8 +1,6 @@
 //! What people do to a turn: answer its question, or cancel it.
 
-use std::time::Instant;
-
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use yai_agentkit_core::{
     CheckpointSource, ConversationId, Error, Fence, Interrupt, InterruptId, ListQuery, Message,
     Turn, TurnFilter, TurnId, TurnStatus, now,

@@ -3,11 +3,15 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use futures::future::join_all;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::sync::Semaphore;
 use yai_agentkit_core::{
     ChannelWrite, CheckpointKey, Error, Fence, Interrupt, InterruptId, Namespace, NewWrites,
     PendingWrite, Role, Turn, TurnStatus, Value,
@@ -72,7 +76,7 @@ enum Due {
 }
 
 impl Chat {
-    /// Runs the calls that have no result yet, all at once, and returns the state with all results.
+    /// Runs the calls that have no result yet, many at once, and returns the state with all results.
     /// [`TurnError::Asks`] holds the turn with the question of the first that asks.
     pub(super) async fn run_tools(
         &self,
@@ -86,10 +90,12 @@ impl Chat {
         // The last one is recorded by the checkpoint that holds all results.
         let left = AtomicUsize::new(due.iter().filter(|due| matches!(due, Due::Run(_))).count());
         let asks = AtomicBool::new(due.iter().any(|due| matches!(due, Due::Ask(_))));
-        let (left, asks) = (&left, &asks);
+        let permits = Semaphore::new(self.engine.limits.tools_at_once.max(1));
+        let (left, asks, permits) = (&left, &asks, &permits);
         let runs = calls.iter().zip(due).map(|(call, due)| async move {
             match due {
                 Due::Run(answer) => {
+                    let _permit = permits.acquire().await.ok();
                     let done = self.run_tool(turn, call, answer.as_deref()).await?;
                     if let Due::Ask(_) = done {
                         asks.store(true, Ordering::SeqCst);
@@ -233,27 +239,32 @@ impl Chat {
         call: &ToolCall,
         answer: Option<&str>,
     ) -> Result<Due, TurnError> {
-        let agent = &self.engine.agent;
+        let agent = Arc::clone(&self.engine.agent);
         let answers = self.record_of(&call.id)?.answers.len();
         if !agent.is_repeatable(call) {
             let begun = vec![write(BEGUN, &answers)?];
             self.record(turn, call, begun).await?;
         }
         let mut state = self.state.clone();
-        Ok(
-            match guarded(agent.run_tool(call, &mut state, answer)).await {
-                Ok(ToolOutcome::Result(result)) => {
-                    Due::Done(result, changes(&self.state.facts, &state.facts))
-                }
-                Ok(ToolOutcome::Ask(question)) => {
-                    let question = asked(call, question, false, answers);
-                    self.record(turn, call, vec![write(ASKED, &question)?])
-                        .await?;
-                    Due::Ask(question)
-                }
-                Err(_) => Due::Done("the tool crashed".to_owned(), Changes::new()),
-            },
-        )
+        let (own_call, answer) = (call.clone(), answer.map(str::to_owned));
+        let run = guarded(async move {
+            let outcome = agent
+                .run_tool(&own_call, &mut state, answer.as_deref())
+                .await;
+            (outcome, state)
+        });
+        Ok(match run.await {
+            Ok((ToolOutcome::Result(result), state)) => {
+                Due::Done(result, changes(&self.state.facts, &state.facts))
+            }
+            Ok((ToolOutcome::Ask(question), _)) => {
+                let question = asked(call, question, false, answers);
+                self.record(turn, call, vec![write(ASKED, &question)?])
+                    .await?;
+                Due::Ask(question)
+            }
+            Err(_) => Due::Done("the tool crashed".to_owned(), Changes::new()),
+        })
     }
 
     fn record_of(&self, call_id: &str) -> Result<Record, TurnError> {

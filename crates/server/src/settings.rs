@@ -48,6 +48,11 @@ const ATTEMPTS: Number<u32> = Number {
     to: 1_000_000,
     unit: "attempts",
 };
+const TOOLS: Number<usize> = Number {
+    from: 1,
+    to: 10_000,
+    unit: "tools",
+};
 const MESSAGES: Number<u64> = Number {
     from: 1,
     to: 1_000_000,
@@ -129,6 +134,9 @@ settings! {
             "AGENTKIT_SHUTDOWN_TIMEOUT", "shutdown_timeout", "shutdown-timeout";
         /// decisions that an agent may take in one turn
         max_steps: usize = "50", STEPS, "AGENTKIT_MAX_STEPS", "max_steps", "max-steps";
+        /// tools of one step that run at once
+        tools_at_once: usize = "16", TOOLS,
+            "AGENTKIT_TOOLS_AT_ONCE", "tools_at_once", "tools-at-once";
         /// how often a turn may be cut short before it fails
         max_attempts: u32 = "5", ATTEMPTS, "AGENTKIT_MAX_ATTEMPTS", "max_attempts", "max-attempts";
         /// seconds that a turn may run; waiting for a person does not count
@@ -277,6 +285,7 @@ impl Settings {
             database,
             limits: TurnLimits {
                 max_steps: declared.max_steps,
+                tools_at_once: declared.tools_at_once,
                 max_attempts: declared.max_attempts,
                 deadline: declared.turn_deadline,
                 lease: declared.lease,

@@ -82,6 +82,7 @@ fn the_file_holds_every_setting() {
         lease = 0.5
         on_busy = 'enqueue'
         max_enqueued = 7
+        tools_at_once = 3
         key_age = 3600
         event_age = 7200
         step_delay = 9
@@ -112,6 +113,7 @@ fn the_file_holds_every_setting() {
     let limits = TurnLimits {
         max_steps: 7,
         max_attempts: 2,
+        tools_at_once: 3,
         deadline: Duration::from_secs(60),
         lease: Duration::from_millis(500),
         key_age: Duration::from_secs(3600),

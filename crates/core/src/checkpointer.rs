@@ -29,7 +29,15 @@ impl CheckpointKey {
         if self.checkpoint_id.as_str().is_empty() {
             return Err(Error::invalid("checkpoint_id", "must not be empty"));
         }
-        Ok(())
+        validate::key(&self.parts())
+    }
+
+    fn parts(&self) -> [(&'static str, &str); 3] {
+        [
+            ("thread_id", self.thread_id.as_str()),
+            ("checkpoint_ns", self.namespace.as_str()),
+            ("checkpoint_id", self.checkpoint_id.as_str()),
+        ]
     }
 }
 
@@ -133,6 +141,12 @@ impl NewCheckpoint {
         for (channel, version) in versions.chain(&self.new_versions) {
             validate::text("channel", channel)?;
             version.validate("version")?;
+            validate::key(&[
+                ("thread_id", self.thread_id.as_str()),
+                ("checkpoint_ns", self.namespace.as_str()),
+                ("channel", channel),
+                ("version", &version.to_string()),
+            ])?;
         }
         for (channel, value) in &self.checkpoint.channel_values {
             validate::text("channel", channel)?;
@@ -215,6 +229,8 @@ impl NewWrites {
     pub fn validate(&self) -> Result<()> {
         self.key.validate()?;
         validate::text("task_id", &self.task_id)?;
+        let [thread, namespace, checkpoint] = self.key.parts();
+        validate::key(&[thread, namespace, checkpoint, ("task_id", &self.task_id)])?;
         validate::text("task_path", &self.task_path)?;
         for write in &self.writes {
             validate::text("channel", &write.channel)?;

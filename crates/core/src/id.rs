@@ -121,9 +121,10 @@ text_id! {
 }
 
 impl ThreadId {
-    /// Refuses what no back end can store: a NUL character.
+    /// Refuses what no back end can store: a NUL character, more than an index takes.
     pub fn validate(&self) -> crate::Result<()> {
-        crate::validate::text("thread_id", &self.0)
+        crate::validate::text("thread_id", &self.0)?;
+        crate::validate::key(&[("thread_id", &self.0)])
     }
 }
 

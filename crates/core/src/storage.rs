@@ -37,7 +37,7 @@ pub trait Storage: Send + Sync {
     /// Begins a unit of work: what is done through it becomes visible and durable together.
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>>;
 
-    /// Whether the back end answers now.
+    /// Whether the back end takes a write now. Leaves nothing behind.
     async fn ping(&self) -> Result<()>;
 }
 

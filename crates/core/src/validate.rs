@@ -14,6 +14,22 @@ pub fn text(field: &'static str, text: &str) -> Result<()> {
     Ok(())
 }
 
+/// What the parts of a key may have together: PostgreSQL's index takes 2,704 bytes a row, some for
+/// itself.
+pub const MAX_KEY_BYTES: usize = 2_600;
+
+/// Refuses the `parts` of a key, fields and texts, that are too long together, naming the longest.
+pub(crate) fn key(parts: &[(&'static str, &str)]) -> Result<()> {
+    let bytes: usize = parts.iter().map(|(_, text)| text.len()).sum();
+    match parts.iter().max_by_key(|(_, text)| text.len()) {
+        Some((longest, _)) if bytes > MAX_KEY_BYTES => Err(Error::invalid(
+            *longest,
+            format!("is too long: its key has {bytes} bytes, at most {MAX_KEY_BYTES} are allowed"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses more than `maximum` characters, or a NUL character.
 pub(crate) fn bounded(field: &'static str, value: &str, maximum: usize) -> Result<()> {
     text(field, value)?;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use sea_orm::{ConnectionTrait, Statement};
+use sea_orm::{ConnectionTrait, DbErr, Statement};
 use sea_orm_migration::MigratorTrait;
 use yai_agentkit_core::{
     Checkpointer, Conversation, Error, IdempotencyKey, Leases, Message, Repository, Result,
@@ -19,7 +19,7 @@ use crate::{
     config::Target,
     connection::{Connection, Transaction, retrying},
     entity::idempotency_key,
-    error::storage_error,
+    error::{not_writable, storage_error},
     events::SqlTurnEvents,
     lease::SqlLeases,
     migration,
@@ -219,12 +219,11 @@ impl Storage for Database {
     }
 
     async fn ping(&self) -> Result<()> {
-        let backend = self.connection.get_database_backend();
-        let statement = || Statement::from_string(backend, "SELECT 1");
-        let answer = retrying!(self.connection, self.connection.query_one_raw(statement()));
-        answer
-            .map(drop)
-            .map_err(|error| storage_error("ping", error))
+        if let Connection::Sqlite(sqlite) = &self.connection {
+            sqlite.check_file()?;
+        }
+        let written = retrying!(self.connection, write_nothing(&self.connection));
+        written.map_err(not_writable)
     }
 }
 
@@ -279,6 +278,18 @@ impl UnitOfWork for DatabaseUnitOfWork {
     }
 }
 
+/// Goes the way of a write, as far as it goes without leaving anything: PostgreSQL refuses it to a
+/// session that may only read, SQLite grants the lock of the one that writes.
+async fn write_nothing(connection: &Connection) -> Result<(), DbErr> {
+    const NOTHING: &str = "DELETE FROM threads WHERE 1 = 0";
+    let statement = Statement::from_string(connection.get_database_backend(), NOTHING);
+    if connection.is_postgres() {
+        return connection.execute_raw(statement).await.map(drop);
+    }
+    let transaction = connection.begin().await?;
+    transaction.execute_raw(statement).await?;
+    transaction.undo().await
+}
 #[cfg(test)]
 mod tests {
     use sea_orm::DbBackend;

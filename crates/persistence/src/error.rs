@@ -6,14 +6,24 @@ use sea_orm::{DbErr, RuntimeErr};
 use sqlx::error::DatabaseError;
 use yai_agentkit_core::{ConflictKind, Error, Outcome};
 
-/// What a database error means.
+/// What a database error means, and what is done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Unique,
     ForeignKey,
+    /// A value that the database can't store: refused, naming it.
     Refused,
-    /// The connection is gone; another one may work at once.
+    /// The connection is gone; another one may work at once: the idle ones that don't answer are
+    /// closed, and what is safe to repeat is repeated.
     Disconnected,
+    /// The session can't write any more, as after a failover: all are closed, and what was undone is
+    /// repeated on a new one.
+    ReadOnly,
+    /// What the session has prepared no longer fits the tables: likewise.
+    Stale,
+    /// The transaction was undone for another one's sake: repeated, a few times.
+    Undone,
+    /// Later, whoever asked.
     Busy,
     /// The operator has to act: wrong password, no such database, not migrated.
     Misconfigured,
@@ -24,14 +34,16 @@ enum Kind {
 pub(crate) fn storage_error(operation: impl Into<Cow<'static, str>>, error: DbErr) -> Error {
     let operation = operation.into();
     match kind(&error) {
-        Kind::Disconnected | Kind::Busy => Error::unavailable(operation, outcome(&error), error),
+        Kind::Disconnected | Kind::ReadOnly | Kind::Undone | Kind::Busy => {
+            Error::unavailable(operation, outcome(&error), error)
+        }
         Kind::Refused => Error::invalid(operation, "holds a value that the database can't store"),
         Kind::Misconfigured => Error::configuration(operation, without_secret(&error)),
         Kind::Unique => Error::Conflict(ConflictKind::Row {
             entity: "row",
             id: operation.into_owned(),
         }),
-        Kind::ForeignKey | Kind::Other => Error::backend(operation, error),
+        Kind::ForeignKey | Kind::Stale | Kind::Other => Error::backend(operation, error),
     }
 }
 
@@ -49,6 +61,56 @@ pub(crate) fn is_without_connection(error: &DbErr) -> bool {
         )
 }
 
+/// That the database takes no write now, and why as far as its code tells.
+pub(crate) fn not_writable(error: DbErr) -> Error {
+    let why = match kind(&error) {
+        Kind::ReadOnly => "the database may only be read (a standby, or read-only by a setting)",
+        Kind::Disconnected => "the database is out of reach",
+        Kind::Busy | Kind::Undone => "the database is locked, full or overloaded",
+        Kind::Misconfigured => "the database can't be opened, or not by this user",
+        _ => "the database refuses a write",
+    };
+    Error::unavailable(why, Outcome::NotDone, error)
+}
+
+/// Why a call may be made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// On another connection; whether it was done is unknown.
+    Reconnected,
+    /// On a session that begins anew; nothing was done.
+    Renewed,
+    /// After a moment; nothing was done.
+    Undone,
+}
+
+/// What may be called again, after this.
+pub(crate) trait Repeatable {
+    fn repeat(&self) -> Option<Repeat>;
+}
+
+impl Repeatable for DbErr {
+    fn repeat(&self) -> Option<Repeat> {
+        match kind(self) {
+            Kind::Disconnected => Some(Repeat::Reconnected),
+            Kind::ReadOnly | Kind::Stale => Some(Repeat::Renewed),
+            Kind::Undone => Some(Repeat::Undone),
+            _ => None,
+        }
+    }
+}
+
+impl Repeatable for Error {
+    fn repeat(&self) -> Option<Repeat> {
+        match self {
+            Self::Unavailable { source, .. } | Self::Backend { source, .. } => {
+                source.downcast_ref::<DbErr>()?.repeat()
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Whether the connection on which `error` came may serve the next statement: SQLite's may be at odds
 /// with its file.
 pub(crate) fn spares_connection(error: &DbErr) -> bool {
@@ -60,7 +122,10 @@ pub(crate) fn spares_connection(error: &DbErr) -> bool {
                 7 | 10 | 11 | 14 | 15 | 26 | 8
             )
         }
-        _ => kind(error) != Kind::Disconnected,
+        _ => !matches!(
+            kind(error),
+            Kind::Disconnected | Kind::ReadOnly | Kind::Stale
+        ),
     }
 }
 
@@ -71,7 +136,10 @@ pub(crate) fn is_starting(error: &DbErr) -> bool {
 
 /// Whether trying again soon can help.
 pub(crate) fn is_transient(error: &DbErr) -> bool {
-    matches!(kind(error), Kind::Disconnected | Kind::Busy)
+    matches!(
+        kind(error),
+        Kind::Disconnected | Kind::ReadOnly | Kind::Undone | Kind::Busy
+    )
 }
 
 /// Whether a unique index refused the row.
@@ -128,7 +196,11 @@ fn outcome(error: &DbErr) -> Outcome {
         Some(sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::BeginFailed) => {
             Outcome::NotDone
         }
-        Some(sqlx::Error::Database(_)) if kind(error) == Kind::Busy => Outcome::NotDone,
+        Some(sqlx::Error::Database(_))
+            if matches!(kind(error), Kind::ReadOnly | Kind::Undone | Kind::Busy) =>
+        {
+            Outcome::NotDone
+        }
         _ => Outcome::Unknown,
     }
 }
@@ -193,9 +265,17 @@ fn postgres_kind(code: &str) -> Kind {
         // took too long, starting up, or the connection failed.
         "57P01" | "57P02" | "57P05" | "25P03" | "25P04" | "57P03" => Kind::Disconnected,
         code if code.starts_with("08") => Kind::Disconnected,
-        // Timed out, locked, deadlock, serialization, too many connections, out of resources,
-        // a standby that can't write.
-        "57014" | "55P03" | "40P01" | "40001" | "25006" => Kind::Busy,
+        // A standby, or a session that may only read.
+        "25006" => Kind::ReadOnly,
+        // A cached plan must not change its result type, or what a statement needs is not supported;
+        // a prepared statement that is gone, or there already.
+        "0A000" | "26000" | "42P05" => Kind::Stale,
+        // A serialization failure, a deadlock.
+        "40001" | "40P01" => Kind::Undone,
+        // An index row that is too long, a statement that is too complex.
+        code if code.starts_with("54") => Kind::Refused,
+        // Timed out, locked, too many connections, out of resources.
+        "57014" | "55P03" => Kind::Busy,
         code if code.starts_with("53") => Kind::Busy,
         // No such database, no such table or schema, may not.
         "3D000" | "42P01" | "3F000" | "42501" => Kind::Misconfigured,
@@ -211,7 +291,8 @@ fn sqlite_kind(code: u32) -> Kind {
         787 | 1811 => Kind::ForeignKey,
         // Can't open, not a database, read-only, may not.
         extended => match extended & 0xff {
-            5 | 6 | 9 | 13 => Kind::Busy,
+            // Locked, out of memory, interrupted, an I/O error, full.
+            5 | 6 | 7 | 9 | 10 | 13 => Kind::Busy,
             3 | 8 | 14 | 26 => Kind::Misconfigured,
             18 => Kind::Refused,
             _ => Kind::Other,

@@ -14,10 +14,8 @@ use yai_agentkit_core::{
 };
 
 use crate::{
-    connection::{Connection, PostgresSource, retrying},
-    error::{
-        from_sqlx, is_disconnected, is_foreign_key_violation, is_unique_violation, storage_error,
-    },
+    connection::{Connection, PostgresSource, retrying, retrying_undone},
+    error::{from_sqlx, is_foreign_key_violation, is_unique_violation, storage_error},
     sql::{Query, Sql},
 };
 
@@ -177,8 +175,10 @@ impl TurnEvents for SqlTurnEvents {
     async fn append(&self, batch: EventBatch) -> Result<()> {
         batch.validate()?;
         let mut added = self.insert(&batch).await;
-        if added.as_ref().is_err_and(is_disconnected) && self.0.replace_dead_connections().await {
-            added = self.insert(&batch).await;
+        if let Err(error) = &added
+            && self.0.may_repeat(error, &mut 0).await
+        {
+            added = retrying_undone!(self.0, self.insert(&batch));
             // The first attempt may have been committed after all.
             if added.as_ref().is_err_and(is_unique_violation) && self.holds(&batch).await? {
                 return Ok(());

@@ -13,7 +13,7 @@ use yai_agentkit_core::{
 };
 
 use crate::{
-    connection::{Connection, retrying},
+    connection::{Connection, retrying, retrying_undone},
     entity::turn::{Column, Entity as TurnTable, Model},
     error::{is_unique_violation, storage_error},
 };
@@ -109,8 +109,9 @@ WHERE conversation_id = $1 AND id = $2 AND status = $13 AND epoch = $14",
             seen_model.status.into(),
             seen_model.epoch.into(),
         ];
-        // Not repeated where the connection is lost: it would refuse itself.
-        match self.0.execute_raw(self.statement(sql, values)).await {
+        let statement = self.statement(sql, values);
+        // Where the connection is lost it would refuse itself.
+        match retrying_undone!(self.0, self.0.execute_raw(statement.clone())) {
             Ok(result) if result.rows_affected() == 0 => {
                 Err(Error::Conflict(Turn::conflict(&seen.id)))
             }
@@ -158,7 +159,8 @@ RETURNING attempt"
             model.updated_at.into(),
         ];
         let failed = |error| storage_error("take turn", error);
-        let rows = self.0.query_all_raw(self.statement(sql, values)).await;
+        let statement = self.statement(sql, values);
+        let rows = retrying_undone!(self.0, self.0.query_all_raw(statement.clone()));
         let rows = rows.map_err(failed)?;
         let Some(row) = rows.first() else {
             return Ok(None);

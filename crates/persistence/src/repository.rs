@@ -13,10 +13,8 @@ use yai_agentkit_core::{
 
 use crate::{
     batch::Batches,
-    connection::{Connection, retrying},
-    error::{
-        is_disconnected, is_foreign_key_violation, is_transient, is_unique_violation, storage_error,
-    },
+    connection::{Connection, retrying, retrying_undone},
+    error::{is_foreign_key_violation, is_transient, is_unique_violation, storage_error},
     precision::truncate_times,
 };
 
@@ -368,10 +366,10 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     async fn add(&self, entity: E) -> Result<E> {
         let entity = Self::as_stored(entity)?;
         let mut added = self.insert_with_others(&entity).await;
-        if added.as_ref().is_err_and(is_disconnected)
-            && self.connection.replace_dead_connections().await
+        if let Err(error) = &added
+            && self.connection.may_repeat(error, &mut 0).await
         {
-            added = self.insert(&entity).await;
+            added = retrying_undone!(self.connection, self.insert(&entity));
             // The first attempt may have been committed after all.
             if added.as_ref().is_err_and(is_unique_violation)
                 && self.get(&entity.id()).await?.as_ref() == Some(&entity)
@@ -388,7 +386,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
             .into_iter()
             .map(Self::as_stored)
             .collect::<Result<_>>()?;
-        match self.insert_all(&entities).await {
+        match retrying_undone!(self.connection, self.insert_all(&entities)) {
             Ok(()) => Ok(entities),
             Err(error) if is_unique_violation(&error) || is_foreign_key_violation(&error) => {
                 Err(self.error_of_row(&entities, error).await)

@@ -20,6 +20,7 @@ pub(super) const CASES: &[Case] = cases!["refusals":
     a_checkpoint_without_an_id_is_refused,
     a_copy_to_a_name_with_a_nul_character_is_refused,
     a_nul_character_in_a_question_is_no_failure_of_the_storage,
+    a_key_that_is_too_long_for_an_index_is_refused_with_the_name_of_its_field,
     what_follows_a_refusal_succeeds,
 ];
 
@@ -119,6 +120,50 @@ async fn a_version_whose_value_would_not_be_found_is_refused(storage: Arc<dyn St
         let id = draft.checkpoint.id.clone();
         assert_invalid(storage.checkpointer().put(draft).await, "version");
         assert_nothing_written(&thread, &id).await;
+    }
+}
+
+/// Of random characters, which no database makes shorter. The longest that is allowed is stored.
+async fn a_key_that_is_too_long_for_an_index_is_refused_with_the_name_of_its_field(
+    storage: Arc<dyn Storage>,
+) {
+    let text = |bytes: usize| -> String {
+        let mut text = String::new();
+        while text.len() < bytes {
+            text.push_str(&uuid::Uuid::new_v4().simple().to_string());
+        }
+        text.truncate(bytes);
+        text
+    };
+    let most = crate::validate::MAX_KEY_BYTES;
+    let thread = TestThread::new(&storage);
+    let parts = thread.id.as_str().len() + thread.draft(None).checkpoint.id.as_str().len();
+    let others = thread.id.as_str().len() + version(1).to_string().len();
+    for excess in [0, 1] {
+        let length = most - parts + excess;
+        let mut new = thread.draft(None);
+        new.namespace = text(length).as_str().into();
+        let mut with_channel = thread.draft(None);
+        let name = text(most - others + excess);
+        with_channel = with_channel.value(&name, version(1), stored(&1));
+        let id = thread.put(&thread.draft(None)).await;
+        let writes = thread.writes(&id, &text(length), "", &[("a", "1")]);
+        let checkpointer = storage.checkpointer();
+        let put = checkpointer.put(new).await;
+        let put_channel = checkpointer.put(with_channel).await;
+        let put_writes = checkpointer.put_writes(writes).await;
+        if excess == 0 {
+            put.unwrap();
+            put_channel.unwrap();
+            put_writes.unwrap();
+        } else {
+            assert_invalid(put, "checkpoint_ns");
+            assert_invalid(put_channel, "channel");
+            assert_invalid(put_writes, "task_id");
+            let copy = ThreadId::from(text(most + 1));
+            let copied = checkpointer.copy_thread(&thread.id, &copy).await;
+            assert_invalid(copied, "thread_id");
+        }
     }
 }
 

@@ -1,1 +1,1 @@
-SELECT 1;
+DELETE FROM threads WHERE 1 = 0;

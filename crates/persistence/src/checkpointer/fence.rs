@@ -13,7 +13,7 @@ use super::{
     write::{self, Fenced, New, Write},
 };
 use crate::{
-    connection::Connection,
+    connection::{Connection, retrying_undone},
     error::storage_error,
     sql::{Query, Sql},
 };
@@ -174,7 +174,7 @@ pub(super) async fn raise_epoch(
     const OPERATION: &str = "raise epoch";
     let epoch = Fence::Raise(epoch).stored_epoch()?;
     let raise = RAISE.query(connection).with(thread_id.as_str()).with(epoch);
-    let raised = raise.execute(connection).await;
+    let raised = retrying_undone!(connection, raise.clone().execute(connection));
     let raised = raised.map_err(|error| storage_error(OPERATION, error))? > 0;
     admitted(connection, OPERATION, thread_id, raised).await
 }

@@ -30,7 +30,10 @@ use yai_agentkit_core::{
 pub(crate) use self::group::Group;
 pub use self::raw::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
 use self::write::{Fenced, New, Write};
-use crate::{connection::Connection, events};
+use crate::{
+    connection::{Connection, retrying, retrying_undone},
+    events,
+};
 
 const PUT_CHECKPOINT: &str = "put checkpoint";
 const PUT_WRITES: &str = "put writes";
@@ -186,19 +189,36 @@ impl Checkpointer for SqlCheckpointer {
     }
 
     async fn delete_thread(&self, thread_id: &ThreadId) -> Result<()> {
-        maintenance::delete_thread(&self.connection, thread_id).await
+        let connection = &self.connection;
+        retrying!(
+            connection,
+            maintenance::delete_thread(connection, thread_id)
+        )
     }
 
     async fn delete_for_runs(&self, run_ids: &[String]) -> Result<()> {
-        maintenance::delete_for_runs(&self.connection, run_ids).await
+        let connection = &self.connection;
+        retrying!(
+            connection,
+            maintenance::delete_for_runs(connection, run_ids)
+        )
     }
 
     async fn copy_thread(&self, source: &ThreadId, target: &ThreadId) -> Result<()> {
-        maintenance::copy_thread(&self.connection, source, target).await
+        let connection = &self.connection;
+        // Done, it would refuse itself.
+        retrying_undone!(
+            connection,
+            maintenance::copy_thread(connection, source, target)
+        )
     }
 
     async fn prune(&self, thread_ids: &[ThreadId], strategy: PruneStrategy) -> Result<()> {
-        maintenance::prune(&self.connection, thread_ids, strategy).await
+        let connection = &self.connection;
+        retrying!(
+            connection,
+            maintenance::prune(connection, thread_ids, strategy)
+        )
     }
 
     async fn delta_channel_history(

@@ -12,9 +12,9 @@ use super::{
     write::New,
 };
 use crate::{
-    connection::Connection,
+    connection::{Connection, retrying_undone},
     entity::{message, turn::Model},
-    error::{Table, is_disconnected, storage_error, taken_in},
+    error::{Table, storage_error, taken_in},
     events::{self, EventRow},
     lease::SqlLeases,
     repository::SqlRepository,
@@ -58,8 +58,10 @@ pub(super) async fn put(
     }
     let statement = statement_of(&new, fence.stored_epoch()?, &(&told.events).into(), change);
     let mut stored = execute(connection, statement.clone()).await;
-    if stored.as_ref().is_err_and(is_disconnected) && connection.replace_dead_connections().await {
-        stored = execute(connection, statement.clone()).await;
+    if let Err(error) = &stored
+        && connection.may_repeat(error, &mut 0).await
+    {
+        stored = retrying_undone!(connection, execute(connection, statement.clone()));
         // By the first attempt, which was committed after all.
         if matches!(stored, Ok(None | Some(false))) && is_stored(connection, &new.key).await? {
             return Ok(());

@@ -7,14 +7,16 @@ pub(crate) mod servers;
 mod session;
 mod sqlite;
 
-use std::ops::Deref;
+use std::{ops::Deref, time::Duration};
 
 use async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, Statement};
 use sqlx::{AssertSqlSafe, Executor};
 
+use crate::error::{Repeat, Repeatable};
+
 pub(crate) use postgres::{PostgresSource, answers};
-pub(crate) use sqlite::SqliteSource;
+pub(crate) use sqlite::{FileIdentity, SqliteSource};
 
 use crate::sql::Query;
 
@@ -59,6 +61,20 @@ impl Transaction {
         Ok(())
     }
 
+    /// Undoes all of it, and waits for that. Whoever began it does where it was entered.
+    pub(crate) async fn undo(self) -> Result<(), DbErr> {
+        match self.connection {
+            _ if self.entered => Ok(()),
+            Connection::Postgres(PostgresSource {
+                unit: Some(unit), ..
+            }) => session::undo(&unit).await,
+            Connection::Sqlite(SqliteSource {
+                unit: Some(unit), ..
+            }) => session::undo(&unit).await,
+            Connection::Postgres(_) | Connection::Sqlite(_) => Ok(()),
+        }
+    }
+
     /// Commits, unless whoever began the transaction will.
     pub(crate) async fn commit(self) -> Result<(), DbErr> {
         if self.entered {
@@ -77,23 +93,44 @@ impl Deref for Transaction {
     }
 }
 
-/// Awaits `$attempt`, which must be safe to repeat; and once more where the connection turns out to
-/// have been lost and is not a transaction: a connection that died in the pool must not fail its
-/// next user. (A function that took an async closure could not promise that its future is `Send`.)
+/// Awaits `$attempt`, which must be safe to repeat; and again where [`Connection::may_repeat`] says
+/// so: a connection that died in the pool must not fail its next user, nor a deadlock its victim. (A
+/// function that took an async closure could not promise that its future is `Send`.)
 macro_rules! retrying {
-    ($connection:expr, $attempt:expr) => {
-        match $attempt.await {
-            Err(error)
-                if $crate::error::is_disconnected(&error)
-                    && $connection.replace_dead_connections().await =>
-            {
-                $attempt.await
+    ($connection:expr, $attempt:expr) => {{
+        let mut attempts = 0;
+        loop {
+            match $attempt.await {
+                Err(error) if $connection.may_repeat(&error, &mut attempts).await => {}
+                result => break result,
             }
-            result => result,
         }
-    };
+    }};
 }
 pub(crate) use retrying;
+
+/// The same for an `$attempt` that must not be repeated where it may have been done.
+macro_rules! retrying_undone {
+    ($connection:expr, $attempt:expr) => {{
+        let mut attempts = 0;
+        loop {
+            match $attempt.await {
+                Err(error)
+                    if $crate::error::Repeatable::repeat(&error)
+                        != Some($crate::error::Repeat::Reconnected)
+                        && $connection.may_repeat(&error, &mut attempts).await => {}
+                result => break result,
+            }
+        }
+    }};
+}
+pub(crate) use retrying_undone;
+
+/// How often a call is repeated that was undone for the sake of another.
+const MOST_UNDONE: u32 = 5;
+
+/// Before it is, and longer each time.
+const PAUSE_AFTER_UNDONE: Duration = Duration::from_millis(5);
 
 impl Connection {
     pub(crate) fn is_postgres(&self) -> bool {
@@ -137,6 +174,28 @@ impl Connection {
                 postgres.replace_dead_connections().await;
                 true
             }
+            _ => false,
+        }
+    }
+
+    /// Whether what failed with `error`, after so many `attempts`, may be repeated at once: on another
+    /// connection where this one was at fault, and never within a transaction.
+    pub(crate) async fn may_repeat(&self, error: &impl Repeatable, attempts: &mut u32) -> bool {
+        let Some(repeat) = error.repeat() else {
+            return false;
+        };
+        if self.is_transaction() || !self.is_postgres() {
+            return false;
+        }
+        *attempts += 1;
+        match repeat {
+            Repeat::Undone if *attempts <= MOST_UNDONE => {
+                tokio::time::sleep(PAUSE_AFTER_UNDONE * *attempts).await;
+                true
+            }
+            Repeat::Reconnected if *attempts == 1 => self.replace_dead_connections().await,
+            // The session that failed has closed the others.
+            Repeat::Renewed => *attempts == 1,
             _ => false,
         }
     }

@@ -41,6 +41,8 @@ struct Shelf<DB: Database> {
     idle: Vec<Idle<DB>>,
     /// Whether a task clears it.
     watched: bool,
+    /// What left sqlx's pool before is not to be used again.
+    renewed: Option<Instant>,
 }
 
 struct Idle<DB: Database> {
@@ -87,6 +89,7 @@ impl<DB: Database> Pool<DB> {
             shelf: Mutex::new(Shelf {
                 idle: Vec::new(),
                 watched: false,
+                renewed: None,
             }),
             permits: Arc::new(Semaphore::new(most as usize)),
             runtime: Handle::current(),
@@ -146,6 +149,20 @@ impl<DB: Database> Pool<DB> {
             if !answers(&mut connection).await {
                 connection.close_on_drop();
             }
+        }
+    }
+
+    /// Closes the idle connections, and those in use when they come back.
+    fn renew(&self) {
+        let shelved = {
+            let mut shelf = self.0.shelf();
+            shelf.renewed = Some(Instant::now());
+            mem::take(&mut shelf.idle)
+        };
+        let shelved = shelved.into_iter().map(|idle| Some(idle.connection));
+        let in_sqlx = (0..self.0.connections.num_idle()).map(|_| self.0.connections.try_acquire());
+        for mut connection in shelved.chain(in_sqlx).flatten() {
+            connection.close_on_drop();
         }
     }
 
@@ -211,7 +228,8 @@ impl<DB: Database> Pooled<DB> {
 
     /// After all went well.
     pub(super) fn release(mut self) {
-        if self.transaction != Stage::None || self.left_sqlx.elapsed() > LONGEST_STAY {
+        let is_tired = self.left_sqlx.elapsed() > LONGEST_STAY;
+        if self.transaction != Stage::None || is_tired || self.is_outdated() {
             return;
         }
         if let Some(connection) = self.connection.take() {
@@ -227,14 +245,28 @@ impl<DB: Database> Pooled<DB> {
     /// Rolls back. Where that fails the connection is closed, for it would fail whoever came next:
     /// SQLite ends a transaction by itself after a full disk, an interruption and the like, and sqlx
     /// goes on counting it.
-    async fn undo(mut self) {
+    pub(super) async fn undo(mut self) -> Result<(), sqlx::Error> {
+        self.transaction = Stage::Unknown;
         let undone = DB::TransactionManager::rollback(&mut self);
-        let undone = tokio::time::timeout(LONGEST_UNDO, undone).await;
-        if matches!(undone, Ok(Ok(()))) && DB::TransactionManager::get_transaction_depth(&self) == 0
-        {
+        tokio::time::timeout(LONGEST_UNDO, undone)
+            .await
+            .map_err(|_| sqlx::Error::PoolTimedOut)??;
+        if DB::TransactionManager::get_transaction_depth(&self) == 0 {
             self.transaction = Stage::None;
             self.release();
         }
+        Ok(())
+    }
+
+    /// Closes every connection of its pool, those in use when they come back.
+    pub(super) fn renew_pool(&self) {
+        self.pool.renew();
+    }
+
+    /// Whether the pool was renewed since.
+    fn is_outdated(&self) -> bool {
+        let renewed = self.pool.0.shelf().renewed;
+        renewed.is_some_and(|renewed| self.left_sqlx < renewed)
     }
 
     /// Closes it, whatever it was at.
@@ -251,6 +283,7 @@ impl<DB: Database> Drop for Pooled<DB> {
         // sqlx needs it, and this may be dropped outside.
         let _inside = self.pool.0.runtime.enter();
         match self.transaction {
+            Stage::None if self.is_outdated() => connection.close_on_drop(),
             Stage::None => drop(connection),
             Stage::Unknown => connection.close_on_drop(),
             Stage::Open => {

@@ -5,7 +5,7 @@ use sqlx::Database;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::pool::Pooled;
-use crate::error::{from_sqlx, is_transient, spares_connection};
+use crate::error::{Repeat, Repeatable, from_sqlx, is_transient, spares_connection};
 
 /// A transaction that several hold.
 pub(crate) type Unit<DB> = Arc<Mutex<Work<DB>>>;
@@ -65,8 +65,11 @@ impl<DB: Database> Session<DB> {
         Ok(value)
     }
 
-    fn fail(self, error: &DbErr) {
+    fn fail(mut self, error: &DbErr) {
         let spared = spares_connection(error);
+        if error.repeat() == Some(Repeat::Renewed) {
+            self.connection().renew_pool();
+        }
         match self {
             Self::Unit(connection, mut work) if spared => {
                 *work = Work::Failed(connection, error.clone());
@@ -112,6 +115,12 @@ pub(super) async fn commit<DB: Database>(unit: &Unit<DB>) -> Result<(), DbErr> {
     commit_and_release(work.take()?).await?;
     *work = Work::Committed;
     Ok(())
+}
+
+/// Rolls back.
+pub(super) async fn undo<DB: Database>(unit: &Unit<DB>) -> Result<(), DbErr> {
+    let connection = unit.lock().await.take()?;
+    connection.undo().await.map_err(from_sqlx)
 }
 
 async fn commit_and_release<DB: Database>(mut connection: Pooled<DB>) -> Result<(), DbErr> {

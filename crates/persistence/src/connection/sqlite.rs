@@ -1,4 +1,5 @@
 use std::{
+    path::Path,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
@@ -9,6 +10,7 @@ use std::{
 use sea_orm::DbErr;
 use sqlx::{SqlSafeStr, Sqlite, SqlitePool};
 use tokio::sync::Mutex;
+use yai_agentkit_core::{Error, Outcome};
 
 use super::{
     files::MemoryDirectory,
@@ -26,6 +28,8 @@ pub(crate) struct SqliteSource {
     pub(crate) writer: Pool<Sqlite>,
     pub(super) readers: Pool<Sqlite>,
     query_timeout: Duration,
+    /// What was opened first.
+    file: FileIdentity,
     /// Holds the files of a database that is gone with its last connection.
     _directory: Option<Arc<MemoryDirectory>>,
     /// The transaction to run in.
@@ -37,15 +41,33 @@ impl SqliteSource {
         writer: SqlitePool,
         readers: SqlitePool,
         query_timeout: Duration,
+        file: FileIdentity,
         directory: Option<Arc<MemoryDirectory>>,
     ) -> Self {
         Self {
             writer: Pool::new(writer),
             readers: Pool::new(readers),
             query_timeout,
+            file,
             _directory: directory,
             unit: None,
         }
+    }
+
+    /// Refuses a file that is no longer the one that was opened: what is written now would be lost
+    /// with it.
+    pub(crate) fn check_file(&self) -> Result<(), Error> {
+        let options = self.writer.connect_options();
+        let reason = match FileIdentity::of(options.get_filename()) {
+            now if now == self.file => return Ok(()),
+            FileIdentity(None) => "the SQLite file was deleted: put it back, and restart",
+            FileIdentity(Some(_)) => "the SQLite file was replaced: restart",
+        };
+        Err(Error::unavailable(
+            reason,
+            Outcome::NotDone,
+            "another device or inode",
+        ))
     }
 
     /// A transaction that may write from its begin on: one that began reading could not be made to
@@ -85,6 +107,22 @@ fn reads(sql: &str) -> bool {
     ["select", "with"]
         .iter()
         .any(|word| first_word.eq_ignore_ascii_case(word))
+}
+
+/// Tells a file from another one in its place: device and inode.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileIdentity(Option<(u64, u64)>);
+
+impl FileIdentity {
+    pub(crate) fn of(path: &Path) -> Self {
+        #[cfg(unix)]
+        return Self(path.metadata().ok().map(|file| {
+            use std::os::unix::fs::MetadataExt;
+            (file.dev(), file.ino())
+        }));
+        #[cfg(not(unix))]
+        Self(path.metadata().ok().map(|_| (0, 0)))
+    }
 }
 
 /// When SQLite ends the statement under way on a connection.

@@ -28,6 +28,9 @@ pub(super) async fn open(
         // Rows come by their keys, more of them in the planner's guess than in truth: compiling a
         // statement would take longer than running it.
         ("jit".to_owned(), "off".to_owned()),
+        // Whatever the database or the role has for others: our statements count on seeing what was
+        // committed while they waited.
+        (ISOLATION.to_owned(), "read committed".to_owned()),
         // A process that hangs in a transaction must not keep its locks from the others.
         (
             "idle_in_transaction_session_timeout".to_owned(),
@@ -59,8 +62,9 @@ pub(super) async fn open(
         )
     };
     let pooler_begin = behind_pooler.then(|| {
-        let settings: String = settings.iter().map(set_local).collect();
-        format!("BEGIN{settings}").into()
+        let settings = settings.iter().filter(|(setting, _)| setting != ISOLATION);
+        let settings: String = settings.map(set_local).collect();
+        format!("BEGIN ISOLATION LEVEL READ COMMITTED{settings}").into()
     });
     let pool: PgPoolOptions =
         pool_options(config).before_acquire(|connection: &mut PgConnection, meta| {
@@ -125,3 +129,6 @@ async fn is_transaction_pooler(direct: &Servers) -> Result<bool, sqlx::Error> {
     connection.close().await?;
     Ok(!arrived)
 }
+
+/// Of what runs without a `BEGIN` too.
+const ISOLATION: &str = "default_transaction_isolation";

@@ -6,7 +6,7 @@ use super::pool_options;
 use crate::{
     DatabaseConfig,
     connection::{
-        Connection, SqliteSource,
+        Connection, FileIdentity, SqliteSource,
         files::{MemoryDirectory, make_private},
     },
     conninfo::{Access, SqliteFile},
@@ -69,6 +69,10 @@ async fn open_with(
         .min_connections(1)
         .connect_with(options.clone());
     let writer = writer.await?;
+    // A file that was deleted meanwhile is missed, not begun anew without tables.
+    let options = options.create_if_missing(false);
+    writer.set_connect_options(options.clone());
+    let file = FileIdentity::of(options.get_filename());
     let readers = pool(config)
         .max_connections(config.values.max_connections.saturating_sub(1).max(1))
         .min_connections(0)
@@ -77,6 +81,7 @@ async fn open_with(
         writer,
         readers,
         config.values.query_timeout,
+        file,
         directory,
     )))
 }

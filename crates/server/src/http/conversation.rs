@@ -287,10 +287,12 @@ async fn delete(State(app): State<App>, Id(id): Id) -> Result<StatusCode, Proble
         return Err(TurnError::Busy(id).into());
     }
     let unit = app.storage.begin().await?;
-    unit.conversations().delete(&id).await?;
+    // The thread first, as each step of a turn locks it before anything else: in the other order the
+    // two would wait for each other.
     unit.checkpointer()
         .delete_thread(&conversation.thread_id())
         .await?;
+    unit.conversations().delete(&id).await?;
     unit.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -116,6 +116,12 @@ impl Problem {
         Self::unavailable("storage-unavailable", detail, 1).because(cause)
     }
 
+    /// The storage takes no writes.
+    pub(super) fn not_ready(why: &str, cause: impl Into<BoxError>) -> Self {
+        let detail = format!("The storage is not ready: {why}.");
+        Self::unavailable("storage-unavailable", detail, 1).because(cause)
+    }
+
     /// The storage went away before it answered.
     fn outcome_unknown(cause: impl Into<BoxError>) -> Self {
         let detail = "The storage became unavailable: look whether the request took effect before \

@@ -155,6 +155,9 @@ async fn a_storage_that_fails_is_a_problem_that_tells_no_sql() {
     let path = format!("/chats/{}/messages", api.conversation().await);
     assert_eq!(api.get("/readyz").await.status, StatusCode::OK);
     api.storage.fails.store(true, Ordering::SeqCst);
+    // Longer than an answer of the storage counts.
+    let outdated = || tokio::time::sleep(Duration::from_secs(1));
+    outdated().await;
     for answer in [
         api.post(&path, json!({"content": "hi"})).await,
         api.get("/readyz").await,
@@ -166,6 +169,7 @@ async fn a_storage_that_fails_is_a_problem_that_tells_no_sql() {
     }
     assert_eq!(api.get("/healthz").await.status, StatusCode::OK);
     api.storage.fails.store(false, Ordering::SeqCst);
+    outdated().await;
     assert_eq!(api.get("/readyz").await.status, StatusCode::OK);
 }
 

@@ -18,7 +18,7 @@ use super::{
     statement::Conflicts::{self, Possible, Unexpected},
 };
 use crate::{
-    connection::{Connection, retrying},
+    connection::{Connection, retrying, retrying_undone},
     error::is_unique_violation,
     events::EventRow,
 };
@@ -101,7 +101,7 @@ impl New {
 /// [`place`](Write::place); those of one thread have one fence, and one that raises is alone.
 pub(super) async fn write(connection: &Connection, writes: &[Write]) -> Result<Vec<bool>, DbErr> {
     if connection.is_transaction() || writes.iter().any(Write::raises) {
-        return attempt(connection, writes, Possible).await;
+        return retrying_undone!(connection, attempt(connection, writes, Possible));
     }
     // On another connection where this one was lost: what is there may be written again.
     if let Some(postgres) = connection.undivided()
@@ -114,7 +114,9 @@ pub(super) async fn write(connection: &Connection, writes: &[Write]) -> Result<V
     }
     match retrying!(connection, attempt(connection, writes, Possible)) {
         // Events that were told while this waited for their thread: now they show.
-        Err(error) if is_unique_violation(&error) => attempt(connection, writes, Possible).await,
+        Err(error) if is_unique_violation(&error) => {
+            retrying_undone!(connection, attempt(connection, writes, Possible))
+        }
         written => written,
     }
 }

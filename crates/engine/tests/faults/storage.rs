@@ -20,13 +20,13 @@ const KEYS: &str = "keys";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mistake {
     /// Pending writes are stored without asking who owns the thread.
-    NoFence,
+    WritesOfAnybody,
     /// Who takes a turn over does not raise the epoch of its thread.
-    NoEpoch,
+    EpochNotRaised,
     /// Events of who has lost a turn are stored behind those of its new owner.
-    NoEventFence,
+    EventsOfAnybody,
     /// The use of a key is not stored.
-    NoKeys,
+    KeysForgotten,
 }
 
 /// A part of a storage, as one process sees it.
@@ -148,7 +148,7 @@ impl UnitOfWork for BoundedUnit {
 #[async_trait]
 impl<E: Entity> Repository<E> for Bounded<dyn Repository<E>> {
     async fn get(&self, id: &E::Id) -> Result<Option<E>> {
-        if self.part == KEYS && self.process.makes(Mistake::NoKeys) {
+        if self.part == KEYS && self.process.makes(Mistake::KeysForgotten) {
             return Ok(None);
         }
         self.cross("get", self.inner.get(id)).await
@@ -159,7 +159,7 @@ impl<E: Entity> Repository<E> for Bounded<dyn Repository<E>> {
     }
 
     async fn add(&self, entity: E) -> Result<E> {
-        if self.part == KEYS && self.process.makes(Mistake::NoKeys) {
+        if self.part == KEYS && self.process.makes(Mistake::KeysForgotten) {
             return Ok(entity);
         }
         self.cross("add", self.inner.add(entity)).await
@@ -209,7 +209,7 @@ impl Leases for Bounded<dyn Leases> {
 #[async_trait]
 impl TurnEvents for Bounded<dyn TurnEvents> {
     async fn append(&self, mut batch: EventBatch) -> Result<()> {
-        if self.process.makes(Mistake::NoEventFence) {
+        if self.process.makes(Mistake::EventsOfAnybody) {
             while let Err(Error::Conflict(_)) = self.inner.append(batch.clone()).await {
                 batch.sequence += 1;
             }
@@ -273,7 +273,7 @@ impl Checkpointer for Bounded<dyn Checkpointer> {
     }
 
     fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer> {
-        if self.process.makes(Mistake::NoFence) {
+        if self.process.makes(Mistake::WritesOfAnybody) {
             return Self::part(self.part, Arc::clone(&self.inner), &self.process);
         }
         Self::part(self.part, self.inner.fenced(fence), &self.process)
@@ -290,7 +290,7 @@ impl Checkpointer for Bounded<dyn Checkpointer> {
     }
 
     async fn raise_epoch(&self, thread_id: &ThreadId, epoch: u64) -> Result<()> {
-        if self.process.makes(Mistake::NoEpoch) {
+        if self.process.makes(Mistake::EpochNotRaised) {
             return Ok(());
         }
         self.cross("raise epoch", self.inner.raise_epoch(thread_id, epoch))

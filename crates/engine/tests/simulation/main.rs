@@ -65,10 +65,10 @@ fn nothing_is_lost_doubled_or_stuck() {
 #[test]
 fn mistakes_that_are_made_on_purpose_are_found() {
     let mistakes = [
-        Mistake::NoKeys,
-        Mistake::NoEventFence,
-        Mistake::NoEpoch,
-        Mistake::NoFence,
+        Mistake::KeysForgotten,
+        Mistake::EventsOfAnybody,
+        Mistake::EpochNotRaised,
+        Mistake::WritesOfAnybody,
     ];
     for mistake in mistakes {
         let found =

@@ -194,7 +194,6 @@ impl World {
                     request: words.as_bytes().to_vec(),
                 }),
                 on_busy: Some(on_busy),
-                ..SendOptions::default()
             };
             match timeout(Duration::from_secs(20), engine.send_with(message, options)).await {
                 Ok(Ok(answer)) => return Ok(answer.content),

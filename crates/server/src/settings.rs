@@ -139,7 +139,7 @@ settings! {
             "AGENTKIT_TOOLS_AT_ONCE", "tools_at_once", "tools-at-once";
         /// how often a turn may be cut short before it fails
         max_attempts: u32 = "5", ATTEMPTS, "AGENTKIT_MAX_ATTEMPTS", "max_attempts", "max-attempts";
-        /// seconds that a turn may run; waiting for a person does not count
+        /// seconds that a turn may run on one server; waiting for a person does not count
         turn_deadline: Duration = "600", TURN_SECONDS,
             "AGENTKIT_TURN_DEADLINE", "turn_deadline", "turn-deadline";
         /// seconds without a sign of life after which another server takes a turn over, at most a

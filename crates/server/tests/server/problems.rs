@@ -321,3 +321,19 @@ async fn the_page_to_try_it_needs_no_other_site() {
         assert_eq!(answer.status, StatusCode::OK, "{file}");
     }
 }
+
+/// Whoever writes a client reads the file; `UPDATE_OPENAPI=1` writes it.
+#[tokio::test]
+async fn the_document_in_the_repository_is_the_one_that_is_served() {
+    let document = api().get("/openapi.json").await.body;
+    let served = serde_json::to_string_pretty(&document).unwrap() + "\n";
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../openapi.json");
+    if std::env::var_os("UPDATE_OPENAPI").is_some() {
+        std::fs::write(file, &served).unwrap();
+    }
+    let kept = std::fs::read_to_string(file).expect("openapi.json");
+    assert!(
+        kept == served,
+        "openapi.json is not what the server serves: UPDATE_OPENAPI=1 writes it"
+    );
+}

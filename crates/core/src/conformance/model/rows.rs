@@ -261,8 +261,22 @@ impl RowOperation {
                     start,
                     limit: *limit,
                 };
-                pair.same(async |parts| parts.messages.list(&query).await)
-                    .await
+                pair.same(async |parts| {
+                    let page = parts.messages.list(&query).await?;
+                    // A position is each storage's own: what counts is where it leads.
+                    let rest = match page.next {
+                        None => None,
+                        Some(cursor) => {
+                            let query = ListQuery {
+                                start: Start::After(cursor),
+                                ..query.clone()
+                            };
+                            Some(parts.messages.list(&query).await?.items)
+                        }
+                    };
+                    Ok((page.items, rest))
+                })
+                .await
             }
             Self::AddTurn {
                 conversation,

@@ -223,14 +223,14 @@ pub trait Repository<E: Entity>: Send + Sync {
     /// ```
     /// # use yai_agentkit_core::{Conversation, Entity, Error, Repository, Result};
     /// async fn rename(all: &dyn Repository<Conversation>, seen: &Conversation) -> Result<()> {
-    ///     let renamed = all.update(&seen.id, &|stored| {
+    ///     let rename = |stored: &mut Conversation| {
     ///         if stored.title != seen.title {
     ///             return Err(Error::Conflict(Conversation::conflict(&seen.id)));
     ///         }
     ///         stored.title = Some("Two trips".to_owned());
     ///         Ok(())
-    ///     });
-    ///     renamed.await.map(drop)
+    ///     };
+    ///     all.update(&seen.id, &rename).await.map(drop)
     /// }
     /// ```
     async fn update(&self, id: &E::Id, change: Change<'_, E>) -> Result<E>;

@@ -56,13 +56,13 @@ impl OfflineAgent {
 #[async_trait]
 impl Agent for OfflineAgent {
     async fn step(&self, state: &AgentState, deltas: &Deltas) -> Result<Step, AgentError> {
-        tokio::time::sleep(self.step_delay).await;
+        pause(self.step_delay).await;
         let step = decide(state);
         if let Step::Answer(answer) = &step {
             let characters: Vec<char> = answer.chars().collect();
             for delta in characters.chunks(DELTA) {
                 deltas.say(&delta.iter().collect::<String>()).await;
-                tokio::time::sleep(self.step_delay / 10).await;
+                pause(self.step_delay / 10).await;
             }
         }
         Ok(step)
@@ -79,8 +79,15 @@ impl Agent for OfflineAgent {
         state: &mut AgentState,
         _answer: Option<&str>,
     ) -> ToolOutcome {
-        tokio::time::sleep(self.step_delay).await;
+        pause(self.step_delay).await;
         ToolOutcome::Result(self.toolbox.run(call, state).await)
+    }
+}
+
+/// A timer of no time at all waits for the next tick of its wheel, a millisecond.
+async fn pause(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
     }
 }
 

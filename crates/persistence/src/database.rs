@@ -115,8 +115,7 @@ impl Database {
     pub async fn migrate_with<M: MigratorTrait>(&self) -> Result<Vec<String>> {
         let schema = self.config.values.schema.as_deref();
         let patience = self.config.values.connection_timeout;
-        let explain = migration::migration_error;
-        migration::migrate_with::<M>(&self.connection, schema, patience, explain).await
+        migration::migrate_with::<M>(&self.connection, schema, patience).await
     }
 
     /// The repository of any entity, an application's own included; see [`StoredEntity`].

@@ -56,20 +56,12 @@ impl Servers {
     /// place of that. As libpq, it asks no other after one that answers with an error, unless that is
     /// starting or full.
     pub(crate) async fn connect(&self) -> Result<(PgConnection, usize), sqlx::Error> {
-        self.connect_with(|options| options).await
-    }
-
-    /// [`connect`](Self::connect) with options changed by `change`.
-    pub(crate) async fn connect_with(
-        &self,
-        change: impl Fn(PgConnectOptions) -> PgConnectOptions,
-    ) -> Result<(PgConnection, usize), sqlx::Error> {
         let are_several = self.postgres.hosts.len() > 1;
         let patience = self.postgres.connect_timeout;
         let patience = patience.or(are_several.then_some(TIME_FOR_ONE));
         let mut last = None;
         for index in 0..self.postgres.hosts.len() {
-            let options = change(self.options(index));
+            let options = self.options(index);
             let connecting = PgConnection::connect_with(&options);
             let connected = match patience {
                 Some(patience) => tokio::time::timeout(patience, connecting)

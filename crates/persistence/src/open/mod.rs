@@ -24,18 +24,19 @@ pub(crate) async fn open(config: &DatabaseConfig) -> Result<Connection> {
     let target = config.target()?;
     let patience = config.values.connection_timeout;
     let opened = match &target {
-        Target::Postgres(postgres) => {
+        Target::Postgres(target) => {
             let operation = || {
                 format!(
                     "connect to PostgreSQL at {} (does it run, and does {} say where?)",
-                    postgres.display_hosts(),
+                    target.display_hosts(),
                     config.url_name,
                 )
             };
-            let servers = Servers::new(postgres);
-            let first = look_for(&servers, config).await;
+            let servers = Servers::new(target);
+            let settings = postgres::settings(config, target);
+            let first = look_for(config, &settings, &servers).await;
             let first = first.map_err(|error| storage_error(operation(), error))?;
-            let opened = postgres::open(config, postgres, servers, first);
+            let opened = postgres::open(config, &settings, servers, first);
             let opened = tokio::time::timeout(patience, opened).await;
             opened.map(|opened| opened.map_err(|error| (operation(), error)))
         }
@@ -62,15 +63,17 @@ pub(crate) async fn open(config: &DatabaseConfig) -> Result<Connection> {
 
 /// The first connection, while there may be no server yet.
 async fn look_for(
-    servers: &Servers,
     config: &DatabaseConfig,
-) -> Result<(sqlx::PgConnection, usize), DbErr> {
+    settings: &[(String, String)],
+    servers: &Servers,
+) -> Result<postgres::First, DbErr> {
     let started = Instant::now();
     let mut patience = config.values.start_timeout;
     let mut pause = SHORTEST_PAUSE;
     loop {
         let deadline = (started + patience).into();
-        let connected = tokio::time::timeout_at(deadline, servers.connect()).await;
+        let connecting = postgres::connect(config, settings, servers);
+        let connected = tokio::time::timeout_at(deadline, connecting).await;
         let error = match connected {
             Ok(Ok(first)) => return Ok(first),
             Ok(Err(error)) => from_sqlx(error),

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use sqlx::{
-    AssertSqlSafe, Connection as _, Executor, PgConnection, PgPool, Postgres, Row as _, SqlSafeStr,
+    AssertSqlSafe, Executor, PgConnection, Row as _,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -15,13 +15,77 @@ use crate::{
 /// A connection that has been idle for longer is tried before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(5);
 
-/// Opens the pool. `first` is a connection to the server to use, and the place of that.
-pub(super) async fn open(
+/// A setting that arrives with the others, or not.
+const PROBE: (&str, &str) = ("agentkit.direct", "yes");
+
+/// Of what runs without a `BEGIN` too.
+const ISOLATION: &str = "default_transaction_isolation";
+
+/// The first connection, and what it has found.
+pub(super) struct First {
+    connection: PgConnection,
+    /// The place of its server.
+    server: usize,
+    /// Whether settings given on connecting don't arrive, as behind PgBouncer: it refuses them, or
+    /// drops them where it is told to ignore them.
+    behind_pooler: bool,
+    has_citus: bool,
+}
+
+/// Connects once. To connect is what takes long (the server starts a process, and both agree on
+/// keys), so that this connection finds out all that has to be known about the server.
+pub(super) async fn connect(
+    config: &DatabaseConfig,
+    settings: &[(String, String)],
+    servers: &Servers,
+) -> Result<First, sqlx::Error> {
+    const PROTOCOL_VIOLATION: &str = "08P01";
+    const FACTS: &str =
+        "SELECT current_setting('agentkit.direct', true) IS NOT DISTINCT FROM 'yes',
+    to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL";
+    let known = config.values.transaction_pooler;
+    let given = settings.to_vec();
+    servers.set_options(move |options: PgConnectOptions| {
+        options.options(given.clone()).options([PROBE])
+    });
+    let direct = match known {
+        Some(true) => None,
+        Some(false) => Some(servers.connect().await?),
+        None => match servers.connect().await {
+            Err(sqlx::Error::Database(error))
+                if error.code().as_deref() == Some(PROTOCOL_VIOLATION) =>
+            {
+                None
+            }
+            connected => Some(connected?),
+        },
+    };
+    let (mut connection, server) = match direct {
+        Some(direct) => direct,
+        None => {
+            servers.set_options(|options| options);
+            servers.connect().await?
+        }
+    };
+    // Without parameters, so that nothing is prepared.
+    let facts = connection.fetch_one(sqlx::raw_sql(FACTS)).await?;
+    let behind_pooler = known.unwrap_or(!facts.try_get::<bool, _>(0)?);
+    if behind_pooler {
+        servers.set_options(|options| options);
+    }
+    Ok(First {
+        connection,
+        server,
+        behind_pooler,
+        has_citus: facts.try_get(1)?,
+    })
+}
+
+/// What every session of ours is to have.
+pub(super) fn settings(
     config: &DatabaseConfig,
     postgres: &conninfo::Postgres,
-    servers: Servers,
-    first: (PgConnection, usize),
-) -> Result<Connection, sqlx::Error> {
+) -> Vec<(String, String)> {
     let timeout = config.values.query_timeout.as_millis().max(1);
     let mut settings = vec![
         ("statement_timeout".to_owned(), timeout.to_string()),
@@ -45,35 +109,35 @@ pub(super) async fn open(
             .clone()
             .map(|schema| ("search_path".to_owned(), schema)),
     );
+    settings
+}
 
-    let given = settings.clone();
-    servers.set_options(move |options: PgConnectOptions| options.options(given.clone()));
-    let behind_pooler = match config.values.transaction_pooler {
-        Some(known) => known,
-        None => is_transaction_pooler(&servers).await?,
-    };
-    if behind_pooler {
-        servers.set_options(|options| options);
-    }
+/// Opens the pool, which connects when it is first used.
+pub(super) async fn open(
+    config: &DatabaseConfig,
+    settings: &[(String, String)],
+    servers: Servers,
+    mut first: First,
+) -> Result<Connection, sqlx::Error> {
     let set_local = |(setting, value): &(String, String)| {
         format!(
             "; SET LOCAL \"{setting}\" = '{}'",
             value.replace('\'', "''")
         )
     };
-    let pooler_begin = behind_pooler.then(|| {
+    let pooler_begin = first.behind_pooler.then(|| {
         let settings = settings.iter().filter(|(setting, _)| setting != ISOLATION);
         let settings: String = settings.map(set_local).collect();
         format!("BEGIN ISOLATION LEVEL READ COMMITTED{settings}").into()
     });
+    let schema = config.values.schema.as_deref();
+    let is_distributed = first.has_citus && is_distributed(&mut first.connection, schema).await?;
     let pool: PgPoolOptions =
         pool_options(config).before_acquire(|connection: &mut PgConnection, meta| {
             Box::pin(async move { Ok(meta.idle_for < TRUSTED_IDLE || answers(connection).await) })
         });
-    let (watched, index) = first;
-    let pool = pool.connect_with(servers.options(index)).await?;
-    let is_distributed = is_distributed(&pool, config.values.schema.as_deref()).await?;
-    let watch = servers.watch(&pool, watched).await;
+    let pool = pool.connect_lazy_with(servers.options(first.server));
+    let watch = servers.watch(&pool, first.connection).await;
     Ok(Connection::Postgres(PostgresSource::new(
         pool,
         pooler_begin,
@@ -83,11 +147,10 @@ pub(super) async fn open(
 }
 
 /// Whether Citus distributes the checkpoints.
-async fn is_distributed(pool: &PgPool, schema: Option<&str>) -> Result<bool, sqlx::Error> {
-    const HAS_CITUS: &str = "SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL";
-    if !holds(pool, HAS_CITUS).await? {
-        return Ok(false);
-    }
+async fn is_distributed(
+    connection: &mut PgConnection,
+    schema: Option<&str>,
+) -> Result<bool, sqlx::Error> {
     // Behind a transaction pooler no search path is set here.
     let schema = schema.map(|schema| format!("\"{schema}\"."));
     let sql = format!(
@@ -95,40 +158,6 @@ async fn is_distributed(pool: &PgPool, schema: Option<&str>) -> Result<bool, sql
 WHERE logicalrelid = to_regclass('{}checkpoints'))",
         schema.unwrap_or_default(),
     );
-    holds(pool, AssertSqlSafe(sql)).await
+    let row = connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(sql)));
+    row.await?.try_get(0)
 }
-
-/// Whether what `sql` selects is true. Without parameters, so that nothing is prepared.
-async fn holds<'e>(
-    executor: impl Executor<'e, Database = Postgres>,
-    sql: impl SqlSafeStr,
-) -> Result<bool, sqlx::Error> {
-    executor.fetch_one(sqlx::raw_sql(sql)).await?.try_get(0)
-}
-
-/// Whether settings given on connecting don't arrive, as behind PgBouncer: it refuses them, or
-/// drops them where it is told to ignore them.
-async fn is_transaction_pooler(direct: &Servers) -> Result<bool, sqlx::Error> {
-    const PROTOCOL_VIOLATION: &str = "08P01";
-    const PROBE: (&str, &str) = ("agentkit.direct", "yes");
-    let mut connection = match direct
-        .connect_with(|options| options.options([PROBE]))
-        .await
-    {
-        Ok((connection, _)) => connection,
-        Err(sqlx::Error::Database(error))
-            if error.code().as_deref() == Some(PROTOCOL_VIOLATION) =>
-        {
-            return Ok(true);
-        }
-        Err(error) => return Err(error),
-    };
-    const ARRIVED: &str =
-        "SELECT current_setting('agentkit.direct', true) IS NOT DISTINCT FROM 'yes'";
-    let arrived = holds(&mut connection, ARRIVED).await?;
-    connection.close().await?;
-    Ok(!arrived)
-}
-
-/// Of what runs without a `BEGIN` too.
-const ISOLATION: &str = "default_transaction_isolation";

@@ -33,6 +33,20 @@ async fn a_server_that_starts_late_is_waited_for() {
     postgres.remove().await;
 }
 
+/// One that finds out about the server, and that of the pool.
+#[tokio::test]
+async fn a_new_database_takes_two_connections() {
+    let postgres = PostgresDatabase::create("connecting").await;
+    for state in ["new", "migrated"] {
+        let proxy = Proxy::start(&postgres.url).await;
+        let database = connect(&proxy.url()).await;
+        database.ping().await.unwrap();
+        assert_eq!(proxy.accepted(), 2, "{state}");
+        database.close().await;
+    }
+    postgres.remove().await;
+}
+
 #[tokio::test]
 async fn a_server_that_never_starts_is_unavailable_after_the_timeout() {
     let port = unused_port().await;

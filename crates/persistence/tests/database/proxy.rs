@@ -1,6 +1,9 @@
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::{
@@ -15,6 +18,7 @@ pub(crate) struct Proxy {
     server: url::Url,
     lost: Lost,
     frozen: watch::Sender<()>,
+    accepted: Arc<AtomicUsize>,
 }
 
 /// The answer that is to be lost, once.
@@ -33,11 +37,14 @@ impl Proxy {
             server: url.parse().unwrap(),
             lost: Lost::default(),
             frozen: watch::Sender::new(()),
+            accepted: Arc::default(),
         };
         let server = format!("127.0.0.1:{}", proxy.server.port().unwrap());
         let (lost, frozen) = (Arc::clone(&proxy.lost), proxy.frozen.clone());
+        let accepted = Arc::clone(&proxy.accepted);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                accepted.fetch_add(1, Ordering::Relaxed);
                 let server = TcpStream::connect(&server).await.unwrap();
                 tokio::spawn(forward(client, server, lost.clone(), frozen.subscribe()));
             }
@@ -51,6 +58,11 @@ impl Proxy {
         url.set_ip_host(self.address.ip()).unwrap();
         url.set_port(Some(self.address.port())).unwrap();
         url.into()
+    }
+
+    /// How many connections there were.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// Ends the connection instead of passing on the next answer that holds `text`.

@@ -6,7 +6,8 @@ use serde_json::{Map, Value as Json};
 
 use crate::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, CheckpointTuple, Error, EventBatch,
-    Fence, Namespace, Page, PendingWrite, Result, ThreadId, TurnChange, Value, Version, validate,
+    Fence, Namespace, Page, PendingWrite, PutOptions, Result, ThreadId, TurnChange, Value, Version,
+    validate,
 };
 
 /// The place of one checkpoint.
@@ -319,28 +320,22 @@ pub trait Checkpointer: Send + Sync {
     /// The checkpoints that `query` takes, by descending id.
     async fn list(&self, query: &CheckpointQuery) -> Result<Vec<CheckpointTuple>>;
 
-    /// Stores a checkpoint and the values of its new versions. One that is stored already gets the
-    /// new state and metadata and keeps its parent; a stored value of a version stays.
-    async fn put(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey>;
+    /// Stores a checkpoint and the values of its new versions, if the thread admits what `options`
+    /// ask of it. One that is stored already gets the new state and metadata and keeps its parent;
+    /// a stored value of a version stays.
+    ///
+    /// [`Error::Fenced`] where the fence is refused, [`Error::Conflict`] of the latest checkpoint
+    /// where that is not the parent; then nothing is stored. A fence costs no further round trip.
+    async fn put(&self, checkpoint: NewCheckpoint, options: PutOptions) -> Result<CheckpointKey>;
 
-    /// Stores a checkpoint as [`put`](Self::put) does, if its parent is the latest checkpoint of its
-    /// namespace (without parent: if there is none). Else [`Error::Conflict`] names the latest. For
-    /// those who share a thread without a [`Fence`]: of two writers that start from one checkpoint
-    /// the second is refused, and the thread does not fork.
-    async fn put_next(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey>;
+    /// Stores what a task wrote, if the thread admits the `fence`; else [`Error::Fenced`]. It
+    /// replaces only where [`NewWrites::replaces`], else the first write stays. No writes is no
+    /// call.
+    async fn put_writes(&self, writes: NewWrites, fence: Option<Fence>) -> Result<()>;
 
-    /// Stores what a task wrote. It replaces only where [`NewWrites::replaces`], else the first
-    /// write stays. No writes is no call.
-    async fn put_writes(&self, writes: NewWrites) -> Result<()>;
-
-    /// The same checkpoints, where [`put`](Self::put), [`put_next`](Self::put_next) and
-    /// [`put_writes`](Self::put_writes) ask `fence` of their thread and are [`Error::Fenced`] where
-    /// it refuses. On a database it costs no further round trip. Every other call is as before.
-    fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer>;
-
-    /// As [`fenced`](Self::fenced), and [`put`](Self::put) and [`put_next`](Self::put_next) store
-    /// `events` with the checkpoint: both or neither. A sequence that the turn has already is
-    /// [`Error::Conflict`], unless it holds these very events: they are told once, however often
+    /// The same checkpoints, where [`put`](Self::put) asks `fence`, whatever its options say, and
+    /// stores `events` with the checkpoint: both or neither. A sequence that the turn has already
+    /// is [`Error::Conflict`], unless it holds these very events: they are told once, however often
     /// the call is repeated. A conversation that is gone is [`Error::NotFound`].
     ///
     /// A `change` of the turn is stored with them: all or nothing, refused as where it is made by

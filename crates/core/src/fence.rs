@@ -19,6 +19,61 @@ pub enum Fence {
     Hold(u64),
 }
 
+/// What [`Checkpointer::put`](crate::Checkpointer::put) asks of the thread before it writes. The
+/// default asks nothing, as LangGraph.
+///
+/// ```
+/// use yai_agentkit_core::{Fence, Parent, PutOptions};
+///
+/// let owner = PutOptions::from(Fence::Hold(3));
+/// assert_eq!(owner.parent, Parent::Any);
+/// let follower = PutOptions::following_latest();
+/// assert_eq!((follower.fence, follower.parent), (None, Parent::Latest));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PutOptions {
+    /// What it asks of the thread's epoch.
+    pub fence: Option<Fence>,
+    /// What it asks of the checkpoint's parent.
+    pub parent: Parent,
+}
+
+impl PutOptions {
+    /// The checkpoint must follow the latest.
+    pub fn following_latest() -> Self {
+        Self {
+            parent: Parent::Latest,
+            ..Self::default()
+        }
+    }
+
+    /// Asks `fence` too.
+    #[must_use]
+    pub fn fenced(mut self, fence: Fence) -> Self {
+        self.fence = Some(fence);
+        self
+    }
+}
+
+impl From<Fence> for PutOptions {
+    fn from(fence: Fence) -> Self {
+        Self::default().fenced(fence)
+    }
+}
+
+/// Which parent a new checkpoint may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Parent {
+    /// Any, or none: a thread may fork.
+    #[default]
+    Any,
+    /// The latest checkpoint of its namespace; none where there is none. For those who share a
+    /// thread without a [`Fence`]: of two that start from one checkpoint the second is refused, and
+    /// the thread does not fork.
+    Latest,
+}
+
 impl Fence {
     /// The epoch.
     pub fn epoch(self) -> u64 {

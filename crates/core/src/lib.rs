@@ -53,7 +53,7 @@ pub use clock::now;
 pub use conversation::{Conversation, ConversationFilter};
 pub use error::{BoxError, ConflictKind, Error, Outcome, Result};
 pub use event::{Announcements, EventBatch, LatestBatches, TurnEvents};
-pub use fence::Fence;
+pub use fence::{Fence, Parent, PutOptions};
 pub use id::{
     CheckpointId, ConversationId, InterruptId, MessageId, Namespace, OwnerId, ThreadId, TurnId,
 };

@@ -8,7 +8,7 @@ use serde_json::{Number, Value as Json};
 use crate::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, CheckpointSelector,
     CheckpointSource, CheckpointTuple, Checkpointer, EncodeError, Error, Namespace, NewCheckpoint,
-    Result, ThreadId, Value, Version, validate::MAX_DEPTH,
+    PutOptions, Result, ThreadId, Value, Version, validate::MAX_DEPTH,
 };
 
 /// The channel of a state that is not a struct or a map, LangGraph's name for it.
@@ -132,6 +132,19 @@ impl ThreadState {
         state: &S,
         metadata: CheckpointMetadata,
     ) -> Result<CheckpointId> {
+        let (new, next) = self.next(state, metadata)?;
+        let key = checkpointer.put(new, PutOptions::default()).await?;
+        *self = next;
+        Ok(key.checkpoint_id)
+    }
+
+    /// The checkpoint that holds `state` behind the latest, and what this is once it is stored: for
+    /// who stores it with something else.
+    pub fn next<S: Serialize>(
+        &self,
+        state: &S,
+        metadata: CheckpointMetadata,
+    ) -> Result<(NewCheckpoint, Self)> {
         let values =
             encode_state(state).map_err(|error| Error::invalid("state", error.to_string()))?;
         let parent = self.head.as_ref();
@@ -162,19 +175,19 @@ impl ThreadState {
             values,
             versions,
         };
-        checkpointer
-            .put(NewCheckpoint {
-                thread_id: self.thread_id.clone(),
-                namespace: Namespace::root(),
-                parent: parent.map(|head| head.id.clone()),
-                checkpoint,
-                metadata,
-                new_versions,
-            })
-            .await?;
-        let id = head.id.clone();
-        self.head = Some(head);
-        Ok(id)
+        let new = NewCheckpoint {
+            thread_id: self.thread_id.clone(),
+            namespace: Namespace::root(),
+            parent: parent.map(|head| head.id.clone()),
+            checkpoint,
+            metadata,
+            new_versions,
+        };
+        let next = Self {
+            thread_id: self.thread_id.clone(),
+            head: Some(head),
+        };
+        Ok((new, next))
     }
 }
 

@@ -190,7 +190,7 @@ impl Chat {
         let stored = incoming.store(&*unit).await?;
         let fence = Fence::Raise(self.next_epoch());
         self.save(
-            &*unit.checkpointer().fenced(fence),
+            &*unit.checkpointer(),
             state,
             CheckpointSource::Update,
             stored.id,
@@ -565,8 +565,7 @@ impl Chat {
         Ok(())
     }
 
-    /// `checkpointer` asks `fence`, `last_message` is the last message of the conversation that the
-    /// state knows.
+    /// `last_message` is the last message of the conversation that the state knows.
     pub(super) async fn save(
         &mut self,
         checkpointer: &dyn Checkpointer,
@@ -582,7 +581,9 @@ impl Chat {
         if let Some(turn) = turn {
             metadata = metadata.with("run_id", turn.to_string());
         }
-        self.thread.save(checkpointer, &state, metadata).await?;
+        let (new, next) = self.thread.next(&state, metadata)?;
+        checkpointer.put(new, fence.into()).await?;
+        self.thread = next;
         self.state = state;
         self.writes.clear();
         self.epoch = self.epoch.max(fence.epoch());

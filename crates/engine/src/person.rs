@@ -120,7 +120,7 @@ impl TurnEngine {
                 let unit = engine.storage.begin().await?;
                 let checkpointer = unit.checkpointer();
                 let raise = Fence::Raise(next.epoch);
-                checkpointer.fenced(raise).put_writes(writes).await?;
+                checkpointer.put_writes(writes, Some(raise)).await?;
                 let turn = unit.leases().replace(&turn, next).await?;
                 log.append(&*unit.turn_events(), batch).await?;
                 unit.commit().await?;
@@ -219,7 +219,7 @@ impl TurnEngine {
             chat.read(&*checkpointer).await?;
             let (before, hold) = (chat.state.clone(), Fence::Hold(epoch));
             chat.save(
-                &*checkpointer.fenced(hold),
+                &*checkpointer,
                 closed(before.clone(), CANCELLED),
                 CheckpointSource::Loop,
                 turn.user_message_id,

@@ -14,9 +14,9 @@ use tokio::sync::Semaphore;
 use yai_agentkit_core::{
     CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
     Conversation, DeltaChannelHistory, Error, EventBatch, Fence, IdempotencyKey, Leases, ListQuery,
-    Message, MessageFilter, NewCheckpoint, NewWrites, Outcome, Page, PruneStrategy, Repository,
-    Result, Role, Storage, Thread, ThreadCursor, ThreadId, Turn, TurnChange, TurnEvents,
-    UnitOfWork, memory::MemoryStorage,
+    Message, MessageFilter, NewCheckpoint, NewWrites, Outcome, Page, PruneStrategy, PutOptions,
+    Repository, Result, Role, Storage, Thread, ThreadCursor, ThreadId, Turn, TurnChange,
+    TurnEvents, UnitOfWork, memory::MemoryStorage,
 };
 
 use crate::{
@@ -284,22 +284,13 @@ impl Checkpointer for FailingCheckpointer {
         self.inner.list(query).await
     }
 
-    async fn put(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
+    async fn put(&self, checkpoint: NewCheckpoint, options: PutOptions) -> Result<CheckpointKey> {
         self.storage.check("put checkpoint")?;
-        self.inner.put(checkpoint).await
+        self.inner.put(checkpoint, options).await
     }
 
-    async fn put_next(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
-        self.storage.check("put checkpoint")?;
-        self.inner.put_next(checkpoint).await
-    }
-
-    async fn put_writes(&self, writes: NewWrites) -> Result<()> {
-        self.inner.put_writes(writes).await
-    }
-
-    fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer> {
-        self.of(self.inner.fenced(fence))
+    async fn put_writes(&self, writes: NewWrites, fence: Option<Fence>) -> Result<()> {
+        self.inner.put_writes(writes, fence).await
     }
 
     fn telling(

@@ -294,10 +294,8 @@ impl Chat {
             return Err(TurnError::ForeignState);
         };
         let checkpointer = self.engine.storage.checkpointer();
-        let recorded = checkpointer
-            .fenced(Fence::Hold(turn.epoch))
-            .put_writes(writes)
-            .await;
+        let hold = Fence::Hold(turn.epoch);
+        let recorded = checkpointer.put_writes(writes, Some(hold)).await;
         recorded.map_err(TurnError::of_owner)
     }
 

@@ -227,7 +227,9 @@ impl Engine {
             task_path,
             writes: writes.into_iter().map(Into::into).collect(),
         };
-        self.call(|database| async move { database.checkpointer().await?.put_writes(new).await })
+        self.call(
+            |database| async move { database.checkpointer().await?.put_writes(new, None).await },
+        )
     }
 
     fn delete_thread(&self, thread_id: String) -> PyResult<Call> {

@@ -3,7 +3,9 @@
 use std::{mem, sync::Arc, time::Instant};
 
 use futures::future::try_join_all;
-use yai_agentkit_core::{ChannelValue, CheckpointSelector, CheckpointTuple, Checkpointer, Storage};
+use yai_agentkit_core::{
+    ChannelValue, CheckpointSelector, CheckpointTuple, Checkpointer, PutOptions, Storage,
+};
 use yai_agentkit_persistence::DatabaseConfig;
 
 use super::{
@@ -103,10 +105,12 @@ impl Client {
     async fn step(&mut self, thread: &mut Progress, step: usize) -> Result<()> {
         let (checkpoint, writes) = thread.next(&self.messages[..step])?;
         let begun = Instant::now();
-        self.checkpointer.put(checkpoint).await?;
+        self.checkpointer
+            .put(checkpoint, PutOptions::default())
+            .await?;
         let put = self.time_since(begun)?;
         let begun = Instant::now();
-        self.checkpointer.put_writes(writes).await?;
+        self.checkpointer.put_writes(writes, None).await?;
         let put_writes = self.time_since(begun)?;
         self.done.steps += 1;
         self.done.put.extend(put);

@@ -12,8 +12,8 @@ use super::{
     },
 };
 use crate::{
-    Conversation, ConversationId, EventBatch, Fence, LatestBatches, Message, MessageId, Result,
-    Role, Storage, Turn, TurnId, TurnStatus, validate::MAX_DEPTH,
+    Conversation, ConversationId, EventBatch, Fence, LatestBatches, Message, MessageId, PutOptions,
+    Result, Role, Storage, Turn, TurnId, TurnStatus, validate::MAX_DEPTH,
 };
 
 pub(super) const CASES: &[Case] = cases!["events":
@@ -204,13 +204,13 @@ fn telling(thread: &TestThread, fence: Fence, batch: EventBatch) -> TestThread {
 }
 
 async fn try_put(thread: &TestThread) -> Result<()> {
-    let draft = thread.draft(None);
-    thread.checkpointer.put(draft).await.map(drop)
+    thread.try_put(&thread.draft(None)).await.map(drop)
 }
 
 async fn try_put_next(thread: &TestThread) -> Result<()> {
     let draft = thread.draft(thread.latest().await.as_ref());
-    thread.checkpointer.put_next(draft).await.map(drop)
+    let options = PutOptions::following_latest();
+    thread.checkpointer.put(draft, options).await.map(drop)
 }
 
 async fn a_checkpoint_tells_what_is_stored_with_it(storage: Arc<dyn Storage>) {
@@ -227,11 +227,7 @@ async fn a_checkpoint_tells_what_is_stored_with_it(storage: Arc<dyn Storage>) {
     let holder = tells(Fence::Hold(2), 5);
     let latest = thread.latest().await.unwrap();
     holder.write(&latest, "task", &[("a", "1")]).await;
-    let silent = TestThread {
-        checkpointer: holder.checkpointer.fenced(Fence::Hold(2)),
-        ..thread.clone()
-    };
-    try_put(&silent).await.unwrap();
+    try_put(&thread.fenced(Fence::Hold(2))).await.unwrap();
     assert_eq!(read(&storage, &turn).await, told);
 }
 
@@ -239,19 +235,14 @@ async fn a_checkpoint_that_is_refused_tells_nothing(storage: Arc<dyn Storage>) {
     let (turn, thread) = (add_turn(&storage).await, TestThread::new(&storage));
     let tells = |fence| telling(&thread, fence, batch(&turn, 1));
     assert_fenced(try_put(&tells(Fence::Hold(1))).await, 0);
-    thread
-        .checkpointer
-        .fenced(Fence::Raise(7))
-        .put(thread.draft(None))
-        .await
-        .unwrap();
+    try_put(&thread.fenced(Fence::Raise(7))).await.unwrap();
     for fence in [Fence::Hold(6), Fence::Hold(8), Fence::Raise(7)] {
         assert_fenced(try_put(&tells(fence)).await, 7);
         assert_fenced(try_put_next(&tells(fence)).await, 7);
     }
     let unrelated = thread.draft(None);
     let holder = tells(Fence::Hold(7)).checkpointer;
-    assert_conflict(holder.put_next(unrelated).await);
+    assert_conflict(holder.put(unrelated, PutOptions::following_latest()).await);
     assert_eq!(read(&storage, &turn).await, []);
     assert_eq!(thread.ids().await.len(), 1);
 }
@@ -264,13 +255,7 @@ async fn what_can_not_be_told_is_not_stored(storage: Arc<dyn Storage>) {
         ..batch(&turn, 1)
     };
     let nowhere = batch(&Turn::new(ConversationId::new(), MessageId::new()), 1);
-    let first = thread.draft(None);
-    thread
-        .checkpointer
-        .fenced(Fence::Raise(1))
-        .put(first)
-        .await
-        .unwrap();
+    try_put(&thread.fenced(Fence::Raise(1))).await.unwrap();
     for fence in [Fence::Hold(1), Fence::Raise(2)] {
         let conflicting = telling(&thread, fence, taken.clone());
         assert_conflict(try_put(&conflicting).await);

@@ -11,8 +11,8 @@ use super::{
     },
 };
 use crate::{
-    Checkpoint, CheckpointId, ConflictKind, Error, Fence, NewCheckpoint, PruneStrategy, Result,
-    Storage,
+    Checkpoint, CheckpointId, ConflictKind, Error, Fence, NewCheckpoint, Parent, PruneStrategy,
+    PutOptions, Result, Storage,
 };
 
 pub(super) const CASES: &[Case] = cases!["fencing":
@@ -27,44 +27,37 @@ pub(super) const CASES: &[Case] = cases!["fencing":
     a_fence_within_a_unit_of_work_goes_with_it,
     of_many_that_raise_a_thread_at_once_one_wins,
     nothing_of_a_former_owner_comes_after_a_raise,
-    a_put_next_follows_the_latest_checkpoint,
-    of_many_puts_next_at_once_one_wins,
+    a_put_may_ask_to_follow_the_latest_checkpoint,
+    of_many_puts_that_follow_one_checkpoint_one_wins,
 ];
 
-fn fenced(thread: &TestThread, fence: Fence) -> TestThread {
-    TestThread {
-        checkpointer: thread.checkpointer.fenced(fence),
-        ..thread.clone()
-    }
-}
-
 async fn try_put(thread: &TestThread) -> Result<()> {
-    let draft = thread.draft(None);
-    thread.checkpointer.put(draft).await.map(drop)
+    thread.try_put(&thread.draft(None)).await.map(drop)
 }
 
 async fn try_write(thread: &TestThread, task: &str, channel: &str) -> Result<()> {
     let id = ascending_ids(1).remove(0);
     let writes = thread.writes(&id, task, "", &[(channel, "1")]);
-    thread.checkpointer.put_writes(writes).await
+    let fence = thread.options.fence;
+    thread.checkpointer.put_writes(writes, fence).await
 }
 
 async fn the_one_who_raised_a_thread_last_writes(storage: Arc<dyn Storage>) {
     let thread = TestThread::new(&storage);
-    try_put(&fenced(&thread, Fence::Raise(3))).await.unwrap();
-    let first = fenced(&thread, Fence::Hold(3));
+    try_put(&thread.fenced(Fence::Raise(3))).await.unwrap();
+    let first = thread.fenced(Fence::Hold(3));
     try_put(&first).await.unwrap();
     try_write(&first, "task", "a").await.unwrap();
 
-    try_write(&fenced(&thread, Fence::Raise(7)), "task", "a")
+    try_write(&thread.fenced(Fence::Raise(7)), "task", "a")
         .await
         .unwrap();
-    let second = fenced(&thread, Fence::Hold(7));
+    let second = thread.fenced(Fence::Hold(7));
     assert_fenced(try_put(&first).await, 7);
     assert_fenced(try_write(&first, "task", "a").await, 7);
     assert_fenced(try_write(&first, "task", "__resume__").await, 7);
     // Nor one that has not raised it yet.
-    assert_fenced(try_put(&fenced(&thread, Fence::Hold(8))).await, 7);
+    assert_fenced(try_put(&thread.fenced(Fence::Hold(8))).await, 7);
     try_put(&second).await.unwrap();
     try_write(&second, "task", "__resume__").await.unwrap();
     assert_eq!(thread.ids().await.len(), 3);
@@ -72,21 +65,23 @@ async fn the_one_who_raised_a_thread_last_writes(storage: Arc<dyn Storage>) {
 
 async fn an_epoch_raises_a_thread_once(storage: Arc<dyn Storage>) {
     let thread = TestThread::new(&storage);
-    let raise = fenced(&thread, Fence::Raise(2));
+    let raise = thread.fenced(Fence::Raise(2));
     try_write(&raise, "task", "a").await.unwrap();
     assert_fenced(try_put(&raise).await, 2);
     assert_fenced(try_write(&raise, "task", "a").await, 2);
-    assert_fenced(try_put(&fenced(&thread, Fence::Raise(1))).await, 2);
+    assert_fenced(try_put(&thread.fenced(Fence::Raise(1))).await, 2);
     assert!(thread.ids().await.is_empty());
 }
 
 async fn a_refused_write_leaves_nothing(storage: Arc<dyn Storage>) {
     let thread = TestThread::new(&storage);
-    let never_raised = fenced(&thread, Fence::Hold(1));
+    let never_raised = thread.fenced(Fence::Hold(1));
     assert_fenced(try_put(&never_raised).await, 0);
     let id = ascending_ids(1).remove(0);
     let writes = never_raised.writes(&id, "task", "", &[("a", "1")]);
-    assert_fenced(never_raised.checkpointer.put_writes(writes).await, 0);
+    let fence = never_raised.options.fence;
+    let refused = never_raised.checkpointer.put_writes(writes, fence).await;
+    assert_fenced(refused, 0);
     let marker = TestThread::new(&storage);
     thread.put(&thread.draft(None)).await;
     thread.checkpointer.delete_thread(&thread.id).await.unwrap();
@@ -111,32 +106,33 @@ async fn a_thread_is_raised_without_a_write(storage: Arc<dyn Storage>) {
     let thread = TestThread::new(&storage);
     let checkpointer = &thread.checkpointer;
     assert_fenced(checkpointer.raise_epoch(&thread.id, 1).await, 0);
-    try_put(&fenced(&thread, Fence::Raise(1))).await.unwrap();
-    let old = fenced(&thread, Fence::Hold(1));
+    try_put(&thread.fenced(Fence::Raise(1))).await.unwrap();
+    let old = thread.fenced(Fence::Hold(1));
     checkpointer.raise_epoch(&thread.id, 5).await.unwrap();
     assert_fenced(checkpointer.raise_epoch(&thread.id, 5).await, 5);
     assert_fenced(checkpointer.raise_epoch(&thread.id, 4).await, 5);
     assert_fenced(try_put(&old).await, 5);
-    try_put(&fenced(&thread, Fence::Hold(5))).await.unwrap();
+    try_put(&thread.fenced(Fence::Hold(5))).await.unwrap();
     // Threads don't affect each other.
     let other = TestThread::new(&storage);
-    try_put(&fenced(&other, Fence::Raise(1))).await.unwrap();
+    try_put(&other.fenced(Fence::Raise(1))).await.unwrap();
 }
 
 async fn a_write_without_fence_is_never_refused(storage: Arc<dyn Storage>) {
     let thread = TestThread::new(&storage);
-    try_put(&fenced(&thread, Fence::Raise(9))).await.unwrap();
+    try_put(&thread.fenced(Fence::Raise(9))).await.unwrap();
     try_put(&thread).await.unwrap();
     try_write(&thread, "task", "a").await.unwrap();
-    try_put(&fenced(&thread, Fence::Hold(9))).await.unwrap();
+    try_put(&thread.fenced(Fence::Hold(9))).await.unwrap();
 }
 
 async fn a_repeated_fenced_write_is_admitted(storage: Arc<dyn Storage>) {
     let thread = TestThread::new(&storage);
-    let id = fenced(&thread, Fence::Raise(1))
+    let id = thread
+        .fenced(Fence::Raise(1))
         .put(&thread.draft(None))
         .await;
-    let holder = fenced(&thread, Fence::Hold(1));
+    let holder = thread.fenced(Fence::Hold(1));
     let draft = thread.draft(Some(&id));
     for _ in 0..2 {
         holder.put(&draft).await;
@@ -149,9 +145,9 @@ async fn a_repeated_fenced_write_is_admitted(storage: Arc<dyn Storage>) {
 async fn a_late_write_does_not_bring_a_deleted_thread_back(storage: Arc<dyn Storage>) {
     let thread = TestThread::new(&storage);
     let checkpointer = &thread.checkpointer;
-    let holder = fenced(&thread, Fence::Hold(4));
+    let holder = thread.fenced(Fence::Hold(4));
     for delete in [0, 1] {
-        try_put(&fenced(&thread, Fence::Raise(4))).await.unwrap();
+        try_put(&thread.fenced(Fence::Raise(4))).await.unwrap();
         try_put(&holder).await.unwrap();
         if delete == 0 {
             checkpointer.delete_thread(&thread.id).await.unwrap();
@@ -174,11 +170,8 @@ async fn an_epoch_that_can_not_be_stored_is_refused(storage: Arc<dyn Storage>) {
     let thread = TestThread::new(&storage);
     for epoch in [0, 1 << 63] {
         for fence in [Fence::Raise(epoch), Fence::Hold(epoch)] {
-            assert_invalid(try_put(&fenced(&thread, fence)).await, "epoch");
-            assert_invalid(
-                try_write(&fenced(&thread, fence), "task", "a").await,
-                "epoch",
-            );
+            assert_invalid(try_put(&thread.fenced(fence)).await, "epoch");
+            assert_invalid(try_write(&thread.fenced(fence), "task", "a").await, "epoch");
         }
         assert_invalid(
             thread.checkpointer.raise_epoch(&thread.id, epoch).await,
@@ -186,37 +179,37 @@ async fn an_epoch_that_can_not_be_stored_is_refused(storage: Arc<dyn Storage>) {
         );
     }
     let greatest = (1 << 63) - 1;
-    try_put(&fenced(&thread, Fence::Raise(greatest)))
+    try_put(&thread.fenced(Fence::Raise(greatest)))
         .await
         .unwrap();
-    try_put(&fenced(&thread, Fence::Hold(greatest)))
+    try_put(&thread.fenced(Fence::Hold(greatest)))
         .await
         .unwrap();
 }
 
 async fn a_fence_within_a_unit_of_work_goes_with_it(storage: Arc<dyn Storage>) {
     let thread = TestThread::new(&storage);
-    try_put(&fenced(&thread, Fence::Raise(1))).await.unwrap();
+    try_put(&thread.fenced(Fence::Raise(1))).await.unwrap();
     for commits in [false, true] {
         let unit = storage.begin().await.unwrap();
         let within = TestThread {
             checkpointer: unit.checkpointer(),
             ..thread.clone()
         };
-        try_put(&fenced(&within, Fence::Raise(2))).await.unwrap();
-        try_put(&fenced(&within, Fence::Hold(2))).await.unwrap();
+        try_put(&within.fenced(Fence::Raise(2))).await.unwrap();
+        try_put(&within.fenced(Fence::Hold(2))).await.unwrap();
         if commits {
             unit.commit().await.unwrap();
         }
     }
-    assert_fenced(try_put(&fenced(&thread, Fence::Hold(1))).await, 2);
+    assert_fenced(try_put(&thread.fenced(Fence::Hold(1))).await, 2);
     assert_eq!(thread.ids().await.len(), 3);
 }
 
 async fn of_many_that_raise_a_thread_at_once_one_wins(storage: Arc<dyn Storage>) {
     let thread = TestThread::new(&storage);
     for epoch in 1..=5 {
-        let raise = fenced(&thread, Fence::Raise(epoch));
+        let raise = thread.fenced(Fence::Raise(epoch));
         let attempts = (0..8).map(|_| {
             let raise = raise.clone();
             async move { try_put(&raise).await }
@@ -233,9 +226,9 @@ async fn of_many_that_raise_a_thread_at_once_one_wins(storage: Arc<dyn Storage>)
 
 async fn nothing_of_a_former_owner_comes_after_a_raise(storage: Arc<dyn Storage>) {
     let (thread, others) = (TestThread::new(&storage), TestThread::new(&storage));
-    try_put(&fenced(&thread, Fence::Raise(1))).await.unwrap();
+    try_put(&thread.fenced(Fence::Raise(1))).await.unwrap();
     for epoch in 1..=5 {
-        let owner = fenced(&thread, Fence::Hold(epoch));
+        let owner = thread.fenced(Fence::Hold(epoch));
         let calls = (0..24).map(|call| {
             let (owner, other) = (owner.clone(), others.called(fresh()));
             async move {
@@ -263,16 +256,26 @@ async fn nothing_of_a_former_owner_comes_after_a_raise(storage: Arc<dyn Storage>
 }
 
 async fn put_next(thread: &TestThread, parent: Option<&CheckpointId>) -> Result<()> {
-    let draft = thread.draft(parent);
-    thread.checkpointer.put_next(draft).await.map(drop)
+    let next = following(thread);
+    next.try_put(&thread.draft(parent)).await.map(drop)
 }
 
-async fn a_put_next_follows_the_latest_checkpoint(storage: Arc<dyn Storage>) {
+fn following(thread: &TestThread) -> TestThread {
+    TestThread {
+        options: PutOptions {
+            parent: Parent::Latest,
+            ..thread.options
+        },
+        ..thread.clone()
+    }
+}
+
+async fn a_put_may_ask_to_follow_the_latest_checkpoint(storage: Arc<dyn Storage>) {
     let thread = TestThread::new(&storage);
     let first = thread.draft(None);
     for _ in 0..2 {
         // Again is no contradiction.
-        thread.checkpointer.put_next(first.clone()).await.unwrap();
+        following(&thread).put(&first).await;
     }
     let first = first.checkpoint.id;
     assert_conflict(put_next(&thread, None).await);
@@ -288,16 +291,16 @@ async fn a_put_next_follows_the_latest_checkpoint(storage: Arc<dyn Storage>) {
     put_next(&thread.called(fresh()), None).await.unwrap();
     assert_conflict(put_next(&thread.called(fresh()), Some(&first)).await);
     // With a fence both must hold.
-    assert_fenced(put_next(&fenced(&thread, Fence::Hold(1)), None).await, 0);
-    assert_conflict(put_next(&fenced(&thread, Fence::Raise(1)), None).await);
+    assert_fenced(put_next(&thread.fenced(Fence::Hold(1)), None).await, 0);
+    assert_conflict(put_next(&thread.fenced(Fence::Raise(1)), None).await);
     let latest = thread.latest().await;
-    put_next(&fenced(&thread, Fence::Raise(1)), latest.as_ref())
+    put_next(&thread.fenced(Fence::Raise(1)), latest.as_ref())
         .await
         .unwrap();
     assert_eq!(thread.ids().await.len(), 3);
 }
 
-async fn of_many_puts_next_at_once_one_wins(storage: Arc<dyn Storage>) {
+async fn of_many_puts_that_follow_one_checkpoint_one_wins(storage: Arc<dyn Storage>) {
     let thread = TestThread::new(&storage);
     for length in 1..=4 {
         let latest = thread.latest().await;

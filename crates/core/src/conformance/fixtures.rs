@@ -8,8 +8,8 @@ use uuid::Uuid;
 use crate::{
     ChannelValue, ChannelWrite, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata,
     CheckpointQuery, CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer,
-    Conversation, DeltaChannelHistory, Entity, Error, Namespace, NewCheckpoint, NewWrites,
-    PendingWrite, Repository, Result, Storage, Thread, ThreadId, Value, Version,
+    Conversation, DeltaChannelHistory, Entity, Error, Fence, Namespace, NewCheckpoint, NewWrites,
+    PendingWrite, PutOptions, Repository, Result, Storage, Thread, ThreadId, Value, Version,
 };
 
 /// Text that a careless query, encoding or collation breaks.
@@ -21,6 +21,8 @@ pub(super) struct TestThread {
     pub(super) checkpointer: Arc<dyn Checkpointer>,
     pub(super) id: ThreadId,
     pub(super) namespace: Namespace,
+    /// What its writes ask.
+    pub(super) options: PutOptions,
 }
 
 impl TestThread {
@@ -33,6 +35,15 @@ impl TestThread {
             checkpointer: storage.checkpointer(),
             id: id.into(),
             namespace: Namespace::root(),
+            options: PutOptions::default(),
+        }
+    }
+
+    /// The same, by writes that ask `fence`.
+    pub(super) fn fenced(&self, fence: Fence) -> Self {
+        Self {
+            options: self.options.fenced(fence),
+            ..self.clone()
         }
     }
 
@@ -81,9 +92,13 @@ impl TestThread {
     }
 
     pub(super) async fn put(&self, new: &NewCheckpoint) -> CheckpointId {
-        let key = self.checkpointer.put(new.clone()).await.unwrap();
+        let key = self.try_put(new).await.unwrap();
         assert_eq!(key, new.key());
         key.checkpoint_id
+    }
+
+    pub(super) async fn try_put(&self, new: &NewCheckpoint) -> Result<CheckpointKey> {
+        self.checkpointer.put(new.clone(), self.options).await
     }
 
     /// Puts `count` checkpoints, each the parent of the next, with a value of its own each.
@@ -113,7 +128,8 @@ impl TestThread {
         writes: &[(&str, &str)],
     ) {
         let writes = self.writes(id, task, path, writes);
-        self.checkpointer.put_writes(writes).await.unwrap();
+        let written = self.checkpointer.put_writes(writes, self.options.fence);
+        written.await.unwrap();
     }
 
     pub(super) fn writes(

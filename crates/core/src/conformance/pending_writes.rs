@@ -48,7 +48,7 @@ async fn every_field_reads_back_equal(storage: Arc<dyn Storage>) {
             value,
         });
     }
-    thread.checkpointer.put_writes(new).await.unwrap();
+    thread.checkpointer.put_writes(new, None).await.unwrap();
     assert_eq!(thread.get(&id).await.pending_writes, expected);
 }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     ChannelValue, CheckpointId, CheckpointQuery, Error, NewCheckpoint, NewWrites, PruneStrategy,
-    Result, Storage, ThreadId, Value, Version,
+    PutOptions, Result, Storage, ThreadId, Value, Version,
 };
 
 pub(super) const CASES: &[Case] = cases!["refusals":
@@ -83,7 +83,13 @@ async fn a_checkpoint_with_a_nul_character_is_refused_with_the_name_of_its_field
             .value("good", version(1), stored(&["value"]));
         let id = draft.checkpoint.id.clone();
         spoil(&mut draft);
-        assert_invalid(storage.checkpointer().put(draft).await, field);
+        assert_invalid(
+            storage
+                .checkpointer()
+                .put(draft, PutOptions::default())
+                .await,
+            field,
+        );
         assert_nothing_written(&thread, &id).await;
     }
 }
@@ -108,7 +114,7 @@ async fn writes_with_a_nul_character_are_refused_with_the_name_of_their_field(
         let id = CheckpointId::after(None);
         let mut writes = thread.writes(&id, "task", "path", &[("a", "1"), ("b", "2")]);
         spoil(&mut writes);
-        assert_invalid(storage.checkpointer().put_writes(writes).await, field);
+        assert_invalid(storage.checkpointer().put_writes(writes, None).await, field);
         assert_nothing_written(&thread, &id).await;
     }
 }
@@ -118,7 +124,13 @@ async fn a_version_whose_value_would_not_be_found_is_refused(storage: Arc<dyn St
         let thread = TestThread::new(&storage);
         let draft = thread.draft(None).unchanged("a", Version::Float(float));
         let id = draft.checkpoint.id.clone();
-        assert_invalid(storage.checkpointer().put(draft).await, "version");
+        assert_invalid(
+            storage
+                .checkpointer()
+                .put(draft, PutOptions::default())
+                .await,
+            "version",
+        );
         assert_nothing_written(&thread, &id).await;
     }
 }
@@ -149,9 +161,9 @@ async fn a_key_that_is_too_long_for_an_index_is_refused_with_the_name_of_its_fie
         let id = thread.put(&thread.draft(None)).await;
         let writes = thread.writes(&id, &text(length), "", &[("a", "1")]);
         let checkpointer = storage.checkpointer();
-        let put = checkpointer.put(new).await;
-        let put_channel = checkpointer.put(with_channel).await;
-        let put_writes = checkpointer.put_writes(writes).await;
+        let put = checkpointer.put(new, PutOptions::default()).await;
+        let put_channel = checkpointer.put(with_channel, PutOptions::default()).await;
+        let put_writes = checkpointer.put_writes(writes, None).await;
         if excess == 0 {
             put.unwrap();
             put_channel.unwrap();
@@ -172,9 +184,15 @@ async fn a_checkpoint_without_an_id_is_refused(storage: Arc<dyn Storage>) {
     let empty: CheckpointId = "".into();
     let mut draft = thread.draft(None);
     draft.checkpoint.id = empty.clone();
-    assert_invalid(storage.checkpointer().put(draft).await, "checkpoint_id");
+    assert_invalid(
+        storage
+            .checkpointer()
+            .put(draft, PutOptions::default())
+            .await,
+        "checkpoint_id",
+    );
     let writes = thread.writes(&empty, "task", "", &[("a", "1")]);
-    let written = storage.checkpointer().put_writes(writes).await;
+    let written = storage.checkpointer().put_writes(writes, None).await;
     assert_invalid(written, "checkpoint_id");
     assert_nothing_written(&thread, &CheckpointId::after(None)).await;
 }
@@ -225,7 +243,10 @@ async fn what_follows_a_refusal_succeeds(storage: Arc<dyn Storage>) {
     let mut bad = good.clone();
     bad.checkpoint.ts.push('\0');
     for _ in 0..3 {
-        let put = storage.checkpointer().put(bad.clone()).await;
+        let put = storage
+            .checkpointer()
+            .put(bad.clone(), PutOptions::default())
+            .await;
         assert_invalid(put, "ts");
         thread.put(&good).await;
     }

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     Checkpointer, ConflictKind, ConversationId, Error, EventBatch, Fence, ListQuery, Message,
-    MessageFilter, MessageId, OwnerId, Result, Role, Storage, Turn, TurnChange, TurnFilter, TurnId,
-    TurnStatus,
+    MessageFilter, MessageId, OwnerId, PutOptions, Result, Role, Storage, Turn, TurnChange,
+    TurnFilter, TurnId, TurnStatus,
 };
 
 pub(super) const CASES: &[Case] = cases!["turns":
@@ -222,7 +222,8 @@ impl Begun {
             events: vec![json!(MessageId::new())],
         };
         let telling = checkpointer.telling(fence, events, Some(change));
-        telling.put(self.thread.draft(None)).await.map(drop)
+        let put = telling.put(self.thread.draft(None), PutOptions::default());
+        put.await.map(drop)
     }
 
     async fn begun(storage: &Arc<dyn Storage>) -> Self {
@@ -464,8 +465,8 @@ async fn a_change_of_a_turn_may_ask_any_fence(storage: Arc<dyn Storage>) {
         new.put(&checkpointer, Fence::Hold(1), 1, new.begin()).await,
         0,
     );
-    let raise = checkpointer.fenced(Fence::Raise(1));
-    raise.put(new.thread.draft(None)).await.unwrap();
+    let raise = new.thread.fenced(Fence::Raise(1));
+    raise.put(&raise.draft(None)).await;
     new.put(&checkpointer, Fence::Hold(1), 1, new.begin())
         .await
         .unwrap();
@@ -502,7 +503,9 @@ async fn of_many_turns_that_begin_at_once_one_does(storage: Arc<dyn Storage>) {
             };
             let change = Some(TurnChange::Begin { turn, message });
             let telling = checkpointer.telling(Fence::Raise(2), events, change);
-            telling.put(begun.thread.draft(None)).await
+            telling
+                .put(begun.thread.draft(None), PutOptions::default())
+                .await
         }
     });
     let (won, lost): (Vec<_>, Vec<_>) = all_at_once(attempts)

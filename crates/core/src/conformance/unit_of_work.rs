@@ -10,8 +10,8 @@ use super::{
     },
 };
 use crate::{
-    CheckpointId, Conversation, Message, MessageFilter, NewCheckpoint, PruneStrategy, Role,
-    Storage, ThreadState, Turn, TurnStatus, UnitOfWork,
+    CheckpointId, Conversation, Message, MessageFilter, NewCheckpoint, PruneStrategy, PutOptions,
+    Role, Storage, ThreadState, Turn, TurnStatus, UnitOfWork,
 };
 
 pub(super) const CASES: &[Case] = cases!["unit_of_work":
@@ -60,10 +60,13 @@ impl Work {
         unit.conversations().add(conversation).await.unwrap();
         unit.messages().add(self.message.clone()).await.unwrap();
         unit.turns().add(self.turn.clone()).await.unwrap();
-        let put = unit.checkpointer().put(self.checkpoint.clone()).await;
+        let put = unit
+            .checkpointer()
+            .put(self.checkpoint.clone(), PutOptions::default())
+            .await;
         let id = put.unwrap().checkpoint_id;
         let writes = self.thread.writes(&id, "task", "", &[("a", "1")]);
-        unit.checkpointer().put_writes(writes).await.unwrap();
+        unit.checkpointer().put_writes(writes, None).await.unwrap();
     }
 
     /// All of it is there, or nothing.
@@ -161,7 +164,12 @@ async fn after_an_error_a_drop_leaves_nothing(storage: Arc<dyn Storage>) {
             2 => {
                 let mut checkpoint = work.checkpoint.clone();
                 checkpoint.checkpoint.ts = "\0".to_owned();
-                assert_invalid(unit.checkpointer().put(checkpoint).await, "ts");
+                assert_invalid(
+                    unit.checkpointer()
+                        .put(checkpoint, PutOptions::default())
+                        .await,
+                    "ts",
+                );
             }
             _ => {
                 let (thread, absent) = (&work.thread.id, fresh().into());

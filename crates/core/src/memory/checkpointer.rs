@@ -10,8 +10,9 @@ use super::{Access, State, lease::replace, repository::add};
 use crate::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
     CheckpointSelector, CheckpointTuple, Checkpointer, ConflictKind, DeltaChannelHistory, Entity,
-    Error, EventBatch, Fence, Namespace, NewCheckpoint, NewWrites, Page, PendingWrite,
-    PruneStrategy, Result, TASKS, Thread, ThreadCursor, ThreadId, TurnChange, Value, now,
+    Error, EventBatch, Fence, Namespace, NewCheckpoint, NewWrites, Page, Parent, PendingWrite,
+    PruneStrategy, PutOptions, Result, TASKS, Thread, ThreadCursor, ThreadId, TurnChange, Value,
+    now,
     retention::{CheckpointSummary, Place, Retention},
 };
 
@@ -329,24 +330,40 @@ impl State {
 
 pub(super) struct MemoryCheckpointer {
     access: Access,
-    fence: Option<Fence>,
     /// What is stored with a checkpoint.
-    told: Option<(EventBatch, Option<TurnChange>)>,
+    told: Option<(Fence, EventBatch, Option<TurnChange>)>,
 }
 
 impl MemoryCheckpointer {
     pub(super) fn new(access: Access) -> Self {
-        Self {
-            access,
-            fence: None,
-            told: None,
-        }
+        Self { access, told: None }
     }
 
-    /// Stores a checkpoint that nothing speaks against but its fence and what it tells.
-    fn store(&self, state: &mut State, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
-        state.checkpoints.check(&checkpoint.thread_id, self.fence)?;
-        if let Some((events, change)) = &self.told {
+    fn store(
+        &self,
+        state: &mut State,
+        checkpoint: NewCheckpoint,
+        options: PutOptions,
+    ) -> Result<CheckpointKey> {
+        let fence = self
+            .told
+            .as_ref()
+            .map(|(fence, ..)| *fence)
+            .or(options.fence);
+        let tables = &state.checkpoints;
+        tables.check(&checkpoint.thread_id, fence)?;
+        if options.parent == Parent::Latest {
+            let key = checkpoint.key();
+            let latest = tables.checkpoints.keys().rev().find(|other| {
+                (&other.thread_id, &other.namespace) == (&key.thread_id, &key.namespace)
+                    && other.checkpoint_id != key.checkpoint_id
+            });
+            let latest = latest.map(|key| key.checkpoint_id.clone());
+            if latest != checkpoint.parent {
+                return Err(Error::Conflict(ConflictKind::LatestCheckpoint(latest)));
+            }
+        }
+        if let Some((_, events, change)) = &self.told {
             let mut changed = state.clone();
             if let Some(change) = change {
                 changed.change(change.clone())?;
@@ -357,7 +374,7 @@ impl MemoryCheckpointer {
             *state = changed;
         }
         let tables = &mut state.checkpoints;
-        tables.raise(&checkpoint.thread_id, self.fence);
+        tables.raise(&checkpoint.thread_id, fence);
         Ok(tables.put(checkpoint))
     }
 }
@@ -413,55 +430,27 @@ impl Checkpointer for MemoryCheckpointer {
         }))
     }
 
-    async fn put(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
+    async fn put(&self, checkpoint: NewCheckpoint, options: PutOptions) -> Result<CheckpointKey> {
         checkpoint.validate()?;
         self.access
-            .write(|state| self.store(state, checkpoint))
+            .write(|state| self.store(state, checkpoint, options))
             .await
     }
 
-    async fn put_next(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
-        checkpoint.validate()?;
-        self.access
-            .write(|state| {
-                let tables = &state.checkpoints;
-                let key = checkpoint.key();
-                let latest = tables.checkpoints.keys().rev().find(|other| {
-                    (&other.thread_id, &other.namespace) == (&key.thread_id, &key.namespace)
-                        && other.checkpoint_id != key.checkpoint_id
-                });
-                let latest = latest.map(|key| key.checkpoint_id.clone());
-                tables.check(&key.thread_id, self.fence)?;
-                if latest != checkpoint.parent {
-                    return Err(Error::Conflict(ConflictKind::LatestCheckpoint(latest)));
-                }
-                self.store(state, checkpoint)
-            })
-            .await
-    }
-
-    async fn put_writes(&self, writes: NewWrites) -> Result<()> {
+    async fn put_writes(&self, writes: NewWrites, fence: Option<Fence>) -> Result<()> {
         writes.validate()?;
         if !writes.writes.is_empty() {
             self.access
                 .write(|state| {
                     let tables = &mut state.checkpoints;
-                    tables.check(&writes.key.thread_id, self.fence)?;
-                    tables.raise(&writes.key.thread_id, self.fence);
+                    tables.check(&writes.key.thread_id, fence)?;
+                    tables.raise(&writes.key.thread_id, fence);
                     tables.put_writes(&writes);
                     Ok(())
                 })
                 .await?;
         }
         Ok(())
-    }
-
-    fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer> {
-        Arc::new(Self {
-            access: self.access.clone(),
-            fence: Some(fence),
-            told: None,
-        })
     }
 
     fn telling(
@@ -472,8 +461,7 @@ impl Checkpointer for MemoryCheckpointer {
     ) -> Arc<dyn Checkpointer> {
         Arc::new(Self {
             access: self.access.clone(),
-            fence: Some(fence),
-            told: Some((events, change)),
+            told: Some((fence, events, change)),
         })
     }
 

@@ -7,8 +7,8 @@ use yai_agentkit_core::{
     Announcements, Change, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple,
     Checkpointer, Conversation, ConversationId, Cursor, DeltaChannelHistory, Entity, Error,
     EventBatch, Fence, IdempotencyKey, LatestBatches, Leases, ListQuery, Message, NewCheckpoint,
-    NewWrites, OwnerId, Page, PruneStrategy, Repository, Result, Storage, Thread, ThreadCursor,
-    ThreadId, Turn, TurnChange, TurnEvents, TurnId, UnitOfWork,
+    NewWrites, OwnerId, Page, PruneStrategy, PutOptions, Repository, Result, Storage, Thread,
+    ThreadCursor, ThreadId, Turn, TurnChange, TurnEvents, TurnId, UnitOfWork,
 };
 
 use crate::process::{OpenUnit, Process};
@@ -258,25 +258,14 @@ impl Checkpointer for Bounded<dyn Checkpointer> {
         self.cross("list", self.inner.list(query)).await
     }
 
-    async fn put(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
-        self.cross("put", self.inner.put(checkpoint)).await
+    async fn put(&self, checkpoint: NewCheckpoint, options: PutOptions) -> Result<CheckpointKey> {
+        self.cross("put", self.inner.put(checkpoint, options)).await
     }
 
-    async fn put_next(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
-        self.cross("put next", self.inner.put_next(checkpoint))
+    async fn put_writes(&self, writes: NewWrites, mut fence: Option<Fence>) -> Result<()> {
+        fence = fence.filter(|_| !self.process.makes(Mistake::WritesOfAnybody));
+        self.cross("put writes", self.inner.put_writes(writes, fence))
             .await
-    }
-
-    async fn put_writes(&self, writes: NewWrites) -> Result<()> {
-        self.cross("put writes", self.inner.put_writes(writes))
-            .await
-    }
-
-    fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer> {
-        if self.process.makes(Mistake::WritesOfAnybody) {
-            return Self::part(self.part, Arc::clone(&self.inner), &self.process);
-        }
-        Self::part(self.part, self.inner.fenced(fence), &self.process)
     }
 
     fn telling(

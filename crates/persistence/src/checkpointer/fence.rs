@@ -1,4 +1,4 @@
-//! What asks a [`Fence`]: the statements of a write that is alone, `put_next` and `raise_epoch`.
+//! What asks a [`Fence`]: the statements of a write that is alone, a put behind the latest checkpoint and `raise_epoch`.
 
 use sea_orm::DbErr;
 use yai_agentkit_core::{

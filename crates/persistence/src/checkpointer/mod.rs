@@ -23,8 +23,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 use yai_agentkit_core::{
     CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
-    DeltaChannelHistory, EventBatch, Fence, NewCheckpoint, NewWrites, Page, PruneStrategy, Result,
-    Thread, ThreadCursor, ThreadId, TurnChange,
+    DeltaChannelHistory, EventBatch, Fence, NewCheckpoint, NewWrites, Page, Parent, PruneStrategy,
+    PutOptions, Result, Thread, ThreadCursor, ThreadId, TurnChange,
 };
 
 pub(crate) use self::group::Group;
@@ -44,8 +44,6 @@ pub(crate) struct SqlCheckpointer {
     connection: Connection,
     /// Of a pool.
     group: Option<Group>,
-    /// What every write asks.
-    fence: Option<Fence>,
     /// What is stored with a checkpoint.
     told: Option<Told>,
 }
@@ -53,6 +51,7 @@ pub(crate) struct SqlCheckpointer {
 /// What a turn tells with a checkpoint, and what becomes of it.
 #[derive(Clone)]
 struct Told {
+    fence: Fence,
     events: EventBatch,
     change: Option<TurnChange>,
 }
@@ -63,7 +62,6 @@ impl SqlCheckpointer {
         Self {
             connection,
             group: Some(group),
-            fence: None,
             told: None,
         }
     }
@@ -73,19 +71,25 @@ impl SqlCheckpointer {
         Self {
             connection: transaction,
             group: None,
-            fence: None,
             told: None,
         }
     }
 
-    async fn put_raw(&self, checkpoint: NewRawCheckpoint) -> Result<()> {
-        if let (Some(fence), Some(told)) = (self.fence, &self.told)
-            && let Some(change) = &told.change
-        {
-            return turn::put(&self.connection, fence, checkpoint, told, change).await;
+    async fn put_raw(&self, new: NewRawCheckpoint, options: PutOptions) -> Result<()> {
+        let told = self.told.as_ref();
+        let change = told.and_then(|told| Some((told, told.change.as_ref()?)));
+        let fence = told.map(|told| told.fence).or(options.fence);
+        let events = told.map(|told| &told.events);
+        if options.parent == Parent::Latest {
+            let fenced = fenced_with(fence, events)?;
+            let failed = |error| events::refused(PUT_CHECKPOINT, events, error);
+            let change = change.map(|(_, change)| change);
+            return fence::put_next(&self.connection, new, fenced, change, failed).await;
         }
-        let events = self.told.as_ref().map(|told| &told.events);
-        self.write(PUT_CHECKPOINT, New::Checkpoint(checkpoint), events)
+        if let Some((told, change)) = change {
+            return turn::put(&self.connection, told.fence, new, told, change).await;
+        }
+        self.write(PUT_CHECKPOINT, New::Checkpoint(new), fence, events)
             .await
     }
 
@@ -93,10 +97,11 @@ impl SqlCheckpointer {
         &self,
         operation: &'static str,
         new: New,
+        fence: Option<Fence>,
         events: Option<&EventBatch>,
     ) -> Result<()> {
         let thread_id = new.key().thread_id.clone();
-        let fenced = self.fenced_with(events)?;
+        let fenced = fenced_with(fence, events)?;
         let write = Write { new, fenced };
         let admitted = match &self.group {
             Some(group) if !write.raises() => group.write(write).await,
@@ -108,19 +113,19 @@ impl SqlCheckpointer {
         let admitted = admitted.map_err(|error| events::refused(operation, events, error))?;
         fence::admitted(&self.connection, operation, &thread_id, admitted).await
     }
+}
 
-    /// What a write that tells `events` asks of its thread.
-    fn fenced_with(&self, events: Option<&EventBatch>) -> Result<Option<Fenced>> {
-        events.map_or(Ok(()), EventBatch::validate)?;
-        let fenced = |fence: Fence| {
-            Ok(Fenced {
-                fence,
-                epoch: fence.stored_epoch()?,
-                events: events.map(Into::into),
-            })
-        };
-        self.fence.map(fenced).transpose()
-    }
+/// What a write that tells `events` asks of its thread.
+fn fenced_with(fence: Option<Fence>, events: Option<&EventBatch>) -> Result<Option<Fenced>> {
+    events.map_or(Ok(()), EventBatch::validate)?;
+    let fenced = |fence: Fence| {
+        Ok(Fenced {
+            fence,
+            epoch: fence.stored_epoch()?,
+            events: events.map(Into::into),
+        })
+    };
+    fence.map(fenced).transpose()
 }
 
 #[async_trait]
@@ -135,40 +140,20 @@ impl Checkpointer for SqlCheckpointer {
         found.into_iter().map(RawCheckpoint::parse).collect()
     }
 
-    async fn put(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
+    async fn put(&self, checkpoint: NewCheckpoint, options: PutOptions) -> Result<CheckpointKey> {
         checkpoint.validate()?;
         let key = checkpoint.key();
-        self.put_raw(row::to_raw(checkpoint)?).await?;
+        self.put_raw(row::to_raw(checkpoint)?, options).await?;
         Ok(key)
     }
 
-    async fn put_writes(&self, writes: NewWrites) -> Result<()> {
+    async fn put_writes(&self, writes: NewWrites, fence: Option<Fence>) -> Result<()> {
         writes.validate()?;
         if writes.writes.is_empty() {
             return Ok(());
         }
-        self.write(PUT_WRITES, New::Writes(writes), None).await
-    }
-
-    async fn put_next(&self, checkpoint: NewCheckpoint) -> Result<CheckpointKey> {
-        checkpoint.validate()?;
-        let key = checkpoint.key();
-        let told = self.told.as_ref();
-        let events = told.map(|told| &told.events);
-        let fenced = self.fenced_with(events)?;
-        let change = told.and_then(|told| told.change.as_ref());
-        let failed = |error| events::refused(PUT_CHECKPOINT, events, error);
-        let raw = row::to_raw(checkpoint)?;
-        fence::put_next(&self.connection, raw, fenced, change, failed).await?;
-        Ok(key)
-    }
-
-    fn fenced(&self, fence: Fence) -> Arc<dyn Checkpointer> {
-        Arc::new(Self {
-            fence: Some(fence),
-            told: None,
-            ..self.clone()
-        })
+        self.write(PUT_WRITES, New::Writes(writes), fence, None)
+            .await
     }
 
     fn telling(
@@ -178,8 +163,11 @@ impl Checkpointer for SqlCheckpointer {
         change: Option<TurnChange>,
     ) -> Arc<dyn Checkpointer> {
         Arc::new(Self {
-            fence: Some(fence),
-            told: Some(Told { events, change }),
+            told: Some(Told {
+                fence,
+                events,
+                change,
+            }),
             ..self.clone()
         })
     }

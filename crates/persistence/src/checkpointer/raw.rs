@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use yai_agentkit_core::{
     CheckpointId, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Error,
-    PendingWrite, Result, Value, validate,
+    PendingWrite, PutOptions, Result, Value, validate,
 };
 
 use super::{
@@ -77,7 +77,7 @@ impl RawCheckpoints {
     /// Stores a checkpoint and its new values.
     pub async fn put(&self, checkpoint: NewRawCheckpoint) -> Result<()> {
         checkpoint.validate()?;
-        self.0.put_raw(checkpoint).await
+        self.0.put_raw(checkpoint, PutOptions::default()).await
     }
 }
 

@@ -44,13 +44,9 @@ pub(super) async fn put(
     if !is_statement {
         let failed = |error| events::refused(PUT_CHECKPOINT, Some(&told.events), error);
         let transaction = connection.begin().await.map_err(failed)?;
-        let telling = SqlCheckpointer {
-            fence: Some(fence),
-            ..SqlCheckpointer::within(transaction.clone())
-        };
         let new = New::Checkpoint(new);
-        telling
-            .write(PUT_CHECKPOINT, new, Some(&told.events))
+        SqlCheckpointer::within(transaction.clone())
+            .write(PUT_CHECKPOINT, new, Some(fence), Some(&told.events))
             .await?;
         // The thread is locked first, as by the statements.
         change_turn(&transaction, change).await?;

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use yai_agentkit_core::{
     ChannelValue, ChannelWrite, Checkpoint, CheckpointMetadata, CheckpointQuery,
     CheckpointSelector, CheckpointSource, Checkpointer, Conversation, EventBatch, Fence, Message,
-    Namespace, NewCheckpoint, NewWrites, PruneStrategy, Role, Storage, ThreadCursor, ThreadId,
-    Turn, TurnChange, TurnStatus, Value, Version, now,
+    Namespace, NewCheckpoint, NewWrites, PruneStrategy, PutOptions, Role, Storage, ThreadCursor,
+    ThreadId, Turn, TurnChange, TurnStatus, Value, Version, now,
 };
 
 use super::Golden;
@@ -119,7 +119,8 @@ async fn writes_alone(golden: &mut Golden) {
                 parent: Some(new.checkpoint.id.clone()),
                 ..next
             };
-            checkpointer(database).put_next(next).await.unwrap();
+            let options = PutOptions::following_latest();
+            checkpointer(database).put(next, options).await.unwrap();
         })
         .await;
     for (name, channel) in [
@@ -134,7 +135,9 @@ async fn writes_alone(golden: &mut Golden) {
     golden
         .call("put_in_unit_of_work", async |database| {
             let unit = database.begin().await.unwrap();
-            unit.checkpointer().put(checkpoint(&fresh())).await.unwrap();
+            let checkpointer = unit.checkpointer();
+            let put = checkpointer.put(checkpoint(&fresh()), PutOptions::default());
+            put.await.unwrap();
             unit.commit().await.unwrap();
         })
         .await;
@@ -182,8 +185,9 @@ async fn fenced_writes(golden: &mut Golden) {
     let refused = checkpoint(&new.thread_id);
     golden
         .call("put_refused", async |database| {
-            let checkpointer = checkpointer(database).fenced(Fence::Hold(7));
-            checkpointer.put(refused).await.unwrap_err();
+            let checkpointer = checkpointer(database);
+            let refused = checkpointer.put(refused, Fence::Hold(7).into());
+            refused.await.unwrap_err();
         })
         .await;
     let next = checkpoint(&new.thread_id);
@@ -197,8 +201,8 @@ async fn fenced_writes(golden: &mut Golden) {
                     .map(|latest| latest.checkpoint.id),
                 ..next
             };
-            let checkpointer = checkpointer(database).fenced(Fence::Hold(1));
-            checkpointer.put_next(next).await.unwrap();
+            let options = PutOptions::following_latest().fenced(Fence::Hold(1));
+            checkpointer(database).put(next, options).await.unwrap();
         })
         .await;
     let mut epoch = 1;
@@ -213,8 +217,9 @@ async fn fenced_writes(golden: &mut Golden) {
             ("holding", Fence::Hold(epoch)),
         ] {
             let call = async |database: &Database| {
-                let checkpointer = checkpointer(database).fenced(fence);
-                checkpointer.put_writes(writes.clone()).await.unwrap();
+                let checkpointer = checkpointer(database);
+                let written = checkpointer.put_writes(writes.clone(), Some(fence));
+                written.await.unwrap();
             };
             golden.call(&format!("{name}_{how}"), call).await;
         }
@@ -258,7 +263,10 @@ async fn turns(golden: &mut Golden) {
     };
     let tell = async |database: &Database, fence, sequence, change, new: &NewCheckpoint| {
         let checkpointer = checkpointer(database).telling(fence, events(sequence), change);
-        checkpointer.put(new.clone()).await.unwrap();
+        checkpointer
+            .put(new.clone(), PutOptions::default())
+            .await
+            .unwrap();
     };
     let begin = TurnChange::Begin {
         turn: turn.clone(),
@@ -384,17 +392,21 @@ fn writes(of: &NewCheckpoint, channel: &str) -> NewWrites {
 }
 
 async fn put(database: &Database, new: &NewCheckpoint) {
-    checkpointer(database).put(new.clone()).await.unwrap();
+    put_asking(database, new, PutOptions::default()).await;
 }
 
 async fn put_fenced(database: &Database, fence: Fence, new: &NewCheckpoint) {
-    let checkpointer = checkpointer(database).fenced(fence);
-    checkpointer.put(new.clone()).await.unwrap();
+    put_asking(database, new, fence.into()).await;
+}
+
+async fn put_asking(database: &Database, new: &NewCheckpoint, options: PutOptions) {
+    let put = checkpointer(database).put(new.clone(), options).await;
+    put.unwrap();
 }
 
 async fn put_writes(database: &Database, writes: &NewWrites) {
-    checkpointer(database)
-        .put_writes(writes.clone())
-        .await
-        .unwrap();
+    let written = checkpointer(database)
+        .put_writes(writes.clone(), None)
+        .await;
+    written.unwrap();
 }

@@ -8,7 +8,7 @@ use yai_agentkit_core::{
     Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
     CheckpointSelector, CheckpointSource, CheckpointerExt, ConflictKind, Conversation,
     ConversationId, Error, EventBatch, Fence, Message, MessageId, Namespace, NewCheckpoint,
-    OwnerId, Result, Role, Storage, Turn, TurnChange, TurnId, TurnStatus, Value,
+    OwnerId, PutOptions, Result, Role, Storage, Turn, TurnChange, TurnId, TurnStatus, Value,
 };
 use yai_agentkit_persistence::{Database, NewRawCheckpoint, RawCheckpoints, RawValue};
 
@@ -228,8 +228,8 @@ impl Owned {
         let turns: Vec<_> = (0..THREADS).map(|_| TurnId::new()).collect();
         let raised = turns.iter().map(async |turn| {
             let new = next(&turn.to_string(), 0);
-            let raising = database.checkpointer().fenced(Fence::Raise(1));
-            raising.put(new).await
+            let raise = Fence::Raise(1).into();
+            database.checkpointer().put(new, raise).await
         });
         try_join_all(raised).await.unwrap();
         Self {
@@ -252,7 +252,8 @@ impl Owned {
         let steps = self.turns.iter().map(async |turn| {
             let batch = self.batch(*turn, "step");
             let telling = database.checkpointer().telling(Fence::Hold(1), batch, None);
-            telling.put(next(&turn.to_string(), 1)).await.map(drop)
+            let put = telling.put(next(&turn.to_string(), 1), PutOptions::default());
+            put.await.map(drop)
         });
         join_all(steps).await
     }
@@ -383,8 +384,7 @@ async fn writes_of_one_thread_keep_their_order_whatever_they_ask() {
         let checkpoints = [next("one", 0), next("two", 0)];
         for new in &checkpoints {
             checkpointer
-                .fenced(Fence::Raise(1))
-                .put(new.clone())
+                .put(new.clone(), Fence::Raise(1).into())
                 .await
                 .unwrap();
         }
@@ -396,15 +396,13 @@ async fn writes_of_one_thread_keep_their_order_whatever_they_ask() {
         ];
         let puts = (1..=THREADS).map(async |step| {
             let fence = fences[step / 2 % fences.len()];
-            let asking = match fence {
-                Some(fence) => checkpointer.fenced(fence),
-                None => database.checkpointer(),
-            };
+
             let metadata = CheckpointMetadata::new(CheckpointSource::Loop, step as i64);
-            let put = asking.put(NewCheckpoint {
+            let new = NewCheckpoint {
                 metadata,
                 ..checkpoints[step % 2].clone()
-            });
+            };
+            let put = checkpointer.put(new, fence.map_or_else(PutOptions::default, Into::into));
             assert_eq!(put.await.is_ok(), fence != Some(Fence::Hold(9)), "{step}");
         });
         join_all(puts).await;
@@ -476,10 +474,13 @@ async fn a_turn_whose_acknowledgements_were_lost_begins_and_ends_once() {
         };
         let telling = database.checkpointer().telling(fence, batch, Some(change));
         proxy.lose_answer("SELECT 1");
-        telling.put(next("thread", 0)).await.unwrap();
+        telling
+            .put(next("thread", 0), PutOptions::default())
+            .await
+            .unwrap();
         assert!(proxy.has_lost_answer());
         // Again is another matter.
-        let again = telling.put(next("thread", 1)).await;
+        let again = telling.put(next("thread", 1), PutOptions::default()).await;
         assert!(matches!(
             again,
             Err(Error::Fenced { .. } | Error::Conflict(_))
@@ -505,11 +506,15 @@ async fn a_turn_ends_although_its_rows_change_meanwhile() {
         ..Turn::new(conversation, MessageId::new())
     };
     database.turns().add(turn.clone()).await.unwrap();
-    let raising = database.checkpointer().fenced(Fence::Raise(1));
-    raising.put(next("thread", 0)).await.unwrap();
+    let checkpointer = database.checkpointer();
+    let raised = checkpointer.put(next("thread", 0), Fence::Raise(1).into());
+    raised.await.unwrap();
 
     let unit = database.begin().await.unwrap();
-    unit.checkpointer().put(next("thread", 1)).await.unwrap();
+    unit.checkpointer()
+        .put(next("thread", 1), PutOptions::default())
+        .await
+        .unwrap();
     assert_eq!(unit.leases().renew(owner).await.unwrap(), [conversation]);
     let batch = EventBatch {
         conversation_id: conversation,
@@ -527,7 +532,7 @@ async fn a_turn_ends_although_its_rows_change_meanwhile() {
     };
     let telling = database.checkpointer();
     let telling = telling.telling(Fence::Hold(1), batch, Some(end));
-    let mut ending = telling.put(next("thread", 2));
+    let mut ending = telling.put(next("thread", 2), PutOptions::default());
     let waits = tokio::time::timeout(Duration::from_millis(200), &mut ending).await;
     assert!(waits.is_err(), "{waits:?}");
     unit.commit().await.unwrap();

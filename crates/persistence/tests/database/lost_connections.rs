@@ -75,7 +75,7 @@ async fn every_call_survives_the_loss_of_all_connections() {
         checkpointer.get(&latest),
         checkpointer.list(&CheckpointQuery::of(thread.clone())),
         checkpointer.save(&thread, &1),
-        checkpointer.put_writes(writes.clone()),
+        checkpointer.put_writes(writes.clone(), None),
         checkpointer.threads(10, None),
         checkpointer.delta_channel_history(&latest, &["list".to_owned()]),
         checkpointer.copy_thread(&thread, &copy),

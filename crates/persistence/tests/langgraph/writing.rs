@@ -1,7 +1,8 @@
 use serde_json::{Value as Json, json};
 use yai_agentkit_core::{
     ChannelValue, ChannelWrite, Checkpoint, CheckpointKey, CheckpointMetadata, CheckpointSelector,
-    CheckpointSource, Checkpointer, NewCheckpoint, NewWrites, Storage, TASKS, Value, Version,
+    CheckpointSource, Checkpointer, NewCheckpoint, NewWrites, PutOptions, Storage, TASKS, Value,
+    Version,
 };
 
 use crate::{
@@ -22,7 +23,10 @@ async fn what_we_write_their_savers_read_equal() {
         ..first_checkpoint()
     };
     for checkpoint in [&first, &second, &nested] {
-        checkpointer.put(checkpoint.clone()).await.unwrap();
+        checkpointer
+            .put(checkpoint.clone(), PutOptions::default())
+            .await
+            .unwrap();
     }
     let pending_writes = put_pending_writes(&*checkpointer, &second.key()).await;
 
@@ -62,8 +66,14 @@ async fn the_sends_of_an_old_format_are_read_from_the_parent() {
     versions.for_each(|version| *version = one.clone());
     parent.new_versions = parent.checkpoint.channel_versions.clone();
     let child = second_checkpoint(&parent);
-    checkpointer.put(parent.clone()).await.unwrap();
-    checkpointer.put(child.clone()).await.unwrap();
+    checkpointer
+        .put(parent.clone(), PutOptions::default())
+        .await
+        .unwrap();
+    checkpointer
+        .put(child.clone(), PutOptions::default())
+        .await
+        .unwrap();
     // The path counts before the task.
     for (task, path, node) in [("a", "~2", "later"), ("b", "~1", "sooner")] {
         let send = send(node);
@@ -361,7 +371,7 @@ async fn put_writes(
         task_path: path.into(),
         writes: writes.collect(),
     };
-    checkpointer.put_writes(writes).await.unwrap();
+    checkpointer.put_writes(writes, None).await.unwrap();
 }
 
 /// Puts a checkpoint behind the latest of a thread, with one channel set.
@@ -397,7 +407,7 @@ async fn put_update(
             .with("step", step + 1),
         new_versions: [(channel.into(), version)].into(),
     };
-    checkpointer.put(new).await.unwrap()
+    checkpointer.put(new, PutOptions::default()).await.unwrap()
 }
 
 fn encoded(value: Json) -> Value {

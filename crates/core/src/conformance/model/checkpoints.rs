@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
+use std::{collections::BTreeMap, fmt::Debug};
 
 use proptest::{collection::vec, option, prelude::*};
 use serde_json::{Map, Value as Json, json};
@@ -7,7 +7,8 @@ use super::{Names, Pair, listed_until};
 use crate::{
     ChannelValue, ChannelWrite, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata,
     CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer, Fence, Namespace,
-    NewCheckpoint, NewWrites, PruneStrategy, Result, TASKS, ThreadId, Value, Version,
+    NewCheckpoint, NewWrites, Parent, PruneStrategy, PutOptions, Result, TASKS, ThreadId, Value,
+    Version,
 };
 
 pub(super) const THREADS: u8 = 4;
@@ -190,12 +191,16 @@ impl CheckpointOperation {
             } => {
                 let new = put.build(names);
                 pair.same(async |parts| {
-                    let checkpointer = fenced(&parts.checkpointer, *fence);
-                    if *is_next {
-                        checkpointer.put_next(new.clone()).await
+                    let parent = if *is_next {
+                        Parent::Latest
                     } else {
-                        checkpointer.put(new.clone()).await
-                    }
+                        Parent::Any
+                    };
+                    let options = PutOptions {
+                        fence: *fence,
+                        parent,
+                    };
+                    parts.checkpointer.put(new.clone(), options).await
                 })
                 .await
             }
@@ -217,11 +222,8 @@ impl CheckpointOperation {
                     task_path: format!("path {path}"),
                     writes: writes.iter().copied().map(write).collect(),
                 };
-                pair.same(async |parts| {
-                    let checkpointer = fenced(&parts.checkpointer, *fence);
-                    checkpointer.put_writes(new.clone()).await
-                })
-                .await
+                pair.same(async |parts| parts.checkpointer.put_writes(new.clone(), *fence).await)
+                    .await
             }
             Self::Get { place, latest } => {
                 let selector = place.selector(names, *latest);
@@ -293,13 +295,6 @@ impl CheckpointOperation {
             }
         }
     }
-}
-
-fn fenced(checkpointer: &Arc<dyn Checkpointer>, fence: Option<Fence>) -> Arc<dyn Checkpointer> {
-    fence.map_or_else(
-        || Arc::clone(checkpointer),
-        |fence| checkpointer.fenced(fence),
-    )
 }
 
 /// Compares the threads, their checkpoints, and the histories of those.

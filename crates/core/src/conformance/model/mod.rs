@@ -13,8 +13,8 @@ use proptest::{
 
 use super::{Case, fixtures::listed_until};
 use crate::{
-    CheckpointId, Checkpointer, Conversation, Message, Repository, Result, Storage, ThreadId, Turn,
-    UnitOfWork, memory::MemoryStorage,
+    CheckpointId, Checkpointer, Conversation, Message, PutOptions, Repository, Result, Storage,
+    ThreadId, Turn, UnitOfWork, memory::MemoryStorage,
 };
 
 use checkpoints::CheckpointOperation;
@@ -239,7 +239,11 @@ impl Names {
         let marker = self.thread(u8::MAX);
         let put = checkpoints::marker(&marker);
         for parts in [&pair.subject, &pair.model] {
-            parts.checkpointer.put(put.clone()).await.unwrap();
+            parts
+                .checkpointer
+                .put(put.clone(), PutOptions::default())
+                .await
+                .unwrap();
         }
         super::fixtures::moment().await;
         marker

@@ -157,6 +157,6 @@ async fn write_all(database: &Database, conversation: &Conversation) -> Result<(
             value: Value::encode(&"w".repeat(TEXT)).unwrap(),
         }],
     };
-    checkpointer.put_writes(writes).await?;
+    checkpointer.put_writes(writes, None).await?;
     unit.commit().await
 }

@@ -8,7 +8,7 @@ use yai_agentkit_core::{
     ThreadState, Turn, TurnChange, TurnFilter, TurnId, TurnStatus, now, validate,
 };
 
-use super::{Claim, Event, MESSAGE_ID, TurnEngine, TurnError, log::EventLog, send::Incoming};
+use super::{Claim, MESSAGE_ID, TurnEngine, TurnError, TurnEvent, log::EventLog, send::Incoming};
 use crate::{
     agent::{AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall},
     error_chain,
@@ -345,7 +345,7 @@ impl Chat {
         };
         self.read(&*checkpointer).await?;
         let followers = self.engine.followers.clone();
-        let resumed = EventLog::resume(followers, &*self.engine.storage, turn).await;
+        let resumed = EventLog::resume(followers, &*self.engine.storage, turn, &self.state).await;
         self.log = Some(resumed.map_err(TurnError::of_owner)?);
         // Its attempts are stored with that.
         self.engine.excuses.forget(turn.id);
@@ -474,12 +474,12 @@ impl Chat {
     async fn fail_with(&mut self, turn: Turn, reason: TurnError, fence: Fence) -> TurnError {
         let error = reason.to_string().replace('\0', "\u{fffd}");
         let ended = ended(&turn, TurnStatus::Failed, Some(error.clone()));
-        let code = match reason {
-            TurnError::Agent(AgentError::Unavailable { .. }) => "agent-unavailable",
-            _ => "agent-failed",
+        let end = TurnEvent::Failed {
+            reason: error,
+            is_unavailable: matches!(reason, TurnError::Agent(AgentError::Unavailable { .. })),
         };
         let state = closed(self.state.clone(), "the turn has failed");
-        let batch = log_of(&mut self.log).ended(&self.state, &state, error, code);
+        let batch = log_of(&mut self.log).given_up(&self.state, &state, end);
         let last = Checkpointed {
             state,
             source: CheckpointSource::Loop,
@@ -532,7 +532,7 @@ impl Chat {
         let log = self
             .log
             .insert(EventLog::new(self.engine.followers.clone(), turn));
-        let batch = log.started(&self.state, &state);
+        let batch = log.started(&state);
         let input = Checkpointed {
             state,
             source: CheckpointSource::Input,
@@ -547,7 +547,7 @@ impl Chat {
         &mut self,
         checkpointer: &dyn Checkpointer,
         new: Checkpointed,
-        batch: Vec<Event>,
+        batch: Vec<TurnEvent>,
         change: Option<TurnChange>,
     ) -> Result<()> {
         let Checkpointed {

@@ -1,130 +1,187 @@
-use json_patch::PatchOperation;
-use serde::Serialize;
-use serde_json::{Value as Json, json};
-use utoipa::ToSchema;
-use yai_agentkit_core::Value;
+use std::collections::BTreeMap;
 
-use crate::agent::AgentState;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use yai_agentkit_core::{Interrupt, Message, MessageId};
 
-/// What happens in a turn, as an event of the AG-UI protocol: `threadId` is the chat, `runId` the
-/// turn.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-#[serde(
-    tag = "type",
-    rename_all = "SCREAMING_SNAKE_CASE",
-    rename_all_fields = "camelCase"
-)]
-#[expect(missing_docs, reason = "the protocol says what its fields are")]
-pub enum Event {
+use crate::agent::ToolCall;
+
+/// What the agent remembers, by name.
+pub type Facts = BTreeMap<String, String>;
+
+/// What has changed in the facts: by name, what was remembered, or `None` for what was forgotten.
+pub type FactChanges = BTreeMap<String, Option<String>>;
+
+/// What happens in a turn, as it is stored and published.
+///
+/// Between [`Started`](Self::Started) and the event that [ends the run](Self::ends_run) every step
+/// and every text that is begun is ended too, whatever becomes of the turn. An event of a newer
+/// version is read as [`Unknown`](Self::Unknown), and what a newer version adds to one is left out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum TurnEvent {
     /// The turn begins, or goes on after a person's answer.
-    RunStarted { thread_id: String, run_id: String },
-    /// The turn has its answer, which is the `result`, or waits for a person.
-    RunFinished {
-        thread_id: String,
-        run_id: String,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        result: Option<Json>,
-        outcome: Outcome,
+    Started {
+        /// What the agent remembers now, to which later changes apply; `None` of a turn that ends
+        /// with the next event.
+        facts: Option<Facts>,
     },
-    /// The turn has failed or was cancelled; `code` is the name of a problem.
-    RunError { message: String, code: &'static str },
-    /// A step begins: `agent` decides, `tools` run.
-    StepStarted { step_name: &'static str },
-    /// A step is recorded.
-    StepFinished { step_name: &'static str },
+    /// Another engine goes on with the turn after it was cut short.
+    Resumed {
+        /// How often an engine has begun to work on it.
+        attempt: u32,
+    },
+    /// A step begins.
+    StepStarted {
+        /// Which.
+        step: StepKind,
+    },
+    /// The step is recorded, or will never be.
+    StepFinished {
+        /// Which.
+        step: StepKind,
+    },
     /// The agent begins to say something.
-    TextMessageStart {
-        message_id: String,
-        role: &'static str,
+    TextStarted {
+        /// Names the text in the events of this turn; the stored message has an id of its own.
+        message_id: MessageId,
     },
-    /// What it says next; never empty.
-    TextMessageContent { message_id: String, delta: String },
-    /// It has said it all.
-    TextMessageEnd { message_id: String },
+    /// What the agent says next.
+    TextSaid {
+        /// The text that goes on.
+        message_id: MessageId,
+        /// Never empty.
+        delta: String,
+    },
+    /// The agent has said it all.
+    TextEnded {
+        /// The text.
+        message_id: MessageId,
+        /// Whether it does not count: it was cut off, or taken back.
+        is_void: bool,
+    },
     /// The agent wants to run a tool.
-    ToolCallStart {
-        tool_call_id: String,
-        tool_call_name: String,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        parent_message_id: Option<String>,
+    ToolCalled {
+        /// Which, with what.
+        call: ToolCall,
+        /// What the agent has said with it, if anything.
+        message_id: Option<MessageId>,
     },
-    /// With these arguments: JSON, complete.
-    ToolCallArgs { tool_call_id: String, delta: String },
-    /// The arguments are complete.
-    ToolCallEnd { tool_call_id: String },
-    /// What the tool has come to.
-    ToolCallResult {
-        message_id: String,
-        tool_call_id: String,
-        content: String,
-        role: &'static str,
+    /// A tool has come to a result, or never will.
+    ToolReturned {
+        /// The call.
+        call_id: String,
+        /// For the agent to read.
+        result: String,
     },
-    /// An RFC 6902 patch of the state: of the `values` of the checkpoint before.
-    StateDelta {
-        #[schema(value_type = Vec<Object>)]
-        delta: Vec<PatchOperation>,
+    /// The agent has remembered or forgotten something.
+    FactsChanged {
+        /// What has changed since the last such event or [`Started`](Self::Started).
+        changes: FactChanges,
     },
-    /// `agentkit.resumed`: the turn goes on after it was cut short. `agentkit.discarded`: what was
-    /// said in the text message `messageId` is void.
-    Custom { name: &'static str, value: Json },
+    /// The turn is completed.
+    Answered {
+        /// As it is stored.
+        answer: Message,
+    },
+    /// The turn waits for a person.
+    Waiting {
+        /// The question.
+        interrupt: Interrupt,
+    },
+    /// The turn has failed.
+    Failed {
+        /// For the caller; holds no secret.
+        reason: String,
+        /// Whether the agent could not be reached, so that another attempt may succeed.
+        is_unavailable: bool,
+    },
+    /// Somebody wanted no answer any more.
+    Cancelled,
+    /// Something of a newer version.
+    #[serde(other)]
+    Unknown,
 }
 
-/// How a run finishes.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-#[serde(tag = "type", rename_all = "lowercase")]
-pub enum Outcome {
-    /// With an answer.
-    Success,
-    /// With questions to a person.
-    Interrupt {
-        /// One.
-        interrupts: Vec<Question>,
-    },
+/// A step of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepKind {
+    /// The agent decides.
+    Agent,
+    /// Its tools run.
+    Tools,
 }
 
-/// A question to a person.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Question {
-    /// What the answer must name.
-    pub id: String,
-    /// `input`.
-    pub reason: &'static str,
-    /// The question.
-    pub message: String,
-    /// The tool call that asks.
-    pub tool_call_id: String,
+/// The events of a turn that became durable together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Published {
+    /// Its place among those of the turn: 1 for the first, without gaps.
+    pub sequence: u64,
+    /// In order.
+    pub events: Vec<TurnEvent>,
 }
 
-/// Whether an event is the last one, as far as is known with it.
-pub(super) fn ends_run(event: &Json) -> bool {
-    matches!(event["type"].as_str(), Some("RUN_FINISHED" | "RUN_ERROR"))
+impl TurnEvent {
+    /// An event as it was stored.
+    pub fn from_json(stored: Json) -> Self {
+        serde_json::from_value(stored).unwrap_or(Self::Unknown)
+    }
+
+    /// The event as it is stored.
+    pub(super) fn to_json(&self) -> Json {
+        serde_json::to_value(self).expect("an event has names for keys")
+    }
+
+    /// Whether the turn has ended with it, or waits for a person.
+    pub fn ends_run(&self) -> bool {
+        matches!(
+            self,
+            Self::Answered { .. } | Self::Waiting { .. } | Self::Failed { .. } | Self::Cancelled
+        )
+    }
 }
 
-/// The patch that makes the values of a checkpoint with `after` out of those with `before`. Takes
-/// as long as what has changed, where messages were only added.
-pub(super) fn state_delta(before: &AgentState, after: &AgentState) -> Vec<PatchOperation> {
-    let mut operations = Vec::new();
-    let mut push = |operation: &str, path: &str, value: Json| {
-        operations.push(json!({"op": operation, "path": path, "value": value}));
-    };
-    match after.messages.strip_prefix(&before.messages[..]) {
-        Some(added) => {
-            for message in added {
-                push("add", "/messages/-", json!(message));
-            }
+/// What leads from the facts `before` to those `after`.
+pub(super) fn changes(before: &Facts, after: &Facts) -> FactChanges {
+    let gone = before.keys().filter(|name| !after.contains_key(*name));
+    let gone = gone.map(|name| (name.clone(), None));
+    let new = after
+        .iter()
+        .filter(|(name, value)| before.get(*name) != Some(value));
+    let new = new.map(|(name, value)| (name.clone(), Some(value.clone())));
+    gone.chain(new).collect()
+}
+
+/// Makes of `facts` what they are after `changes`.
+pub(super) fn apply(changes: FactChanges, facts: &mut Facts) {
+    for (name, change) in changes {
+        match change {
+            Some(value) => drop(facts.insert(name, value)),
+            None => drop(facts.remove(&name)),
         }
-        None => push("replace", "/messages", json!(after.messages)),
     }
-    if before.facts != after.facts {
-        push("replace", "/facts", json!(after.facts));
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_newer_version_adds_does_not_keep_an_older_one_from_reading() {
+        let with_more = json!({"type": "resumed", "attempt": 2, "because": "of a crash"});
+        let new = json!({"type": "thought", "text": "hm"});
+        let changed = json!({"type": "resumed", "attempt": "two"});
+        assert_eq!(
+            [with_more, new, changed].map(TurnEvent::from_json),
+            [
+                TurnEvent::Resumed { attempt: 2 },
+                TurnEvent::Unknown,
+                TurnEvent::Unknown
+            ]
+        );
     }
-    if before.answering != after.answering {
-        // As a checkpoint shows it.
-        let shown = Value::encode(&after.answering).map(|value| value.to_json());
-        push("replace", "/answering", shown.unwrap_or_default());
-    }
-    // Every one is well-formed by its making.
-    let operations = operations.into_iter().map(serde_json::from_value);
-    operations.filter_map(Result::ok).collect()
 }

@@ -30,9 +30,8 @@ use chat::Chat;
 
 pub use claims::Claim;
 pub use error::TurnError;
-pub use event::Event;
+pub use event::{FactChanges, Facts, Published, StepKind, TurnEvent};
 pub use send::{RequestKey, SendOptions};
-pub use watch::EventPosition;
 
 /// In the metadata of a checkpoint, the last message of the conversation that its state knows.
 pub(crate) const MESSAGE_ID: &str = "message_id";

@@ -1,6 +1,5 @@
 use std::time::Duration;
 
-use serde_json::{Value as Json, json};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -11,20 +10,15 @@ use yai_agentkit_core::{
 };
 
 use super::{
-    event::{Event, Outcome, Question, state_delta},
+    event::{StepKind, TurnEvent, changes},
     followers::Followers,
-    watch::EventPosition,
 };
-use crate::agent::{AgentState, ToolCall};
+use crate::agent::AgentState;
 
 /// What an agent says is stored after this time,
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
 /// or when it is this many bytes.
 const FLUSH_AT: usize = 4096;
-
-/// The names of the steps.
-const AGENT: &str = "agent";
-const TOOLS: &str = "tools";
 
 /// How many batches are read at once.
 const PAGE: u64 = 100;
@@ -38,14 +32,16 @@ pub(super) struct EventLog {
     followers: Followers,
     turn: Turn,
     sequence: u64,
+    /// Whether it goes on, as far as was said.
+    is_started: bool,
     /// The step under way.
-    step: Option<&'static str>,
+    step: Option<StepKind>,
     /// What the agent says in the step under way.
     text: Option<Text>,
 }
 
 struct Text {
-    message_id: String,
+    message_id: MessageId,
     said: String,
     /// How much of it is stored; `None` before the message began.
     stored: Option<usize>,
@@ -58,6 +54,7 @@ impl EventLog {
             followers,
             turn: turn.clone(),
             sequence: 0,
+            is_started: false,
             step: None,
             text: None,
         }
@@ -69,19 +66,17 @@ impl EventLog {
         followers: Followers,
         storage: &dyn Storage,
         turn: &Turn,
+        state: &AgentState,
     ) -> Result<Self> {
         loop {
             let mut log = Self::load(followers.clone(), &*storage.turn_events(), turn).await?;
             let mut batch = Vec::new();
-            if log.sequence == 0 {
-                batch.push(log.run_started());
+            if !log.is_started {
+                batch.push(log.start(Some(state)));
             }
-            if let Some(text) = log.text.take() {
-                batch.extend(discarded(text.message_id));
-            }
-            batch.push(Event::Custom {
-                name: "agentkit.resumed",
-                value: json!({ "attempt": turn.attempt }),
+            batch.extend(log.text.take().and_then(Text::discarded));
+            batch.push(TurnEvent::Resumed {
+                attempt: turn.attempt,
             });
             let unit = storage.begin().await?;
             unit.leases().replace(turn, turn.clone()).await?;
@@ -108,31 +103,33 @@ impl EventLog {
         loop {
             let page = events.read(turn.conversation_id, turn.id, log.sequence, PAGE);
             let page = page.await?;
-            for batch in &page {
+            let is_last = (page.len() as u64) < PAGE;
+            for batch in page {
                 log.sequence = batch.sequence;
-                batch.events.iter().for_each(|event| log.recall(event));
+                for event in batch.events {
+                    log.recall(&TurnEvent::from_json(event));
+                }
             }
-            if (page.len() as u64) < PAGE {
+            if is_last {
                 return Ok(log);
             }
         }
     }
 
-    fn recall(&mut self, event: &Json) {
-        match event["type"].as_str() {
-            Some("STEP_STARTED") => {
-                let steps = [AGENT, TOOLS].into_iter();
-                self.step = steps.into_iter().find(|step| event["stepName"] == *step);
-            }
-            Some("STEP_FINISHED") => self.step = None,
-            Some("TEXT_MESSAGE_START") => {
-                self.text = event["messageId"].as_str().map(|message_id| Text {
-                    message_id: message_id.to_owned(),
+    fn recall(&mut self, event: &TurnEvent) {
+        match event {
+            TurnEvent::Started { .. } => self.is_started = true,
+            TurnEvent::StepStarted { step } => self.step = Some(*step),
+            TurnEvent::StepFinished { .. } => self.step = None,
+            TurnEvent::TextStarted { message_id } => {
+                self.text = Some(Text {
+                    message_id: *message_id,
                     said: String::new(),
                     stored: Some(0),
                 });
             }
-            Some("TEXT_MESSAGE_END") => self.text = None,
+            TurnEvent::TextEnded { .. } => self.text = None,
+            event if event.ends_run() => self.is_started = false,
             _ => {}
         }
     }
@@ -141,7 +138,7 @@ impl EventLog {
     pub(super) async fn append(
         &mut self,
         events: &dyn TurnEvents,
-        batch: Vec<Event>,
+        batch: Vec<TurnEvent>,
     ) -> Result<()> {
         events.append(self.next(batch)).await?;
         self.stored();
@@ -149,13 +146,12 @@ impl EventLog {
     }
 
     /// The next batch, for who stores it with something else.
-    pub(super) fn next(&self, batch: Vec<Event>) -> EventBatch {
-        let to_json = |event: Event| serde_json::to_value(event).unwrap_or_default();
+    pub(super) fn next(&self, batch: Vec<TurnEvent>) -> EventBatch {
         EventBatch {
             conversation_id: self.turn.conversation_id,
             turn_id: self.turn.id,
             sequence: self.sequence + 1,
-            events: batch.into_iter().map(to_json).collect(),
+            events: batch.iter().map(TurnEvent::to_json).collect(),
         }
     }
 
@@ -169,9 +165,9 @@ impl EventLog {
         self.followers.told(self.turn.id, self.sequence);
     }
 
-    /// Behind all that was appended.
-    pub(super) fn end(&self) -> EventPosition {
-        EventPosition::behind(self.sequence)
+    /// The last batch that was appended.
+    pub(super) fn sequence(&self) -> u64 {
+        self.sequence
     }
 
     /// Waits for the `step` of an agent, and stores meanwhile what it says. What it says last is
@@ -207,11 +203,7 @@ impl EventLog {
     }
 
     fn hear(&mut self, delta: &str) {
-        let text = self.text.get_or_insert_with(|| Text {
-            message_id: MessageId::new().to_string(),
-            said: String::new(),
-            stored: None,
-        });
+        let text = self.text.get_or_insert_with(Text::new);
         text.said.push_str(delta);
     }
 
@@ -235,15 +227,12 @@ impl EventLog {
     }
 
     /// The turn begins with `state`, or goes on after a person's answer.
-    pub(super) fn started(&mut self, before: &AgentState, state: &AgentState) -> Vec<Event> {
-        let mut batch = vec![self.run_started()];
-        batch.extend(delta(before, state));
-        batch.push(self.begin_step(state));
-        batch
+    pub(super) fn started(&mut self, state: &AgentState) -> Vec<TurnEvent> {
+        vec![self.start(Some(state)), self.begin_step(state)]
     }
 
     /// A step has led from `before` to `state`, and the next begins.
-    pub(super) fn stepped(&mut self, before: &AgentState, state: &AgentState) -> Vec<Event> {
+    pub(super) fn stepped(&mut self, before: &AgentState, state: &AgentState) -> Vec<TurnEvent> {
         let mut batch = self.step_outcome(before, state);
         batch.push(self.begin_step(state));
         batch
@@ -255,178 +244,138 @@ impl EventLog {
         before: &AgentState,
         state: &AgentState,
         answer: &Message,
-    ) -> Vec<Event> {
-        let mut batch = self.step_outcome(before, state);
-        batch.push(self.run_finished(Some(json!(answer)), Outcome::Success));
-        batch
+    ) -> Vec<TurnEvent> {
+        let batch = self.step_outcome(before, state);
+        let answer = answer.clone();
+        self.ended(batch, TurnEvent::Answered { answer })
     }
 
     /// The turn waits for a person's answer, and the state stays.
-    pub(super) fn asks(&mut self, state: &AgentState, interrupt: Option<&Interrupt>) -> Vec<Event> {
-        let mut batch = self.step_outcome(state, state);
-        let questions = interrupt.into_iter().map(|interrupt| Question {
-            id: interrupt.id.to_string(),
-            reason: "input_required",
-            message: interrupt.question.clone(),
-            tool_call_id: interrupt.tool_call_id.clone(),
-        });
-        let interrupts = questions.collect();
-        batch.push(self.run_finished(None, Outcome::Interrupt { interrupts }));
-        batch
+    pub(super) fn waiting(&mut self, state: &AgentState, interrupt: Interrupt) -> Vec<TurnEvent> {
+        let batch = self.step_outcome(state, state);
+        self.ended(batch, TurnEvent::Waiting { interrupt })
     }
 
-    /// The turn has ended without an answer.
-    pub(super) fn ended(
+    /// The turn has failed or was cancelled: `end` says so.
+    pub(super) fn given_up(
         &mut self,
         before: &AgentState,
         state: &AgentState,
-        message: String,
-        code: &'static str,
-    ) -> Vec<Event> {
+        end: TurnEvent,
+    ) -> Vec<TurnEvent> {
         let mut batch = Vec::new();
-        if let Some(text) = self.text.take()
-            && text.stored.is_some()
-        {
-            let message_id = text.message_id;
-            batch.push(Event::TextMessageEnd { message_id });
+        if !self.is_started {
+            // Nobody works on it: it waits for the turns before it, or for a person.
+            batch.push(self.start(None));
         }
-        batch.extend(delta(before, state));
-        batch.push(Event::RunError { message, code });
+        batch.extend(self.text.take().and_then(Text::discarded));
+        batch.extend(self.step_outcome(before, state));
+        self.ended(batch, end)
+    }
+
+    fn ended(&mut self, mut batch: Vec<TurnEvent>, end: TurnEvent) -> Vec<TurnEvent> {
+        self.is_started = false;
+        batch.push(end);
         batch
     }
 
-    fn run_started(&self) -> Event {
-        Event::RunStarted {
-            thread_id: self.turn.conversation_id.to_string(),
-            run_id: self.turn.id.to_string(),
-        }
-    }
-
-    fn run_finished(&self, result: Option<Json>, outcome: Outcome) -> Event {
-        Event::RunFinished {
-            thread_id: self.turn.conversation_id.to_string(),
-            run_id: self.turn.id.to_string(),
-            result,
-            outcome,
+    fn start(&mut self, state: Option<&AgentState>) -> TurnEvent {
+        self.is_started = true;
+        TurnEvent::Started {
+            facts: state.map(|state| state.facts.clone()),
         }
     }
 
     /// The step that follows from `state`.
-    fn begin_step(&mut self, state: &AgentState) -> Event {
-        let step_name = if state.open_tool_calls().is_empty() {
-            AGENT
+    fn begin_step(&mut self, state: &AgentState) -> TurnEvent {
+        let step = if state.open_tool_calls().is_empty() {
+            StepKind::Agent
         } else {
-            TOOLS
+            StepKind::Tools
         };
-        self.step = Some(step_name);
-        Event::StepStarted { step_name }
+        self.step = Some(step);
+        TurnEvent::StepStarted { step }
     }
 
     /// What the step has said, decided and changed.
-    fn step_outcome(&mut self, before: &AgentState, state: &AgentState) -> Vec<Event> {
+    fn step_outcome(&mut self, before: &AgentState, state: &AgentState) -> Vec<TurnEvent> {
         let mut batch = Vec::new();
         let added = state.messages.get(before.messages.len()..);
         for message in added.unwrap_or_default() {
             match &message.tool_call_id {
                 None => {
-                    let parent = self.say_all(&message.content, &mut batch);
-                    for call in &message.tool_calls {
-                        batch.extend(tool_call(call, parent.clone()));
-                    }
+                    let message_id = self.say_all(&message.content, &mut batch);
+                    batch.extend(message.tool_calls.iter().map(|call| TurnEvent::ToolCalled {
+                        call: call.clone(),
+                        message_id,
+                    }));
                 }
-                Some(id) => batch.push(Event::ToolCallResult {
-                    message_id: format!("{id}_result"),
-                    tool_call_id: id.clone(),
-                    content: message.content.clone(),
-                    role: "tool",
+                Some(call_id) => batch.push(TurnEvent::ToolReturned {
+                    call_id: call_id.clone(),
+                    result: message.content.clone(),
                 }),
             }
         }
-        batch.extend(delta(before, state));
-        if let Some(step_name) = self.step.take() {
-            batch.push(Event::StepFinished { step_name });
+        let changes = changes(&before.facts, &state.facts);
+        if !changes.is_empty() {
+            batch.push(TurnEvent::FactsChanged { changes });
         }
+        let step = self.step.take();
+        batch.extend(step.map(|step| TurnEvent::StepFinished { step }));
         batch
     }
 
     /// What is left to tell of a message that says `content`, and its id.
-    fn say_all(&mut self, content: &str, batch: &mut Vec<Event>) -> Option<String> {
+    fn say_all(&mut self, content: &str, batch: &mut Vec<TurnEvent>) -> Option<MessageId> {
         let mut text = self.text.take();
         // What an agent has said while it worked is not always what it says in the end.
-        if let Some(void) = text.take_if(|text| !content.starts_with(&text.said))
-            && void.stored.is_some()
-        {
-            batch.extend(discarded(void.message_id));
+        if let Some(void) = text.take_if(|text| !content.starts_with(&text.said)) {
+            batch.extend(void.discarded());
         }
         if content.is_empty() {
             return None;
         }
-        let mut text = text.unwrap_or_else(|| Text {
-            message_id: MessageId::new().to_string(),
-            said: String::new(),
-            stored: None,
-        });
+        let mut text = text.unwrap_or_else(Text::new);
         text.say(content, batch);
         let message_id = text.message_id;
-        batch.push(Event::TextMessageEnd {
-            message_id: message_id.clone(),
+        batch.push(TurnEvent::TextEnded {
+            message_id,
+            is_void: false,
         });
         Some(message_id)
     }
 }
 
 impl Text {
-    /// What is not stored yet of `whole`.
-    fn say(&mut self, whole: &str, batch: &mut Vec<Event>) {
-        let message_id = || self.message_id.clone();
-        if self.stored.is_none() && !whole.is_empty() {
-            batch.push(Event::TextMessageStart {
-                message_id: message_id(),
-                role: "assistant",
-            });
+    fn new() -> Self {
+        Self {
+            message_id: MessageId::new(),
+            said: String::new(),
+            stored: None,
         }
-        let delta = &whole[self.stored.unwrap_or_default()..];
+    }
+
+    /// What is not stored yet of `whole`.
+    fn say(&mut self, whole: &str, batch: &mut Vec<TurnEvent>) {
+        let message_id = self.message_id;
+        if self.stored.is_none() && !whole.is_empty() {
+            batch.push(TurnEvent::TextStarted { message_id });
+        }
+        let delta = whole[self.stored.unwrap_or_default()..].to_owned();
         if !delta.is_empty() {
-            batch.push(Event::TextMessageContent {
-                message_id: message_id(),
-                delta: delta.to_owned(),
-            });
+            batch.push(TurnEvent::TextSaid { message_id, delta });
             self.stored = Some(whole.len());
         }
     }
-}
 
-/// The end of a text message that is void.
-fn discarded(message_id: String) -> [Event; 2] {
-    let value = json!({ "messageId": message_id });
-    let name = "agentkit.discarded";
-    [
-        Event::TextMessageEnd { message_id },
-        Event::Custom { name, value },
-    ]
-}
-
-fn delta(before: &AgentState, state: &AgentState) -> Option<Event> {
-    let delta = state_delta(before, state);
-    (!delta.is_empty()).then_some(Event::StateDelta { delta })
-}
-
-fn tool_call(call: &ToolCall, parent_message_id: Option<String>) -> [Event; 3] {
-    let tool_call_id = || call.id.clone();
-    [
-        Event::ToolCallStart {
-            tool_call_id: tool_call_id(),
-            tool_call_name: call.name.clone(),
-            parent_message_id,
-        },
-        Event::ToolCallArgs {
-            tool_call_id: tool_call_id(),
-            delta: call.arguments.to_string(),
-        },
-        Event::ToolCallEnd {
-            tool_call_id: tool_call_id(),
-        },
-    ]
+    /// The end of a text that is void, if it was begun.
+    fn discarded(self) -> Option<TurnEvent> {
+        let message_id = self.message_id;
+        self.stored.map(|_| TurnEvent::TextEnded {
+            message_id,
+            is_void: true,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -453,7 +402,10 @@ mod tests {
         let slow = take(&turn).await;
         let fast = take(&slow).await;
 
-        let resume = async |turn| EventLog::resume(Followers::default(), &storage, turn).await;
+        let resume = async |turn| {
+            let state = AgentState::default();
+            EventLog::resume(Followers::default(), &storage, turn, &state).await
+        };
         resume(&fast).await.unwrap();
         let refused = resume(&slow).await.err();
         assert!(

@@ -7,8 +7,9 @@ use yai_agentkit_core::{
 };
 
 use super::{
-    EventPosition, TurnEngine, TurnError,
+    TurnEngine, TurnError,
     chat::{Chat, closed, ended},
+    event::TurnEvent,
     log::EventLog,
 };
 use crate::agent::AgentState;
@@ -53,14 +54,14 @@ impl TurnEngine {
     }
 
     /// Answers as [`answer`](Self::answer) does, and returns the turn as soon as the answer is
-    /// stored, to be [watched](Self::watch) from the place behind which it goes on.
+    /// stored, to be [watched](Self::watch), and the sequence behind which it goes on.
     pub async fn begin_answer(
         &self,
         conversation: ConversationId,
         id: TurnId,
         interrupt: InterruptId,
         answer: String,
-    ) -> Result<(Turn, EventPosition), TurnError> {
+    ) -> Result<(Turn, u64), TurnError> {
         let (stored, mut goes_on) = watch::channel(None);
         let work = self.detached(async move |engine: Self| {
             engine
@@ -83,7 +84,7 @@ impl TurnEngine {
         id: TurnId,
         interrupt: InterruptId,
         answer: String,
-        stored: watch::Sender<Option<(Turn, EventPosition)>>,
+        stored: watch::Sender<Option<(Turn, u64)>>,
     ) -> Result<Message, TurnError> {
         if answer.contains('\0') {
             return Err(Error::invalid("answer", "must not contain a NUL character").into());
@@ -108,8 +109,8 @@ impl TurnEngine {
             let writes = chat.answer_writes(&asked, &answer)?;
             let events = engine.storage.turn_events();
             let mut log = EventLog::load(engine.followers.clone(), &*events, &turn).await?;
-            let asked_at = log.end();
-            let batch = log.started(&chat.state, &chat.state);
+            let asked_at = log.sequence();
+            let batch = log.started(&chat.state);
             let next = Turn {
                 status: TurnStatus::Running,
                 interrupt: None,
@@ -186,7 +187,7 @@ impl TurnEngine {
     async fn cancel_queued(&self, turn: &Turn) -> Result<Turn, Error> {
         let nothing = AgentState::default();
         let mut log = EventLog::new(self.followers.clone(), turn);
-        let batch = log.ended(&nothing, &nothing, CANCELLED.to_owned(), "turn-cancelled");
+        let batch = log.given_up(&nothing, &nothing, TurnEvent::Cancelled);
         let unit = self.storage.begin().await?;
         let cancelled = ended(turn, TurnStatus::Cancelled, None);
         let cancelled = unit.leases().replace(turn, cancelled).await?;
@@ -233,7 +234,7 @@ impl TurnEngine {
         };
         let events = unit.turn_events();
         let mut log = EventLog::load(self.followers.clone(), &*events, turn).await?;
-        let batch = log.ended(&before, &chat.state, CANCELLED.to_owned(), "turn-cancelled");
+        let batch = log.given_up(&before, &chat.state, TurnEvent::Cancelled);
         log.append(&*events, batch).await?;
         let cancelled = Turn {
             epoch,

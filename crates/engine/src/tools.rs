@@ -1,12 +1,9 @@
 //! The tool calls of one step: run at once, recorded one by one as pending writes of the checkpoint
 //! that decided on them, in LangGraph's special channels where it has one for that.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use futures::future::join_all;
@@ -20,6 +17,7 @@ use yai_agentkit_core::{
 use super::{
     TurnError,
     chat::{ASK, Chat, guarded, log_of},
+    event::{FactChanges, apply, changes},
 };
 use crate::agent::{AgentState, ChatMessage, ToolCall, ToolOutcome};
 
@@ -36,9 +34,6 @@ const FACTS: &str = "facts";
 
 /// The answer by which a call runs again although it may have taken effect.
 const RETRY: &str = "retry";
-
-/// What a call has done to the facts: by name, what was remembered, or that it was forgotten.
-type Changes = BTreeMap<String, Option<String>>;
 
 /// A question that was recorded.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,13 +58,13 @@ struct Record {
     begun: Option<usize>,
     asked: Option<Question>,
     answers: Vec<Answer>,
-    result: Option<(String, Changes)>,
+    result: Option<(String, FactChanges)>,
 }
 
 /// What is to be done about a call.
 enum Due {
     /// It is done.
-    Done(String, Changes),
+    Done(String, FactChanges),
     /// It is to run, with the answer that it has asked for.
     Run(Option<String>),
     Ask(Question),
@@ -123,12 +118,7 @@ impl Chat {
         for (call, done) in calls.iter().zip(done) {
             match done? {
                 Due::Done(result, changes) => {
-                    for (name, value) in changes {
-                        match value {
-                            Some(value) => drop(state.facts.insert(name, value)),
-                            None => drop(state.facts.remove(&name)),
-                        }
-                    }
+                    apply(changes, &mut state.facts);
                     state.messages.push(ChatMessage {
                         tool_call_id: Some(call.id.clone()),
                         ..ChatMessage::new(Role::Tool, result)
@@ -158,7 +148,8 @@ impl Chat {
             let unit = self.engine.storage.begin().await?;
             let turn = unit.leases().replace(&asking, interrupted).await?;
             let log = log_of(&mut self.log);
-            let batch = log.asks(&self.state, turn.interrupt.as_ref());
+            let interrupt = turn.interrupt.clone().expect("it was found to ask");
+            let batch = log.waiting(&self.state, interrupt);
             log.append(&*unit.turn_events(), batch).await?;
             unit.commit().await?;
             log.told();
@@ -212,7 +203,7 @@ impl Chat {
         if call.name == ASK {
             let question = call.arguments["question"].as_str().unwrap_or_default();
             return Ok(match own_answer {
-                Some(answer) => Due::Done(answer, Changes::new()),
+                Some(answer) => Due::Done(answer, FactChanges::new()),
                 None => Due::Ask(asked(call, question.to_owned(), false, answers)),
             });
         }
@@ -227,7 +218,7 @@ impl Chat {
         }
         Ok(match last {
             Some(answer) if answer.of_outcome && answer.text.trim() != RETRY => {
-                Due::Done(answer.text.clone(), Changes::new())
+                Due::Done(answer.text.clone(), FactChanges::new())
             }
             _ => Due::Run(own_answer),
         })
@@ -263,13 +254,13 @@ impl Chat {
                     .await?;
                 Due::Ask(question)
             }
-            Err(_) => Due::Done("the tool crashed".to_owned(), Changes::new()),
+            Err(_) => Due::Done("the tool crashed".to_owned(), FactChanges::new()),
         })
     }
 
     fn record_of(&self, call_id: &str) -> Result<Record, TurnError> {
         let mut record = Record::default();
-        let (mut result, mut changes) = (None, Changes::new());
+        let (mut result, mut changes) = (None, FactChanges::new());
         for write in self.writes.iter().filter(|write| write.task_id == call_id) {
             match write.channel.as_str() {
                 BEGUN => record.begun = Some(read(write)?),
@@ -323,16 +314,6 @@ fn asked(call: &ToolCall, question: String, of_outcome: bool, answers: usize) ->
         of_outcome,
         answers,
     }
-}
-
-fn changes(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Changes {
-    let gone = before.keys().filter(|name| !after.contains_key(*name));
-    let gone = gone.map(|name| (name.clone(), None));
-    let new = after
-        .iter()
-        .filter(|(name, value)| before.get(*name) != Some(value));
-    let new = new.map(|(name, value)| (name.clone(), Some(value.clone())));
-    gone.chain(new).collect()
 }
 
 fn write<T: Serialize>(channel: &str, value: &T) -> Result<ChannelWrite, TurnError> {

@@ -1,75 +1,37 @@
-use std::{collections::VecDeque, fmt, str::FromStr, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use futures::{Stream, stream};
-use serde_json::Value as Json;
 use yai_agentkit_core::{Result, Storage, Turn};
 
-use super::{TurnEngine, event::ends_run, followers::Follower};
+use super::{
+    TurnEngine,
+    event::{Published, TurnEvent},
+    followers::Follower,
+};
 
 /// How many batches one who watches reads at once, and so holds at most.
 const PAGE: u64 = 32;
 
-/// The place of an event in its turn, which is its id: a batch, and an event of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct EventPosition {
-    sequence: u64,
-    index: u64,
-}
-
-impl EventPosition {
-    /// Behind every event of a batch.
-    pub(super) fn behind(sequence: u64) -> Self {
-        let index = u64::MAX;
-        Self { sequence, index }
-    }
-}
-
-impl fmt::Display for EventPosition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.sequence, self.index)
-    }
-}
-
-impl FromStr for EventPosition {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (sequence, index) = text.split_once('-').ok_or(())?;
-        let number = |text: &str| text.parse::<u32>().map(u64::from).map_err(drop);
-        Ok(Self {
-            sequence: number(sequence)?,
-            index: number(index)?,
-        })
-    }
-}
-
 impl TurnEngine {
-    /// The events of a turn behind `after`, each with its place: those that are stored, then those
+    /// The events of a turn with a greater sequence than `after`: those that are stored, then those
     /// to come, whoever runs the turn. Ends when the turn ends, waits for a person or is deleted,
     /// and when this engine stops. Who reads slowly holds nobody up: events are read when they are
     /// asked for.
-    pub fn watch(
-        &self,
-        turn: &Turn,
-        after: Option<EventPosition>,
-    ) -> impl Stream<Item = Result<(EventPosition, Json)>> + use<> {
-        let after = after.unwrap_or_default();
+    pub fn watch(&self, turn: &Turn, after: u64) -> impl Stream<Item = Result<Published>> + use<> {
         let watcher = Watcher {
             storage: Arc::clone(&self.storage),
             follower: self.followers.follow(turn.conversation_id, turn.id),
             turn: turn.clone(),
-            after,
-            // Of its batch there may be more.
-            read: after.sequence.saturating_sub(1),
-            events: VecDeque::new(),
+            read: after,
+            batches: VecDeque::new(),
             is_current: false,
             is_over: false,
             has_ended: false,
         };
         let stopping = self.clone();
         let events = stream::unfold(watcher, |mut watcher| async move {
-            let event = watcher.next().await.transpose()?;
-            Some((event, watcher))
+            let batch = watcher.next().await.transpose()?;
+            Some((batch, watcher))
         });
         futures::StreamExt::take_until(events, async move { stopping.stopped().await })
     }
@@ -79,12 +41,10 @@ struct Watcher {
     storage: Arc<dyn Storage>,
     follower: Follower,
     turn: Turn,
-    /// Behind this one.
-    after: EventPosition,
     /// The last batch that was read.
     read: u64,
     /// Read, and not passed on.
-    events: VecDeque<(EventPosition, Json)>,
+    batches: VecDeque<Published>,
     /// Whether all was read that is known.
     is_current: bool,
     /// Whether the last event that was read ends the run.
@@ -94,10 +54,10 @@ struct Watcher {
 }
 
 impl Watcher {
-    async fn next(&mut self) -> Result<Option<(EventPosition, Json)>> {
+    async fn next(&mut self) -> Result<Option<Published>> {
         loop {
-            if let Some(event) = self.events.pop_front() {
-                return Ok(Some(event));
+            if let Some(batch) = self.batches.pop_front() {
+                return Ok(Some(batch));
             }
             if self.is_current {
                 // Who tells the news is as long there as this follower.
@@ -122,15 +82,14 @@ impl Watcher {
         let page = events.read(conversation, turn, self.read, PAGE).await?;
         let is_last = (page.len() as u64) < PAGE;
         for batch in page {
-            let sequence = batch.sequence;
-            self.read = sequence;
-            for (event, index) in batch.events.into_iter().zip(0..) {
-                self.is_over = ends_run(&event);
-                let position = EventPosition { sequence, index };
-                if position > self.after {
-                    self.events.push_back((position, event));
-                }
-            }
+            self.read = batch.sequence;
+            let events = batch.events.into_iter().map(TurnEvent::from_json);
+            let events: Vec<_> = events.collect();
+            self.is_over = events.last().is_some_and(TurnEvent::ends_run);
+            self.batches.push_back(Published {
+                sequence: batch.sequence,
+                events,
+            });
         }
         self.is_current = is_last && latest <= self.read;
         Ok(())

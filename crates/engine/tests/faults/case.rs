@@ -3,13 +3,13 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value as Json, json};
+
 use yai_agentkit_core::{
     CheckpointQuery, Conversation, ConversationId, ListQuery, Message, MessageFilter, Role,
     Storage, ThreadState, Turn, TurnFilter, TurnStatus,
 };
 use yai_agentkit_engine::{
-    RequestKey, SendOptions, TurnEngine, TurnError, TurnLimits, agent::AgentState,
+    Facts, RequestKey, SendOptions, TurnEngine, TurnError, TurnEvent, TurnLimits, agent::AgentState,
 };
 
 use crate::{
@@ -268,34 +268,47 @@ impl Case {
         let batches = batches.unwrap();
         let sequences = batches.iter().map(|batch| batch.sequence);
         assert!(sequences.eq(1..=batches.len() as u64), "{batches:?}");
-        let events: Vec<&Json> = batches.iter().flat_map(|batch| &batch.events).collect();
-        let of = |kind: &'static str| events.iter().filter(move |event| event["type"] == kind);
+        let events = batches.into_iter().flat_map(|batch| batch.events);
+        let events: Vec<_> = events.map(TurnEvent::from_json).collect();
+        let count =
+            |is: &dyn Fn(&TurnEvent) -> bool| events.iter().filter(|event| is(event)).count();
 
-        let last = events.last().unwrap();
-        assert_eq!(last["type"], "RUN_FINISHED");
-        assert_eq!(last["outcome"]["type"], "success");
-        assert_eq!(last["result"], json!(answer));
+        let answer = answer.clone();
+        assert_eq!(events.last(), Some(&TurnEvent::Answered { answer }));
         // Every other end is a question, behind which the run starts again.
-        let questions = of("RUN_FINISHED").filter(|event| event["outcome"]["type"] == "interrupt");
-        assert_eq!(questions.count() + 1, of("RUN_FINISHED").count());
-        assert_eq!(of("RUN_STARTED").count(), of("RUN_FINISHED").count());
-        assert_eq!(of("RUN_ERROR").count(), 0);
+        let starts = count(&|event| matches!(event, TurnEvent::Started { .. }));
+        let questions = count(&|event| matches!(event, TurnEvent::Waiting { .. }));
+        let ends = count(&TurnEvent::ends_run);
+        assert_eq!((starts, ends), (questions + 1, questions + 1), "{events:?}");
 
         let calls = state
             .messages
             .iter()
             .flat_map(|message| &message.tool_calls);
-        for call in calls {
-            for kind in ["TOOL_CALL_START", "TOOL_CALL_END", "TOOL_CALL_RESULT"] {
-                let told = of(kind).filter(|event| event["toolCallId"] == call.id);
-                assert_eq!(told.count(), 1, "{kind} of {}: {events:?}", call.id);
+        for wanted in calls {
+            let called = count(
+                &|event| matches!(event, TurnEvent::ToolCalled { call, .. } if call == wanted),
+            );
+            let returned = count(
+                &|event| matches!(event, TurnEvent::ToolReturned { call_id, .. } if *call_id == wanted.id),
+            );
+            assert_eq!((called, returned), (1, 1), "{wanted:?}: {events:?}");
+        }
+        let mut facts = Facts::new();
+        for event in events {
+            match event {
+                TurnEvent::Started { facts: known } => assert_eq!(known.as_ref(), Some(&facts)),
+                TurnEvent::FactsChanged { changes } => {
+                    for (name, change) in changes {
+                        match change {
+                            Some(value) => drop(facts.insert(name, value)),
+                            None => assert!(facts.remove(&name).is_some(), "{name} is unknown"),
+                        }
+                    }
+                }
+                _ => {}
             }
         }
-        let mut values = json!({"messages": [], "facts": {}, "answering": null});
-        for event in of("STATE_DELTA") {
-            let delta: json_patch::Patch = serde_json::from_value(event["delta"].clone()).unwrap();
-            json_patch::patch(&mut values, &delta).unwrap();
-        }
-        assert_eq!(values, json!(state));
+        assert_eq!(facts, state.facts);
     }
 }

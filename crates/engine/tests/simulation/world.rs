@@ -16,7 +16,8 @@ use yai_agentkit_core::{
     Storage, ThreadState, Turn, TurnFilter, TurnStatus, memory::MemoryStorage,
 };
 use yai_agentkit_engine::{
-    OnBusy, RequestKey, SendOptions, TurnEngine, TurnError, TurnLimits, agent::AgentState,
+    OnBusy, RequestKey, SendOptions, TurnEngine, TurnError, TurnEvent, TurnLimits,
+    agent::AgentState,
 };
 
 use crate::{
@@ -349,5 +350,8 @@ impl World {
 }
 
 fn is_end(event: &serde_json::Value) -> bool {
-    event["type"] == "RUN_FINISHED" && event["outcome"]["type"] == "success"
+    matches!(
+        TurnEvent::from_json(event.clone()),
+        TurnEvent::Answered { .. }
+    )
 }

@@ -141,7 +141,7 @@ async fn who_knows_that_a_turn_has_ended_finds_the_chat_free() {
             .unwrap_or_else(|error| panic!("message {count}: {error}"));
         // The last event is read before the task of the turn is over.
         chat.engine
-            .watch(&turn, None)
+            .watch(&turn, 0)
             .for_each(async |event| drop(event.unwrap()))
             .await;
     }

@@ -16,6 +16,7 @@ use yai_agentkit_core::{
 
 use super::{
     App,
+    agui::Event,
     conversation::{self, ConversationBody},
     event::{self, LastEventId},
     extract::{Body, CheckpointPath, Id, Key, Query},
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::inspect::{self, CheckpointSummary, CheckpointView};
 use yai_agentkit_engine::{
-    Event, OnBusy, RequestKey, SendOptions, TurnError,
+    OnBusy, RequestKey, SendOptions, TurnError,
     fork::{self, ForkPoint},
 };
 

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{fmt, iter, str::FromStr, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, State},
@@ -14,10 +14,11 @@ use yai_agentkit_core::Turn;
 
 use super::{
     App,
+    agui::Event,
     extract::TurnPath,
     problem::{Problem, ProblemBody},
 };
-use yai_agentkit_engine::{Event, EventPosition, error_chain};
+use yai_agentkit_engine::{Published, error_chain};
 
 /// How often a stream without events shows that it is alive: more often than proxies give up.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -30,8 +31,42 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(events))
 }
 
+/// The id of an event of a turn: its place among those of the events that were stored together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct EventId {
+    sequence: u64,
+    index: u64,
+}
+
+impl EventId {
+    /// Behind all that was stored with `sequence`.
+    pub(super) fn behind(sequence: u64) -> Self {
+        let index = u64::MAX;
+        Self { sequence, index }
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.sequence, self.index)
+    }
+}
+
+impl FromStr for EventId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (sequence, index) = text.split_once('-').ok_or(())?;
+        let number = |text: &str| text.parse::<u32>().map(u64::from).map_err(drop);
+        Ok(Self {
+            sequence: number(sequence)?,
+            index: number(index)?,
+        })
+    }
+}
+
 /// The header `last-event-id`.
-pub(super) struct LastEventId(pub(super) Option<EventPosition>);
+pub(super) struct LastEventId(pub(super) Option<EventId>);
 
 impl<S: Send + Sync> FromRequestParts<S> for LastEventId {
     type Rejection = Problem;
@@ -40,10 +75,10 @@ impl<S: Send + Sync> FromRequestParts<S> for LastEventId {
         let Some(value) = parts.headers.get(LAST_EVENT_ID) else {
             return Ok(Self(None));
         };
-        let position = value.to_str().ok().and_then(|text| text.parse().ok());
+        let id = value.to_str().ok().and_then(|text| text.parse().ok());
         let reason = "is not the id of an event";
-        let position = position.ok_or_else(|| Problem::invalid(LAST_EVENT_ID, reason))?;
-        Ok(Self(Some(position)))
+        let id = id.ok_or_else(|| Problem::invalid(LAST_EVENT_ID, reason))?;
+        Ok(Self(Some(id)))
     }
 }
 
@@ -80,12 +115,22 @@ async fn events(
 pub(super) async fn watch(
     app: &App,
     turn: &Turn,
-    after: Option<EventPosition>,
+    after: Option<EventId>,
 ) -> Result<Response, Problem> {
     if app.turns.is_stopping() {
         return Err(Problem::shutting_down());
     }
-    let mut events = app.turns.watch(turn, after).boxed();
+    // Of the events with which the last one was stored there may be more.
+    let read = after.map_or(0, |after| after.sequence.saturating_sub(1));
+    let watched = turn.clone();
+    let events = app.turns.watch(turn, read).flat_map(move |batch| {
+        let events: Vec<_> = match batch {
+            Ok(batch) => told(&watched, batch, after).map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        };
+        stream::iter(events)
+    });
+    let mut events = events.boxed();
     let first = if turn.status.is_final() {
         match (events.next().await, after) {
             (Some(first), _) => Some(first?),
@@ -105,19 +150,33 @@ pub(super) async fn watch(
     let events = stream::iter(first.map(Ok)).chain(events);
     let turn_id = turn.id;
     let events = events.map(move |event| match event {
-        Ok((position, event)) => Ok(ServerSentEvent::default()
-            .id(position.to_string())
-            .data(event.to_string())),
+        Ok((id, event)) => ServerSentEvent::default()
+            .id(id.to_string())
+            .json_data(event),
         // The client comes back, and is told what is wrong.
         Err(error) => {
             tracing::error!(turn = %turn_id, error = error_chain(&error), "events not read");
-            Err(error)
+            Err(axum::Error::new(error))
         }
     });
     let heartbeat = KeepAlive::new().interval(HEARTBEAT).text("heartbeat");
     // A proxy that collects what it passes on would hold the events back.
     let unbuffered = [("x-accel-buffering", "no")];
     Ok((unbuffered, Sse::new(events).keep_alive(heartbeat)).into_response())
+}
+
+/// The events that clients are told of a batch, those behind `after`.
+fn told(
+    turn: &Turn,
+    batch: Published,
+    after: Option<EventId>,
+) -> impl Iterator<Item = (EventId, Event)> {
+    let sequence = batch.sequence;
+    let events = batch.events.into_iter();
+    let events = events.flat_map(|event| Event::of(turn, event));
+    let events = iter::zip(0.., events);
+    let events = events.map(move |(index, event)| (EventId { sequence, index }, event));
+    events.filter(move |(id, _)| after.is_none_or(|after| *id > after))
 }
 
 /// Whether the client asks for events.

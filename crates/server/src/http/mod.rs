@@ -1,6 +1,7 @@
 //! The HTTP interface: JSON over [`axum`], described by `/openapi.json`, to try at `/docs`.
 #![expect(unused_qualifications, reason = "utoipa's macros write them")]
 
+mod agui;
 mod chat;
 pub mod connection;
 mod conversation;

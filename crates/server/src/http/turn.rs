@@ -13,14 +13,14 @@ use yai_agentkit_core::{Cursor, InterruptId, ListQuery, Turn, TurnFilter, TurnId
 
 use super::{
     App,
+    agui::Event,
     chat::{MessageBody, Reply},
     conversation,
-    event::{self, LastEventId},
+    event::{self, EventId, LastEventId},
     extract::{Body, Id, Query, TurnPath},
     page::{List, MAX_LIMIT, limit},
     problem::{Problem, ProblemBody},
 };
-use yai_agentkit_engine::Event;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -201,7 +201,7 @@ async fn resume(
     if event::wants_events(&headers) {
         let begun = app.turns.begin_answer(chat, turn, interrupt, new.answer);
         let (turn, asked_at) = begun.await?;
-        return event::watch(&app, &turn, after.or(Some(asked_at))).await;
+        return event::watch(&app, &turn, after.or(Some(EventId::behind(asked_at)))).await;
     }
     let answered = app.turns.answer(chat, turn, interrupt, new.answer).await;
     Ok(Reply::of(answered)?.into_response())

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use serde_json::Value;
 use yai_agentkit_core::{
     CheckpointQuery, CheckpointTuple, ConversationFilter, ListQuery, Message, MessageFilter, Role,
     Storage, ThreadState, Turn, TurnFilter, TurnStatus,
 };
-use yai_agentkit_engine::agent::{AgentState, ChatMessage};
+use yai_agentkit_engine::{
+    TurnEvent,
+    agent::{AgentState, ChatMessage},
+};
 
 use crate::{
     client::{Chat, SETTLED},
@@ -181,36 +183,30 @@ async fn check_turn(
     findings.expect(sequences == consecutive, || {
         format!("{message}: the batches of its events are {sequences:?}")
     });
-    let events: Vec<_> = batches.iter().flat_map(|batch| &batch.events).collect();
+    let events = batches.into_iter().flat_map(|batch| batch.events);
+    let events: Vec<_> = events.map(TurnEvent::from_json).collect();
     findings.events += events.len();
-    let of_type = |kind: &str| -> Vec<&Value> {
-        let events = events.iter().filter(|event| event["type"] == kind);
-        events.copied().collect()
-    };
-    findings.taken_over += of_type("CUSTOM")
+    findings.taken_over += events
         .iter()
-        .filter(|event| event["name"] == "agentkit.resumed")
+        .filter(|event| matches!(event, TurnEvent::Resumed { .. }))
         .count();
-    let ends = |event: &&Value| {
-        event["type"] == "RUN_ERROR"
-            || event["type"] == "RUN_FINISHED" && event["outcome"]["type"] == "success"
-    };
-    let ended: Vec<_> = events.iter().copied().filter(ends).collect();
+    let ends = |event: &&TurnEvent| event.ends_run() && !matches!(event, TurnEvent::Waiting { .. });
+    let ended: Vec<_> = events.iter().filter(ends).collect();
+    let is_answer = |event: &TurnEvent| matches!(event, TurnEvent::Answered { answer } if answer.id == stored.id.answer());
     findings.expect(
-        ended.len() == 1
-            && events.last() == ended.last()
-            && ended[0]["result"]["id"] == stored.id.answer().to_string(),
+        ended.len() == 1 && events.last() == ended.last().copied() && is_answer(ended[0]),
         || format!("{message}: its events end with {ended:?}"),
     );
     findings.expect(
-        events
-            .first()
-            .is_some_and(|event| event["type"] == "RUN_STARTED"),
+        matches!(events.first(), Some(TurnEvent::Started { .. })),
         || format!("{message}: its events begin with {:?}", events.first()),
     );
-    let mut told: Vec<_> = of_type("TOOL_CALL_RESULT")
+    let mut told: Vec<_> = events
         .iter()
-        .filter_map(|event| event["toolCallId"].as_str())
+        .filter_map(|event| match event {
+            TurnEvent::ToolReturned { call_id, .. } => Some(call_id.as_str()),
+            _ => None,
+        })
         .collect();
     told.sort_unstable();
     let mut calls: Vec<_> = steps

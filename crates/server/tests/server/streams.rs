@@ -32,7 +32,7 @@ async fn a_turn_tells_all_that_happens_in_it() {
     let events = ask(&api, &chat, "hi").await;
     let expected = [
         "RUN_STARTED",
-        "STATE_DELTA",
+        "STATE_SNAPSHOT",
         "STEP_STARTED agent",
         "TOOL_CALL_START a",
         "TOOL_CALL_ARGS a",
@@ -40,7 +40,6 @@ async fn a_turn_tells_all_that_happens_in_it() {
         "TOOL_CALL_START b",
         "TOOL_CALL_ARGS b",
         "TOOL_CALL_END b",
-        "STATE_DELTA",
         "STEP_FINISHED agent",
         "STEP_STARTED tools",
         "TOOL_CALL_RESULT a",
@@ -51,7 +50,6 @@ async fn a_turn_tells_all_that_happens_in_it() {
         "TOOL_CALL_START c",
         "TOOL_CALL_ARGS c",
         "TOOL_CALL_END c",
-        "STATE_DELTA",
         "STEP_FINISHED agent",
         "STEP_STARTED tools",
         "TOOL_CALL_RESULT c",
@@ -61,7 +59,6 @@ async fn a_turn_tells_all_that_happens_in_it() {
         "TEXT_MESSAGE_START",
         "TEXT_MESSAGE_CONTENT",
         "TEXT_MESSAGE_END",
-        "STATE_DELTA",
         "STEP_FINISHED agent",
         "RUN_FINISHED",
     ];
@@ -85,26 +82,29 @@ async fn a_turn_tells_all_that_happens_in_it() {
 }
 
 #[tokio::test]
-async fn the_state_deltas_lead_from_checkpoint_to_checkpoint() {
+async fn the_state_that_a_client_has_is_what_the_agent_remembers() {
     let api = Api::new(ScriptedAgent::default());
     let chat = api.conversation().await;
-    let mut values = json!({"messages": [], "facts": {}, "answering": null});
-    for question in ["one", "two"] {
+    let facts_before = [json!({}), json!({"a": "noted", "b": "noted", "c": "noted"})];
+    for (question, facts) in ["one", "two"].iter().zip(facts_before) {
         let events = ask(&api, &chat, question).await;
-        let checkpoints = api.history(&chat).await;
-        let turn = turn_of(&events);
-        let of_turn = checkpoints.iter().rev();
-        let mut of_turn = of_turn.filter(|checkpoint| checkpoint["metadata"]["run_id"] == turn);
-        let deltas = events
-            .iter()
-            .filter(|event| event.data["type"] == "STATE_DELTA");
-        for delta in deltas {
-            let delta: json_patch::Patch =
-                serde_json::from_value(delta.data["delta"].clone()).unwrap();
-            json_patch::patch(&mut values, &delta).unwrap();
-            assert_eq!(values, of_turn.next().unwrap()["values"]);
+        let mut state = Value::Null;
+        for event in &events {
+            match event.data["type"].as_str() {
+                Some("STATE_SNAPSHOT") => {
+                    state.clone_from(&event.data["snapshot"]);
+                    assert_eq!(state["facts"], facts);
+                }
+                Some("STATE_DELTA") => {
+                    let delta =
+                        serde_json::from_value::<json_patch::Patch>(event.data["delta"].clone());
+                    json_patch::patch(&mut state, &delta.unwrap()).unwrap();
+                }
+                _ => {}
+            }
         }
-        assert_eq!(of_turn.next(), None);
+        let known = api.get(&format!("/chats/{chat}/state")).await;
+        assert_eq!(state, json!({"facts": known.body["values"]["facts"]}));
     }
 }
 
@@ -167,7 +167,8 @@ async fn an_answer_to_a_question_streams_what_comes_of_it() {
     assert_eq!(stale.problem(), "not-asked");
     let response = api.router.clone().oneshot(answer(&interrupt)).await;
     let events = collect(response.unwrap()).await.unwrap();
-    assert_eq!(outline(&events)[..2], ["RUN_STARTED", "STEP_STARTED tools"]);
+    let begin = ["RUN_STARTED", "STATE_SNAPSHOT", "STEP_STARTED tools"];
+    assert_eq!(outline(&events)[..3], begin);
     assert_eq!(text(&events), "the red one");
     let all = watch(&api, &format!("{turn}/events"), None).await.unwrap();
     assert_eq!(all, [asked, events].concat());
@@ -212,9 +213,9 @@ async fn a_turn_that_fails_tells_why() {
         let events = ask(&api, &chat, question).await;
         let expected = [
             "RUN_STARTED",
-            "STATE_DELTA",
+            "STATE_SNAPSHOT",
             "STEP_STARTED agent",
-            "STATE_DELTA",
+            "STEP_FINISHED agent",
             "RUN_ERROR",
         ];
         assert_eq!(outline(&events), expected);
@@ -249,7 +250,8 @@ async fn a_turn_that_asks_a_person_goes_on_in_the_same_stream() {
     let rest = watch(&api, &path, Some(&events.last().unwrap().id))
         .await
         .unwrap();
-    assert_eq!(outline(&rest)[..2], ["RUN_STARTED", "STEP_STARTED tools"]);
+    let begin = ["RUN_STARTED", "STATE_SNAPSHOT", "STEP_STARTED tools"];
+    assert_eq!(outline(&rest)[..3], begin);
     assert_eq!(rest.last().unwrap().data["result"], resumed.body);
     let all = watch(&api, &path, None).await.unwrap();
     assert_eq!(all, [events, rest].concat());
@@ -269,7 +271,52 @@ async fn a_cancelled_turn_ends_its_streams() {
         .await;
     assert_eq!(cancelled.status, StatusCode::OK, "{}", cancelled.body);
     let events = watching.await.unwrap();
-    assert_eq!(events.last().unwrap().data["code"], "turn-cancelled");
+    let expected = [
+        "RUN_STARTED",
+        "STATE_SNAPSHOT",
+        "STEP_STARTED agent",
+        "STEP_FINISHED agent",
+        "RUN_FINISHED",
+    ];
+    assert_eq!(outline(&events), expected);
+    assert_eq!(events[4].data["outcome"], json!({"type": "cancelled"}));
+}
+
+#[tokio::test]
+async fn a_turn_that_is_cancelled_while_nobody_works_on_it_ends_its_streams() {
+    let agent = ScriptedAgent::default();
+    let permits = Arc::clone(&agent.permits);
+    let api = Arc::new(Api::new(agent));
+    let chat = api.conversation().await;
+    let asked = ask(&api, &chat, "ask").await;
+    permits.forget_permits(permits.available_permits());
+    let cancel = async |turn: &str| {
+        let path = format!("/chats/{chat}/turns/{turn}");
+        let cancelled = api.post(&format!("{path}/cancel"), json!({})).await;
+        assert_eq!(cancelled.status, StatusCode::OK, "{}", cancelled.body);
+        watch(&api, &format!("{path}/events"), None).await.unwrap()
+    };
+    let cancelled = cancel(&turn_of(&asked)).await;
+    assert_eq!(cancelled[..asked.len()], asked);
+    let rest = ["RUN_STARTED", "TOOL_CALL_RESULT ask_1", "RUN_FINISHED"];
+    assert_eq!(outline(&cancelled[asked.len()..]), rest);
+
+    let send = |content: &'static str| {
+        let (api, chat) = (Arc::clone(&api), chat.clone());
+        tokio::spawn(async move {
+            let body = json!({"content": content, "on_busy": "enqueue"});
+            let path = format!("/chats/{chat}/messages");
+            api.post(&path, body).await
+        })
+    };
+    let running = send("one");
+    until(async || api.rows().await.2 == 2).await;
+    let queued = send("two");
+    until(async || api.rows().await.2 == 3).await;
+    let cancelled = cancel(&last_turn(&api).await.to_string()).await;
+    assert_eq!(outline(&cancelled), ["RUN_STARTED", "RUN_FINISHED"]);
+    assert_eq!(queued.await.unwrap().problem(), "turn-cancelled");
+    running.abort();
 }
 
 #[tokio::test]
@@ -687,7 +734,53 @@ async fn collect(response: axum::response::Response) -> Result<Vec<Event>, Statu
     }
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let body = response.into_body().collect().await.unwrap().to_bytes();
-    Ok(parse(std::str::from_utf8(&body).unwrap()))
+    let events = parse(std::str::from_utf8(&body).unwrap());
+    if events[0].data["type"] == "RUN_STARTED" {
+        check_protocol(&events);
+    }
+    Ok(events)
+}
+
+/// What AG-UI's own client refuses: runs within runs, and what is begun and not ended, or ended and
+/// not begun.
+fn check_protocol(events: &[Event]) {
+    let mut open: Vec<(&str, &Value)> = Vec::new();
+    for event in events {
+        let data = &event.data;
+        let kind = data["type"].as_str().unwrap();
+        let (kind, phase) = kind.rsplit_once('_').unwrap_or((kind, ""));
+        let name = match kind {
+            "RUN" => &data["runId"],
+            "STEP" => &data["stepName"],
+            "TEXT_MESSAGE" => &data["messageId"],
+            "TOOL_CALL" => &data["toolCallId"],
+            _ => &Value::Null,
+        };
+        let is_open = open.contains(&(kind, name));
+        match (kind, phase) {
+            ("RUN", "STARTED") => {
+                assert!(open.is_empty(), "{open:?} at {event:?}");
+                open.push((kind, name));
+            }
+            ("RUN", _) => {
+                let last = open.pop().map(|(kind, _)| kind);
+                assert!(
+                    last == Some("RUN") && open.is_empty(),
+                    "{open:?} at {event:?}"
+                );
+            }
+            (_, "STARTED" | "START") => {
+                assert!(!is_open && !open.is_empty(), "{open:?} at {event:?}");
+                open.push((kind, name));
+            }
+            (_, "FINISHED" | "END") => {
+                assert!(is_open, "{open:?} at {event:?}");
+                open.retain(|entry| *entry != (kind, name));
+            }
+            (_, "CONTENT" | "ARGS") => assert!(is_open, "{open:?} at {event:?}"),
+            _ => assert!(!open.is_empty(), "no run at {event:?}"),
+        }
+    }
 }
 
 /// Waits for what happens in other tasks.

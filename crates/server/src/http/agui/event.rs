@@ -1,0 +1,274 @@
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use uuid::Uuid;
+use yai_agentkit_core::{Interrupt, Turn};
+use yai_agentkit_engine::{FactChanges, StepKind, TurnEvent};
+
+use crate::http::chat::MessageBody;
+
+/// What happens in a turn, as an event of the AG-UI protocol: `threadId` is the chat, `runId` the
+/// turn.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(tag = "type", rename_all = "SCREAMING_SNAKE_CASE")]
+pub(in crate::http) enum Event {
+    /// The turn begins, or goes on after a person's answer.
+    #[serde(rename_all = "camelCase")]
+    RunStarted { thread_id: String, run_id: String },
+    /// The turn has its answer, which is the `result`, waits for a person, or was cancelled.
+    #[serde(rename_all = "camelCase")]
+    RunFinished {
+        thread_id: String,
+        run_id: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        result: Option<Value>,
+        outcome: Outcome,
+    },
+    /// The turn has failed; `code` is the name of a problem.
+    RunError { message: String, code: &'static str },
+    /// A step begins: `agent` decides, `tools` run.
+    #[serde(rename_all = "camelCase")]
+    StepStarted { step_name: &'static str },
+    /// The step is recorded, or will never be.
+    #[serde(rename_all = "camelCase")]
+    StepFinished { step_name: &'static str },
+    /// The agent begins to say something.
+    #[serde(rename_all = "camelCase")]
+    TextMessageStart {
+        message_id: Uuid,
+        role: &'static str,
+    },
+    /// What it says next; never empty.
+    #[serde(rename_all = "camelCase")]
+    TextMessageContent { message_id: Uuid, delta: String },
+    /// It has said it all.
+    #[serde(rename_all = "camelCase")]
+    TextMessageEnd { message_id: Uuid },
+    /// The agent wants to run a tool.
+    #[serde(rename_all = "camelCase")]
+    ToolCallStart {
+        tool_call_id: String,
+        tool_call_name: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        parent_message_id: Option<Uuid>,
+    },
+    /// With these arguments: JSON, complete.
+    #[serde(rename_all = "camelCase")]
+    ToolCallArgs { tool_call_id: String, delta: String },
+    /// The arguments are complete.
+    #[serde(rename_all = "camelCase")]
+    ToolCallEnd { tool_call_id: String },
+    /// What the tool has come to.
+    #[serde(rename_all = "camelCase")]
+    ToolCallResult {
+        message_id: String,
+        tool_call_id: String,
+        content: String,
+        role: &'static str,
+    },
+    /// What the agent remembers as the run begins, as the object `facts`.
+    StateSnapshot {
+        #[schema(value_type = Object)]
+        snapshot: Value,
+    },
+    /// An RFC 6902 patch of that state.
+    StateDelta {
+        #[schema(value_type = Vec<Object>)]
+        delta: Vec<Value>,
+    },
+    /// `agentkit.resumed`: the turn goes on after it was cut short. `agentkit.discarded`: what was
+    /// said in the text message `messageId` is void.
+    Custom { name: &'static str, value: Value },
+}
+
+/// How a run finishes.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub(in crate::http) enum Outcome {
+    /// With an answer.
+    Success,
+    /// With questions to a person.
+    Interrupt {
+        /// One.
+        interrupts: Vec<Question>,
+    },
+    /// Without an answer, as somebody wished.
+    Cancelled,
+}
+
+/// A question to a person.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::http) struct Question {
+    /// What the answer must name.
+    id: String,
+    /// `input_required`.
+    reason: &'static str,
+    /// The question.
+    message: String,
+    /// The tool call that asks.
+    tool_call_id: String,
+}
+
+impl Event {
+    /// What a client is told of an event of `turn`: always the same of the same event, so that
+    /// places in the stream do not move. Nothing of an event that this version does not know.
+    pub(in crate::http) fn of(turn: &Turn, event: TurnEvent) -> Vec<Self> {
+        match event {
+            TurnEvent::Started { facts } => {
+                let snapshot = facts.map(|facts| json!({ "facts": facts }));
+                let snapshot = snapshot.map(|snapshot| Self::StateSnapshot { snapshot });
+                let started = Self::RunStarted {
+                    thread_id: turn.conversation_id.to_string(),
+                    run_id: turn.id.to_string(),
+                };
+                [started].into_iter().chain(snapshot).collect()
+            }
+            TurnEvent::Resumed { attempt } => vec![Self::Custom {
+                name: "agentkit.resumed",
+                value: json!({ "attempt": attempt }),
+            }],
+            TurnEvent::StepStarted { step } => vec![Self::StepStarted {
+                step_name: step_name(step),
+            }],
+            TurnEvent::StepFinished { step } => vec![Self::StepFinished {
+                step_name: step_name(step),
+            }],
+            TurnEvent::TextStarted { message_id } => vec![Self::TextMessageStart {
+                message_id: message_id.0,
+                role: "assistant",
+            }],
+            TurnEvent::TextSaid { message_id, delta } => {
+                let message_id = message_id.0;
+                vec![Self::TextMessageContent { message_id, delta }]
+            }
+            TurnEvent::TextEnded {
+                message_id,
+                is_void,
+            } => {
+                let void = is_void.then(|| Self::Custom {
+                    name: "agentkit.discarded",
+                    value: json!({ "messageId": message_id }),
+                });
+                let message_id = message_id.0;
+                let ended = Self::TextMessageEnd { message_id };
+                [ended].into_iter().chain(void).collect()
+            }
+            TurnEvent::ToolCalled { call, message_id } => {
+                let tool_call_id = || call.id.clone();
+                vec![
+                    Self::ToolCallStart {
+                        tool_call_id: tool_call_id(),
+                        tool_call_name: call.name.clone(),
+                        parent_message_id: message_id.map(|id| id.0),
+                    },
+                    Self::ToolCallArgs {
+                        tool_call_id: tool_call_id(),
+                        delta: call.arguments.to_string(),
+                    },
+                    Self::ToolCallEnd {
+                        tool_call_id: tool_call_id(),
+                    },
+                ]
+            }
+            TurnEvent::ToolReturned { call_id, result } => vec![Self::ToolCallResult {
+                message_id: format!("{call_id}_result"),
+                tool_call_id: call_id,
+                content: result,
+                role: "tool",
+            }],
+            TurnEvent::FactsChanged { changes } => vec![Self::StateDelta {
+                delta: patch(changes),
+            }],
+            TurnEvent::Answered { answer } => {
+                vec![Self::finished(
+                    turn,
+                    Some(json!(MessageBody::from(answer))),
+                    Outcome::Success,
+                )]
+            }
+            TurnEvent::Waiting { interrupt } => {
+                let interrupts = vec![interrupt.into()];
+                vec![Self::finished(
+                    turn,
+                    None,
+                    Outcome::Interrupt { interrupts },
+                )]
+            }
+            TurnEvent::Cancelled => vec![Self::finished(turn, None, Outcome::Cancelled)],
+            TurnEvent::Failed {
+                reason,
+                is_unavailable,
+            } => vec![Self::RunError {
+                message: reason,
+                code: if is_unavailable {
+                    "agent-unavailable"
+                } else {
+                    "agent-failed"
+                },
+            }],
+            _ => Vec::new(),
+        }
+    }
+
+    fn finished(turn: &Turn, result: Option<Value>, outcome: Outcome) -> Self {
+        Self::RunFinished {
+            thread_id: turn.conversation_id.to_string(),
+            run_id: turn.id.to_string(),
+            result,
+            outcome,
+        }
+    }
+}
+
+impl From<Interrupt> for Question {
+    fn from(interrupt: Interrupt) -> Self {
+        Self {
+            id: interrupt.id.to_string(),
+            reason: "input_required",
+            message: interrupt.question,
+            tool_call_id: interrupt.tool_call_id,
+        }
+    }
+}
+
+fn step_name(step: StepKind) -> &'static str {
+    match step {
+        StepKind::Agent => "agent",
+        StepKind::Tools => "tools",
+    }
+}
+
+/// The patch of the state that makes `changes` in its `facts`.
+fn patch(changes: FactChanges) -> Vec<Value> {
+    let operation = |(name, change): (String, Option<String>)| {
+        let path = format!("/facts/{}", name.replace('~', "~0").replace('/', "~1"));
+        match change {
+            // As much for a fact that is there.
+            Some(value) => json!({"op": "add", "path": path, "value": value}),
+            None => json!({"op": "remove", "path": path}),
+        }
+    };
+    changes.into_iter().map(operation).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_changes_facts_of_any_name() {
+        let mut state = json!({"facts": {"a/b": "1", "~": "2", "": "3"}});
+        let changes = [
+            ("a/b", None),
+            ("~", Some("4")),
+            ("", None),
+            ("~1/", Some("5")),
+        ];
+        let changes = changes.map(|(name, change)| (name.to_owned(), change.map(str::to_owned)));
+        let patch: json_patch::Patch =
+            serde_json::from_value(patch(FactChanges::from(changes)).into()).unwrap();
+        json_patch::patch(&mut state, &patch).unwrap();
+        assert_eq!(state, json!({"facts": {"~": "4", "~1/": "5"}}));
+    }
+}

@@ -9,7 +9,7 @@ use std::{
 use tempfile::TempDir;
 
 /// Before its lock is held, a directory has another name, by which nobody takes it for left behind.
-const PREFIX: &str = "agentkit-memory-";
+const PREFIX: &str = "agentkit-process-";
 const LOCK: &str = "lock";
 
 /// Makes the file, unless it is there, so that its owner alone may read it whatever the umask says.
@@ -47,14 +47,14 @@ fn warn_of_strangers(path: &Path) {
 #[cfg(not(unix))]
 fn warn_of_strangers(_path: &Path) {}
 
-/// A directory for the files of a database that is gone with the process. A lock tells for how long
+/// A directory for what is gone with the process: the files of a database in memory, a socket. A lock tells for how long
 /// that lives: the next one to start removes what a killed one left.
-pub(crate) struct MemoryDirectory {
+pub(crate) struct ProcessDirectory {
     path: PathBuf,
     _lock: File,
 }
 
-impl MemoryDirectory {
+impl ProcessDirectory {
     pub(crate) fn make() -> io::Result<Self> {
         let made = private_directory()?;
         let lock = File::create(made.path().join(LOCK))?;
@@ -92,7 +92,7 @@ impl MemoryDirectory {
     }
 }
 
-impl Drop for MemoryDirectory {
+impl Drop for ProcessDirectory {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.path) {
             tracing::warn!(%error, directory = %self.path.display(), "not removed");
@@ -136,14 +136,14 @@ mod tests {
 
     #[test]
     fn what_a_killed_process_left_is_removed_and_nothing_of_a_living_one() {
-        let living = MemoryDirectory::make().unwrap();
-        let left = MemoryDirectory::make().unwrap();
+        let living = ProcessDirectory::make().unwrap();
+        let left = ProcessDirectory::make().unwrap();
         let left_path = left.path.clone();
         // As SIGKILL does: the lock goes, the directory stays.
-        let MemoryDirectory { path, _lock } = &left;
+        let ProcessDirectory { path, _lock } = &left;
         assert!(path.exists() && !is_left(path));
         _lock.unlock().unwrap();
-        let next = MemoryDirectory::make().unwrap();
+        let next = ProcessDirectory::make().unwrap();
         assert!(!left_path.exists() && living.path.exists() && next.path.exists());
         std::mem::forget(left);
     }
@@ -154,7 +154,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
 
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        let directory = MemoryDirectory::make().unwrap();
+        let directory = ProcessDirectory::make().unwrap();
         assert_eq!(mode(directory.path()), 0o700);
         let file = directory.path().join("new.db");
         make_private(&file).unwrap();

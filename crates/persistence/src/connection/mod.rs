@@ -6,6 +6,7 @@ mod postgres;
 pub(crate) mod servers;
 mod session;
 mod sqlite;
+mod tls;
 
 use std::{ops::Deref, time::Duration};
 

@@ -38,7 +38,7 @@ pub(crate) struct PostgresSource {
     pub(super) unit: Option<Unit<Postgres>>,
     /// How many writes are still to look for rows that are there.
     wary: Arc<AtomicU32>,
-    _watch: Option<Arc<Watch>>,
+    _watch: Arc<Watch>,
 }
 
 impl PostgresSource {
@@ -46,7 +46,7 @@ impl PostgresSource {
         pool: PgPool,
         pooler_begin: Option<Arc<str>>,
         is_distributed: bool,
-        watch: Option<Watch>,
+        watch: Watch,
     ) -> Self {
         Self {
             pool: Pool::new(pool),
@@ -54,7 +54,7 @@ impl PostgresSource {
             is_distributed,
             unit: None,
             wary: Arc::default(),
-            _watch: watch.map(Arc::new),
+            _watch: Arc::new(watch),
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use yai_agentkit_core::{Error, Outcome};
 
 use super::{
-    files::MemoryDirectory,
+    files::ProcessDirectory,
     pool::{Pool, Pooled},
     session::{Session, Unit, Work},
 };
@@ -31,7 +31,7 @@ pub(crate) struct SqliteSource {
     /// What was opened first.
     file: FileIdentity,
     /// Holds the files of a database that is gone with its last connection.
-    _directory: Option<Arc<MemoryDirectory>>,
+    _directory: Option<Arc<ProcessDirectory>>,
     /// The transaction to run in.
     pub(super) unit: Option<Unit<Sqlite>>,
 }
@@ -42,7 +42,7 @@ impl SqliteSource {
         readers: SqlitePool,
         query_timeout: Duration,
         file: FileIdentity,
-        directory: Option<Arc<MemoryDirectory>>,
+        directory: Option<Arc<ProcessDirectory>>,
     ) -> Self {
         Self {
             writer: Pool::new(writer),

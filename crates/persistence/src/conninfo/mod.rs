@@ -7,7 +7,7 @@ mod postgres;
 mod sqlite;
 mod syntax;
 
-pub(crate) use postgres::{Host, Postgres, Role};
+pub(crate) use postgres::{Host, Place, Postgres, Role, Tls, TlsMode};
 pub(crate) use sqlite::{Access, SqliteFile};
 
 /// Reads a variable of the environment.

@@ -70,6 +70,7 @@ pub(crate) struct Tls {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum TlsMode {
     Disable,
+    Allow,
     Prefer,
     Require,
     VerifyCa,
@@ -139,41 +140,25 @@ impl Postgres {
         })
     }
 
-    /// What sqlx connects to `host` with.
-    pub(crate) fn connect_options(&self, host: &Host) -> PgConnectOptions {
+    /// What sqlx connects to `host` with, by itself.
+    pub(crate) fn connect_options(&self, host: &Host, tls: PgSslMode) -> PgConnectOptions {
         // Its own reading of the environment is overruled by ours, field for field.
         let options = PgConnectOptions::new_without_pgpass()
             .username(&self.user)
             .database(self.database.as_deref().unwrap_or(&self.user))
             .password(host.password.as_deref().unwrap_or_default())
             .port(host.port)
+            .ssl_mode(tls)
             // PgBouncer refuses it.
             .extra_float_digits(None)
             .application_name(self.application_name.as_deref().unwrap_or("agentkit"));
-        match &host.place {
-            Place::Socket(directory) => options.socket(directory).ssl_mode(PgSslMode::Disable),
-            Place::Network { name, address } => {
-                let options =
-                    options
-                        .host(address.as_ref().unwrap_or(name))
-                        .ssl_mode(match self.tls.mode {
-                            TlsMode::Disable => PgSslMode::Disable,
-                            TlsMode::Prefer => PgSslMode::Prefer,
-                            TlsMode::Require => PgSslMode::Require,
-                            TlsMode::VerifyCa => PgSslMode::VerifyCa,
-                            TlsMode::VerifyFull => PgSslMode::VerifyFull,
-                        });
-                let options = match &self.tls.roots {
-                    Some(roots) => options.ssl_root_cert(roots),
-                    None => options,
-                };
-                match &self.tls.client {
-                    Some((certificate, key)) => {
-                        options.ssl_client_cert(certificate).ssl_client_key(key)
-                    }
-                    None => options,
-                }
-            }
+        let options = match &host.place {
+            Place::Socket(directory) => options.socket(directory),
+            Place::Network { name, address } => options.host(address.as_ref().unwrap_or(name)),
+        };
+        match &self.tls.client {
+            Some((certificate, key)) => options.ssl_client_cert(certificate).ssl_client_key(key),
+            None => options,
         }
     }
 
@@ -337,6 +322,7 @@ impl Tls {
         let default = if of_system { "verify-full" } else { "prefer" };
         let mut mode = match parameters.get("sslmode").unwrap_or(default) {
             "disable" => TlsMode::Disable,
+            "allow" => TlsMode::Allow,
             "prefer" => TlsMode::Prefer,
             "require" => TlsMode::Require,
             "verify-ca" => TlsMode::VerifyCa,
@@ -344,7 +330,7 @@ impl Tls {
             _ => {
                 let words = parameters.words("sslmode");
                 return Err(format!(
-                    "can't be heeded: {words} must be disable, prefer, require, verify-ca or verify-full"
+                    "can't be heeded: {words} must be disable, allow, prefer, require, verify-ca or verify-full"
                 ));
             }
         };

@@ -221,7 +221,6 @@ fn what_is_not_heeded_is_refused_by_the_name_that_was_used() {
         ("postgresql://h?channel_binding=require", "channel_binding"),
         ("host=h keepalives_idle=30", "keepalives_idle"),
         ("host=h sslcrl=/x", "sslcrl"),
-        ("host=h sslmode=allow", "sslmode"),
         ("host=h sslmode=sometimes", "sslmode"),
         ("host=h sslnegotiation=direct", "sslnegotiation"),
         (

@@ -136,7 +136,7 @@ pub(super) async fn open(
         pool_options(config).before_acquire(|connection: &mut PgConnection, meta| {
             Box::pin(async move { Ok(meta.idle_for < TRUSTED_IDLE || answers(connection).await) })
         });
-    let pool = pool.connect_lazy_with(servers.options(first.server));
+    let pool = pool.connect_lazy_with(servers.options(first.server)?);
     let watch = servers.watch(&pool, first.connection).await;
     Ok(Connection::Postgres(PostgresSource::new(
         pool,

@@ -7,7 +7,7 @@ use crate::{
     DatabaseConfig,
     connection::{
         Connection, FileIdentity, SqliteSource,
-        files::{MemoryDirectory, make_private},
+        files::{ProcessDirectory, make_private},
     },
     conninfo::{Access, SqliteFile},
 };
@@ -43,7 +43,7 @@ pub(super) async fn open(
 /// A file in a directory of its own, which goes with the database. SQLite's own database in memory
 /// has one connection, on which a reader would wait for the end of a unit of work.
 pub(super) async fn open_memory(config: &DatabaseConfig) -> Result<Connection, sqlx::Error> {
-    let directory = MemoryDirectory::make()?;
+    let directory = ProcessDirectory::make()?;
     let file = directory.path().join("memory.db");
     make_private(&file)?;
     let options = SqliteConnectOptions::new()
@@ -55,7 +55,7 @@ pub(super) async fn open_memory(config: &DatabaseConfig) -> Result<Connection, s
 async fn open_with(
     config: &DatabaseConfig,
     options: SqliteConnectOptions,
-    directory: Option<Arc<MemoryDirectory>>,
+    directory: Option<Arc<ProcessDirectory>>,
 ) -> Result<Connection, sqlx::Error> {
     let options = options
         .journal_mode(SqliteJournalMode::Wal)

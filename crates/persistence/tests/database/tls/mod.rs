@@ -1,3 +1,5 @@
+mod as_libpq;
+
 use crate::{
     fixture::{PASSWORD, assert_configuration, config, connect, refusal, texts},
     proxy::Proxy,

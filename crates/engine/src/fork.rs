@@ -6,10 +6,11 @@ use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
     CheckpointId, CheckpointMetadata, CheckpointQuery, CheckpointSelector, CheckpointSource,
     CheckpointTuple, Checkpointer, Conversation, ConversationId, Error, ListQuery, Message,
-    MessageFilter, MessageId, Namespace, Result, Role, Storage, ThreadState, UnitOfWork,
+    MessageFilter, MessageId, Namespace, Result, Role, ThreadState, UnitOfWork,
 };
 
-use crate::{MESSAGE_ID, agent::AgentState};
+use super::{Conversations, MESSAGE_ID};
+use crate::agent::AgentState;
 
 /// How many messages are copied at once.
 const MESSAGES_AT_ONCE: u64 = 1000;
@@ -23,52 +24,50 @@ pub struct ForkPoint {
     pub message_id: Option<MessageId>,
 }
 
-/// Makes a new conversation of `source` as it was at `point`, in one transaction.
-///
-/// It has its own thread with one checkpoint, which holds the agent's state, and copies of the
-/// messages up to there under new ids. The title stays, and metadata that are an object; their
-/// field `forked_from` names the conversation, the checkpoint and the message. A turn that was
-/// under way at `point` is not taken along: the message stands there without an answer.
-///
-/// What `point` names must be of this conversation, else it is [`Error::NotFound`], as is a message
-/// at which the thread has no checkpoint (any more). Two ids of which the message is not the last
-/// that the checkpoint knows are [`Error::InvalidInput`].
-pub async fn fork(
-    storage: &dyn Storage,
-    source: ConversationId,
-    point: &ForkPoint,
-) -> Result<Conversation> {
-    let unit = storage.begin().await?;
-    let found = unit.conversations().get(&source).await?;
-    let original = found.ok_or_else(|| Error::not_found("conversation", source))?;
-    let (checkpoint, last_message) = locate(&*unit, &original, point).await?;
+impl Conversations {
+    /// Makes a new conversation of `source` as it was at `point`, in one transaction.
+    ///
+    /// It has its own thread with one checkpoint, which holds the agent's state, and copies of the
+    /// messages up to there under new ids. The title stays, and metadata that are an object; their
+    /// field `forked_from` names the conversation, the checkpoint and the message. A turn that was
+    /// under way at `point` is not taken along: the message stands there without an answer.
+    ///
+    /// What `point` names must be of this conversation, else it is [`Error::NotFound`], as is a message
+    /// at which the thread has no checkpoint (any more). Two ids of which the message is not the last
+    /// that the checkpoint knows are [`Error::InvalidInput`].
+    pub async fn fork(&self, source: ConversationId, point: &ForkPoint) -> Result<Conversation> {
+        let unit = self.storage.begin().await?;
+        let found = unit.conversations().get(&source).await?;
+        let original = found.ok_or_else(|| Error::not_found("conversation", source))?;
+        let (checkpoint, last_message) = locate(&*unit, &original, point).await?;
 
-    let mut fork = Conversation::new(original.title.clone(), None);
-    let mut forked_from = Map::from_iter([("conversation_id".to_owned(), json!(source))]);
-    if let Some(checkpoint) = &checkpoint {
-        forked_from.insert("checkpoint_id".to_owned(), json!(checkpoint.as_str()));
-    }
-    if let Some(message) = last_message {
-        forked_from.insert("message_id".to_owned(), json!(message));
-    }
-    let mut metadata = match original.metadata.clone() {
-        Some(Json::Object(metadata)) => metadata,
-        _ => Map::new(),
-    };
-    metadata.insert("forked_from".to_owned(), forked_from.into());
-    fork.metadata = Some(metadata.into());
-    let fork = unit.conversations().add(fork).await?;
+        let mut fork = Conversation::new(original.title.clone(), None);
+        let mut forked_from = Map::from_iter([("conversation_id".to_owned(), json!(source))]);
+        if let Some(checkpoint) = &checkpoint {
+            forked_from.insert("checkpoint_id".to_owned(), json!(checkpoint.as_str()));
+        }
+        if let Some(message) = last_message {
+            forked_from.insert("message_id".to_owned(), json!(message));
+        }
+        let mut metadata = match original.metadata.clone() {
+            Some(Json::Object(metadata)) => metadata,
+            _ => Map::new(),
+        };
+        metadata.insert("forked_from".to_owned(), forked_from.into());
+        fork.metadata = Some(metadata.into());
+        let fork = unit.conversations().add(fork).await?;
 
-    let last_copy = copy_messages(&*unit, source, fork.id, last_message).await?;
-    if let Some(checkpoint) = checkpoint {
-        copy_state(&*unit, &original, &fork, checkpoint, last_copy).await?;
+        let last_copy = copy_messages(&*unit, source, fork.id, last_message).await?;
+        if let Some(checkpoint) = checkpoint {
+            copy_state(&*unit, &original, &fork, checkpoint, last_copy).await?;
+        }
+        // Deleted meanwhile, it may have been read in part.
+        if !unit.conversations().exists(&source).await? {
+            return Err(Error::not_found("conversation", source));
+        }
+        unit.commit().await?;
+        Ok(fork)
     }
-    // Deleted meanwhile, it may have been read in part.
-    if !unit.conversations().exists(&source).await? {
-        return Err(Error::not_found("conversation", source));
-    }
-    unit.commit().await?;
-    Ok(fork)
 }
 
 /// The checkpoint to copy, and the last message: `None` where there is no checkpoint yet, and where

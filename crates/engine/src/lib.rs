@@ -1,17 +1,18 @@
 //! Turns: a user message, the agent's steps, the answer; finished whatever happens on the way.
 
 pub mod agent;
-pub mod fork;
 #[cfg(feature = "test-kit")]
 pub mod test_kit;
 
 mod chat;
 mod claims;
+mod conversations;
 mod entries;
 mod error;
 mod event;
 mod excuses;
 mod followers;
+mod fork;
 mod lease;
 mod log;
 mod person;
@@ -29,8 +30,10 @@ use agent::Agent;
 use chat::Chat;
 
 pub use claims::Claim;
+pub use conversations::{ConversationChange, Conversations};
 pub use error::TurnError;
 pub use event::{FactChanges, Facts, Published, StepKind, TurnEvent};
+pub use fork::ForkPoint;
 pub use send::{RequestKey, SendOptions};
 
 /// In the metadata of a checkpoint, the last message of the conversation that its state knows.

@@ -4,7 +4,7 @@ use std::{
 };
 
 use tokio::io::{AsyncBufReadExt, BufReader};
-use yai_agentkit_core::{BoxError, Conversation, ConversationId, Message, Role, Storage};
+use yai_agentkit_core::{BoxError, Conversation, ConversationId, Message, Role};
 use yai_agentkit_persistence::Database;
 
 use super::turn_engine;
@@ -35,7 +35,7 @@ pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<(), 
         }
         None => {
             let new = Conversation::new(None, None);
-            let id = database.conversations().add(new).await?.id;
+            let id = turns.conversations().create(new).await?.id;
             eprintln!("Conversation {id}; go on with: agentkit chat --conversation {id}");
             id
         }

@@ -1,10 +1,13 @@
-use std::io::{Write, stdout};
+use std::{
+    io::{Write, stdout},
+    sync::Arc,
+};
 
 use yai_agentkit_core::{BoxError, ConversationId, MessageId};
 use yai_agentkit_persistence::Database;
 
 use crate::settings::Settings;
-use yai_agentkit_engine::fork::{self, ForkPoint};
+use yai_agentkit_engine::{Conversations, ForkPoint};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -24,7 +27,9 @@ pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<(), 
         checkpoint_id: arguments.checkpoint.map(Into::into),
         message_id: arguments.message,
     };
-    let fork = fork::fork(&database, arguments.conversation, &point).await?;
+    let fork = Conversations::new(Arc::new(database.clone()))
+        .fork(arguments.conversation, &point)
+        .await?;
     writeln!(stdout(), "{}", fork.id)?;
     database.close().await;
     Ok(())

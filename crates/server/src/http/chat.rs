@@ -17,7 +17,7 @@ use yai_agentkit_core::{
 use super::{
     App,
     agui::Event,
-    conversation::{self, ConversationBody},
+    conversation::ConversationBody,
     event::{self, LastEventId},
     extract::{Body, CheckpointPath, Id, Key, Query},
     page::{List, limit},
@@ -25,10 +25,7 @@ use super::{
     turn::TurnBody,
 };
 use crate::inspect::{self, CheckpointSummary, CheckpointView};
-use yai_agentkit_engine::{
-    OnBusy, RequestKey, SendOptions, TurnError,
-    fork::{self, ForkPoint},
-};
+use yai_agentkit_engine::{ForkPoint, OnBusy, RequestKey, SendOptions, TurnError};
 
 const JSON_PATCH: &str = "application/json-patch+json";
 
@@ -260,7 +257,7 @@ async fn send(
     responses((status = 200, description = "The latest checkpoint", body = CheckpointView)),
 )]
 async fn state(State(app): State<App>, Id(chat_id): Id) -> Result<Json<CheckpointView>, Problem> {
-    let conversation = conversation::find(&app, chat_id).await?;
+    let conversation = app.turns.conversations().get(chat_id).await?;
     let latest = CheckpointSelector::latest(conversation.thread_id());
     let tuple = app.storage.checkpointer().get(&latest).await?;
     let tuple = tuple.ok_or_else(|| Error::not_found("a checkpoint of conversation", chat_id))?;
@@ -281,7 +278,7 @@ async fn history(
     Query(page): Query<HistoryPage>,
 ) -> Result<Json<List<CheckpointSummary>>, Problem> {
     let limit = limit(page.limit, MAX_HISTORY)?;
-    let conversation = conversation::find(&app, chat_id).await?;
+    let conversation = app.turns.conversations().get(chat_id).await?;
     let query = CheckpointQuery {
         namespace: Some(Namespace::root()),
         before: page.before,
@@ -317,7 +314,7 @@ async fn checkpoint(
     State(app): State<App>,
     path: CheckpointPath,
 ) -> Result<Json<CheckpointView>, Problem> {
-    let conversation = conversation::find(&app, path.chat_id).await?;
+    let conversation = app.turns.conversations().get(path.chat_id).await?;
     let selector = CheckpointSelector {
         checkpoint_id: Some(path.checkpoint_id.clone()),
         ..CheckpointSelector::latest(conversation.thread_id())
@@ -347,7 +344,7 @@ async fn fork(
         checkpoint_id: new.checkpoint_id,
         message_id: new.message_id,
     };
-    let fork = fork::fork(&*app.storage, chat_id, &point).await?;
+    let fork = app.turns.conversations().fork(chat_id, &point).await?;
     Ok(Json(fork.into()))
 }
 
@@ -364,7 +361,7 @@ async fn diff(
     Id(chat_id): Id,
     Query(range): Query<DiffRange>,
 ) -> Result<impl IntoResponse, Problem> {
-    let conversation = conversation::find(&app, chat_id).await?;
+    let conversation = app.turns.conversations().get(chat_id).await?;
     let checkpointer = app.storage.checkpointer();
     let place = CheckpointSelector::latest(conversation.thread_id());
     let patch = inspect::diff(&*checkpointer, &place, range.from, range.to).await?;

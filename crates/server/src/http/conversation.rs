@@ -11,8 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    ConflictKind, Conversation, ConversationId, Cursor, Entity, Error, IdempotencyKey, ListQuery,
-    MessageFilter, MessageId, TurnFilter,
+    Conversation, ConversationId, Cursor, Error, ListQuery, MessageFilter, MessageId,
 };
 
 use super::{
@@ -22,7 +21,7 @@ use super::{
     page::{List, MAX_LIMIT, limit},
     problem::{Problem, ProblemBody},
 };
-use yai_agentkit_engine::TurnError;
+use yai_agentkit_engine::{ConversationChange, RequestKey};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -89,7 +88,8 @@ struct NewConversation {
 /// What changes: a field that is absent stays, one that is null is cleared.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct ConversationChange {
+#[schema(as = ConversationChange)]
+struct Change {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, max_length = 255, example = "Planning two trips")]
     title: Option<Option<String>>,
@@ -168,31 +168,13 @@ async fn create(
 ) -> Result<Whole, Problem> {
     let said = json!([new.title, new.metadata]).to_string().into_bytes();
     let conversation = Conversation::new(new.title, new.metadata);
+    let conversations = app.turns.conversations();
     let Some(key) = key else {
-        let stored = app.storage.conversations().add(conversation).await?;
-        return Ok(Whole(stored));
+        return Ok(Whole(conversations.create(conversation).await?));
     };
-    let key = IdempotencyKey::new(sender.scope(), &key, &said, conversation.id.0);
-    let keys = app.storage.idempotency_keys();
-    if keys.get(&key.id).await?.is_none() {
-        let unit = app.storage.begin().await?;
-        match unit.idempotency_keys().add(key.clone()).await {
-            // The same request was faster.
-            Err(Error::Conflict(ConflictKind::IdempotencyKey(_))) => drop(unit),
-            added => {
-                added?;
-                let stored = unit.conversations().add(conversation).await?;
-                unit.commit().await?;
-                return Ok(Whole(stored));
-            }
-        }
-    }
-    let earlier = keys.get(&key.id).await?;
-    let earlier = earlier.filter(|earlier| earlier.fingerprint == key.fingerprint);
-    let earlier = earlier.ok_or(TurnError::KeyReused)?;
-    find(&app, ConversationId(earlier.resource_id))
-        .await
-        .map(Whole)
+    let key = RequestKey { key, request: said };
+    let created = conversations.create_once(conversation, sender.scope(), &key);
+    Ok(Whole(created.await?))
 }
 
 /// List the conversations, newest first
@@ -223,7 +205,7 @@ async fn list(
     responses((status = 200, description = "The conversation", body = ConversationBody)),
 )]
 async fn get(State(app): State<App>, Id(id): Id) -> Result<Whole, Problem> {
-    find(&app, id).await.map(Whole)
+    Ok(Whole(app.turns.conversations().get(id).await?))
 }
 
 /// Change a conversation
@@ -233,7 +215,7 @@ async fn get(State(app): State<App>, Id(id): Id) -> Result<Whole, Problem> {
         ("id" = Uuid, Path),
         ("if-match" = Option<String>, Header, description = "The `etag` of the conversation that the change is meant for"),
     ),
-    request_body = ConversationChange,
+    request_body = Change,
     responses(
         (status = 200, description = "The conversation as it is now", body = ConversationBody),
         (status = 412, description = "It has changed since it had the `etag` in `if-match`", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
@@ -243,26 +225,15 @@ async fn update(
     State(app): State<App>,
     Id(id): Id,
     seen: Seen,
-    Body(change): Body<ConversationChange>,
+    Body(change): Body<Change>,
 ) -> Result<Whole, Problem> {
-    let make = |stored: &mut Conversation| {
-        if !seen.admits(&etag(stored)) {
-            return Err(Error::Conflict(Conversation::conflict(&id)));
-        }
-        if let Some(title) = &change.title {
-            stored.title.clone_from(title);
-        }
-        if let Some(metadata) = &change.metadata {
-            stored.metadata.clone_from(metadata);
-        }
-        Ok(())
+    let change = ConversationChange {
+        title: change.title,
+        metadata: change.metadata,
     };
-    if change.title.is_none() && change.metadata.is_none() {
-        let mut unchanged = find(&app, id).await?;
-        make(&mut unchanged).map_err(|_| Problem::changed_meanwhile())?;
-        return Ok(Whole(unchanged));
-    }
-    match app.storage.conversations().update(&id, &make).await {
+    let is_meant = |stored: &Conversation| seen.admits(&etag(stored));
+    let conversations = app.turns.conversations();
+    match conversations.update(id, &change, is_meant).await {
         Err(Error::Conflict(_)) => Err(Problem::changed_meanwhile()),
         updated => Ok(Whole(updated?)),
     }
@@ -278,22 +249,7 @@ async fn update(
     ),
 )]
 async fn delete(State(app): State<App>, Id(id): Id) -> Result<StatusCode, Problem> {
-    let _claim = app.turns.claim(id)?;
-    let conversation = find(&app, id).await?;
-    // On whichever server. One that begins meanwhile goes with its conversation: what it writes
-    // later is refused.
-    let running = TurnFilter::running().of(id);
-    if app.storage.turns().count(&running).await? > 0 {
-        return Err(TurnError::Busy(id).into());
-    }
-    let unit = app.storage.begin().await?;
-    // The thread first, as each step of a turn locks it before anything else: in the other order the
-    // two would wait for each other.
-    unit.checkpointer()
-        .delete_thread(&conversation.thread_id())
-        .await?;
-    unit.conversations().delete(&id).await?;
-    unit.commit().await?;
+    app.turns.conversations().delete(id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -315,13 +271,7 @@ async fn messages(
     if let Some(cursor) = page.cursor {
         query = query.after(cursor);
     }
-    find(&app, id).await?;
+    app.turns.conversations().get(id).await?;
     let page = app.storage.messages().list(&query).await?;
     Ok(Json(List::of(page)))
-}
-
-/// The conversation, which must exist.
-pub(super) async fn find(app: &App, id: ConversationId) -> Result<Conversation, Problem> {
-    let found = app.storage.conversations().get(&id).await?;
-    Ok(found.ok_or_else(|| Error::not_found("conversation", id))?)
 }

@@ -15,7 +15,6 @@ use super::{
     App,
     agui::Event,
     chat::{MessageBody, Reply},
-    conversation,
     event::{self, EventId, LastEventId},
     extract::{Body, Id, Query, TurnPath},
     page::{List, MAX_LIMIT, limit},
@@ -128,7 +127,7 @@ async fn list(
     if let Some(cursor) = page.cursor {
         query = query.after(cursor);
     }
-    conversation::find(&app, chat_id).await?;
+    app.turns.conversations().get(chat_id).await?;
     let page = app.storage.turns().list(&query).await?;
     Ok(Json(List::of(page)))
 }

@@ -1,0 +1,133 @@
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+use uuid::Uuid;
+use yai_agentkit_core::{
+    ConflictKind, Conversation, ConversationId, Entity, Error, Result, Storage, TurnFilter,
+};
+
+use super::{RequestKey, TurnEngine, TurnError, claims::Claims};
+
+/// The conversations of a storage, and what may be done to one as a whole. A clone is the same.
+#[derive(Clone)]
+pub struct Conversations {
+    pub(super) storage: Arc<dyn Storage>,
+    claims: Claims,
+}
+
+/// What changes in a conversation: what is `None` stays, `Some(None)` clears.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ConversationChange {
+    /// The title.
+    pub title: Option<Option<String>>,
+    /// What the application keeps with it.
+    pub metadata: Option<Option<Json>>,
+}
+
+impl TurnEngine {
+    /// The conversations in which this engine runs turns.
+    pub fn conversations(&self) -> Conversations {
+        Conversations {
+            storage: Arc::clone(&self.storage),
+            claims: self.claims.clone(),
+        }
+    }
+}
+
+impl Conversations {
+    /// Those of a storage on which this process runs no turns.
+    pub fn new(storage: Arc<dyn Storage>) -> Self {
+        let claims = Claims::default();
+        Self { storage, claims }
+    }
+
+    /// Stores a new conversation, and returns it.
+    pub async fn create(&self, new: Conversation) -> Result<Conversation> {
+        self.storage.conversations().add(new).await
+    }
+
+    /// Stores a new conversation, or returns the one that the first request with `key` has created:
+    /// keys are told apart by `scope`, which is who uses them. [`TurnError::KeyReused`] where the
+    /// first request was another one.
+    pub async fn create_once(
+        &self,
+        new: Conversation,
+        scope: Uuid,
+        key: &RequestKey,
+    ) -> Result<Conversation, TurnError> {
+        let key = key.used(scope, new.id.0);
+        let keys = self.storage.idempotency_keys();
+        if keys.get(&key.id).await?.is_none() {
+            let unit = self.storage.begin().await?;
+            match unit.idempotency_keys().add(key.clone()).await {
+                // The same request was faster.
+                Err(Error::Conflict(ConflictKind::IdempotencyKey(_))) => drop(unit),
+                added => {
+                    added?;
+                    let stored = unit.conversations().add(new).await?;
+                    unit.commit().await?;
+                    return Ok(stored);
+                }
+            }
+        }
+        let earlier = keys.get(&key.id).await?;
+        let earlier = earlier.filter(|earlier| earlier.fingerprint == key.fingerprint);
+        let earlier = earlier.ok_or(TurnError::KeyReused)?;
+        Ok(self.get(ConversationId(earlier.resource_id)).await?)
+    }
+
+    /// A conversation; [`Error::NotFound`] where there is none.
+    pub async fn get(&self, id: ConversationId) -> Result<Conversation> {
+        let found = self.storage.conversations().get(&id).await?;
+        found.ok_or_else(|| Error::not_found("conversation", id))
+    }
+
+    /// Changes a conversation if it is the one that `is_meant`, and returns it; the others at it
+    /// wait. [`Error::Conflict`] where it is not meant. One in which nothing changes is not touched.
+    pub async fn update(
+        &self,
+        id: ConversationId,
+        change: &ConversationChange,
+        is_meant: impl Fn(&Conversation) -> bool + Send + Sync,
+    ) -> Result<Conversation> {
+        let make = |stored: &mut Conversation| {
+            if !is_meant(stored) {
+                return Err(Error::Conflict(Conversation::conflict(&id)));
+            }
+            if let Some(title) = &change.title {
+                stored.title.clone_from(title);
+            }
+            if let Some(metadata) = &change.metadata {
+                stored.metadata.clone_from(metadata);
+            }
+            Ok(())
+        };
+        if *change == ConversationChange::default() {
+            let mut unchanged = self.get(id).await?;
+            make(&mut unchanged)?;
+            return Ok(unchanged);
+        }
+        self.storage.conversations().update(&id, &make).await
+    }
+
+    /// Deletes a conversation with its messages, turns and events, and its agent's checkpoints.
+    /// [`TurnError::Busy`] while a turn runs in it, on whichever server; one that begins meanwhile
+    /// goes with it: what it writes later is refused.
+    pub async fn delete(&self, id: ConversationId) -> Result<(), TurnError> {
+        let _claim = self.claims.claim(id)?;
+        let conversation = self.get(id).await?;
+        let running = TurnFilter::running().of(id);
+        if self.storage.turns().count(&running).await? > 0 {
+            return Err(TurnError::Busy(id));
+        }
+        let unit = self.storage.begin().await?;
+        // The thread first, as each step of a turn locks it before anything else: in the other order
+        // the two would wait for each other.
+        unit.checkpointer()
+            .delete_thread(&conversation.thread_id())
+            .await?;
+        unit.conversations().delete(&id).await?;
+        unit.commit().await?;
+        Ok(())
+    }
+}

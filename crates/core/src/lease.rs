@@ -27,6 +27,6 @@ pub trait Leases: Send + Sync {
     async fn renew(&self, owner: OwnerId) -> Result<Vec<ConversationId>>;
 
     /// What waits for somebody to work on it, the first stored first: running turns whose lease has ended,
-    /// and the first queued turn of every conversation in which none runs or is interrupted.
+    /// and the first queued turn of every conversation in which none runs or waits for a person.
     async fn due(&self, limit: u64) -> Result<Vec<Turn>>;
 }

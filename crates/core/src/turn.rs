@@ -18,7 +18,7 @@ pub enum TurnStatus {
     /// The agent owes an answer. A conversation has at most one running turn.
     Running,
     /// It waits for a person's answer to [`Turn::interrupt`].
-    Interrupted,
+    Waiting,
     /// The answer is stored.
     Completed,
     /// The agent gave up; [`Turn::error`] says why.
@@ -32,7 +32,7 @@ impl TurnStatus {
     pub const ALL: [Self; 6] = [
         Self::Queued,
         Self::Running,
-        Self::Interrupted,
+        Self::Waiting,
         Self::Completed,
         Self::Failed,
         Self::Cancelled,
@@ -43,7 +43,7 @@ impl TurnStatus {
         match self {
             Self::Queued => "queued",
             Self::Running => "running",
-            Self::Interrupted => "interrupted",
+            Self::Waiting => "waiting",
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
@@ -111,7 +111,7 @@ pub struct Turn {
     pub status: TurnStatus,
     /// Why it failed.
     pub error: Option<String>,
-    /// What it waits for while it is interrupted.
+    /// What it waits for while it is waiting.
     pub interrupt: Option<Interrupt>,
     /// How often somebody has begun to work on it, those not counted that gave it back.
     pub attempt: u32,

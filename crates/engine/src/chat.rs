@@ -218,7 +218,7 @@ impl Chat {
         loop {
             if self.engine.is_stopping() {
                 self.give_back(turn).await?;
-                return Err(TurnError::Interrupted);
+                return Err(TurnError::Stopped);
             }
             let progress = match self.time_left(begun) {
                 None => Err(TurnError::TooLong(self.engine.limits.deadline.as_secs())),

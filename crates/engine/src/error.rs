@@ -21,7 +21,7 @@ pub enum TurnError {
     /// The turn stopped at a checkpoint because the server shuts down. The message is stored, and
     /// the answer follows from another server, or after the next start.
     #[error("the server is shutting down; the message is stored and is answered later")]
-    Interrupted,
+    Stopped,
     /// The turn waits for a person's answer to [`Turn::interrupt`].
     #[error("the turn waits for an answer")]
     Asks(Box<Turn>),
@@ -78,7 +78,7 @@ impl TurnError {
             | Self::QueueFull(_)
             | Self::KeyReused
             | Self::ShuttingDown
-            | Self::Interrupted
+            | Self::Stopped
             | Self::Asks(_)
             | Self::NotAsked
             | Self::Ended

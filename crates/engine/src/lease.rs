@@ -154,7 +154,7 @@ impl TurnEngine {
                 TurnError::Busy(_)
                 | TurnError::Asks(_)
                 | TurnError::Lost
-                | TurnError::Interrupted
+                | TurnError::Stopped
                 | TurnError::ShuttingDown,
             ) => {}
             Err(error) => {

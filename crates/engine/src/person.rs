@@ -35,7 +35,7 @@ impl TurnEngine {
         Ok(asking.find_map(|turn| Some((turn.id, turn.interrupt?))))
     }
 
-    /// Answers the question that an interrupted turn asks, and goes on with it, at any time and in
+    /// Answers the question that a waiting turn asks, and goes on with it, at any time and in
     /// any engine: returns what [`send`](Self::send) would have.
     pub async fn answer(
         &self,
@@ -95,7 +95,7 @@ impl TurnEngine {
         let (mut chat, turn) = loop {
             let turn = engine.turn(conversation, id).await?;
             let asked = turn.interrupt.clone().filter(|asked| asked.id == interrupt);
-            let asked = asked.filter(|_| turn.status == TurnStatus::Interrupted);
+            let asked = asked.filter(|_| turn.status == TurnStatus::Waiting);
             let asked = asked.ok_or(TurnError::NotAsked)?;
             let claim = match engine.claim(conversation) {
                 // Those who wait for the turn look at the chat now and then.

@@ -62,7 +62,7 @@ impl TurnEngine {
                         tokio::time::sleep(engine.look()).await;
                     }
                     error if error.ends_turn() => {}
-                    TurnError::ShuttingDown | TurnError::Interrupted => return,
+                    TurnError::ShuttingDown | TurnError::Stopped => return,
                     error => {
                         let error = error_chain(&error);
                         tracing::warn!(%conversation, error, "messages that wait not answered");
@@ -93,8 +93,8 @@ impl TurnEngine {
                     return Err(TurnError::Failed(turn.error.unwrap_or_default()));
                 }
                 TurnStatus::Cancelled => return Err(TurnError::Cancelled),
-                TurnStatus::Interrupted => return Err(TurnError::Asks(Box::new(turn))),
-                _ if self.is_stopping() => return Err(TurnError::Interrupted),
+                TurnStatus::Waiting => return Err(TurnError::Asks(Box::new(turn))),
+                _ if self.is_stopping() => return Err(TurnError::Stopped),
                 _ => {}
             }
             let is_told = tokio::select! {

@@ -254,7 +254,7 @@ impl TurnEngine {
         let mut chat = Chat::open(self.clone(), claim, epoch).await?;
         match chat.settle().await {
             // That turn is kept, but this message is not.
-            Err(TurnError::Interrupted) => return Err(TurnError::ShuttingDown),
+            Err(TurnError::Stopped) => return Err(TurnError::ShuttingDown),
             Err(TurnError::Asks(_) | TurnError::Lost) => return Err(TurnError::Busy(id)),
             Err(error) if error.ends_turn() => {
                 tracing::warn!(%error, "the unfinished turn before failed");

@@ -138,15 +138,15 @@ impl Chat {
 
     /// Lets the turn wait for the answer to its question.
     pub(super) async fn ask(&mut self, asking: Turn) -> TurnError {
-        let interrupted = Turn {
-            status: TurnStatus::Interrupted,
+        let waiting = Turn {
+            status: TurnStatus::Waiting,
             lease_owner: None,
             ..asking.clone()
         };
         self.set_running(false);
         let asked = async {
             let unit = self.engine.storage.begin().await?;
-            let turn = unit.leases().replace(&asking, interrupted).await?;
+            let turn = unit.leases().replace(&asking, waiting).await?;
             let log = log_of(&mut self.log);
             let interrupt = turn.interrupt.clone().expect("it was found to ask");
             let batch = log.waiting(&self.state, interrupt);

@@ -44,8 +44,8 @@ const IS_NEXT: &str = "NOT EXISTS (
         AND o.status = 'running'
 ) AND NOT EXISTS (
     SELECT 1 FROM agent_turns o WHERE o.conversation_id = agent_turns.conversation_id
-        AND o.status IN ('queued', 'interrupted')
-        AND (o.status = 'interrupted' OR o.position < agent_turns.position)
+        AND o.status IN ('queued', 'waiting')
+        AND (o.status = 'waiting' OR o.position < agent_turns.position)
 )";
 
 impl SqlLeases {

@@ -60,7 +60,7 @@ async fn a_turn_is_replaced_only_as_it_was_seen(storage: Arc<dyn Storage>) {
     let leases = storage.leases();
     let seen = owned(&storage, conversation, LONG).await;
     let next = Turn {
-        status: TurnStatus::Interrupted,
+        status: TurnStatus::Waiting,
         interrupt: Some(Interrupt {
             id: InterruptId::new(),
             tool_call_id: "call".to_owned(),
@@ -229,17 +229,17 @@ async fn the_first_turn_of_a_queue_is_due_once_nothing_goes_before_it(storage: A
         )
     };
     assert_eq!(due().await, (false, false));
-    let interrupted = Turn {
-        status: TurnStatus::Interrupted,
+    let waiting = Turn {
+        status: TurnStatus::Waiting,
         ..running.clone()
     };
-    let interrupted = leases.replace(&running, interrupted).await.unwrap();
+    let waiting = leases.replace(&running, waiting).await.unwrap();
     assert_eq!(due().await, (false, false));
     let ended = Turn {
         status: TurnStatus::Completed,
-        ..interrupted.clone()
+        ..waiting.clone()
     };
-    leases.replace(&interrupted, ended).await.unwrap();
+    leases.replace(&waiting, ended).await.unwrap();
     assert_eq!(due().await, (true, false));
     let first = Turn {
         status: TurnStatus::Running,

@@ -20,7 +20,7 @@ fn is_next(state: &State, turn: &Turn) -> bool {
     !others.any(|other| {
         other.conversation_id == turn.conversation_id
             && match other.status {
-                TurnStatus::Running | TurnStatus::Interrupted => true,
+                TurnStatus::Running | TurnStatus::Waiting => true,
                 TurnStatus::Queued => position(other) < position(turn),
                 _ => false,
             }

@@ -123,10 +123,7 @@ impl Case {
             Err(error) => panic!("{error:?}"),
         }
         let status = self.turn(storage).await.map(|turn| turn.status);
-        let is_rescued = matches!(
-            status,
-            Some(TurnStatus::Completed | TurnStatus::Interrupted)
-        );
+        let is_rescued = matches!(status, Some(TurnStatus::Completed | TurnStatus::Waiting));
         assert!(is_rescued, "{status:?}");
     }
 

@@ -298,7 +298,7 @@ async fn a_queued_message_is_answered_although_its_server_is_gone() {
     agent.permits.add_permits(1000);
     running.await.unwrap().unwrap();
     let gone = queued.await.unwrap();
-    assert!(matches!(gone, Err(TurnError::Interrupted)), "{gone:?}");
+    assert!(matches!(gone, Err(TurnError::Stopped)), "{gone:?}");
     first.resume_all().await.unwrap();
     assert_eq!(servers.said().await.len(), 4);
 }
@@ -470,7 +470,7 @@ async fn died_in_tools(servers: &Servers, content: &str, calls: usize) {
 
 async fn asked(servers: &Servers) -> (Turn, InterruptId) {
     let turn = servers.turns().await.remove(0);
-    assert_eq!(turn.status, TurnStatus::Interrupted);
+    assert_eq!(turn.status, TurnStatus::Waiting);
     let id = turn.interrupt.as_ref().unwrap().id;
     (turn, id)
 }

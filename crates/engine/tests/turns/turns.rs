@@ -380,10 +380,7 @@ async fn a_shutdown_stops_turns_at_their_next_checkpoint() {
 
     agent.permits.add_permits(100);
     assert!(bench.engine.shutdown(Duration::from_secs(10)).await);
-    assert!(matches!(
-        running.await.unwrap(),
-        Err(TurnError::Interrupted)
-    ));
+    assert!(matches!(running.await.unwrap(), Err(TurnError::Stopped)));
     assert_eq!(agent.done(), ScriptedAgent::SCRIPT[..3]);
     assert_eq!(bench.checkpoints().await.len(), 3);
     assert_eq!(bench.statuses().await, [TurnStatus::Running]);
@@ -405,7 +402,7 @@ async fn a_message_that_waits_for_an_unfinished_turn_at_a_shutdown_is_not_stored
     until_hanging(&agent, 1).await;
     assert!(!bench.engine.shutdown(Duration::ZERO).await);
     agent.permits.add_permits(2);
-    assert!(matches!(before.await.unwrap(), Err(TurnError::Interrupted)));
+    assert!(matches!(before.await.unwrap(), Err(TurnError::Stopped)));
 
     let engine = engine(&bench.storage, &agent);
     let next = tokio::spawn({

@@ -41,7 +41,7 @@ impl StoredEntity for Turn {
         let of_conversation = filter.conversation_id;
         let with_status = filter.status;
         // As the two partial indexes have it.
-        let waiting = [TurnStatus::Queued, TurnStatus::Interrupted];
+        let waiting = [TurnStatus::Queued, TurnStatus::Waiting];
         let unfinished = Condition::any()
             .add(Column::Status.eq(TurnStatus::Running.as_str()))
             .add(Column::Status.is_in(waiting.map(TurnStatus::as_str)));

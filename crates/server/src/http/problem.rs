@@ -42,7 +42,7 @@ pub(super) struct ProblemBody {
     /// `not-asked`, `turn-ended`, `turn-cancelled`, `too-large`, `unsupported-media-type`,
     /// `key-reused`, `queue-full`, `changed-meanwhile`, `internal`, `agent-failed`,
     /// `agent-unavailable`, `storage-unavailable`,
-    /// `shutting-down`, `turn-interrupted`, `events-gone`, `host-not-allowed`, `origin-not-allowed`,
+    /// `shutting-down`, `turn-unfinished`, `events-gone`, `host-not-allowed`, `origin-not-allowed`,
     /// `too-many-connections`.
     r#type: String,
     /// The meaning of the status.
@@ -189,7 +189,7 @@ impl From<TurnError> for Problem {
                 ..Self::new(StatusCode::TOO_MANY_REQUESTS, "queue-full", detail)
             },
             TurnError::ShuttingDown => Self::shutting_down(),
-            TurnError::Interrupted => Self::stored("turn-interrupted", detail),
+            TurnError::Stopped => Self::stored("turn-unfinished", detail),
             TurnError::Agent(AgentError::Unavailable { .. }) => {
                 Self::stored("agent-unavailable", detail).because(error)
             }
@@ -200,7 +200,7 @@ impl From<TurnError> for Problem {
             TurnError::NotAsked => Self::new(StatusCode::CONFLICT, "not-asked", detail),
             TurnError::Ended => Self::new(StatusCode::CONFLICT, "turn-ended", detail),
             TurnError::Cancelled => Self::new(StatusCode::CONFLICT, "turn-cancelled", detail),
-            TurnError::Lost => Self::stored("turn-interrupted", detail),
+            TurnError::Lost => Self::stored("turn-unfinished", detail),
             TurnError::Failed(_) => Self::new(StatusCode::BAD_GATEWAY, "agent-failed", detail),
             TurnError::Agent(_)
             | TurnError::AgentCrashed

@@ -38,12 +38,12 @@ pub(super) struct TurnBody {
     user_message_id: Uuid,
     /// The answer, once it is stored.
     assistant_message_id: Option<Uuid>,
-    /// `queued`, `running`, `interrupted`, `completed`, `failed` or `cancelled`.
+    /// `queued`, `running`, `waiting`, `completed`, `failed` or `cancelled`.
     #[schema(example = "completed")]
     status: &'static str,
     /// Why it failed.
     error: Option<String>,
-    /// What it asks a person while it is interrupted.
+    /// What it asks a person while it is waiting.
     interrupt: Option<InterruptBody>,
     /// How often a server has begun to work on it.
     attempt: u32,
@@ -167,7 +167,7 @@ async fn cancel(State(app): State<App>, path: TurnPath) -> Result<Json<TurnBody>
     Ok(Json(turn.into()))
 }
 
-/// Answer the question of an interrupted turn, and get the agent's answer
+/// Answer the question of a waiting turn, and get the agent's answer
 ///
 /// At any time, on any server. The response is that of the message which began the turn; with
 /// `Accept: text/event-stream`, the events of the turn from here on.

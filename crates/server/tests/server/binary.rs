@@ -105,7 +105,7 @@ fn a_turn_that_a_shutdown_cuts_short_is_answered_after_the_restart() {
     });
     assert_eq!(
         (status, &problem["type"]),
-        (503, &"urn:agentkit:problem:turn-interrupted".into())
+        (503, &"urn:agentkit:problem:turn-unfinished".into())
     );
     assert_eq!(server.exit_code(), Some(0));
 

@@ -233,7 +233,7 @@ async fn a_turn_that_asks_is_accepted_and_goes_on_with_the_answer() {
     let messages = format!("/chats/{id}/messages");
     let asks = api.post(&messages, json!({"content": "ask"})).await;
     assert_eq!(asks.status, StatusCode::ACCEPTED, "{}", asks.body);
-    assert_eq!(asks.body["status"], "interrupted");
+    assert_eq!(asks.body["status"], "waiting");
     assert_eq!(asks.body["interrupt"]["question"], "Which one?");
     let busy = api.post(&messages, json!({"content": "hi"})).await;
     assert_eq!(

@@ -28,7 +28,7 @@ WHERE status = 'running';
 
 -- The turns that wait. One that runs through is never in it.
 CREATE INDEX agent_turns_waiting_idx ON agent_turns (conversation_id, position)
-WHERE status IN ('queued', 'interrupted');
+WHERE status IN ('queued', 'waiting');
 
 -- What a request with an Idempotency-Key has led to.
 CREATE TABLE agent_idempotency_keys (

@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use sea_orm::{ConnectionTrait, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 use sea_orm_migration::MigratorTrait;
 use yai_agentkit_core::{
     Checkpointer, Conversation, Error, IdempotencyKey, Leases, Message, Repository, Result,
@@ -277,22 +277,19 @@ impl UnitOfWork for DatabaseUnitOfWork {
     }
 }
 
-/// Goes the way of a write, as far as it goes without leaving anything: PostgreSQL refuses it to a
-/// session that may only read, SQLite grants the lock of the one that writes.
+/// Goes the way of a write: PostgreSQL refuses it to a session that may only read, and SQLite puts it
+/// into its log, which a full disk has no room for. The row that it writes stays as it is.
 async fn write_nothing(connection: &Connection) -> Result<(), DbErr> {
-    const NOTHING: &str = "DELETE FROM threads WHERE 1 = 0";
-    let statement = Statement::from_string(connection.get_database_backend(), NOTHING);
-    if connection.is_postgres() {
-        return connection.execute_raw(statement).await.map(drop);
-    }
-    let transaction = connection.begin().await?;
-    transaction.execute_raw(statement).await?;
-    transaction.undo().await
+    let nothing = match connection.get_database_backend() {
+        DbBackend::Sqlite => "UPDATE agentkit_migrations SET version = version WHERE rowid = 1",
+        _ => "DELETE FROM threads WHERE 1 = 0",
+    };
+    let statement = Statement::from_string(connection.get_database_backend(), nothing);
+    connection.execute_raw(statement).await.map(drop)
 }
+
 #[cfg(test)]
 mod tests {
-    use sea_orm::DbBackend;
-
     use super::*;
 
     #[tokio::test]

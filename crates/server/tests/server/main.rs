@@ -7,6 +7,7 @@ mod connections;
 mod conversations;
 mod crash;
 mod event_stream;
+mod faults;
 mod forks;
 mod problems;
 mod process;

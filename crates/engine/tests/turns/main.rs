@@ -2,4 +2,5 @@
 
 mod durable;
 mod queue;
+mod streams;
 mod turns;

@@ -45,7 +45,6 @@ impl Chat {
         let turn = begun.await.unwrap();
         let mut batches = std::pin::pin!(engine.watch(&turn, sequence - 1));
         batches.next().await.expect("the turn runs").unwrap();
-        drop(batches);
         engine
     }
 

@@ -44,6 +44,13 @@ pub(crate) fn resident_mebibytes(process: u32) -> Result<f64> {
     Ok(number(process, "status", "VmRSS:")? / 1024.0)
 }
 
+/// The most memory that was in use since the last call, in MiB.
+pub(crate) fn peak_mebibytes(process: u32) -> Result<f64> {
+    let peak = number(process, "status", "VmHWM:")? / 1024.0;
+    fs::write(path(process).join("clear_refs"), "5")?;
+    Ok(peak)
+}
+
 fn number(process: u32, file: &str, name: &str) -> Result<f64> {
     let text = fs::read_to_string(path(process).join(file))?;
     let line = text.lines().find_map(|line| line.strip_prefix(name));

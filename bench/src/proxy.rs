@@ -1,4 +1,4 @@
-//! Stands between a server and its database, and counts round trips.
+//! Stands between a server and its database, and counts round trips and bytes.
 
 use std::{
     net::SocketAddr,
@@ -19,6 +19,7 @@ use crate::Result;
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     round_trips: Arc<AtomicU64>,
+    bytes_read: Arc<AtomicU64>,
 }
 
 impl Proxy {
@@ -27,13 +28,20 @@ impl Proxy {
         let proxy = Self {
             address: listener.local_addr()?,
             round_trips: Arc::default(),
+            bytes_read: Arc::default(),
         };
         let round_trips = Arc::clone(&proxy.round_trips);
+        let bytes_read = Arc::clone(&proxy.bytes_read);
         tokio::spawn(async move {
             // A connection that fails shows at its client.
             while let Ok((client, _)) = listener.accept().await {
                 if let Ok(server) = TcpStream::connect(&database).await {
-                    forward(client, server, Arc::clone(&round_trips));
+                    forward(
+                        client,
+                        server,
+                        Arc::clone(&round_trips),
+                        Arc::clone(&bytes_read),
+                    );
                 }
             }
         });
@@ -43,19 +51,30 @@ impl Proxy {
     pub(crate) fn round_trips(&self) -> u64 {
         self.round_trips.load(SeqCst)
     }
+
+    /// What the database has sent.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.bytes_read.load(SeqCst)
+    }
 }
 
-fn forward(client: TcpStream, server: TcpStream, round_trips: Arc<AtomicU64>) {
+fn forward(
+    client: TcpStream,
+    server: TcpStream,
+    round_trips: Arc<AtomicU64>,
+    bytes_read: Arc<AtomicU64>,
+) {
     let is_answered = Arc::new(AtomicBool::new(true));
     let answered = Arc::clone(&is_answered);
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    tokio::spawn(copy(from_client, to_server, move || {
+    tokio::spawn(copy(from_client, to_server, move |_| {
         if is_answered.swap(false, SeqCst) {
             round_trips.fetch_add(1, SeqCst);
         }
     }));
-    tokio::spawn(copy(from_server, to_client, move || {
+    tokio::spawn(copy(from_server, to_client, move |bytes| {
+        bytes_read.fetch_add(bytes as u64, SeqCst);
         answered.store(true, SeqCst);
     }));
 }
@@ -63,11 +82,11 @@ fn forward(client: TcpStream, server: TcpStream, round_trips: Arc<AtomicU64>) {
 async fn copy(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
-    seen: impl Fn(),
+    seen: impl Fn(usize),
 ) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        seen();
+        seen(length);
         if to.write_all(&buffer[..length]).await.is_err() {
             return;
         }

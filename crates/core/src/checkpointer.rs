@@ -1,4 +1,7 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -51,6 +54,21 @@ pub struct CheckpointSelector {
     pub namespace: Namespace,
     /// The checkpoint; `None` is the latest.
     pub checkpoint_id: Option<CheckpointId>,
+    /// What to read of it.
+    pub values: Values,
+}
+
+/// What to read of a checkpoint. The versions of its channels always come, and a back end does not
+/// read what it leaves out, however large it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Values {
+    /// All.
+    #[default]
+    All,
+    /// Of the values that are stored apart only those of these channels.
+    Of(BTreeSet<String>),
+    /// No [`Checkpoint::channel_values`], pending writes and sends: for a list to choose from.
+    Nothing,
 }
 
 impl CheckpointSelector {
@@ -60,6 +78,7 @@ impl CheckpointSelector {
             thread_id: thread_id.into(),
             namespace: Namespace::root(),
             checkpoint_id: None,
+            values: Values::All,
         }
     }
 }
@@ -70,6 +89,7 @@ impl From<CheckpointKey> for CheckpointSelector {
             thread_id: key.thread_id,
             namespace: key.namespace,
             checkpoint_id: Some(key.checkpoint_id),
+            values: Values::All,
         }
     }
 }
@@ -89,9 +109,8 @@ pub struct CheckpointQuery {
     pub before: Option<CheckpointId>,
     /// How many at most; `None` is all.
     pub limit: Option<u64>,
-    /// Without [`Checkpoint::channel_values`], pending writes and sends: for a list to choose from.
-    /// A back end does not read them, however large they are.
-    pub without_values: bool,
+    /// What to read of each.
+    pub values: Values,
 }
 
 impl CheckpointQuery {

@@ -46,7 +46,7 @@ pub use checkpoint::{
 };
 pub use checkpointer::{
     ChannelWrite, CheckpointKey, CheckpointQuery, CheckpointSelector, Checkpointer,
-    DeltaChannelHistory, NewCheckpoint, NewWrites, PruneStrategy, Thread, ThreadCursor,
+    DeltaChannelHistory, NewCheckpoint, NewWrites, PruneStrategy, Thread, ThreadCursor, Values,
     special_write_index,
 };
 pub use clock::now;

@@ -10,7 +10,7 @@ use pyo3::{exceptions::PyRuntimeError, prelude::*};
 use tokio::sync::OnceCell;
 use yai_agentkit_core::{
     CheckpointQuery, CheckpointSelector, Checkpointer, Error, NewWrites, PruneStrategy, Result,
-    Storage, ThreadId,
+    Storage, ThreadId, Values,
 };
 use yai_agentkit_persistence::{Database, DatabaseConfig, NewRawCheckpoint, RawValue};
 
@@ -158,6 +158,7 @@ impl Engine {
             thread_id: thread_id.into(),
             namespace: checkpoint_ns.into(),
             checkpoint_id: checkpoint_id.map(Into::into),
+            values: Values::All,
         };
         self.call(|database| async move {
             let found = database
@@ -185,7 +186,7 @@ impl Engine {
                 .unwrap_or_default(),
             before: before.map(Into::into),
             limit,
-            without_values: false,
+            values: Values::All,
         };
         self.call(|database| async move {
             let found = database.get().await?.raw_checkpoints().list(&query).await?;
@@ -292,6 +293,7 @@ impl Engine {
             thread_id: thread_id.into(),
             namespace: checkpoint_ns.into(),
             checkpoint_id: checkpoint_id.map(Into::into),
+            values: Values::All,
         };
         self.call(|database| async move {
             let checkpointer = database.checkpointer().await?;

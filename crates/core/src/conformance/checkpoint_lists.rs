@@ -6,14 +6,17 @@ use serde_json::{Map, Value as Json, json};
 
 use super::{
     Case,
-    fixtures::{AWKWARD, Draft, TestThread, ascending_ids, fresh, tuple_of},
+    fixtures::{AWKWARD, Draft, TestThread, ascending_ids, fresh, stored, tuple_of, version},
 };
-use crate::{CheckpointId, CheckpointQuery, Storage};
+use crate::{
+    ChannelValue, CheckpointId, CheckpointQuery, CheckpointSelector, Storage, Values, Version,
+};
 
 pub(super) const CASES: &[Case] = cases!["checkpoint_lists":
     a_list_is_by_descending_id_with_all_that_belongs_to_each,
     before_limit_and_id_cut_the_list,
     a_list_without_values_has_all_else,
+    of_some_channels_the_others_values_are_not_read,
     no_namespace_is_every_namespace,
     metadata_are_contained_as_in_postgres,
     all_threads_are_searched_by_their_metadata,
@@ -88,7 +91,7 @@ async fn a_list_without_values_has_all_else(storage: Arc<dyn Storage>) {
         tuple.pending_writes.clear();
     }
     let query = CheckpointQuery {
-        without_values: true,
+        values: Values::Nothing,
         ..CheckpointQuery::of(thread.id.clone())
     };
     let found = thread.checkpointer.list(&query).await.unwrap();
@@ -100,6 +103,49 @@ async fn a_list_without_values_has_all_else(storage: Arc<dyn Storage>) {
     };
     let found = thread.checkpointer.list(&query).await.unwrap();
     assert_eq!(found, expected[1..2]);
+}
+
+async fn of_some_channels_the_others_values_are_not_read(storage: Arc<dyn Storage>) {
+    let thread = TestThread::new(&storage);
+    let mut draft =
+        thread
+            .draft(None)
+            .value("inline", version(1), ChannelValue::Inline(json!("text")));
+    for (number, channel) in ["a", "b#1.1", "c\"'", "%"].into_iter().enumerate() {
+        let half = Version::Float(0.5);
+        draft = draft.value(channel, half, stored(&vec![number]));
+    }
+    let id = &thread.put(&draft).await;
+    thread.write(id, "task", &[("a", "1")]).await;
+    let whole = thread.get(id).await;
+    let values = &whole.checkpoint.channel_values;
+    let stored = values.iter().filter_map(|(channel, value)| match value {
+        ChannelValue::Inline(_) => None,
+        _ => Some(channel.clone()),
+    });
+    let stored: Vec<String> = stored.collect();
+    assert!(stored.len() > 1 && stored.len() < values.len());
+    for wanted in [&stored[..1], &stored[1..], &[], &stored] {
+        let mut expected = whole.clone();
+        let left_out = |channel: &String| stored.contains(channel) && !wanted.contains(channel);
+        let values = &mut expected.checkpoint.channel_values;
+        values.retain(|channel, _| !left_out(channel));
+        let unknown = "unknown".to_owned();
+        let wanted = Values::Of(wanted.iter().cloned().chain([unknown]).collect());
+        let selector = CheckpointSelector {
+            values: wanted.clone(),
+            ..thread.selector(None)
+        };
+        let found = thread.checkpointer.get(&selector).await.unwrap();
+        assert_eq!(found.as_ref(), Some(&expected));
+        let query = CheckpointQuery {
+            checkpoint_id: Some(id.clone()),
+            values: wanted,
+            ..CheckpointQuery::of(thread.id.clone())
+        };
+        let found = thread.checkpointer.list(&query).await.unwrap();
+        assert_eq!(found, [expected]);
+    }
 }
 
 async fn no_namespace_is_every_namespace(storage: Arc<dyn Storage>) {

@@ -9,7 +9,8 @@ use crate::{
     ChannelValue, ChannelWrite, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata,
     CheckpointQuery, CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer,
     Conversation, DeltaChannelHistory, Entity, Error, Fence, Namespace, NewCheckpoint, NewWrites,
-    PendingWrite, PutOptions, Repository, Result, Storage, Thread, ThreadId, Value, Version,
+    PendingWrite, PutOptions, Repository, Result, Storage, Thread, ThreadId, Value, Values,
+    Version,
 };
 
 /// Text that a careless query, encoding or collation breaks.
@@ -76,6 +77,7 @@ impl TestThread {
             thread_id: self.id.clone(),
             namespace: self.namespace.clone(),
             checkpoint_id: id.cloned(),
+            values: Values::All,
         }
     }
 

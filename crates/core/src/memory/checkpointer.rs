@@ -12,7 +12,7 @@ use crate::{
     CheckpointSelector, CheckpointTuple, Checkpointer, ConflictKind, DeltaChannelHistory, Entity,
     Error, EventBatch, Fence, Namespace, NewCheckpoint, NewWrites, Page, Parent, PendingWrite,
     PruneStrategy, PutOptions, Result, TASKS, Thread, ThreadCursor, ThreadId, TurnChange, Value,
-    now,
+    Values, now,
     retention::{CheckpointSummary, Place, Retention},
 };
 
@@ -146,9 +146,18 @@ impl Checkpoints {
         }
     }
 
-    fn tuple(&self, key: &CheckpointKey, row: &Row) -> CheckpointTuple {
+    fn tuple(&self, key: &CheckpointKey, row: &Row, values: &Values) -> CheckpointTuple {
+        let is_wanted = |channel: &String| match values {
+            Values::All => true,
+            Values::Of(channels) => channels.contains(channel),
+            Values::Nothing => false,
+        };
+        if *values == Values::Nothing {
+            return row.without_values(key);
+        }
         let mut checkpoint = row.checkpoint.clone();
-        for (channel, version) in &checkpoint.channel_versions {
+        let versions = checkpoint.channel_versions.iter();
+        for (channel, version) in versions.filter(|(channel, _)| is_wanted(channel)) {
             let Some(value) = self
                 .blobs
                 .get(&blob_key(key, channel, &version.to_string()))
@@ -210,7 +219,7 @@ impl Checkpoints {
                 let wanted = selector.checkpoint_id.as_ref();
                 wanted.is_none_or(|id| key.checkpoint_id == *id)
             })?;
-        Some(self.tuple(key, row))
+        Some(self.tuple(key, row, &selector.values))
     }
 
     fn delete_thread(&mut self, id: &ThreadId) {
@@ -227,7 +236,7 @@ impl Checkpoints {
             .iter()
             .filter(|(key, _)| key.thread_id == *id);
         Retention::new(rows.map(|(key, row)| {
-            let tuple = self.tuple(key, row);
+            let tuple = self.tuple(key, row, &Values::All);
             let values = &tuple.checkpoint.channel_values;
             let channels = tuple.checkpoint.channel_versions.keys();
             CheckpointSummary {
@@ -422,10 +431,7 @@ impl Checkpointer for MemoryCheckpointer {
             });
             rows.into_iter()
                 .take(limit)
-                .map(|(key, row)| match query.without_values {
-                    true => row.without_values(key),
-                    false => tables.tuple(key, row),
-                })
+                .map(|(key, row)| tables.tuple(key, row, &query.values))
                 .collect()
         }))
     }
@@ -597,7 +603,7 @@ impl Checkpointer for MemoryCheckpointer {
                     .checkpoints
                     .get(&key)
                     .filter(|_| seen.insert(key.clone()))?;
-                Some(tables.tuple(&key, row))
+                Some(tables.tuple(&key, row, &Values::All))
             }) {
                 for (channel, history) in &mut histories {
                     if history.seed.is_none() {

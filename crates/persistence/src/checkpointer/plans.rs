@@ -2,7 +2,7 @@
 
 use yai_agentkit_core::{
     ChannelWrite, CheckpointKey, CheckpointQuery, CheckpointSelector, ConversationId, EventBatch,
-    Fence, Message, Namespace, NewWrites, Role, ThreadCursor, Turn, TurnChange, Value, now,
+    Fence, Message, Namespace, NewWrites, Role, ThreadCursor, Turn, TurnChange, Value, Values, now,
 };
 
 use super::{
@@ -54,7 +54,11 @@ async fn reading_uses_indexes(databases: &Databases) {
         checkpoint_id: Some("10005007".to_owned().into()),
         ..latest.clone()
     };
-    for selector in [latest, by_id] {
+    let of_channels = CheckpointSelector {
+        values: Values::Of(["list".to_owned()].into()),
+        ..latest.clone()
+    };
+    for selector in [latest, by_id, of_channels] {
         let get = |connection: &Connection| get_query(connection, &selector);
         databases.assert_uses(get, &OF_CHECKPOINTS).await;
         let channels = ["list".to_owned()];
@@ -72,7 +76,7 @@ async fn reading_uses_indexes(databases: &Databases) {
         ..page.clone()
     };
     let without_values = CheckpointQuery {
-        without_values: true,
+        values: Values::Nothing,
         ..page.clone()
     };
     let list = |connection: &Connection| list_query(connection, &without_values);

@@ -2,16 +2,16 @@
 //! a row of its own kind. A value that several checkpoints of a page share comes once.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt::Display,
 };
 
 use sea_orm::{DbErr, QueryResult};
 use serde::Deserialize;
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
     CheckpointId, CheckpointKey, CheckpointQuery, CheckpointSelector, Namespace, PendingWrite,
-    Result, ThreadId, Value, Version,
+    Result, ThreadId, Value, Values, Version,
 };
 
 use super::{
@@ -30,7 +30,11 @@ const PAGE: &str = "WITH page AS MATERIALIZED (
 
 /// Everything that belongs to the checkpoints of `page`. SQLite keeps the order of a CROSS JOIN; as
 /// text, a float is what the JSON says, since a cast keeps 15 digits of it.
-const WITH_ALL_ON_SQLITE: &str = include_str!("sql/with_all.sqlite.sql");
+/// The condition on the channels stands between the two parts.
+const WITH_ALL_ON_SQLITE: (&str, &str) = (
+    include_str!("sql/values.sqlite.sql"),
+    include_str!("sql/writes.sqlite.sql"),
+);
 
 /// Nothing but the checkpoints of `page`, without the values that they hold themselves.
 const WITHOUT_VALUES: Sql = Sql {
@@ -62,7 +66,7 @@ pub(super) fn get_query(connection: &Connection, selector: &CheckpointSelector) 
         page.equal("checkpoint_id", id.as_str());
     }
     page.query.push(" ORDER BY checkpoint_id DESC LIMIT 1");
-    page.with_all(connection, Some(thread))
+    page.with(connection, Some(thread), &selector.values)
 }
 
 pub(super) async fn list(
@@ -103,11 +107,7 @@ pub(super) fn list_query(connection: &Connection, query: &CheckpointQuery) -> Qu
         let limit = page.query.bind(i64::try_from(limit).unwrap_or(i64::MAX));
         page.query.push(format_args!(" LIMIT {limit}"));
     }
-    if query.without_values {
-        page.query.push(WITHOUT_VALUES.on(connection));
-        return page.query;
-    }
-    page.with_all(connection, thread)
+    page.with(connection, thread, &query.values)
 }
 
 async fn run(
@@ -152,36 +152,61 @@ impl Page {
     }
 
     /// The whole statement; `thread` is the one thread of `page`, if it is one.
-    fn with_all(mut self, connection: &Connection, thread: Option<Parameter>) -> Query {
-        self.query.push("\n)\n");
-        match thread {
-            _ if !connection.is_postgres() => {
-                self.query.push(WITH_ALL_ON_SQLITE);
+    fn with(mut self, connection: &Connection, thread: Option<Parameter>, what: &Values) -> Query {
+        let channels = match what {
+            Values::Nothing => {
+                self.query.push(WITHOUT_VALUES.on(connection));
+                return self.query;
             }
+            Values::All => String::new(),
+            Values::Of(channels) => self.only(connection, channels),
+        };
+        self.query.push("\n)\n");
+        if !connection.is_postgres() {
+            let (before, behind) = WITH_ALL_ON_SQLITE;
+            self.query.push(before).push(channels).push(behind);
+            return self.query;
+        }
+        match thread {
             // A statement for one of the servers.
             Some(thread) if connection.is_distributed() => {
-                with_all(&mut self.query, &thread, &thread, "OFFSET 0");
+                with_all(&mut self.query, &thread, &thread, &channels, "OFFSET 0");
             }
             // Each server joins what it has to the page.
             None if connection.is_distributed() => {
-                with_all(&mut self.query, &"p.thread_id", &"used.thread_id", "");
+                let (of_page, of_value) = ("p.thread_id", "used.thread_id");
+                with_all(&mut self.query, &of_page, &of_value, &channels, "");
             }
-            _ => with_all(
-                &mut self.query,
-                &"p.thread_id",
-                &"used.thread_id",
-                "OFFSET 0",
-            ),
+            _ => {
+                let (of_page, of_value) = ("p.thread_id", "used.thread_id");
+                with_all(&mut self.query, &of_page, &of_value, &channels, "OFFSET 0");
+            }
         }
         self.query
     }
+
+    /// The condition that a channel of `v` is one of these.
+    fn only(&mut self, connection: &Connection, channels: &BTreeSet<String>) -> String {
+        if connection.is_postgres() {
+            let names = self.query.column(channels, String::as_str);
+            return format!("\n    WHERE v.key = ANY ({names})");
+        }
+        let names = self.query.bind(json!(channels).to_string());
+        format!("\n    WHERE v.key IN (SELECT value FROM json_each({names}))")
+    }
 }
 
-/// Everything that belongs to the checkpoints of `page`, whose thread is `of_page`, that of their
-/// values `of_value`. OFFSET 0, the `limit`, makes PostgreSQL look each row up by its primary key
+/// Everything that belongs to the checkpoints of `page`, of their values those of `channels`. The
+/// thread of the page is `of_page`, that of the values `of_value`. OFFSET 0, the `limit`, makes PostgreSQL look each row up by its primary key
 /// (checkpoint_blobs_pkey, checkpoint_writes_pkey): a join is planned from the row estimates of a
 /// thread, which are worst for the longest ones.
-fn with_all(query: &mut Query, of_page: &dyn Display, of_value: &dyn Display, limit: &str) {
+fn with_all(
+    query: &mut Query,
+    of_page: &dyn Display,
+    of_value: &dyn Display,
+    channels: &str,
+    limit: &str,
+) {
     query.push(format_args!(
         "SELECT 0, thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint::text,
     metadata::text, NULL, NULL::int, NULL::bytea
@@ -190,7 +215,7 @@ UNION ALL
 SELECT 1, b.thread_id, b.checkpoint_ns, NULL, b.channel, b.version, b.type, NULL, NULL, b.blob
 FROM (
     SELECT DISTINCT p.thread_id, p.checkpoint_ns, v.key, v.value
-    FROM page p CROSS JOIN LATERAL jsonb_each_text(p.checkpoint -> 'channel_versions') v
+    FROM page p CROSS JOIN LATERAL jsonb_each_text(p.checkpoint -> 'channel_versions') v{channels}
 ) used
 CROSS JOIN LATERAL (
     SELECT * FROM checkpoint_blobs

@@ -9,7 +9,7 @@ use yai_agentkit_core::{
     ChannelValue, ChannelWrite, Checkpoint, CheckpointMetadata, CheckpointQuery,
     CheckpointSelector, CheckpointSource, Checkpointer, Conversation, EventBatch, Fence, Message,
     Namespace, NewCheckpoint, NewWrites, PruneStrategy, PutOptions, Role, Storage, ThreadCursor,
-    ThreadId, Turn, TurnChange, TurnStatus, Value, Version, now,
+    ThreadId, Turn, TurnChange, TurnStatus, Value, Values, Version, now,
 };
 
 use super::Golden;
@@ -35,7 +35,15 @@ async fn reads(golden: &mut Golden) {
         checkpoint_id: Some(thread.checkpoint.id.clone()),
         ..latest.clone()
     };
-    for (name, selector) in [("get_latest", &latest), ("get_by_id", &by_id)] {
+    let of_channels = CheckpointSelector {
+        values: Values::Of(["messages".to_owned()].into()),
+        ..latest.clone()
+    };
+    for (name, selector) in [
+        ("get_latest", &latest),
+        ("get_by_id", &by_id),
+        ("get_of_channels", &of_channels),
+    ] {
         let get =
             async |database: &Database| drop(checkpointer(database).get(selector).await.unwrap());
         golden.call(name, get).await;
@@ -71,7 +79,7 @@ async fn reads(golden: &mut Golden) {
         ..of_thread.clone()
     };
     let without_values = CheckpointQuery {
-        without_values: true,
+        values: Values::Nothing,
         ..page.clone()
     };
     for (name, query) in [

@@ -2,7 +2,7 @@ use std::io::{Write, stdout};
 
 use serde_json::json;
 use yai_agentkit_core::{
-    BoxError, CheckpointQuery, CheckpointSelector, Error, Namespace, Storage, ThreadId,
+    BoxError, CheckpointQuery, CheckpointSelector, Error, Namespace, Storage, ThreadId, Values,
 };
 use yai_agentkit_persistence::Database;
 
@@ -101,7 +101,7 @@ pub(super) async fn history(
     let query = CheckpointQuery {
         namespace: arguments.namespace.map(Namespace::from),
         limit: Some(arguments.limit),
-        without_values: true,
+        values: Values::Nothing,
         ..CheckpointQuery::of(arguments.thread)
     };
     let tuples = database.checkpointer().list(&query).await?;

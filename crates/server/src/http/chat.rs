@@ -12,6 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 use yai_agentkit_core::{
     CheckpointId, CheckpointQuery, CheckpointSelector, Error, Message, MessageId, Namespace, Role,
+    Values,
 };
 
 use super::{
@@ -284,7 +285,7 @@ async fn history(
         before: page.before,
         // One more tells whether this is the last page.
         limit: Some(limit + 1),
-        without_values: true,
+        values: Values::Nothing,
         ..CheckpointQuery::of(conversation.thread_id())
     };
     let mut tuples = app.storage.checkpointer().list(&query).await?;

@@ -8,7 +8,7 @@ use crate::{
     ChannelValue, ChannelWrite, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata,
     CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer, Fence, Namespace,
     NewCheckpoint, NewWrites, Parent, PruneStrategy, PutOptions, Result, TASKS, ThreadId, Value,
-    Version,
+    Values, Version,
 };
 
 pub(super) const THREADS: u8 = 4;
@@ -248,7 +248,13 @@ impl CheckpointOperation {
                     metadata: run.map_or_else(Map::new, |run| run_metadata(names, run)),
                     limit: *limit,
                     checkpoint_id: None,
-                    without_values: limit.is_some_and(|limit| limit % 2 == 1),
+                    values: match limit {
+                        Some(limit) if limit % 2 == 1 => Values::Nothing,
+                        Some(limit) if limit % 4 == 2 => {
+                            Values::Of([CHANNELS[0].to_owned()].into())
+                        }
+                        _ => Values::All,
+                    },
                 };
                 pair.same(async |parts| parts.checkpointer.list(&query).await)
                     .await

@@ -10,8 +10,8 @@ use super::{
     fixtures::{AWKWARD, TestThread, assert_invalid, moment},
 };
 use crate::{
-    ChannelValue, CheckpointMetadata, CheckpointSource, CheckpointTuple, CheckpointerExt, Storage,
-    ThreadId, ThreadState, join_lists,
+    ChannelValue, CheckpointMetadata, CheckpointSelector, CheckpointSource, CheckpointTuple,
+    CheckpointerExt, Storage, ThreadId, ThreadState, Values, join_lists,
 };
 
 pub(super) const CASES: &[Case] = cases!["state":
@@ -22,6 +22,8 @@ pub(super) const CASES: &[Case] = cases!["state":
     saving_writes_only_the_fields_that_changed,
     a_list_that_grows_is_written_by_what_is_added,
     a_long_list_that_changes_anywhere_comes_back_equal,
+    a_list_is_appended_to_without_being_read_whole,
+    what_is_appended_costs_the_same_behind_a_long_list,
     a_field_that_is_gone_stays_gone_and_may_come_back,
     saves_form_a_line_of_checkpoints,
     a_failed_save_leaves_the_head_and_may_be_repeated,
@@ -220,7 +222,7 @@ async fn a_long_list_that_changes_anywhere_comes_back_equal(storage: Arc<dyn Sto
     let thread = TestThread::new(&storage);
     let list = |length: usize| (0..length).map(|number| number.to_string()).collect();
     let mut state = State::default();
-    for length in [0, 1, 7, 8, 9, 63, 64, 65, 520, 512, 72, 16, 8, 0] {
+    for length in [0, 1, 7, 8, 9, 63, 72, 73, 584, 585, 520, 72, 16, 8, 0] {
         state.messages = list(length);
         if let Some(middle) = state.messages.get_mut(length / 2) {
             "changed".clone_into(middle);
@@ -228,9 +230,94 @@ async fn a_long_list_that_changes_anywhere_comes_back_equal(storage: Arc<dyn Sto
         thread.checkpointer.save(&thread.id, &state).await.unwrap();
         assert_round_trip(&thread, &state).await;
     }
-    let field = BTreeMap::from([("messages#1", [1])]);
+    let field = BTreeMap::from([("messages#1.1", [1])]);
     let refused = thread.checkpointer.save(&thread.id, &field).await;
     assert_invalid(refused, "state");
+}
+
+async fn a_list_is_appended_to_without_being_read_whole(storage: Arc<dyn Storage>) {
+    let thread = TestThread::new(&storage);
+    let mut state = State::default();
+    // Around every length at which parts are joined.
+    for length in [0, 1, 8, 9, 20, 72, 73, 584, 585, 600, 4680, 4681] {
+        let item = |number: usize| number.to_string();
+        state.messages = (0..length).map(item).collect();
+        thread.checkpointer.save(&thread.id, &state).await.unwrap();
+        for depth in 0..3 {
+            let mut newest = load_newest(&thread, depth).await;
+            let found: State = newest.state().unwrap().unwrap();
+            let before = newest.before("messages");
+            assert_eq!(found.messages, state.messages[before..], "of {length}");
+            let least: usize = (0..=u32::try_from(depth).unwrap())
+                .map(|n| 8_usize.pow(n))
+                .sum();
+            assert!(found.messages.len() >= least.min(length), "of {length}");
+            assert!(found.messages.len() <= 8 * least, "of {length}");
+
+            let added = State {
+                messages: (state.messages.len()..).take(depth + 1).map(item).collect(),
+                answering: Some(7),
+                ..State::default()
+            };
+            newest
+                .append(&*thread.checkpointer, &added, metadata())
+                .await
+                .unwrap();
+            state.messages.extend(added.messages);
+            state.answering = added.answering;
+            assert_round_trip(&thread, &state).await;
+            if before > 0 {
+                let refused = newest.save(&*thread.checkpointer, &state, metadata()).await;
+                assert_invalid(refused, "state");
+            }
+        }
+    }
+}
+
+async fn what_is_appended_costs_the_same_behind_a_long_list(storage: Arc<dyn Storage>) {
+    /// Bytes of values, and channels, that a turn of four messages writes, over 64 turns.
+    async fn written(thread: &TestThread) -> (usize, usize) {
+        let mut newest = load_newest(thread, 2).await;
+        let (mut bytes, mut channels) = (0, 0);
+        for number in 0..4 * 64 {
+            let added = State {
+                messages: vec![format!("message {number:92}")],
+                ..State::default()
+            };
+            let id = newest
+                .append(&*thread.checkpointer, &added, metadata())
+                .await
+                .unwrap();
+            let selector = CheckpointSelector {
+                values: Values::newest(&["messages"], &["facts"], 2),
+                ..thread.selector(Some(&id))
+            };
+            let tuple = thread.checkpointer.get(&selector).await.unwrap().unwrap();
+            for channel in updated(&tuple) {
+                let value = tuple.checkpoint.channel_values.get(channel);
+                if let Some(ChannelValue::Stored(value)) = value {
+                    bytes += value.bytes().len();
+                }
+            }
+            channels += tuple.checkpoint.channel_versions.len();
+        }
+        (bytes, channels)
+    }
+
+    let thread = TestThread::new(&storage);
+    let mut state = State {
+        messages: vec![format!("message {:92}", 0); 40],
+        ..State::default()
+    };
+    thread.checkpointer.save(&thread.id, &state).await.unwrap();
+    let (early, early_channels) = written(&thread).await;
+    state.messages.resize(40_000, state.messages[0].clone());
+    thread.checkpointer.save(&thread.id, &state).await.unwrap();
+    let (late, late_channels) = written(&thread).await;
+    assert!(late * 10 <= early * 13, "{early} and {late} bytes");
+    // A version is some 70 bytes of the row.
+    let more = late_channels.saturating_sub(early_channels) / (4 * 64);
+    assert!(more <= 32, "{more} channels more");
 }
 
 async fn a_field_that_is_gone_stays_gone_and_may_come_back(storage: Arc<dyn Storage>) {
@@ -344,6 +431,17 @@ async fn a_deleted_key_has_no_state_and_no_history(storage: Arc<dyn Storage>) {
 
 async fn load(thread: &TestThread) -> ThreadState {
     ThreadState::load(&*thread.checkpointer, thread.id.clone())
+        .await
+        .unwrap()
+}
+
+/// With the newest messages only.
+async fn load_newest(thread: &TestThread, depth: usize) -> ThreadState {
+    let newest = CheckpointSelector {
+        values: Values::newest(&["messages"], &["facts"], depth),
+        ..CheckpointSelector::latest(thread.id.clone())
+    };
+    ThreadState::load_at(&*thread.checkpointer, newest)
         .await
         .unwrap()
 }

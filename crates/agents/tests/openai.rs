@@ -166,7 +166,7 @@ impl Endpoint {
 
 fn saying(text: &str) -> AgentState {
     AgentState {
-        messages: vec![ChatMessage::new(Role::User, text)],
+        messages: vec![ChatMessage::new(Role::User, text)].into(),
         ..AgentState::default()
     }
 }

@@ -1,9 +1,9 @@
 //! What an agent is: one step at a time, state in, step out.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Deref, sync::Arc};
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value as Json;
 use tokio::sync::mpsc;
 use yai_agentkit_core::{BoxError, MessageId, Role};
@@ -12,20 +12,54 @@ use yai_agentkit_core::{BoxError, MessageId, Role};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AgentState {
-    /// What was said and done, oldest first, tool calls and their results included.
-    pub messages: Vec<ChatMessage>,
+    /// What was said and done, oldest first, tool calls and their results included. Of a long chat
+    /// the newest part, of 73 messages at least, in which the turn under way is whole.
+    pub messages: Messages,
+    /// The system messages, oldest first: they are to be heeded however long ago they were said.
+    pub instructions: Vec<String>,
     /// What the agent was asked to remember, by name.
     pub facts: BTreeMap<String, String>,
     /// The user message that the turn under way answers; kept by the turn engine.
     pub answering: Option<MessageId>,
 }
 
+/// What a state has beyond an earlier one: of lists what is added, of all else what it is.
+#[derive(Serialize)]
+pub(crate) struct Added<'a> {
+    messages: Messages,
+    instructions: &'a [String],
+    facts: &'a BTreeMap<String, String>,
+    answering: Option<MessageId>,
+}
+
 impl AgentState {
+    /// Both lists have only grown since `earlier`.
+    pub(crate) fn since(&self, earlier: &Self) -> Added<'_> {
+        let added = self.messages.get(earlier.messages.len()..);
+        let instructions = self.instructions.get(earlier.instructions.len()..);
+        Added {
+            messages: Messages {
+                before: 0,
+                messages: added.unwrap_or_default().to_vec(),
+            },
+            instructions: instructions.unwrap_or_default(),
+            facts: &self.facts,
+            answering: self.answering,
+        }
+    }
+
+    /// Whether the user's message that the turn under way answers is among the messages.
+    pub(crate) fn has_whole_turn(&self) -> bool {
+        let is_user = |message: &Arc<ChatMessage>| message.role == Role::User;
+        self.messages.before == 0 || self.messages.iter().any(is_user)
+    }
+
     /// The tool calls that were decided on and have no result yet.
     pub fn open_tool_calls(&self) -> Vec<ToolCall> {
-        let is_result = |message: &&ChatMessage| message.role == Role::Tool;
-        let results: Vec<_> = self.messages.iter().rev().take_while(is_result).collect();
-        let Some(decision) = self.messages.iter().rev().nth(results.len()) else {
+        let newest_first = || self.messages.iter().rev();
+        let results = newest_first().take_while(|message| message.role == Role::Tool);
+        let results: Vec<_> = results.collect();
+        let Some(decision) = newest_first().nth(results.len()) else {
             return Vec::new();
         };
         let is_open = |call: &&ToolCall| {
@@ -42,8 +76,65 @@ impl AgentState {
     }
 }
 
+/// The messages of a chat, or the newest of them. A clone shares them, and costs little.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Messages {
+    before: usize,
+    messages: Vec<Arc<ChatMessage>>,
+}
+
+impl Messages {
+    /// Adds a message.
+    pub fn push(&mut self, message: ChatMessage) {
+        self.messages.push(Arc::new(message));
+    }
+
+    /// How many messages of the chat stand before these.
+    pub fn before(&self) -> usize {
+        self.before
+    }
+
+    /// How many messages the chat has. None is ever taken away, so it makes an id that is new.
+    pub fn total(&self) -> usize {
+        self.before + self.len()
+    }
+
+    pub(crate) fn stand_behind(&mut self, before: usize) {
+        self.before = before;
+    }
+}
+
+impl Deref for Messages {
+    type Target = [Arc<ChatMessage>];
+
+    fn deref(&self) -> &[Arc<ChatMessage>] {
+        &self.messages
+    }
+}
+
+impl From<Vec<ChatMessage>> for Messages {
+    fn from(messages: Vec<ChatMessage>) -> Self {
+        Self {
+            before: 0,
+            messages: messages.into_iter().map(Arc::new).collect(),
+        }
+    }
+}
+
+impl Serialize for Messages {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter().map(Arc::as_ref))
+    }
+}
+
+impl<'de> Deserialize<'de> for Messages {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Vec::<ChatMessage>::deserialize(deserializer).map(Self::from)
+    }
+}
+
 /// One message between a person, an agent and its tools.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatMessage {
     /// Who speaks.
     pub role: Role,
@@ -70,7 +161,7 @@ impl ChatMessage {
 }
 
 /// A tool that an agent wants to run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolCall {
     /// Names the call within its thread.
     pub id: String,
@@ -174,6 +265,12 @@ pub trait Agent: Send + Sync {
     /// repeatable never runs again by itself once it has begun: where a crash leaves open what
     /// came of it, the turn asks a person.
     fn is_repeatable(&self, call: &ToolCall) -> bool;
+
+    /// Whether this call is to be run on a state that has all messages of the chat, which are read
+    /// for it.
+    fn reads_all_messages(&self, _call: &ToolCall) -> bool {
+        false
+    }
 
     /// Runs one tool; it may change the facts that the agent remembers. A tool that fails says so
     /// in its result, for the agent to read. The calls of one step run at once, each on a state of

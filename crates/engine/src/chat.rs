@@ -5,7 +5,7 @@ use tracing::Instrument;
 use yai_agentkit_core::{
     CheckpointMetadata, CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer,
     Conversation, Error, Fence, ListQuery, Message, MessageId, PendingWrite, Result, Role,
-    ThreadState, Turn, TurnChange, TurnFilter, TurnId, TurnStatus, now, validate,
+    ThreadState, Turn, TurnChange, TurnFilter, TurnId, TurnStatus, Values, now, validate,
 };
 
 use super::{Claim, MESSAGE_ID, TurnEngine, TurnError, TurnEvent, log::EventLog, send::Incoming};
@@ -16,6 +16,15 @@ use crate::{
 
 /// The field of a checkpoint's metadata that holds the epoch with which it was written.
 const EPOCH: &str = "epoch";
+
+/// The channel of the messages.
+const MESSAGES: &str = "messages";
+
+/// What a chat is opened with: of its lists the newest items.
+const LISTS: [&str; 2] = [MESSAGES, "instructions"];
+const FIELDS: [&str; 2] = ["facts", "answering"];
+/// At least 73 of each.
+const DEPTH: usize = 2;
 
 /// The tool call by which an agent that asks a person waits for the answer.
 pub(super) const ASK: &str = "ask";
@@ -111,8 +120,20 @@ impl Chat {
 
     /// Reads the latest checkpoint.
     pub(super) async fn read(&mut self, checkpointer: &dyn Checkpointer) -> Result<()> {
+        let newest = Values::newest(&LISTS, &FIELDS, DEPTH);
+        self.read_values(checkpointer, newest).await?;
+        if self.state.answering.is_some() && !self.state.has_whole_turn() {
+            self.read_values(checkpointer, Values::All).await?;
+        }
+        Ok(())
+    }
+
+    async fn read_values(&mut self, checkpointer: &dyn Checkpointer, values: Values) -> Result<()> {
         let thread_id = self.conversation.thread_id();
-        let latest = CheckpointSelector::latest(thread_id.clone());
+        let latest = CheckpointSelector {
+            values,
+            ..CheckpointSelector::latest(thread_id.clone())
+        };
         let mut tuple = checkpointer.get(&latest).await?;
         let epoch = tuple.as_ref().and_then(epoch_of).unwrap_or_default();
         self.epoch = self.epoch.max(epoch);
@@ -122,7 +143,20 @@ impl Chat {
             .unwrap_or_default();
         self.thread = ThreadState::new(thread_id, tuple);
         self.state = self.thread.state()?.unwrap_or_default();
+        let before = self.thread.before(MESSAGES);
+        self.state.messages.stand_behind(before);
         Ok(())
+    }
+
+    /// The state with all messages of the chat.
+    pub(super) async fn whole_state(&self) -> Result<AgentState> {
+        let selector = CheckpointSelector {
+            checkpoint_id: self.thread.head().cloned(),
+            ..CheckpointSelector::latest(self.conversation.thread_id())
+        };
+        let checkpointer = self.engine.storage.checkpointer();
+        let thread = ThreadState::load_at(&*checkpointer, selector).await?;
+        Ok(thread.state()?.unwrap_or_default())
     }
 
     /// An epoch greater than every one before.
@@ -186,6 +220,7 @@ impl Chat {
             message.role.clone(),
             message.content.as_str(),
         ));
+        state.instructions.push(message.content.clone());
         let unit = self.engine.storage.begin().await?;
         let stored = incoming.store(&*unit).await?;
         let fence = Fence::Raise(self.next_epoch());
@@ -581,7 +616,9 @@ impl Chat {
         if let Some(turn) = turn {
             metadata = metadata.with("run_id", turn.to_string());
         }
-        let (new, next) = self.thread.next(&state, metadata)?;
+        let added = state.since(&self.state);
+        let next = self.thread.next_with(checkpointer, &added, metadata);
+        let (new, next) = next.await?;
         checkpointer.put(new, fence.into()).await?;
         self.thread = next;
         self.state = state;
@@ -655,7 +692,7 @@ fn steps_taken(state: &AgentState) -> usize {
 fn question_call(state: &AgentState, question: String) -> ToolCall {
     ToolCall {
         // Messages are only ever appended, so their number makes an id that no other call has.
-        id: format!("{ASK}_{}", state.messages.len()),
+        id: format!("{ASK}_{}", state.messages.total()),
         name: ASK.to_owned(),
         arguments: serde_json::json!({ "question": question }),
     }

@@ -12,11 +12,11 @@ use async_trait::async_trait;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use yai_agentkit_core::{
-    CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
-    Conversation, DeltaChannelHistory, Error, EventBatch, Fence, IdempotencyKey, Leases, ListQuery,
-    Message, MessageFilter, NewCheckpoint, NewWrites, Outcome, Page, PruneStrategy, PutOptions,
-    Repository, Result, Role, Storage, Thread, ThreadCursor, ThreadId, Turn, TurnChange,
-    TurnEvents, UnitOfWork, memory::MemoryStorage,
+    ChannelValue, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple,
+    Checkpointer, Conversation, DeltaChannelHistory, Error, EventBatch, Fence, IdempotencyKey,
+    Leases, ListQuery, Message, MessageFilter, NewCheckpoint, NewWrites, Outcome, Page,
+    PruneStrategy, PutOptions, Repository, Result, Role, Storage, Thread, ThreadCursor, ThreadId,
+    Turn, TurnChange, TurnEvents, UnitOfWork, memory::MemoryStorage,
 };
 
 use crate::{
@@ -101,9 +101,10 @@ fn call(id: &str, name: &str) -> ToolCall {
 #[async_trait]
 impl Agent for ScriptedAgent {
     async fn step(&self, state: &AgentState, _: &Deltas) -> Result<Step, AgentError> {
-        let is_of_turn = |message: &&_| -> bool { !is_user(message) };
-        let question = state.messages.iter().rev().find(is_user).unwrap();
-        let of_turn: Vec<_> = state.messages.iter().rev().take_while(is_of_turn).collect();
+        let is_of_turn = |message: &&ChatMessage| !is_user(message);
+        let newest_first = || state.messages.iter().rev().map(Arc::as_ref);
+        let question = newest_first().find(is_user).unwrap();
+        let of_turn: Vec<_> = newest_first().take_while(is_of_turn).collect();
         let step = of_turn
             .iter()
             .filter(|message| message.role == Role::Assistant)
@@ -182,6 +183,8 @@ pub struct FailingStorage {
     pub panics: Arc<AtomicBool>,
     /// How often a part of it was asked for.
     pub calls: Arc<AtomicU64>,
+    /// Bytes of the values of checkpoints that were read, and written.
+    pub bytes: (Arc<AtomicU64>, Arc<AtomicU64>),
     /// Happens once before somebody reads checkpoints.
     pub before_checkpoints: Arc<Mutex<Option<Happening>>>,
 }
@@ -277,7 +280,13 @@ impl FailingCheckpointer {
 #[async_trait]
 impl Checkpointer for FailingCheckpointer {
     async fn get(&self, selector: &CheckpointSelector) -> Result<Option<CheckpointTuple>> {
-        self.inner.get(selector).await
+        let found = self.inner.get(selector).await?;
+        let values = found
+            .iter()
+            .flat_map(|tuple| tuple.checkpoint.channel_values.values());
+        let read = values.map(size).sum();
+        self.storage.bytes.0.fetch_add(read, Ordering::SeqCst);
+        Ok(found)
     }
 
     async fn list(&self, query: &CheckpointQuery) -> Result<Vec<CheckpointTuple>> {
@@ -286,6 +295,13 @@ impl Checkpointer for FailingCheckpointer {
 
     async fn put(&self, checkpoint: NewCheckpoint, options: PutOptions) -> Result<CheckpointKey> {
         self.storage.check("put checkpoint")?;
+        let written = checkpoint
+            .checkpoint
+            .channel_values
+            .values()
+            .map(size)
+            .sum();
+        self.storage.bytes.1.fetch_add(written, Ordering::SeqCst);
         self.inner.put(checkpoint, options).await
     }
 
@@ -336,6 +352,16 @@ impl Checkpointer for FailingCheckpointer {
         after: Option<&ThreadCursor>,
     ) -> Result<Page<Thread, ThreadCursor>> {
         self.inner.threads(limit, after).await
+    }
+}
+
+/// Bytes of a value.
+fn size(value: &ChannelValue) -> u64 {
+    match value {
+        ChannelValue::Inline(json) => json.to_string().len() as u64,
+        ChannelValue::Stored(value) | ChannelValue::DeltaSnapshot(value) => {
+            value.bytes().len() as u64
+        }
     }
 }
 

@@ -237,6 +237,9 @@ impl Chat {
             self.record(turn, call, begun).await?;
         }
         let mut state = self.state.clone();
+        if state.messages.before() > 0 && agent.reads_all_messages(call) {
+            state = self.whole_state().await?;
+        }
         let (own_call, answer) = (call.clone(), answer.map(str::to_owned));
         let run = guarded(async move {
             let outcome = agent

@@ -19,7 +19,7 @@ use yai_agentkit_engine::agent::{
 };
 
 use self::request::{Intent, Language, Request};
-use crate::tools::Toolbox;
+use crate::tools::{self, Toolbox};
 
 /// How many characters it says at once.
 const DELTA: usize = 12;
@@ -73,6 +73,10 @@ impl Agent for OfflineAgent {
         true
     }
 
+    fn reads_all_messages(&self, call: &ToolCall) -> bool {
+        tools::read_all_messages(call)
+    }
+
     async fn run_tool(
         &self,
         call: &ToolCall,
@@ -110,7 +114,8 @@ fn decide(state: &AgentState) -> Step {
     let mut replies = Vec::new();
     for (index, request) in requests.iter().enumerate() {
         // Messages are only ever appended, so their number makes ids that no other turn has.
-        let id = format!("call_{}_{}", asked_at + 1, index + 1);
+        let number = state.messages.before() + asked_at + 1;
+        let id = format!("call_{number}_{}", index + 1);
         let answers = |call: &Option<String>| call.as_ref() == Some(&id);
         let mut done = state.messages[asked_at..].iter();
         match done.find(|message| answers(&message.tool_call_id)) {

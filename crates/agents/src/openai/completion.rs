@@ -255,7 +255,7 @@ fn tool_calls(calls: Vec<Call>, state: &AgentState) -> Vec<ToolCall> {
     let mut ids: HashSet<String> = earlier.map(|call| call.id.clone()).collect();
     let mut unique_id = |id: Option<String>, index: usize| {
         let id = id.filter(|id| !id.is_empty() && !ids.contains(id));
-        let id = id.unwrap_or_else(|| format!("call_{}_{}", state.messages.len(), index + 1));
+        let id = id.unwrap_or_else(|| format!("call_{}_{}", state.messages.total(), index + 1));
         ids.insert(id.clone());
         id
     };

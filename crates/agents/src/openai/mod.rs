@@ -18,7 +18,7 @@ use self::{
     completion::Completion,
     transport::{Endpoint, Event},
 };
-use crate::tools::Toolbox;
+use crate::tools::{self, Toolbox};
 
 /// How to reach a model. `Debug` does not show the key.
 #[derive(Clone)]
@@ -142,6 +142,10 @@ impl Agent for OpenAiAgent {
     fn is_repeatable(&self, _call: &ToolCall) -> bool {
         // The tools change nothing but the state.
         true
+    }
+
+    fn reads_all_messages(&self, call: &ToolCall) -> bool {
+        tools::read_all_messages(call)
     }
 
     async fn run_tool(

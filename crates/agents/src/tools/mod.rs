@@ -36,6 +36,9 @@ pub struct Tool {
     run: Run,
 }
 
+/// The tool that reads more messages than the model sees.
+const SEARCH_HISTORY: &str = "search_history";
+
 type Inline = dyn Fn(&Json, &mut AgentState) -> Result<String, String> + Send + Sync;
 
 enum Run {
@@ -92,7 +95,7 @@ impl Toolbox {
                 inline("recall", recall),
             ),
             Tool::new(
-                "search_history",
+                SEARCH_HISTORY,
                 "Finds the earlier messages of this chat that hold all the words, newest first, at most 5.",
                 json!({
                     "words": {"type": "string"},
@@ -103,7 +106,7 @@ impl Toolbox {
                     }
                 }),
                 &["words"],
-                inline("search_history", search_history),
+                inline(SEARCH_HISTORY, search_history),
             ),
         ];
         Self { tools }
@@ -165,6 +168,11 @@ fn inline<Arguments: DeserializeOwned>(
 fn arguments<Arguments: DeserializeOwned>(name: &str, json: &Json) -> Result<Arguments, String> {
     Arguments::deserialize(json)
         .map_err(|error| format!("the arguments do not fit `{name}`: {error}"))
+}
+
+/// Whether this call looks into all messages of the chat.
+pub fn read_all_messages(call: &ToolCall) -> bool {
+    call.name == SEARCH_HISTORY
 }
 
 /// All that is remembered, a line each, bounded in length.

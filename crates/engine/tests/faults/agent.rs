@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use yai_agentkit_core::{Interrupt, Role};
 use yai_agentkit_engine::agent::{
-    Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome,
+    Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome,
 };
 
 use crate::process::Process;
@@ -159,8 +159,8 @@ impl Agent for BoundedAgent {
 
 /// What the person has said, how many decisions there were since, and what has come of them.
 fn situation(state: &AgentState) -> (&str, usize, String) {
-    let is_user = |message: &ChatMessage| message.role == Role::User;
-    let asked = state.messages.iter().rposition(is_user);
+    let mut messages = state.messages.iter();
+    let asked = messages.rposition(|message| message.role == Role::User);
     let asked = asked.expect("somebody has said something");
     let since = &state.messages[asked + 1..];
     let of = |role| since.iter().filter(move |message| message.role == role);

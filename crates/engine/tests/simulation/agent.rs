@@ -79,7 +79,7 @@ impl Agent for SimulatedAgent {
             Step::Answer(answer(message))
         } else {
             let call = |name: &str| ToolCall {
-                id: format!("{name}-{}", state.messages.len()),
+                id: format!("{name}-{}", state.messages.total()),
                 name: name.to_owned(),
                 arguments: json!({}),
             };
@@ -110,9 +110,9 @@ impl Agent for SimulatedAgent {
 }
 
 /// The last thing that the user said, and what came of it.
-fn asked(state: &AgentState) -> (&str, &[ChatMessage]) {
-    let is_user = |message: &ChatMessage| message.role == Role::User;
-    let asked = state.messages.iter().rposition(is_user);
+fn asked(state: &AgentState) -> (&str, &[Arc<ChatMessage>]) {
+    let mut messages = state.messages.iter();
+    let asked = messages.rposition(|message| message.role == Role::User);
     let asked = asked.expect("somebody has said something");
     (&state.messages[asked].content, &state.messages[asked + 1..])
 }

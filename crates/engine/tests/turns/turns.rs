@@ -15,19 +15,19 @@ use yai_agentkit_engine::{
 
 const ANSWER: &str = "assistant: hi: result-a result-b result-c";
 
-struct Bench {
-    storage: FailingStorage,
-    agent: ScriptedAgent,
-    engine: TurnEngine,
-    conversation: Conversation,
+pub(super) struct Bench {
+    pub(super) storage: FailingStorage,
+    pub(super) agent: ScriptedAgent,
+    pub(super) engine: TurnEngine,
+    pub(super) conversation: Conversation,
 }
 
 impl Bench {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::with(FailingStorage::default(), ScriptedAgent::default()).await
     }
 
-    async fn with(storage: FailingStorage, agent: ScriptedAgent) -> Self {
+    pub(super) async fn with(storage: FailingStorage, agent: ScriptedAgent) -> Self {
         let conversation = Conversation::titled("test");
         storage
             .conversations()
@@ -42,15 +42,15 @@ impl Bench {
         }
     }
 
-    fn message(&self, content: &str) -> Message {
+    pub(super) fn message(&self, content: &str) -> Message {
         Message::new(self.conversation.id, Role::User, content)
     }
 
-    async fn send(&self, content: &str) -> Result<Message, TurnError> {
+    pub(super) async fn send(&self, content: &str) -> Result<Message, TurnError> {
         self.engine.send(self.message(content)).await
     }
 
-    async fn said(&self) -> Vec<String> {
+    pub(super) async fn said(&self) -> Vec<String> {
         said(&self.storage, &self.conversation).await
     }
 
@@ -63,7 +63,7 @@ impl Bench {
         self.turns().await.iter().map(|turn| turn.status).collect()
     }
 
-    async fn state(&self) -> AgentState {
+    pub(super) async fn state(&self) -> AgentState {
         let thread = self.conversation.thread_id();
         let latest = self.storage.checkpointer().latest(&thread).await.unwrap();
         latest.unwrap_or_default()
@@ -78,12 +78,12 @@ impl Bench {
     }
 }
 
-fn engine(storage: &FailingStorage, agent: &ScriptedAgent) -> TurnEngine {
+pub(super) fn engine(storage: &FailingStorage, agent: &ScriptedAgent) -> TurnEngine {
     TurnEngine::new(Arc::new(storage.clone()), Arc::new(agent.clone())).with_limits(limits())
 }
 
 /// Waits until the agent has done `calls` calls and hangs in the next.
-async fn until_hanging(agent: &ScriptedAgent, calls: usize) {
+pub(super) async fn until_hanging(agent: &ScriptedAgent, calls: usize) {
     while agent.done().len() < calls || agent.permits.available_permits() > 0 {
         tokio::task::yield_now().await;
     }

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use tracing_subscriber::EnvFilter;
 use yai_agentkit_core::Role;
 use yai_agentkit_engine::{
-    agent::{Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome},
+    agent::{Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome},
     error_chain,
 };
 use yai_agentkit_server::{
@@ -59,8 +59,8 @@ struct PlannedAgent(Ledger);
 #[async_trait]
 impl Agent for PlannedAgent {
     async fn step(&self, state: &AgentState, deltas: &Deltas) -> Result<Step, AgentError> {
-        let is_user = |message: &&ChatMessage| message.role == Role::User;
-        let asked = state.messages.iter().rposition(|message| is_user(&message));
+        let mut messages = state.messages.iter();
+        let asked = messages.rposition(|message| message.role == Role::User);
         let asked = asked.expect("a user's message");
         let plan = Plan::parse(&state.messages[asked].content);
         let of_turn = &state.messages[asked + 1..];

@@ -263,7 +263,7 @@ fn check_state(
                 chat.id
             )
         });
-        expected.push(asked.clone());
+        expected.push(ChatMessage::clone(asked));
         let plan = Plan::parse(message);
         let mut results = Vec::new();
         for (number, calls) in plan.steps().into_iter().enumerate() {
@@ -316,7 +316,7 @@ fn check_state(
     findings.expect(open.is_empty(), || {
         format!("{}: the agent does not know {open:?}", chat.id)
     });
-    findings.expect(state.messages == expected, || {
+    findings.expect(state.messages == expected.into(), || {
         format!("{}: the agent remembers {:#?}", chat.id, state.messages)
     });
     findings.expect(state.facts == facts, || {

@@ -4,15 +4,16 @@ use crate::{ConflictKind, Entity};
 
 /// What a request that carried a key has led to, so that its repetition leads to the same.
 ///
-/// It is stored in the transaction of what the request made. The key is used once in its scope:
-/// adding it again is [`Error::Conflict`](crate::Error::Conflict).
+/// It is stored in the transaction of what the request made, or before as
+/// [`pending`](Self::pending). The key is used once in its scope: adding it again is
+/// [`Error::Conflict`](crate::Error::Conflict).
 #[derive(Clone, Debug, PartialEq)]
 pub struct IdempotencyKey {
     /// Made of the scope and the key; in no order of time.
     pub id: Uuid,
     /// Made of the whole request: another under the same key has another one.
     pub fingerprint: Uuid,
-    /// The id of what the request has made.
+    /// The id of what the request has made, nil before that.
     pub resource_id: Uuid,
 }
 
@@ -25,6 +26,19 @@ impl IdempotencyKey {
             fingerprint: Uuid::new_v5(&id, request),
             resource_id,
         }
+    }
+
+    /// Its use by a request that has yet to make something, so that an equal one waits for that.
+    pub fn pending(self) -> Self {
+        Self {
+            resource_id: Uuid::nil(),
+            ..self
+        }
+    }
+
+    /// Whether nothing was made yet.
+    pub fn is_pending(&self) -> bool {
+        self.resource_id.is_nil()
     }
 }
 

@@ -45,6 +45,8 @@ pub(super) struct Chat {
     pub(super) log: Option<EventLog>,
     /// The greatest epoch that the thread is known to have had.
     epoch: u64,
+    /// The message that waits for what is unfinished.
+    pub(super) next: Option<Arc<Incoming>>,
 }
 
 /// A state to be saved, and with what.
@@ -115,6 +117,7 @@ impl Chat {
             writes: Vec::new(),
             log: None,
             epoch: 0,
+            next: None,
         }
     }
 
@@ -194,10 +197,10 @@ impl Chat {
             turn: turn.clone(),
             message: message.clone(),
         };
-        if let Some(key) = &incoming.key {
+        if incoming.key.is_some() {
             let unit = self.engine.storage.begin().await?;
             // First: the same request elsewhere waits here, and then finds the key.
-            unit.idempotency_keys().add(key.clone()).await?;
+            incoming.use_key(&*unit).await?;
             let checkpointer = unit.checkpointer();
             self.save_input(&*checkpointer, message, &turn, Some(begin))
                 .await?;
@@ -309,6 +312,7 @@ impl Chat {
         let (owner, lease) = (self.engine.owner, self.engine.limits.lease);
         let taken = self.engine.storage.leases().take(&turn, owner, lease).await;
         let mut turn = taken?.ok_or(TurnError::Busy(self.conversation.id))?;
+        self.announce_next().await?;
         let excused = self.engine.excuses.of(turn.id);
         turn.attempt = turn.attempt.saturating_sub(excused).max(1);
         tracing::info!(
@@ -422,7 +426,18 @@ impl Chat {
             Ok(turn)
         };
         let turn = begun.await.map_err(TurnError::of_owner)?;
+        self.announce_next().await?;
         self.run(turn).await
+    }
+
+    async fn announce_next(&self) -> Result<()> {
+        match &self.next {
+            Some(incoming) => {
+                let keys = self.engine.storage.idempotency_keys();
+                incoming.announce(&*keys).await
+            }
+            None => Ok(()),
+        }
     }
 
     /// `turn` with a lease of this engine and the next epoch.

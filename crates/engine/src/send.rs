@@ -1,10 +1,13 @@
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio::sync::watch;
 use uuid::Uuid;
 use yai_agentkit_core::{
     ConflictKind, ConversationId, Entity, Error, IdempotencyKey, ListQuery, Message, MessageId,
-    Role, Turn, TurnFilter, TurnId, UnitOfWork,
+    Repository, Role, Turn, TurnFilter, TurnId, UnitOfWork,
 };
 
 use super::{OnBusy, TurnEngine, TurnError, chat::Chat, entries::Entry};
@@ -46,15 +49,55 @@ pub(super) struct Incoming {
     turn: watch::Sender<Option<TurnId>>,
     /// The same request waits for it, until it is stored or refused.
     entry: Mutex<Option<Entry>>,
+    /// Its key is stored as pending, by this request or an equal one.
+    is_announced: AtomicBool,
 }
+
+/// How often one looks for an equal request that nothing is seen of.
+const LOOKS: u32 = 3;
 
 impl Incoming {
     /// Stores the message, and the use of its key.
     pub(super) async fn store(&self, unit: &dyn UnitOfWork) -> Result<Message, Error> {
-        if let Some(key) = &self.key {
-            unit.idempotency_keys().add(key.clone()).await?;
-        }
+        self.use_key(unit).await?;
         unit.messages().add(self.message.clone()).await
+    }
+
+    /// Stores the use of its key.
+    pub(super) async fn use_key(&self, unit: &dyn UnitOfWork) -> Result<(), Error> {
+        let Some(key) = &self.key else {
+            return Ok(());
+        };
+        let keys = unit.idempotency_keys();
+        if !self.is_announced.load(Ordering::Relaxed) {
+            return keys.add(key.clone()).await.map(drop);
+        }
+        let used = |stored: &mut IdempotencyKey| match stored.is_pending() {
+            true => Ok(*stored = key.clone()),
+            false => Err(Error::Conflict(IdempotencyKey::conflict(&key.id))),
+        };
+        match keys.update(&key.id, &used).await {
+            // An equal request was refused meanwhile.
+            Err(Error::NotFound { .. }) => keys.add(key.clone()).await.map(drop),
+            used => used.map(drop),
+        }
+    }
+
+    /// Lets equal requests on other servers wait, while the turn before is finished here.
+    pub(super) async fn announce(
+        &self,
+        keys: &dyn Repository<IdempotencyKey>,
+    ) -> Result<(), Error> {
+        let Some(key) = &self.key else {
+            return Ok(());
+        };
+        match keys.add(key.clone().pending()).await {
+            // An equal request was here first: which of them stores its turn is decided there.
+            Err(Error::Conflict(_)) => {}
+            added => drop(added?),
+        }
+        self.is_announced.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The turn that answers it is stored.
@@ -138,6 +181,7 @@ impl TurnEngine {
             key,
             turn: watch::Sender::default(),
             entry: Mutex::default(),
+            is_announced: AtomicBool::default(),
         };
         Ok((Arc::new(incoming), on_busy))
     }
@@ -155,28 +199,35 @@ impl TurnEngine {
                 .entry
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner) = Some(entry);
+        }
+        loop {
             if let Some(earlier) = self.earlier(incoming).await? {
                 return self.repeat(incoming, earlier).await;
             }
-        }
-        match self.first_delivery(incoming, on_busy).await {
-            // The same request was faster.
-            Err(TurnError::Storage(Error::Conflict(ConflictKind::IdempotencyKey(_)))) => {
-                let earlier = self.earlier(incoming).await?;
-                let earlier = earlier.ok_or(TurnError::KeyReused)?;
-                self.repeat(incoming, earlier).await
+            match self.first_delivery(incoming, on_busy).await {
+                // The same request was faster, or is about to be.
+                Err(TurnError::Storage(Error::Conflict(ConflictKind::IdempotencyKey(_)))) => {}
+                // Another engine finishes it.
+                Err(TurnError::Lost) => return Ok(Delivered::Stored(incoming.turn_id)),
+                done => return done,
             }
-            // Another engine finishes it.
-            Err(TurnError::Lost) => Ok(Delivered::Stored(incoming.turn_id)),
-            done => done,
         }
     }
 
+    /// The use of the key that has led to something. One that is pending is this request's as well.
     async fn earlier(&self, incoming: &Incoming) -> Result<Option<IdempotencyKey>, TurnError> {
-        Ok(match &incoming.key {
-            Some(key) => self.storage.idempotency_keys().get(&key.id).await?,
-            None => None,
-        })
+        let Some(key) = &incoming.key else {
+            return Ok(None);
+        };
+        let earlier = self.storage.idempotency_keys().get(&key.id).await?;
+        match &earlier {
+            Some(earlier) if earlier.fingerprint != key.fingerprint => Err(TurnError::KeyReused),
+            earlier if earlier.as_ref().is_some_and(IdempotencyKey::is_pending) => {
+                incoming.is_announced.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
+            _ => Ok(earlier),
+        }
     }
 
     /// What the first request with the key has led to.
@@ -185,10 +236,6 @@ impl TurnEngine {
         incoming: &Incoming,
         earlier: IdempotencyKey,
     ) -> Result<Delivered, TurnError> {
-        let key = incoming.key.as_ref();
-        if key.is_none_or(|key| key.fingerprint != earlier.fingerprint) {
-            return Err(TurnError::KeyReused);
-        }
         if incoming.message.role == Role::System {
             let id = MessageId(earlier.resource_id);
             let stored = self.storage.messages().get(&id).await?;
@@ -208,6 +255,7 @@ impl TurnEngine {
         let id = incoming.message.conversation_id;
         // The epoch that a refused attempt has met.
         let mut epoch = 0;
+        let mut looks = 0;
         loop {
             let attempt = {
                 let incoming = Arc::clone(incoming);
@@ -231,7 +279,11 @@ impl TurnEngine {
                 return self.repeat(incoming, earlier).await;
             }
             match (on_busy, &incoming.message.role) {
-                (OnBusy::Reject, _) => return Err(TurnError::Busy(id)),
+                (OnBusy::Reject, _) => {
+                    if !self.is_pending_elsewhere(incoming, &mut looks).await? {
+                        return Err(TurnError::Busy(id));
+                    }
+                }
                 (OnBusy::Enqueue, Role::User) => {
                     let incoming = Arc::clone(incoming);
                     let turn = incoming.turn_id;
@@ -247,11 +299,48 @@ impl TurnEngine {
         }
     }
 
+    /// Whether an equal request finishes what is unfinished in its chat, and then stores its turn.
+    /// Where nothing is seen of it any more, nobody else shall wait for it.
+    async fn is_pending_elsewhere(
+        &self,
+        incoming: &Incoming,
+        looks: &mut u32,
+    ) -> Result<bool, TurnError> {
+        let Some(key) = incoming
+            .key
+            .as_ref()
+            .filter(|_| incoming.is_announced.load(Ordering::Relaxed))
+        else {
+            return Ok(false);
+        };
+        let running = TurnFilter::running().of(incoming.message.conversation_id);
+        if self.storage.turns().count(&running).await? > 0 {
+            return Ok(true);
+        }
+        *looks += 1;
+        if *looks <= LOOKS {
+            return Ok(true);
+        }
+        let unit = self.storage.begin().await?;
+        let pending = |stored: &mut IdempotencyKey| match stored.is_pending() {
+            true => Ok(()),
+            false => Err(Error::Conflict(IdempotencyKey::conflict(&key.id))),
+        };
+        match unit.idempotency_keys().update(&key.id, &pending).await {
+            Err(Error::NotFound { .. }) => return Ok(false),
+            pending => drop(pending?),
+        }
+        unit.idempotency_keys().delete(&key.id).await?;
+        unit.commit().await?;
+        Ok(false)
+    }
+
     /// [`TurnError::Busy`], and [`Error::Fenced`] of the storage, where nothing was stored.
-    async fn attempt(&self, incoming: &Incoming, epoch: u64) -> Result<Message, TurnError> {
+    async fn attempt(&self, incoming: &Arc<Incoming>, epoch: u64) -> Result<Message, TurnError> {
         let id = incoming.message.conversation_id;
         let claim = self.claim(id)?;
         let mut chat = Chat::open(self.clone(), claim, epoch).await?;
+        chat.next = Some(Arc::clone(incoming));
         match chat.settle().await {
             // That turn is kept, but this message is not.
             Err(TurnError::Stopped) => return Err(TurnError::ShuttingDown),

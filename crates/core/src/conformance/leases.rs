@@ -296,10 +296,24 @@ async fn a_key_is_used_once_in_its_scope(storage: Arc<dyn Storage>) {
     let elsewhere = IdempotencyKey::new(other_scope, "key", b"request", used.resource_id);
     keys.add(elsewhere.clone()).await.unwrap();
 
+    let later = IdempotencyKey::new(scope, "a later key", b"request", MessageId::new().0);
+    let pending = keys.add(later.clone().pending()).await.unwrap();
+    assert!(pending.is_pending());
+    let unit = storage.begin().await.unwrap();
+    let make = |stored: &mut IdempotencyKey| {
+        assert!(stored.is_pending());
+        stored.clone_from(&later);
+        Ok(())
+    };
+    let made = unit.idempotency_keys().update(&later.id, &make).await;
+    assert_eq!(made.unwrap(), later);
+    unit.commit().await.unwrap();
+    assert_eq!(keys.get(&later.id).await.unwrap(), Some(later));
+
     storage.forget_idempotency_keys(LONG).await.unwrap();
     assert!(keys.exists(&used.id).await.unwrap());
     // No other case uses keys.
     let forgotten = storage.forget_idempotency_keys(Duration::ZERO).await;
-    assert_eq!(forgotten.unwrap(), 2);
+    assert_eq!(forgotten.unwrap(), 3);
     assert!(!keys.exists(&used.id).await.unwrap());
 }

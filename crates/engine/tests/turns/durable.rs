@@ -410,14 +410,72 @@ async fn an_equal_request_waits_although_the_first_has_stored_nothing_yet() {
     dying.abort();
     // The first has to finish the turn before.
     let agent = ScriptedAgent::hanging_after(2);
-    let engine = servers.engine(&agent);
+    let [engine, other, third] = [(); 3].map(|()| servers.engine(&agent));
     let first = servers.send(&engine, "hi", keyed("key", "hi"));
     until_done(&agent, 2).await;
-    let second = servers.send(&engine, "hi", keyed("key", "hi"));
+    let equal = [&engine, &other].map(|engine| servers.send(engine, "hi", keyed("key", "hi")));
+    let differs = servers
+        .send(&third, "hi", keyed("key", "ho"))
+        .await
+        .unwrap();
+    assert!(matches!(differs, Err(TurnError::KeyReused)), "{differs:?}");
+    // Nobody waits for the answer to another request.
+    let rejected = servers
+        .send(&third, "ho", keyed("other", "ho"))
+        .await
+        .unwrap();
+    assert!(matches!(rejected, Err(TurnError::Busy(_))), "{rejected:?}");
     tokio::time::sleep(Duration::from_millis(20)).await;
     agent.permits.add_permits(1000);
     let answer = first.await.unwrap().unwrap();
-    assert_eq!(second.await.unwrap().unwrap(), answer);
+    for equal in equal {
+        assert_eq!(equal.await.unwrap().unwrap(), answer);
+    }
+    assert_eq!(servers.said().await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_request_whose_server_died_over_the_turn_before_is_answered_by_the_next_that_gets_it() {
+    let servers = Servers::new().await;
+    let died = servers.engine_with(&ScriptedAgent::hanging_after(1), limits());
+    let dying = servers.send(&died, "before", SendOptions::default());
+    until(async || servers.turns().await.len() == 1).await;
+    dying.abort();
+    let agent = ScriptedAgent::hanging_after(2);
+    let engine = servers.engine_with(&agent, limits());
+    let first = servers.send(&engine, "hi", keyed("key", "hi"));
+    until_done(&agent, 2).await;
+    first.abort();
+    // As a server that is killed: its turn is left with a lease that ends.
+    let agent = ScriptedAgent::default();
+    let other = servers.engine(&agent);
+    let answer = servers
+        .send(&other, "hi", keyed("key", "hi"))
+        .await
+        .unwrap();
+    let again = servers
+        .send(&other, "hi", keyed("key", "hi"))
+        .await
+        .unwrap();
+    assert_eq!(answer.unwrap(), again.unwrap());
+    assert_eq!(servers.said().await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_request_that_is_refused_after_the_turn_before_asks_leaves_no_key() {
+    let servers = Servers::new().await;
+    let died = servers.engine_with(&ScriptedAgent::hanging_after(0), limits());
+    let dying = servers.send(&died, "ask", SendOptions::default());
+    until(async || servers.turns().await.len() == 1).await;
+    dying.abort();
+    let engine = servers.engine(&ScriptedAgent::default());
+    let refused = servers
+        .send(&engine, "hi", keyed("key", "hi"))
+        .await
+        .unwrap();
+    assert!(matches!(refused, Err(TurnError::Busy(_))), "{refused:?}");
+    let keys = servers.storage.idempotency_keys();
+    assert_eq!(keys.count(&Default::default()).await.unwrap(), 0);
 }
 
 #[tokio::test]

@@ -8,9 +8,9 @@ use axum::{
         sse::{Event as ServerSentEvent, KeepAlive, Sse},
     },
 };
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use utoipa_axum::{router::OpenApiRouter, routes};
-use yai_agentkit_core::Turn;
+use yai_agentkit_core::{BoxError, Turn};
 
 use super::{
     App,
@@ -159,10 +159,17 @@ pub(super) async fn watch(
             Err(axum::Error::new(error))
         }
     });
+    Ok(respond(events))
+}
+
+/// Events as a response, with a heartbeat where there are none for long.
+pub(super) fn respond<E: Into<BoxError>>(
+    events: impl Stream<Item = Result<ServerSentEvent, E>> + Send + 'static,
+) -> Response {
     let heartbeat = KeepAlive::new().interval(HEARTBEAT).text("heartbeat");
     // A proxy that collects what it passes on would hold the events back.
     let unbuffered = [("x-accel-buffering", "no")];
-    Ok((unbuffered, Sse::new(events).keep_alive(heartbeat)).into_response())
+    (unbuffered, Sse::new(events).keep_alive(heartbeat)).into_response()
 }
 
 /// The events that clients are told of a batch, those behind `after`.

@@ -58,6 +58,7 @@ pub fn router(app: App, access: Access, body_limit: usize) -> Router {
         .merge(chat::routes())
         .merge(turn::routes())
         .merge(event::routes())
+        .merge(agui::routes())
         .merge(health::routes())
         .split_for_parts();
     router

@@ -40,7 +40,7 @@ pub(super) struct ProblemBody {
     /// Names the kind of problem, for programs: `urn:agentkit:problem:` and one of `invalid-input`,
     /// `not-found`, `method-not-allowed`, `timeout`, `conflict`, `turn-running`, `turn-asks`,
     /// `not-asked`, `turn-ended`, `turn-cancelled`, `too-large`, `unsupported-media-type`,
-    /// `key-reused`, `queue-full`, `changed-meanwhile`, `internal`, `agent-failed`,
+    /// `key-reused`, `history-differs`, `queue-full`, `changed-meanwhile`, `internal`, `agent-failed`,
     /// `agent-unavailable`, `storage-unavailable`,
     /// `shutting-down`, `turn-unfinished`, `events-gone`, `host-not-allowed`, `origin-not-allowed`,
     /// `too-many-connections`.

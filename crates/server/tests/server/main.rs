@@ -1,6 +1,7 @@
 //! The server from outside: HTTP, settings, and the binary.
 
 mod access;
+mod agui;
 mod binary;
 mod chats;
 mod connections;

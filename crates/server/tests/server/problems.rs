@@ -272,6 +272,9 @@ async fn the_document_describes_every_route_with_its_problems() {
         }
     }
     let expected = [
+        "post /agui",
+        "post /agui/cancel",
+        "post /agui/connect",
         "get /chats/{chat_id}/diff",
         "post /chats/{chat_id}/fork",
         "get /chats/{chat_id}/history",

@@ -76,6 +76,11 @@ pub(in crate::http) enum Event {
         #[schema(value_type = Vec<Object>)]
         delta: Vec<Value>,
     },
+    /// What was said before, where a run of `POST /agui` begins.
+    MessagesSnapshot {
+        #[schema(value_type = Vec<Object>)]
+        messages: Vec<Value>,
+    },
     /// `agentkit.resumed`: the turn goes on after it was cut short. `agentkit.discarded`: what was
     /// said in the text message `messageId` is void.
     Custom { name: &'static str, value: Value },
@@ -208,6 +213,26 @@ impl Event {
                 },
             }],
             _ => Vec::new(),
+        }
+    }
+
+    /// Who listens hears no more, although the run may go on.
+    pub(super) fn broken(message: &str) -> Self {
+        Self::RunError {
+            message: message.to_owned(),
+            code: "turn-unfinished",
+        }
+    }
+
+    /// Names the thread and the run as the client does.
+    pub(super) fn rename(&mut self, thread: &str, run: &str) {
+        if let Self::RunStarted { thread_id, run_id }
+        | Self::RunFinished {
+            thread_id, run_id, ..
+        } = self
+        {
+            thread.clone_into(thread_id);
+            run.clone_into(run_id);
         }
     }
 

@@ -1,5 +1,181 @@
-//! The AG-UI protocol: what its clients are told of a turn.
+//! The AG-UI protocol: its clients run the agent, and are told of a run event by event.
 
 mod event;
+mod history;
+mod input;
+mod run;
+mod thread;
 
+use axum::{Json, extract::State, response::Response};
+use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+use yai_agentkit_core::{Conversation, Turn};
+use yai_agentkit_engine::TurnError;
+
+use self::{
+    event::Outcome,
+    history::{Asked, History},
+    input::Input,
+    run::{Run, published},
+    thread::no_facts,
+};
+use super::{
+    App,
+    extract::Body,
+    problem::{Problem, ProblemBody},
+    turn::TurnBody,
+};
 pub(super) use event::Event;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(run))
+        .routes(routes!(connect))
+        .routes(routes!(cancel))
+}
+
+/// Run the agent, as clients of the AG-UI protocol do
+///
+/// The thread is created on first use. What the client says anew, the last message of a user, is
+/// answered; a repetition gets the events of the first. The messages before it must be those that
+/// are stored, or none: a chat has no branches. `resume` answers what the run before has asked. The
+/// response is the events of the run: `RUN_STARTED`, the state, the messages, then what happens. A
+/// client that goes away does not stop the run: it connects.
+#[utoipa::path(
+    post, path = "/agui", tag = "ag-ui", operation_id = "run_agent",
+    request_body = Input,
+    responses(
+        (status = 200, description = "The events", body = Event, content_type = "text/event-stream"),
+        (status = 409, description = "The messages are not those that are stored, a turn is running or asks, or does not ask this", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+        (status = 422, description = "The run was another one", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+        (status = 429, description = "Too many messages wait in the thread", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+    ),
+)]
+async fn run(State(app): State<App>, Body(input): Body<Input>) -> Result<Response, Problem> {
+    input.check()?;
+    let conversation = app.conversation_of(&input).await?;
+    let mut history = app.history(&conversation, &input).await?;
+    let asked = history.asked()?;
+    if !input.resume.is_empty() {
+        let is_more = matches!(asked, Asked::New(_));
+        if let Some(told) = app.resume(&conversation, &input, is_more).await? {
+            return told.tell(&app, &conversation, input, history).await;
+        }
+    }
+    let turn = match asked {
+        Asked::New(messages) => {
+            let turn = app.send(&input, messages.clone()).await?;
+            history.stored(messages);
+            turn
+        }
+        Asked::Known(message) => app.turn_of(&conversation, message).await?,
+        Asked::Nothing => {
+            return Err(Problem::invalid("messages", "there is nothing to answer"));
+        }
+    };
+    Told::Turn(Box::new(turn), 0)
+        .tell(&app, &conversation, input, history)
+        .await
+}
+
+/// Connect to a thread: what is, and what goes on now
+///
+/// For a client that knows no more than the thread, or has lost the connection, or the server that
+/// ran the turn. The response is the events of the turn that runs or asks; where there is none, of a
+/// run that does nothing but tell the state and the messages.
+#[utoipa::path(
+    post, path = "/agui/connect", tag = "ag-ui", operation_id = "connect_agent",
+    request_body = Input,
+    responses(
+        (status = 200, description = "The events", body = Event, content_type = "text/event-stream"),
+    ),
+)]
+async fn connect(State(app): State<App>, Body(input): Body<Input>) -> Result<Response, Problem> {
+    input.check()?;
+    let id = input.conversation_id();
+    let Some(conversation) = app.storage.conversations().get(&id).await? else {
+        let run = Run {
+            thread_id: input.thread_id,
+            run_id: input.run_id,
+            messages: None,
+        };
+        return Ok(run.settled(no_facts(), Outcome::Success));
+    };
+    // Before the messages, so that those of the turn are among them.
+    let turn = app.unfinished(&conversation).await?;
+    let history = app.history(&conversation, &input).await?;
+    let told = turn.map_or(Told::Settled(Outcome::Success), |turn| {
+        Told::Turn(Box::new(turn), 0)
+    });
+    told.tell(&app, &conversation, input, history).await
+}
+
+/// Cancel what runs or asks in a thread
+///
+/// The run finishes with the outcome `cancelled`.
+#[utoipa::path(
+    post, path = "/agui/cancel", tag = "ag-ui", operation_id = "cancel_agent",
+    request_body = Thread,
+    responses(
+        (status = 200, description = "The turn, cancelled", body = TurnBody),
+        (status = 409, description = "Nothing runs or asks", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+    ),
+)]
+async fn cancel(
+    State(app): State<App>,
+    Body(thread): Body<Thread>,
+) -> Result<Json<TurnBody>, Problem> {
+    let id = input::conversation_id(&thread.thread_id);
+    let conversation = app.turns.conversations().get(id).await?;
+    let turn = app.unfinished(&conversation).await?;
+    let turn = turn.ok_or(TurnError::Ended)?;
+    Ok(Json(app.turns.cancel(id, turn.id).await?.into()))
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = AguiThread)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Thread {
+    thread_id: String,
+}
+
+/// What a client is told of.
+enum Told {
+    /// The events of a turn behind a sequence.
+    Turn(Box<Turn>, u64),
+    /// That nothing goes on.
+    Settled(Outcome),
+}
+
+impl Told {
+    async fn tell(
+        self,
+        app: &App,
+        conversation: &Conversation,
+        input: Input,
+        history: History,
+    ) -> Result<Response, Problem> {
+        if app.turns.is_stopping() {
+            return Err(Problem::shutting_down());
+        }
+        let mut run = Run {
+            thread_id: input.thread_id,
+            run_id: input.run_id,
+            messages: None,
+        };
+        let outcome = match self {
+            Self::Turn(turn, after) => {
+                if let Some(batches) = published(&app.turns, &turn, after).await? {
+                    run.messages = Some(history.snapshot(Some(turn.user_message_id)));
+                    return Ok(run.follow(*turn, batches));
+                }
+                // Its events are not kept any more.
+                Outcome::Success
+            }
+            Self::Settled(outcome) => outcome,
+        };
+        run.messages = Some(history.snapshot(None));
+        Ok(run.settled(app.state(conversation).await?, outcome))
+    }
+}

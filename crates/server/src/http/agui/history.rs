@@ -1,0 +1,243 @@
+use std::{collections::BTreeMap, mem};
+
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+use yai_agentkit_core::{ConversationId, Message, MessageId, Role};
+
+use crate::http::problem::Problem;
+
+/// What a client says was said, beside what is stored.
+pub(super) struct History {
+    conversation: ConversationId,
+    /// In order.
+    stored: Vec<Message>,
+    said: Vec<Said>,
+}
+
+/// A message as the client has it.
+struct Said {
+    id: String,
+    role: String,
+    text: String,
+    /// All of it.
+    message: Value,
+    /// The place of the same message among those that are stored.
+    known: Option<usize>,
+}
+
+/// What a client wants to be answered.
+pub(super) enum Asked {
+    /// These messages, the last of them a user's, which are not stored.
+    New(Vec<Message>),
+    /// A stored message, which is the last one of a user.
+    Known(MessageId),
+    /// Nothing.
+    Nothing,
+}
+
+#[derive(Deserialize)]
+struct Fields {
+    id: String,
+    role: String,
+    /// Text or parts; of an activity, the client's own.
+    #[serde(default)]
+    content: Value,
+}
+
+#[derive(Deserialize)]
+struct Part {
+    r#type: String,
+    #[serde(default)]
+    text: String,
+}
+
+impl History {
+    pub(super) fn new(
+        conversation: ConversationId,
+        stored: Vec<Message>,
+        said: Vec<Value>,
+    ) -> Result<Self, Problem> {
+        let said = said.into_iter().enumerate();
+        let said = said.map(|(place, message)| read(conversation, &stored, place, message));
+        Ok(Self {
+            conversation,
+            said: said.collect::<Result<_, _>>()?,
+            stored,
+        })
+    }
+
+    /// What is to be answered. Refuses what would be another past than the one that is stored.
+    pub(super) fn asked(&self) -> Result<Asked, Problem> {
+        let last_known = self.said.iter().rposition(|said| said.known.is_some());
+        let last_user = self.said.iter().rposition(|said| said.role == "user");
+        let mut new = Vec::new();
+        for (place, said) in self.said.iter().enumerate() {
+            if let Some(known) = said.known {
+                if self.stored[known].content != said.text {
+                    return Err(other_past(place, "is stored with other words"));
+                }
+                continue;
+            }
+            match said.role.as_str() {
+                "user"
+                    if Some(place) == last_user && last_known.is_none_or(|last| last < place) =>
+                {
+                    new.push(self.message(said, Role::User));
+                }
+                "user" => return Err(other_past(place, "is not stored, and not the last one")),
+                "system" | "developer" => new.push(self.message(said, Role::System)),
+                // The agent's words and calls as they were told, which have ids of the run.
+                _ if self.stored.is_empty() => {
+                    return Err(other_past(place, "was not said here"));
+                }
+                _ => {}
+            }
+        }
+        let is_user = |message: &&Message| message.role == Role::User;
+        let latest = self.stored.iter().rev().find(is_user);
+        let Some(asked) = last_user else {
+            return Ok(Asked::Nothing);
+        };
+        let is_known = |message: &Message| {
+            let of_message = |said: &Said| said.known.map(|known| self.stored[known].id);
+            self.said
+                .iter()
+                .any(|said| of_message(said) == Some(message.id))
+        };
+        // Who names no message of before does not know them, and goes on from the last.
+        if last_known.is_some() && !latest.is_none_or(is_known) {
+            return Err(other_past(
+                asked,
+                "does not follow the last message of the chat",
+            ));
+        }
+        Ok(match self.said[asked].known {
+            Some(known) => Asked::Known(self.stored[known].id),
+            None => Asked::New(new),
+        })
+    }
+
+    fn message(&self, said: &Said, role: Role) -> Message {
+        let mut message = Message::new(self.conversation, role, &*said.text);
+        message.id = derived(self.conversation, &said.id);
+        message
+    }
+
+    /// Adds what was stored meanwhile.
+    pub(super) fn stored(&mut self, messages: impl IntoIterator<Item = Message>) {
+        for message in messages {
+            for said in &mut self.said {
+                if derived(self.conversation, &said.id) == message.id {
+                    said.known = Some(self.stored.len());
+                }
+            }
+            self.stored.push(message);
+        }
+    }
+
+    /// All messages up to that with this id, as the protocol has them: those that the client has
+    /// under its ids, and between them what it was told in the runs.
+    pub(super) fn snapshot(mut self, last: Option<MessageId>) -> Vec<Value> {
+        if let Some(last) = self
+            .stored
+            .iter()
+            .position(|message| Some(message.id) == last)
+        {
+            self.stored.truncate(last + 1);
+        }
+        let mut as_said = BTreeMap::new();
+        let mut told: BTreeMap<usize, Vec<Said>> = BTreeMap::new();
+        let mut after = None;
+        for said in mem::take(&mut self.said) {
+            match said.known {
+                Some(known) => {
+                    after = Some(known);
+                    as_said.insert(known, said.message);
+                }
+                None => {
+                    let is_told = !matches!(&*said.role, "user" | "system" | "developer");
+                    if let Some(after) = after.filter(|_| is_told) {
+                        told.entry(after).or_default().push(said);
+                    }
+                }
+            }
+        }
+        let mut messages = Vec::new();
+        let mut told_last: Vec<Said> = Vec::new();
+        // A client keeps what it has under the same id, and puts all else behind it: from the first
+        // message that it lacks, all come under our ids, so that they are in order.
+        let mut is_known = true;
+        for (place, stored) in self.stored.into_iter().enumerate() {
+            let is_told = |said: &Said| said.role == "assistant" && said.text == stored.content;
+            if stored.role == Role::Assistant && told_last.iter().any(is_told) {
+                continue;
+            }
+            let as_said = as_said.remove(&place).filter(|_| is_known);
+            is_known = as_said.is_some();
+            messages.extend(as_said.or_else(|| shown(stored)));
+            told_last = told.remove(&place).filter(|_| is_known).unwrap_or_default();
+            messages.extend(told_last.iter().map(|said| said.message.clone()));
+        }
+        messages
+    }
+}
+
+fn read(
+    conversation: ConversationId,
+    stored: &[Message],
+    place: usize,
+    message: Value,
+) -> Result<Said, Problem> {
+    let field = format!("messages[{place}]");
+    let fields = Fields::deserialize(&message).map_err(|error| Problem::invalid(&field, error))?;
+    super::input::check_id(&format!("{field}.id"), &fields.id)?;
+    let is_read = matches!(&*fields.role, "user" | "system" | "developer");
+    let text = match fields.content {
+        Value::String(text) => text,
+        Value::Array(parts) => {
+            let parts = parts.iter().map(Part::deserialize);
+            let parts = parts.collect::<Result<Vec<_>, _>>().unwrap_or_default();
+            if is_read && (parts.is_empty() || parts.iter().any(|part| part.r#type != "text")) {
+                let reason = "only parts of the type `text` are understood";
+                return Err(Problem::invalid(format!("{field}.content"), reason));
+            }
+            parts.into_iter().map(|part| part.text).collect()
+        }
+        _ => String::new(),
+    };
+    let own = fields.id.parse().map(MessageId).ok();
+    let derived = derived(conversation, &fields.id);
+    let is_same = |message: &Message| Some(message.id) == own || message.id == derived;
+    Ok(Said {
+        known: stored.iter().position(is_same),
+        id: fields.id,
+        role: fields.role,
+        text,
+        message,
+    })
+}
+
+/// The id under which a client's message is stored: a client may use the same in two chats.
+fn derived(conversation: ConversationId, id: &str) -> MessageId {
+    MessageId(Uuid::new_v5(&conversation.0, id.as_bytes()))
+}
+
+/// A stored message as the protocol has it.
+fn shown(message: Message) -> Option<Value> {
+    let role = match message.role {
+        Role::User | Role::Assistant | Role::System => message.role.as_str(),
+        // Nothing says which call it answers.
+        Role::Tool | Role::Other(_) => return None,
+    };
+    Some(json!({"id": message.id, "role": role, "content": message.content}))
+}
+
+fn other_past(place: usize, reason: &str) -> Problem {
+    let detail = format!(
+        "messages[{place}] {reason}: what was said stays said, and a chat has no branches; \
+         connect to see what is stored"
+    );
+    Problem::new(StatusCode::CONFLICT, "history-differs", detail)
+}

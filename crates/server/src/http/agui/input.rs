@@ -1,0 +1,92 @@
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+use uuid::Uuid;
+use yai_agentkit_core::ConversationId;
+
+use crate::http::problem::Problem;
+
+/// Of the threads whose ids are no UUIDs.
+const THREADS: Uuid = Uuid::from_u128(0x6b1f_93a2_5d0e_4c57_9c41_d7a0_3e8f_2b16);
+
+/// The longest id of a client, in characters.
+const MAX_ID: usize = 255;
+
+/// What a client of the AG-UI protocol sends to run the agent, as far as it counts here: `tools`,
+/// `context`, `forwardedProps` and whatever else it sends is left aside, and so is its `state`,
+/// since that of the agent is told to the client, not by it.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = RunAgentInput)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Input {
+    /// A UUID is the id of the conversation; any other text names one of its own.
+    pub(super) thread_id: String,
+    /// The client's id of the run: a repetition gets the events of the first.
+    pub(super) run_id: String,
+    /// What was said so far, as the client knows it, and last what it says now.
+    #[serde(default)]
+    #[schema(value_type = Vec<Object>)]
+    pub(super) messages: Vec<Value>,
+    /// The answer to what the run before has asked a person.
+    #[serde(default)]
+    pub(super) resume: Vec<Resume>,
+}
+
+/// The answer to one question.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ResumeEntry)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Resume {
+    pub(super) interrupt_id: String,
+    #[schema(inline)]
+    pub(super) status: ResumeStatus,
+    /// Text, or any JSON.
+    #[serde(default)]
+    pub(super) payload: Value,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ResumeStatus {
+    /// Answered.
+    Resolved,
+    /// Not answered, and the turn is not wanted any more.
+    Cancelled,
+}
+
+impl Input {
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        check_id("threadId", &self.thread_id)?;
+        check_id("runId", &self.run_id)
+    }
+
+    pub(super) fn conversation_id(&self) -> ConversationId {
+        conversation_id(&self.thread_id)
+    }
+}
+
+pub(super) fn check_id(field: &str, id: &str) -> Result<(), Problem> {
+    let length = id.chars().count();
+    if (1..=MAX_ID).contains(&length) && !id.contains('\0') {
+        return Ok(());
+    }
+    let reason = format!("must have 1 to {MAX_ID} characters, none of them NUL");
+    Err(Problem::invalid(field, reason))
+}
+
+/// The conversation of a client's thread: always the same.
+pub(super) fn conversation_id(thread_id: &str) -> ConversationId {
+    let named = || ConversationId(Uuid::new_v5(&THREADS, thread_id.as_bytes()));
+    thread_id.parse().unwrap_or_else(|_| named())
+}
+
+impl Resume {
+    /// The answer as text.
+    pub(super) fn answer(&self) -> String {
+        match &self.payload {
+            Value::String(text) => text.clone(),
+            Value::Null => String::new(),
+            json => json.to_string(),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+use axum::response::{Response, sse::Event as ServerSentEvent};
+use futures::{Stream, StreamExt, stream};
+use serde_json::Value;
+use yai_agentkit_core::{Result, Turn};
+use yai_agentkit_engine::{Published, TurnEngine, TurnEvent, error_chain};
+
+use super::event::{Event, Outcome};
+use crate::http::event::respond;
+
+/// A run as the client names it.
+pub(super) struct Run {
+    pub(super) thread_id: String,
+    pub(super) run_id: String,
+    /// The messages before the run, until they are told.
+    pub(super) messages: Option<Vec<Value>>,
+}
+
+impl Run {
+    /// The answer that tells the client of `batches` of `turn`.
+    pub(super) fn follow(
+        mut self,
+        turn: Turn,
+        batches: impl Stream<Item = Result<Published>> + Send + 'static,
+    ) -> Response {
+        let mut is_over = false;
+        let batches = batches.map(Some).chain(stream::iter([None]));
+        let events = batches.flat_map(move |batch| {
+            let events = match batch {
+                Some(Ok(batch)) => {
+                    is_over = batch.events.last().is_some_and(TurnEvent::ends_run);
+                    let events = batch.events.into_iter();
+                    events.flat_map(|event| self.tell(&turn, event)).collect()
+                }
+                Some(Err(error)) => {
+                    tracing::error!(turn = %turn.id, error = error_chain(&error), "events not read");
+                    is_over = true;
+                    vec![Event::broken("the events could not be read: connect again")]
+                }
+                None if is_over => Vec::new(),
+                None => vec![Event::broken("the turn goes on elsewhere: connect again")],
+            };
+            stream::iter(events)
+        });
+        answer(events)
+    }
+
+    /// The answer where nothing goes on.
+    pub(super) fn settled(self, state: Value, outcome: Outcome) -> Response {
+        let events = [
+            Event::RunStarted {
+                thread_id: self.thread_id.clone(),
+                run_id: self.run_id.clone(),
+            },
+            Event::StateSnapshot { snapshot: state },
+            Event::MessagesSnapshot {
+                messages: self.messages.unwrap_or_default(),
+            },
+            Event::RunFinished {
+                thread_id: self.thread_id,
+                run_id: self.run_id,
+                result: None,
+                outcome,
+            },
+        ];
+        answer(stream::iter(events))
+    }
+
+    fn tell(&mut self, turn: &Turn, event: TurnEvent) -> Vec<Event> {
+        let is_start = matches!(event, TurnEvent::Started { .. });
+        let messages = self.messages.take_if(|_| is_start);
+        let snapshot = messages.map(|messages| Event::MessagesSnapshot { messages });
+        let mut events = Event::of(turn, event);
+        for event in &mut events {
+            event.rename(&self.thread_id, &self.run_id);
+        }
+        events.into_iter().chain(snapshot).collect()
+    }
+}
+
+/// What was published of `turn` behind `after`, and will be; `None` where that is not kept any more.
+pub(super) async fn published(
+    turns: &TurnEngine,
+    turn: &Turn,
+    after: u64,
+) -> Result<Option<impl Stream<Item = Result<Published>> + Send + use<>>> {
+    let mut batches = turns.watch(turn, after).boxed();
+    let first = match turn.status.is_final() {
+        true => match batches.next().await {
+            Some(first) => Some(first?),
+            None => return Ok(None),
+        },
+        false => None,
+    };
+    Ok(Some(stream::iter(first.map(Ok)).chain(batches)))
+}
+
+fn answer(events: impl Stream<Item = Event> + Send + 'static) -> Response {
+    respond(events.map(|event| ServerSentEvent::default().json_data(event)))
+}

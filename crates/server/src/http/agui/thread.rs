@@ -1,0 +1,163 @@
+use serde_json::{Value, json};
+use uuid::Uuid;
+use yai_agentkit_core::{
+    CheckpointSelector, Conversation, Error, ListQuery, Message, MessageFilter, MessageId, Role,
+    Turn, TurnFilter,
+};
+use yai_agentkit_engine::{RequestKey, SendOptions, TurnError};
+
+use super::{
+    Told,
+    event::Outcome,
+    history::History,
+    input::{Input, Resume, ResumeStatus},
+};
+use crate::{
+    http::{App, problem::Problem},
+    inspect::CheckpointView,
+};
+
+/// How many rows are read at once.
+const PAGE: u64 = 1000;
+
+/// What is stored of a client's thread, and what becomes of it.
+impl App {
+    /// The conversation of the client's thread, created where there is none.
+    pub(super) async fn conversation_of(&self, input: &Input) -> Result<Conversation, Problem> {
+        let id = input.conversation_id();
+        if let Some(found) = self.storage.conversations().get(&id).await? {
+            return Ok(found);
+        }
+        let is_named = input.thread_id.parse::<Uuid>().is_err();
+        let metadata = is_named.then(|| json!({"agui_thread_id": input.thread_id}));
+        let mut new = Conversation::new(None, metadata);
+        new.id = id;
+        match self.turns.conversations().create(new).await {
+            // Another request was faster.
+            Err(Error::Conflict(_)) => Ok(self.turns.conversations().get(id).await?),
+            created => Ok(created?),
+        }
+    }
+
+    pub(super) async fn history(
+        &self,
+        conversation: &Conversation,
+        input: &Input,
+    ) -> Result<History, Problem> {
+        let mut stored: Vec<Message> = Vec::new();
+        let all = ListQuery::filtered(MessageFilter::of(conversation.id));
+        let mut query = all.oldest_first().limit(PAGE);
+        loop {
+            let page = self.storage.messages().list(&query).await?;
+            stored.extend(page.items);
+            match page.next {
+                Some(next) => query = query.after(next),
+                None => break,
+            }
+        }
+        History::new(conversation.id, stored, input.messages.clone())
+    }
+
+    /// Sends the messages, and returns the turn that answers the last.
+    pub(super) async fn send(
+        &self,
+        input: &Input,
+        mut messages: Vec<Message>,
+    ) -> Result<Turn, Problem> {
+        let asked = messages
+            .iter()
+            .rposition(|message| message.role == Role::User);
+        let asked = messages.remove(asked.expect("what is new ends with a user's message"));
+        for message in messages {
+            self.turns.send(message).await?;
+        }
+        let said = json!([asked.id, asked.content]);
+        let options = SendOptions {
+            on_busy: None,
+            key: Some(RequestKey {
+                key: input.run_id.clone(),
+                request: said.to_string().into_bytes(),
+            }),
+        };
+        let begun = self.turns.begin_with(asked, options).await;
+        begun.map_err(|error| Problem::from(error).repeatable(true))
+    }
+
+    /// Answers the question of the turn that asks. `None` where that is cancelled and there is more to
+    /// answer.
+    pub(super) async fn resume(
+        &self,
+        conversation: &Conversation,
+        input: &Input,
+        is_more: bool,
+    ) -> Result<Option<Told>, Problem> {
+        let asking = self.turns.asking(conversation.id).await?;
+        let (turn, interrupt) = asking.ok_or(TurnError::NotAsked)?;
+        let is_answer = |entry: &&Resume| entry.interrupt_id == interrupt.id.to_string();
+        let [entry] = &*input.resume else {
+            return Err(Problem::invalid(
+                "resume",
+                "must have one entry, for one question",
+            ));
+        };
+        let entry = Some(entry).filter(is_answer).ok_or(TurnError::NotAsked)?;
+        if entry.status == ResumeStatus::Cancelled {
+            self.turns.cancel(conversation.id, turn).await?;
+            return Ok((!is_more).then_some(Told::Settled(Outcome::Cancelled)));
+        }
+        if is_more {
+            let reason = "the answer to a question comes alone";
+            return Err(Problem::invalid("messages", reason));
+        }
+        let answer = entry.answer();
+        let begun = self
+            .turns
+            .begin_answer(conversation.id, turn, interrupt.id, answer);
+        let (turn, asked_at) = begun.await?;
+        Ok(Some(Told::Turn(Box::new(turn), asked_at)))
+    }
+
+    /// The turn that answers a stored message, which is a user's last.
+    pub(super) async fn turn_of(
+        &self,
+        conversation: &Conversation,
+        message: MessageId,
+    ) -> Result<Turn, Problem> {
+        let of_chat = TurnFilter::default().of(conversation.id);
+        let page = self
+            .storage
+            .turns()
+            .list(&ListQuery::filtered(of_chat))
+            .await?;
+        let mut turns = page.items.into_iter();
+        let turn = turns.find(|turn| turn.user_message_id == message);
+        let nothing = || Problem::invalid("messages", "there is nothing to answer");
+        turn.ok_or_else(nothing)
+    }
+
+    /// The turn that runs or asks, or is the next to run.
+    pub(super) async fn unfinished(
+        &self,
+        conversation: &Conversation,
+    ) -> Result<Option<Turn>, Problem> {
+        let unfinished = TurnFilter::unfinished().of(conversation.id);
+        let first = ListQuery::filtered(unfinished).oldest_first().limit(1);
+        let page = self.storage.turns().list(&first).await?;
+        Ok(page.items.into_iter().next())
+    }
+
+    /// The state as events tell it.
+    pub(super) async fn state(&self, conversation: &Conversation) -> Result<Value, Problem> {
+        let latest = CheckpointSelector::latest(conversation.thread_id());
+        let Some(tuple) = self.storage.checkpointer().get(&latest).await? else {
+            return Ok(no_facts());
+        };
+        let mut values = CheckpointView::from(tuple).values;
+        let facts = values.remove("facts").filter(Value::is_object);
+        Ok(facts.map_or_else(no_facts, |facts| json!({"facts": facts})))
+    }
+}
+
+pub(super) fn no_facts() -> Value {
+    json!({"facts": {}})
+}

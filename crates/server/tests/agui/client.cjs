@@ -1,0 +1,215 @@
+// The client of the AG-UI protocol against a server: node client.cjs SCENARIO URL...
+// Ends with an error where something is not as it must be.
+const assert = require("node:assert/strict");
+const { HttpAgent } = require("@ag-ui/client");
+
+// The client warns of what the protocol does not know, and leaves it out.
+const warnings = [];
+console.warn = (...words) => warnings.push(words.join(" "));
+console.error = () => {};
+
+class Agent extends HttpAgent {
+  constructor(server, threadId, messages = []) {
+    super({ url: `${server}/agui`, threadId, initialMessages: messages });
+    this.server = server;
+    this.events = [];
+    this.subscribe({ onEvent: ({ event }) => void this.events.push(event) });
+  }
+
+  connect(input) {
+    const url = this.url;
+    this.url = `${this.server}/agui/connect`;
+    const events = this.run(input);
+    this.url = url;
+    return events;
+  }
+
+  say(content, run = {}) {
+    this.addMessage({ id: crypto.randomUUID(), role: "user", content });
+    return this.go(() => this.runAgent(run));
+  }
+
+  async go(work) {
+    this.events.length = 0;
+    return await work();
+  }
+
+  types() {
+    return this.events.map((event) => event.type);
+  }
+
+  last() {
+    return this.events.at(-1);
+  }
+
+  talk() {
+    const said = this.messages.filter(({ role, content }) => content && role !== "tool");
+    return said.map(({ role, content }) => [role, content]);
+  }
+}
+
+const get = async (url) => (await fetch(url)).json();
+
+/** What the server has stored of a thread. */
+async function stored(server, threadId) {
+  const { items } = await get(`${server}/conversations`);
+  const chat = items.find(({ id, metadata }) => [id, metadata?.agui_thread_id].includes(threadId));
+  const { items: messages } = await get(`${server}/conversations/${chat.id}/messages`);
+  const { values } = await get(`${server}/chats/${chat.id}/state`);
+  return { talk: messages.map(({ role, content }) => [role, content]), facts: values.facts };
+}
+
+async function agrees(agent) {
+  const { talk, facts } = await stored(agent.server, agent.threadId);
+  assert.deepEqual(agent.talk(), talk);
+  assert.deepEqual(agent.state, { facts });
+}
+
+const refused = (work, status, words) =>
+  assert.rejects(work, (error) => error.status === status && error.message.includes(words));
+
+const scenarios = {
+  async chat(server) {
+    for (const threadId of [crypto.randomUUID(), "a thread / 线程"]) {
+      const agent = new Agent(server, threadId);
+      const runId = crypto.randomUUID();
+      await agent.say("My name is Ada. What is 17 * 23?", { runId });
+      const [started, ...next] = agent.events;
+      assert.deepEqual([started.type, started.threadId, started.runId], ["RUN_STARTED", threadId, runId]);
+      assert.deepEqual(next.slice(0, 2).map(({ type }) => type), ["STATE_SNAPSHOT", "MESSAGES_SNAPSHOT"]);
+      assert.ok(agent.types().includes("STATE_DELTA"));
+      assert.equal(agent.last().outcome.type, "success");
+      assert.match(agent.messages.at(-1).content, /391/);
+      assert.deepEqual(agent.state, { facts: { name: "Ada" } });
+      await agrees(agent);
+      const before = structuredClone(agent.messages);
+      await agent.say([{ type: "text", text: "What is my name?" }]);
+      assert.match(agent.messages.at(-1).content, /Ada/);
+      assert.deepEqual(agent.messages.slice(0, before.length), before, "what was told stays");
+    }
+  },
+
+  async past(server) {
+    const agent = new Agent(server, "a past");
+    const runId = "a run";
+    await agent.say("My name is Ada.", { runId });
+    const events = structuredClone(agent.events);
+    // The answer was lost: the same again.
+    const again = new Agent(server, "a past", agent.messages.slice(0, 1));
+    await again.go(() => again.runAgent({ runId }));
+    assert.deepEqual(again.events, events);
+    const known = structuredClone(agent.messages);
+
+    known[0].content = "My name is Bob.";
+    const edited = new Agent(server, "a past", known);
+    await refused(edited.say("Who am I?"), 409, "other words");
+    const back = new Agent(server, "a past", agent.messages.slice(0, 1));
+    await agent.say("What is my name?");
+    await refused(back.say("Forget it."), 409, "does not follow");
+    const invented = [{ id: "1", role: "assistant", content: "You owe me a beer." }];
+    await refused(new Agent(server, "another", invented).say("How much?"), 409, "was not said here");
+    await refused(new Agent(server, "a past").runAgent({}), 400, "nothing to answer");
+    const image = [{ type: "image", source: { type: "url", value: "https://example.com/1.png" } }];
+    await refused(new Agent(server, "a past").say(image), 400, "only parts of the type");
+    await agrees(agent);
+
+    // Who names nothing of before goes on, and is told what was.
+    const short = new Agent(server, "a past");
+    await short.say("What is 2 + 3?");
+    assert.equal(short.talk().length, 6);
+    await agrees(short);
+  },
+
+  async connect(server) {
+    const nothing = new Agent(server, "nobody");
+    await nothing.go(() => nothing.connectAgent());
+    assert.deepEqual([nothing.messages, nothing.state], [[], { facts: {} }]);
+    const agent = new Agent(server, "somebody");
+    await agent.say("My name is Ada.");
+    const other = new Agent(server, "somebody");
+    await other.go(() => other.connectAgent());
+    await agrees(other);
+    await other.say("What is my name?");
+    await agrees(other);
+  },
+
+  async cancel(server) {
+    const agent = new Agent(server, "no more");
+    const cancel = () =>
+      fetch(`${server}/agui/cancel`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify({ threadId: "no more" }),
+      });
+    let cancelled;
+    agent.subscribe({ onToolCallEndEvent: () => void (cancelled ??= cancel()) });
+    await agent.say("My name is Ada. What is 17 * 23?");
+    assert.equal((await cancelled).status, 200);
+    assert.equal(agent.last().outcome.type, "cancelled");
+    const steps = agent.types().filter((type) => type.startsWith("STEP_"));
+    assert.equal(steps.length % 2, 0);
+    assert.equal((await cancel()).status, 409);
+    await agent.say("What is 2 + 3?");
+    assert.match(agent.messages.at(-1).content, /5/);
+  },
+
+  // Says "running" when the server is to be killed.
+  async kill(first, second) {
+    const agent = new Agent(first, "lives on");
+    // The client throws the end of the connection once more, where nobody catches it.
+    process.on("unhandledRejection", (error) => assert.equal(error.message, "terminated"));
+    agent.subscribe({ onToolCallEndEvent: () => void process.stdout.write("running\n") });
+    await agent.say("My name is Ada. What is 17 * 23?").catch(() => {});
+    assert.notEqual(agent.last().type, "RUN_FINISHED");
+    const other = new Agent(second, "lives on");
+    await other.go(() => other.connectAgent());
+    assert.equal(other.last().outcome.type, "success");
+    assert.match(other.messages.at(-1).content, /391/);
+    await agrees(other);
+  },
+
+  async interrupt(server) {
+    const agent = new Agent(server, "a question");
+    await agent.say("ask");
+    assert.equal(agent.last().outcome.type, "interrupt");
+    const [asked] = agent.pendingInterrupts;
+    assert.equal(asked.message, "Which one?");
+    await assert.rejects(agent.runAgent({}), /pending interrupt/);
+    // Another client that knows the thread alone is asked too.
+    const other = new Agent(server, "a question");
+    await other.go(() => other.connectAgent());
+    assert.equal(other.pendingInterrupts[0].id, asked.id);
+
+    const answer = (payload) => [{ interruptId: asked.id, status: "resolved", payload }];
+    await other.go(() => other.runAgent({ resume: answer("the red one") }));
+    assert.equal(other.last().outcome.type, "success");
+    assert.match(other.messages.at(-1).content, /the red one/);
+    await refused(agent.runAgent({ resume: answer("too late") }), 409, "does not wait");
+
+    const no = new Agent(server, "not answered");
+    await no.say("ask");
+    const resume = [{ interruptId: no.pendingInterrupts[0].id, status: "cancelled" }];
+    await no.go(() => no.runAgent({ resume }));
+    assert.equal(no.last().outcome.type, "cancelled");
+    await no.say("hello");
+    assert.equal(no.last().outcome.type, "success");
+  },
+
+  async failure(server) {
+    const agent = new Agent(server, "a failure");
+    await agent.say("refuse");
+    const { type, message, code } = agent.last();
+    assert.deepEqual([type, message, code], ["RUN_ERROR", "the model refused: no such model", "agent-failed"]);
+    assert.equal(agent.types().filter((type) => type.startsWith("STEP_")).length % 2, 0);
+    await agent.say("hello");
+    assert.equal(agent.last().outcome.type, "success");
+  },
+};
+
+const [scenario, ...servers] = process.argv.slice(2);
+scenarios[scenario](...servers).then(
+  () => assert.deepEqual(warnings, []),
+).catch((error) => {
+  process.stderr.write(`${scenario}: ${error.stack}\n${JSON.stringify(warnings)}\n`);
+  process.exitCode = 1;
+});

@@ -1,0 +1,109 @@
+//! The client of the AG-UI protocol, from npm and with its checks, against the server.
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    thread,
+};
+
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+use crate::{
+    crash::Installation,
+    process::{Server, agentkit, text},
+    support::{Api, ScriptedAgent},
+};
+
+/// A scenario of `client.cjs`.
+fn client(scenario: &str, servers: &[&str]) -> Child {
+    let modules = env::var("AGENTKIT_TEST_NODE_MODULES");
+    let modules = modules.expect("AGENTKIT_TEST_NODE_MODULES is not set: run ./test");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/agui/client.cjs");
+    Command::new("node")
+        .args([script, scenario])
+        .args(servers.iter().map(|server| format!("http://{server}")))
+        .env("NODE_PATH", modules)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn passes(client: Child) {
+    let output = client.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+/// Against a server of the offline agent, whose steps take so many milliseconds.
+fn passes_offline(scenario: &str, step_delay: &str) {
+    let directory = TempDir::new().unwrap();
+    let mut command = agentkit(directory.path());
+    command.args(["--bind", "127.0.0.1:0"]);
+    let server = Server::spawn(command.env("AGENTKIT_STEP_DELAY", step_delay));
+    passes(client(scenario, &[&server.address]));
+}
+
+/// Against a server of the scripted agent.
+async fn passes_scripted(scenario: &'static str) {
+    let api = Api::new(ScriptedAgent::default());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let serving = tokio::spawn(async move { axum::serve(listener, api.router).await });
+    tokio::task::spawn_blocking(move || passes(client(scenario, &[&address])))
+        .await
+        .unwrap();
+    serving.abort();
+}
+
+#[test]
+fn a_client_s_state_and_messages_are_those_that_are_stored() {
+    passes_offline("chat", "0");
+}
+
+#[test]
+fn another_past_than_the_stored_one_is_refused_and_a_repetition_is_not() {
+    passes_offline("past", "0");
+}
+
+#[test]
+fn a_client_that_knows_only_the_thread_connects_to_it() {
+    passes_offline("connect", "0");
+}
+
+#[test]
+fn a_cancelled_run_finishes_as_such_with_its_steps_closed() {
+    passes_offline("cancel", "300");
+}
+
+#[test]
+fn a_client_goes_on_with_another_server_when_the_first_is_killed() {
+    for installation in [Installation::sqlite, Installation::postgres] {
+        let installation = installation();
+        let mut first = installation.start_with("1500", "1");
+        let second = installation.start_with("50", "1");
+        let mut client = client("kill", &[&first.address, &second.address]);
+        let mut output = BufReader::new(client.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        if line == "running\n" {
+            first.process.kill().unwrap();
+            first.process.wait().unwrap();
+        }
+        // Whatever else it says.
+        let rest = thread::spawn(move || output.lines().count());
+        passes(client);
+        rest.join().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_interrupts_the_run_until_it_is_answered_or_cancelled() {
+    passes_scripted("interrupt").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_run_says_why_and_the_next_one_succeeds() {
+    passes_scripted("failure").await;
+}

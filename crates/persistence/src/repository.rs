@@ -195,6 +195,24 @@ impl<E: StoredEntity> SqlRepository<E> {
         transaction.commit().await
     }
 
+    async fn update_once(&self, id: &E::Id, change: Change<'_, E>) -> Result<E> {
+        let failed = |error| storage_error("update", error);
+        let transaction = self.connection.begin().await.map_err(failed)?;
+        // Not against those that only refer to the row. On SQLite the transaction is the lock.
+        let stored = find::<E>(id).lock(LockType::NoKeyUpdate);
+        let stored = stored.one(&*transaction).await.map_err(failed)?;
+        let mut entity = entity_of(stored.ok_or_else(|| Error::not_found(E::NAME, id))?)?;
+        change(&mut entity)?;
+        entity.changed(id)?;
+        let entity = Self::as_stored(entity)?;
+        let updated = E::Table::update(Self::row(&entity)).exec(&*transaction);
+        updated
+            .await
+            .map_err(|error| write_error("update", &entity, error))?;
+        transaction.commit().await.map_err(failed)?;
+        Ok(entity)
+    }
+
     /// The exact error of the row at fault, where a statement of many rows failed: one after the
     /// other, and nothing kept.
     async fn error_of_row(&self, entities: &[E], error: DbErr) -> Error {
@@ -396,21 +414,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     }
 
     async fn update(&self, id: &E::Id, change: Change<'_, E>) -> Result<E> {
-        let failed = |error| storage_error("update", error);
-        let transaction = self.connection.begin().await.map_err(failed)?;
-        // Not against those that only refer to the row. On SQLite the transaction is the lock.
-        let stored = find::<E>(id).lock(LockType::NoKeyUpdate);
-        let stored = stored.one(&*transaction).await.map_err(failed)?;
-        let mut entity = entity_of(stored.ok_or_else(|| Error::not_found(E::NAME, id))?)?;
-        change(&mut entity)?;
-        entity.changed(id)?;
-        let entity = Self::as_stored(entity)?;
-        let updated = E::Table::update(Self::row(&entity)).exec(&*transaction);
-        updated
-            .await
-            .map_err(|error| write_error("update", &entity, error))?;
-        transaction.commit().await.map_err(failed)?;
-        Ok(entity)
+        retrying_undone!(self.connection, self.update_once(id, change))
     }
 
     async fn delete(&self, id: &E::Id) -> Result<bool> {

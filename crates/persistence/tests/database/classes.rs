@@ -165,6 +165,161 @@ async fn the_victim_of_a_deadlock_is_repeated() {
     postgres.remove().await;
 }
 
+/// What becomes of an error.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Action {
+    /// The same is done again, so often at least.
+    Repeat(u32),
+    Unavailable,
+    Invalid,
+    Configuration,
+    Backend,
+}
+
+const ACTIONS: &[(&str, Action)] = &[
+    // Undone for the sake of another transaction.
+    ("40001", Action::Repeat(5)),
+    ("40P01", Action::Repeat(5)),
+    // The session is not what it was.
+    ("25006", Action::Repeat(1)),
+    ("26000", Action::Repeat(1)),
+    ("42P05", Action::Repeat(1)),
+    ("0A000", Action::Repeat(1)),
+    ("53100", Action::Unavailable),
+    ("53200", Action::Unavailable),
+    ("53300", Action::Unavailable),
+    ("55P03", Action::Unavailable),
+    ("57014", Action::Unavailable),
+    ("54000", Action::Invalid),
+    ("22001", Action::Invalid),
+    ("42501", Action::Configuration),
+    ("3F000", Action::Configuration),
+    ("XX001", Action::Backend),
+    ("P0001", Action::Backend),
+];
+
+#[tokio::test]
+async fn each_class_of_errors_has_its_action_for_each_caller() {
+    let postgres = PostgresDatabase::create("classes").await;
+    let database = connect(&postgres.url).await;
+    let conversation = store_something(&database).await;
+    let fault = "
+        CREATE SEQUENCE attempts;
+        CREATE TABLE fault (code text, failures bigint);
+        INSERT INTO fault VALUES ('', 0);
+        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF nextval('attempts') <= (SELECT failures FROM fault) THEN
+                RAISE EXCEPTION USING ERRCODE = (SELECT code FROM fault);
+            END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON agent_conversations
+            FOR EACH ROW EXECUTE FUNCTION fail();
+        CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON threads
+            FOR EACH ROW EXECUTE FUNCTION fail()";
+    execute(&postgres.url, fault).await;
+    for (code, action) in ACTIONS {
+        for caller in ["add", "update", "save"] {
+            let call = async || match caller {
+                "add" => {
+                    let new = Conversation::titled("new");
+                    database.conversations().add(new).await.map(drop)
+                }
+                "update" => {
+                    let all = database.conversations();
+                    all.update(&conversation.id, &|_| Ok(())).await.map(drop)
+                }
+                _ => {
+                    let thread = conversation.thread_id();
+                    database.checkpointer().save(&thread, &1).await.map(drop)
+                }
+            };
+            let what = format!("{code} {caller}");
+            let fail = async |times: u32| {
+                let times = format!(
+                    "ALTER SEQUENCE attempts RESTART; UPDATE fault SET code = '{code}', failures = {times}"
+                );
+                execute(&postgres.url, &times).await;
+            };
+            let most = match action {
+                Action::Repeat(most) => *most,
+                _ => 0,
+            };
+            fail(most).await;
+            call().await.expect(&what);
+            fail(20).await;
+            let error = call().await.expect_err(&what);
+            let is_as_said = match action {
+                Action::Repeat(_) | Action::Unavailable => {
+                    matches!(error, Error::Unavailable { .. })
+                        // What is prepared anew and still does not fit is nobody's to mend.
+                        || matches!(*code, "26000" | "42P05" | "0A000")
+                            && matches!(error, Error::Backend { .. })
+                }
+                Action::Invalid => matches!(error, Error::InvalidInput { .. }),
+                Action::Configuration => matches!(error, Error::Configuration { .. }),
+                Action::Backend => matches!(error, Error::Backend { .. }),
+            };
+            assert!(is_as_said, "{what}: {error:?}");
+        }
+    }
+    database.close().await;
+    postgres.remove().await;
+}
+
+#[tokio::test]
+async fn statements_that_a_session_has_lost_or_has_twice_are_prepared_anew() {
+    let postgres = PostgresDatabase::create("classes").await;
+    let database = connect(&postgres.url).await;
+    let conversation = store_something(&database).await;
+    let lost = "DEALLOCATE ALL; SELECT pg_sleep(0.1)";
+    let twice = "DO $$ BEGIN FOR i IN 1..99 LOOP BEGIN
+            EXECUTE 'PREPARE sqlx_s_' || i || ' AS SELECT 1';
+        EXCEPTION WHEN duplicate_prepared_statement THEN NULL; END; END LOOP; END $$;
+        SELECT pg_sleep(0.1)";
+    for done in [lost, twice, lost] {
+        let get = || async { database.conversations().get(&conversation.id).await };
+        try_join_all((0..4).map(|_| get())).await.unwrap();
+        try_join_all((0..4).map(|_| database.execute_script(done)))
+            .await
+            .unwrap();
+        assert!(get().await.unwrap().is_some());
+        try_join_all((0..4).map(|_| database.execute_script(done)))
+            .await
+            .unwrap();
+        let thread = conversation.thread_id();
+        database.checkpointer().save(&thread, &1).await.unwrap();
+        let conversations = database.conversations();
+        let renamed = conversations.update(&conversation.id, &|_| Ok(()));
+        renamed.await.unwrap();
+    }
+    database.close().await;
+    postgres.remove().await;
+}
+
+#[tokio::test]
+async fn an_update_that_can_not_be_serialized_is_repeated() {
+    let postgres = PostgresDatabase::create("classes").await;
+    let database = connect(&postgres.url).await;
+    let conversation = store_something(&database).await;
+    let serializable = "SET default_transaction_isolation = serializable; SELECT pg_sleep(0.1)";
+    try_join_all((0..4).map(|_| database.execute_script(serializable)))
+        .await
+        .unwrap();
+    for _ in 0..10 {
+        let rename = |title: &'static str| {
+            let (conversations, id) = (database.conversations(), conversation.id);
+            async move {
+                let rename = |stored: &mut Conversation| Ok(stored.title = Some(title.to_owned()));
+                conversations.update(&id, &rename).await
+            }
+        };
+        try_join_all([rename("one"), rename("two")]).await.unwrap();
+    }
+    database.close().await;
+    postgres.remove().await;
+}
+
 #[tokio::test]
 async fn an_index_row_that_is_too_long_is_invalid_input() {
     let postgres = PostgresDatabase::create("classes").await;

@@ -154,18 +154,28 @@ const scenarios = {
   },
 
   // Says "running" when the server is to be killed.
-  async kill(first, second) {
+  async kill(first, second, event = "onToolCallEndEvent") {
     const agent = new Agent(first, "lives on");
     // The client throws the end of the connection once more, where nobody catches it.
     process.on("unhandledRejection", (error) => assert.equal(error.message, "terminated"));
-    agent.subscribe({ onToolCallEndEvent: () => void process.stdout.write("running\n") });
+    agent.subscribe({ [event]: () => void process.stdout.write("running\n") });
     await agent.say("My name is Ada. What is 17 * 23?").catch(() => {});
     assert.notEqual(agent.last().type, "RUN_FINISHED");
     const other = new Agent(second, "lives on");
     await other.go(() => other.connectAgent());
     assert.equal(other.last().outcome.type, "success");
     assert.match(other.messages.at(-1).content, /391/);
+    const calls = other.messages.flatMap(({ toolCalls }) => toolCalls ?? []);
+    const results = other.messages.filter(({ role }) => role === "tool");
+    assert.equal(calls.length, 2);
+    assert.deepEqual(results.map(({ toolCallId }) => toolCallId), calls.map(({ id }) => id));
+    assert.ok(calls.every(({ function: { arguments: json } }) => JSON.parse(json)));
     await agrees(other);
+  },
+
+  // What the first server has said in vain is in no message.
+  async kill_speaking(first, second) {
+    await scenarios.kill(first, second, "onTextMessageContentEvent");
   },
 
   async interrupt(server) {

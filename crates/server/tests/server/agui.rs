@@ -80,22 +80,30 @@ fn a_cancelled_run_finishes_as_such_with_its_steps_closed() {
 #[test]
 fn a_client_goes_on_with_another_server_when_the_first_is_killed() {
     for installation in [Installation::sqlite, Installation::postgres] {
-        let installation = installation();
-        let mut first = installation.start_with("1500", "1");
-        let second = installation.start_with("50", "1");
-        let mut client = client("kill", &[&first.address, &second.address]);
-        let mut output = BufReader::new(client.stdout.take().unwrap());
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        if line == "running\n" {
-            first.process.kill().unwrap();
-            first.process.wait().unwrap();
-        }
-        // Whatever else it says.
-        let rest = thread::spawn(move || output.lines().count());
-        passes(client);
-        rest.join().unwrap();
+        survives_a_kill(&installation(), "kill", "1500");
     }
+}
+
+#[test]
+fn what_a_killed_server_has_said_is_taken_back_where_another_says_it_anew() {
+    survives_a_kill(&Installation::sqlite(), "kill_speaking", "3000");
+}
+
+fn survives_a_kill(installation: &Installation, scenario: &str, step_delay: &str) {
+    let mut first = installation.start_with(step_delay, "1");
+    let second = installation.start_with("50", "1");
+    let mut client = client(scenario, &[&first.address, &second.address]);
+    let mut output = BufReader::new(client.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    if line == "running\n" {
+        first.process.kill().unwrap();
+        first.process.wait().unwrap();
+    }
+    // Whatever else it says.
+    let rest = thread::spawn(move || output.lines().count());
+    passes(client);
+    rest.join().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ mod history;
 mod input;
 mod run;
 mod thread;
+mod transcript;
 
 use axum::{Json, extract::State, response::Response};
 use serde::Deserialize;
@@ -98,7 +99,7 @@ async fn connect(State(app): State<App>, Body(input): Body<Input>) -> Result<Res
         let run = Run {
             thread_id: input.thread_id,
             run_id: input.run_id,
-            messages: None,
+            messages: Vec::new(),
         };
         return Ok(run.settled(no_facts(), Outcome::Success));
     };
@@ -162,12 +163,12 @@ impl Told {
         let mut run = Run {
             thread_id: input.thread_id,
             run_id: input.run_id,
-            messages: None,
+            messages: Vec::new(),
         };
         let outcome = match self {
             Self::Turn(turn, after) => {
                 if let Some(batches) = published(&app.turns, &turn, after).await? {
-                    run.messages = Some(history.snapshot(Some(turn.user_message_id)));
+                    run.messages = history.snapshot(Some(turn.user_message_id));
                     return Ok(run.follow(*turn, batches));
                 }
                 // Its events are not kept any more.
@@ -175,7 +176,7 @@ impl Told {
             }
             Self::Settled(outcome) => outcome,
         };
-        run.messages = Some(history.snapshot(None));
+        run.messages = history.snapshot(None);
         Ok(run.settled(app.state(conversation).await?, outcome))
     }
 }

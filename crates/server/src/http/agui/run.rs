@@ -4,24 +4,33 @@ use serde_json::Value;
 use yai_agentkit_core::{Result, Turn};
 use yai_agentkit_engine::{Published, TurnEngine, TurnEvent, error_chain};
 
-use super::event::{Event, Outcome};
+use super::{
+    event::{Event, Outcome},
+    transcript::Transcript,
+};
 use crate::http::event::respond;
 
 /// A run as the client names it.
 pub(super) struct Run {
     pub(super) thread_id: String,
     pub(super) run_id: String,
-    /// The messages before the run, until they are told.
-    pub(super) messages: Option<Vec<Value>>,
+    /// The messages before it.
+    pub(super) messages: Vec<Value>,
 }
 
 impl Run {
     /// The answer that tells the client of `batches` of `turn`.
     pub(super) fn follow(
-        mut self,
+        self,
         turn: Turn,
         batches: impl Stream<Item = Result<Published>> + Send + 'static,
     ) -> Response {
+        let mut telling = Telling {
+            transcript: Transcript::new(self.messages),
+            thread_id: self.thread_id,
+            run_id: self.run_id,
+            has_told_messages: false,
+        };
         let mut is_over = false;
         let batches = batches.map(Some).chain(stream::iter([None]));
         let events = batches.flat_map(move |batch| {
@@ -29,7 +38,7 @@ impl Run {
                 Some(Ok(batch)) => {
                     is_over = batch.events.last().is_some_and(TurnEvent::ends_run);
                     let events = batch.events.into_iter();
-                    events.flat_map(|event| self.tell(&turn, event)).collect()
+                    events.flat_map(|event| telling.tell(&turn, event)).collect()
                 }
                 Some(Err(error)) => {
                     tracing::error!(turn = %turn.id, error = error_chain(&error), "events not read");
@@ -53,7 +62,7 @@ impl Run {
             },
             Event::StateSnapshot { snapshot: state },
             Event::MessagesSnapshot {
-                messages: self.messages.unwrap_or_default(),
+                messages: self.messages,
             },
             Event::RunFinished {
                 thread_id: self.thread_id,
@@ -64,16 +73,41 @@ impl Run {
         ];
         answer(stream::iter(events))
     }
+}
 
+/// A run as far as it was told.
+struct Telling {
+    thread_id: String,
+    run_id: String,
+    transcript: Transcript,
+    has_told_messages: bool,
+}
+
+impl Telling {
     fn tell(&mut self, turn: &Turn, event: TurnEvent) -> Vec<Event> {
+        // A client that knows no `agentkit.discarded` has to lose what was said in vain.
+        let void = match &event {
+            TurnEvent::TextEnded {
+                message_id,
+                is_void: true,
+            } => Some(message_id.to_string()),
+            _ => None,
+        };
         let is_start = matches!(event, TurnEvent::Started { .. });
-        let messages = self.messages.take_if(|_| is_start);
-        let snapshot = messages.map(|messages| Event::MessagesSnapshot { messages });
         let mut events = Event::of(turn, event);
         for event in &mut events {
             event.rename(&self.thread_id, &self.run_id);
+            self.transcript.add(event);
         }
-        events.into_iter().chain(snapshot).collect()
+        if let Some(void) = &void {
+            self.transcript.remove(void);
+        }
+        if void.is_some() || (is_start && !self.has_told_messages) {
+            self.has_told_messages = true;
+            let messages = self.transcript.messages();
+            events.push(Event::MessagesSnapshot { messages });
+        }
+        events
     }
 }
 

@@ -73,7 +73,10 @@ impl Incoming {
             return keys.add(key.clone()).await.map(drop);
         }
         let used = |stored: &mut IdempotencyKey| match stored.is_pending() {
-            true => Ok(*stored = key.clone()),
+            true => {
+                stored.clone_from(key);
+                Ok(())
+            }
             false => Err(Error::Conflict(IdempotencyKey::conflict(&key.id))),
         };
         match keys.update(&key.id, &used).await {
@@ -94,7 +97,9 @@ impl Incoming {
         match keys.add(key.clone().pending()).await {
             // An equal request was here first: which of them stores its turn is decided there.
             Err(Error::Conflict(_)) => {}
-            added => drop(added?),
+            added => {
+                added?;
+            }
         }
         self.is_announced.store(true, Ordering::Relaxed);
         Ok(())
@@ -328,7 +333,9 @@ impl TurnEngine {
         };
         match unit.idempotency_keys().update(&key.id, &pending).await {
             Err(Error::NotFound { .. }) => return Ok(false),
-            pending => drop(pending?),
+            pending => {
+                pending?;
+            }
         }
         unit.idempotency_keys().delete(&key.id).await?;
         unit.commit().await?;

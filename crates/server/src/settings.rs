@@ -43,6 +43,11 @@ const STEPS: Number<usize> = Number {
     to: 1_000_000,
     unit: "steps",
 };
+const TOKENS: Number<usize> = Number {
+    from: 1,
+    to: 100_000_000,
+    unit: "tokens",
+};
 const ATTEMPTS: Number<u32> = Number {
     from: 1,
     to: 1_000_000,
@@ -175,6 +180,9 @@ settings! {
         /// seconds that a step of the openai agent may take, retries included
         openai_timeout: Duration = "60", WHOLE_SECONDS,
             "OPENAI_TIMEOUT", "openai.timeout", "openai-timeout";
+        /// tokens of a chat that the model is told, estimated: the newest messages
+        openai_context_tokens: usize = "64000", TOKENS,
+            "OPENAI_CONTEXT_TOKENS", "openai.context_tokens", "openai-context-tokens";
     }
 }
 
@@ -359,6 +367,7 @@ impl Declared {
         Ok(AgentSettings::OpenAi(OpenAiConfig {
             base_url: self.openai_base_url.unwrap_or(config.base_url),
             timeout: self.openai_timeout,
+            context_tokens: self.openai_context_tokens,
             ..config
         }))
     }

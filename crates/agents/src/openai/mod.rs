@@ -1,6 +1,7 @@
 //! The agent behind any OpenAI-compatible chat completions endpoint.
 
 mod completion;
+mod context;
 mod request;
 mod text;
 mod transport;
@@ -33,6 +34,9 @@ pub struct OpenAiConfig {
     pub timeout: Duration,
     /// What the model is told first, in place of AgentKit's own words.
     pub system_prompt: Option<String>,
+    /// How many tokens of a chat the model is told, about: the newest messages, and all of the turn
+    /// under way.
+    pub context_tokens: usize,
 }
 
 impl OpenAiConfig {
@@ -44,6 +48,7 @@ impl OpenAiConfig {
             model: model.into(),
             timeout: Duration::from_secs(60),
             system_prompt: None,
+            context_tokens: 64_000,
         }
     }
 }
@@ -56,6 +61,7 @@ impl fmt::Debug for OpenAiConfig {
             .field("model", &self.model)
             .field("timeout", &self.timeout)
             .field("system_prompt", &self.system_prompt)
+            .field("context_tokens", &self.context_tokens)
             .finish_non_exhaustive()
     }
 }

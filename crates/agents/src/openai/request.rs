@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 use yai_agentkit_core::Role;
 use yai_agentkit_engine::agent::{AgentState, ChatMessage, ToolCall};
 
-use super::OpenAiConfig;
+use super::{OpenAiConfig, context};
 use crate::tools::{self, Toolbox};
 
 const SYSTEM_PROMPT: &str = "You are a helpful assistant with a durable memory. Call `remember` when \
@@ -35,19 +35,26 @@ pub(super) fn request(
         prompt.push_str(&tools::facts(state));
     }
     let system = ChatCompletionRequestSystemMessage::from(prompt).into();
+    let context = context::of(state, config.context_tokens);
+    let instructions = context.instructions.iter();
+    let instructions =
+        instructions.map(|text| ChatCompletionRequestSystemMessage::from(text.as_str()).into());
     // An endpoint refuses tool calls that have no result, such as those of a turn given up.
-    let results = state
+    let results = context
         .messages
         .iter()
         .filter_map(|message| message.tool_call_id.as_deref());
     let answered: HashSet<_> = results.collect();
-    let said = state
+    let said = context
         .messages
         .iter()
         .filter_map(|message| wire_message(message, &answered));
     CreateChatCompletionRequest {
         model: config.model.clone(),
-        messages: std::iter::once(system).chain(said).collect(),
+        messages: std::iter::once(system)
+            .chain(instructions)
+            .chain(said)
+            .collect(),
         tools: Some(toolbox.tools().iter().map(wire_tool).collect()),
         stream: Some(true),
         ..CreateChatCompletionRequest::default()

@@ -69,6 +69,10 @@ impl Entity for Conversation {
         self.id
     }
 
+    fn bytes(&self) -> usize {
+        validate::json_bytes(self.metadata.as_ref())
+    }
+
     fn validate(&self) -> Result<()> {
         if let Some(title) = &self.title {
             validate::bounded("title", title, Self::MAX_TITLE)?;

@@ -140,6 +140,10 @@ impl Entity for Message {
         Some(("conversation", self.conversation_id.to_string()))
     }
 
+    fn bytes(&self) -> usize {
+        self.content.len() + validate::json_bytes(self.metadata.as_ref())
+    }
+
     fn validate(&self) -> Result<()> {
         if self.role.as_str().is_empty() {
             return Err(crate::Error::invalid("role", "must not be empty"));

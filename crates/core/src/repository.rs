@@ -35,6 +35,11 @@ pub trait Entity: Clone + Debug + PartialEq + Send + Sync + 'static {
         }
     }
 
+    /// How many bytes its texts have that may be long, as [`ListQuery::max_bytes`] counts them.
+    fn bytes(&self) -> usize {
+        0
+    }
+
     /// What no back end may store is [`Error::InvalidInput`](crate::Error::InvalidInput).
     fn validate(&self) -> Result<()> {
         Ok(())
@@ -130,6 +135,9 @@ pub struct ListQuery<E: Entity> {
     pub start: Start<E::Id>,
     /// How many at most.
     pub limit: u64,
+    /// How many [bytes](Entity::bytes) they have together at most; of more, the first row comes
+    /// alone. What does not come is not read either.
+    pub max_bytes: Option<u64>,
 }
 
 impl<E: Entity> Default for ListQuery<E> {
@@ -139,6 +147,7 @@ impl<E: Entity> Default for ListQuery<E> {
             order: Order::default(),
             start: Start::Offset(0),
             limit: 100,
+            max_bytes: None,
         }
     }
 }
@@ -156,6 +165,13 @@ impl<E: Entity> ListQuery<E> {
     #[must_use]
     pub fn limit(mut self, limit: u64) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// At most so many bytes.
+    #[must_use]
+    pub fn max_bytes(mut self, max_bytes: u64) -> Self {
+        self.max_bytes = Some(max_bytes);
         self
     }
 

@@ -65,6 +65,11 @@ pub(crate) fn json_depth(field: &'static str, value: &Json) -> Result<()> {
     Ok(())
 }
 
+/// How many bytes JSON has as text.
+pub(crate) fn json_bytes(value: Option<&Json>) -> usize {
+    value.map_or(0, |value| value.to_string().len())
+}
+
 /// Whether more than `depth` arrays and objects are in each other.
 pub fn is_deeper(value: &Json, depth: usize) -> bool {
     let Some(below) = depth.checked_sub(1) else {

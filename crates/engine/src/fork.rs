@@ -14,6 +14,7 @@ use crate::agent::AgentState;
 
 /// How many messages are copied at once.
 const MESSAGES_AT_ONCE: u64 = 1000;
+const BYTES_AT_ONCE: u64 = 4 << 20;
 
 /// The point from which a conversation is forked; the default is now.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -158,7 +159,8 @@ async fn copy_messages(
     let messages = unit.messages();
     let mut query = ListQuery::filtered(MessageFilter::of(source))
         .oldest_first()
-        .limit(MESSAGES_AT_ONCE);
+        .limit(MESSAGES_AT_ONCE)
+        .max_bytes(BYTES_AT_ONCE);
     // Of questions without an answer so far: the id of that, and the one of its copy.
     let mut answers: BTreeMap<MessageId, MessageId> = BTreeMap::new();
     let mut last_copy = None;

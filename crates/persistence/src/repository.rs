@@ -5,7 +5,7 @@ use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, DbErr, EntityTrait, IntoActiveModel, Iterable,
     ModelTrait, PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QueryOrder,
     QuerySelect, QueryTrait, Select, SelectExt, Value as SqlValue,
-    sea_query::{self, Expr, LockType},
+    sea_query::{self, Expr, Func, LockType},
 };
 use yai_agentkit_core::{
     BoxError, Change, Cursor, Entity, Error, ListQuery, Order, Page, Repository, Result, Start,
@@ -95,6 +95,9 @@ pub trait StoredEntity: Entity {
     /// database assigns to each new row, greater than those before.
     const POSITION: Option<<Self::Table as EntityTrait>::Column> = None;
 
+    /// The columns of text or JSON that [`ListQuery::max_bytes`] counts.
+    const COUNTED: &'static [<Self::Table as EntityTrait>::Column] = &[];
+
     /// Which rows `filter` takes.
     fn condition(filter: &Self::Filter) -> Condition;
 }
@@ -129,6 +132,21 @@ pub(crate) struct SqlRepository<E: StoredEntity> {
 }
 
 impl<E: StoredEntity> SqlRepository<E> {
+    /// How many of the rows of a page, `limit` at most, have so many bytes together; at least one.
+    async fn rows_within(&self, query: &ListQuery<E>, limit: u64, max_bytes: u64) -> Result<u64> {
+        let select = page(query)?.limit(limit).select_only().expr(bytes::<E>());
+        let sizes = || select.clone().into_tuple::<i64>();
+        let sizes = retrying!(self.connection, sizes().all(&self.connection));
+        let sizes = sizes.map_err(|error| storage_error("list", error))?;
+        let mut bytes = 0;
+        let fits = |size: &&i64| {
+            bytes += size.cast_unsigned();
+            bytes <= max_bytes
+        };
+        let count = sizes.iter().take_while(fits).count() as u64;
+        Ok(count.max(1).min(limit))
+    }
+
     pub(crate) fn on_pool(connection: Connection, calls: Arc<Calls<E>>) -> Self {
         Self {
             connection,
@@ -329,6 +347,20 @@ fn page<E: StoredEntity>(query: &ListQuery<E>) -> Result<Select<E::Table>> {
     })
 }
 
+/// How many bytes the columns have that are counted.
+fn bytes<E: StoredEntity>() -> Expr {
+    let bytes = |column: &Column<E>| {
+        let text = sea_query::ExprTrait::cast_as(column.into_expr(), "text");
+        let bytes = Func::cust("octet_length").arg(text);
+        Expr::from(Func::coalesce([bytes.into(), Expr::val(0)]))
+    };
+    let counted = E::COUNTED.iter().map(bytes);
+    let sum = counted
+        .reduce(sea_query::ExprTrait::add)
+        .unwrap_or(Expr::val(0));
+    sea_query::ExprTrait::cast_as(sum, "bigint")
+}
+
 /// What the column by which rows are ordered holds at `cursor`.
 fn place<E: StoredEntity>(cursor: &Cursor<E::Id>) -> Result<Expr> {
     match (cursor, E::POSITION) {
@@ -360,7 +392,10 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     }
 
     async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, Cursor<E::Id>>> {
-        let limit = query.limit.min(i64::MAX as u64 - 1);
+        let mut limit = query.limit.min(i64::MAX as u64 - 1);
+        if let Some(max_bytes) = query.max_bytes {
+            limit = self.rows_within(query, limit, max_bytes).await?;
+        }
         // One more tells whether there is a next page.
         let select = page(query)?.limit(limit + 1);
         let rows = retrying!(self.connection, select.clone().all(&self.connection));

@@ -19,6 +19,7 @@ pub(super) const CASES: &[Case] = cases!["pages":
     a_limit_of_zero_takes_nothing,
     the_greatest_limit_and_offset_are_numbers_like_others,
     keyset_pages_give_each_row_once,
+    a_page_ends_where_its_bytes_do,
     next_is_none_exactly_on_the_last_page,
     a_cursor_outlives_its_row_and_new_rows_disturb_no_page,
     a_cursor_takes_only_rows_behind_it_and_of_its_filter,
@@ -161,6 +162,39 @@ async fn keyset_pages_give_each_row_once(storage: Arc<dyn Storage>) {
             assert_eq!(pages.concat(), rows.ordered(order), "limit {limit}");
         }
     }
+}
+
+async fn a_page_ends_where_its_bytes_do(storage: Arc<dyn Storage>) {
+    let conversation = add_conversation(&storage).await.id;
+    let mut added = Vec::new();
+    for length in [100, 250, 400, 50, 10, 10] {
+        let message = Message {
+            // Of two bytes each.
+            content: "é".repeat(length / 2),
+            metadata: (length == 50).then(|| "m".repeat(48).into()),
+            ..message(conversation)
+        };
+        added.push(storage.messages().add(message).await.unwrap());
+    }
+    let mut query = ListQuery::filtered(MessageFilter::of(conversation))
+        .oldest_first()
+        .max_bytes(350);
+    let mut lengths = Vec::new();
+    loop {
+        let page = storage.messages().list(&query).await.unwrap();
+        lengths.push(page.items.len());
+        assert_eq!(
+            page.items,
+            added.drain(..page.items.len()).collect::<Vec<_>>()
+        );
+        let Some(next) = page.next else { break };
+        query = query.after(next);
+    }
+    // One that is too long comes alone.
+    assert_eq!(lengths, [2, 1, 3]);
+    assert!(added.is_empty());
+    let none = storage.messages().list(&query.limit(0)).await.unwrap();
+    assert_eq!(none.items, []);
 }
 
 async fn next_is_none_exactly_on_the_last_page(storage: Arc<dyn Storage>) {

@@ -132,8 +132,19 @@ impl<E: MemoryEntity> Repository<E> for MemoryRepository<E> {
                         .count(),
                 },
             };
-            let mut rest = ordered.into_iter().skip(start);
-            let items: Vec<E> = rest.by_ref().take(limit).cloned().collect();
+            let mut rest = ordered.into_iter().skip(start).peekable();
+            let mut bytes = 0;
+            let mut fits = |entity: &E| {
+                bytes += entity.bytes() as u64;
+                query.max_bytes.is_none_or(|max_bytes| bytes <= max_bytes)
+            };
+            let mut items: Vec<E> = Vec::new();
+            while items.len() < limit
+                && let Some(entity) = rest.peek()
+                && (fits(entity) || items.is_empty())
+            {
+                items.extend(rest.next().cloned());
+            }
             let next = rest.next().and_then(|_| items.last());
             let next = next.and_then(|last| E::cursor(state, &last.id()));
             Ok(Page { items, next })

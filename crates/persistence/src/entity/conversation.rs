@@ -25,6 +25,7 @@ impl StoredEntity for Conversation {
     type Table = Entity;
 
     const ADDED_TOGETHER: bool = true;
+    const COUNTED: &'static [Column] = &[Column::Metadata];
 
     fn condition(filter: &ConversationFilter) -> Condition {
         Condition::all()

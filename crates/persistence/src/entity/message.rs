@@ -26,6 +26,7 @@ impl StoredEntity for Message {
     type Table = Entity;
 
     const POSITION: Option<Column> = Some(Column::Position);
+    const COUNTED: &'static [Column] = &[Column::Content, Column::Metadata];
 
     fn condition(filter: &MessageFilter) -> Condition {
         Condition::all()

@@ -18,7 +18,7 @@ use super::{
     App,
     chat::MessageBody,
     extract::{Body, Id, Key, Query, Seen, Sender},
-    page::{List, MAX_LIMIT, limit},
+    page::{List, MAX_BYTES, MAX_LIMIT, limit},
     problem::{Problem, ProblemBody},
 };
 use yai_agentkit_engine::{ConversationChange, RequestKey};
@@ -187,7 +187,9 @@ async fn list(
     State(app): State<App>,
     Query(page): Query<ConversationPage>,
 ) -> Result<Json<List<ConversationBody>>, Problem> {
-    let query = ListQuery::default().limit(limit(page.limit, MAX_LIMIT)?);
+    let query = ListQuery::default()
+        .limit(limit(page.limit, MAX_LIMIT)?)
+        .max_bytes(MAX_BYTES);
     let query = match (page.offset, page.cursor) {
         (Some(_), Some(_)) => return Err(Problem::invalid("cursor", "can't go with offset")),
         (Some(offset), None) => query.offset(offset.into()),
@@ -264,7 +266,9 @@ async fn messages(
     Id(id): Id,
     Query(page): Query<MessagePage>,
 ) -> Result<Json<List<MessageBody>>, Problem> {
-    let mut query = ListQuery::filtered(MessageFilter::of(id)).limit(limit(page.limit, MAX_LIMIT)?);
+    let mut query = ListQuery::filtered(MessageFilter::of(id))
+        .limit(limit(page.limit, MAX_LIMIT)?)
+        .max_bytes(MAX_BYTES);
     if let MessageOrder::Asc = page.order {
         query = query.oldest_first();
     }

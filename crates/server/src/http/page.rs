@@ -7,6 +7,9 @@ use super::problem::Problem;
 /// The most rows of one page.
 pub(super) const MAX_LIMIT: u64 = 1000;
 
+/// How many bytes of texts a page has, if it has more than one row.
+pub(super) const MAX_BYTES: u64 = 4 << 20;
+
 /// One page of a list.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct List<T: ToSchema> {

@@ -260,6 +260,7 @@ impl RowOperation {
                     order,
                     start,
                     limit: *limit,
+                    max_bytes: (limit % 2 == 0).then_some(20),
                 };
                 pair.same(async |parts| {
                     let page = parts.messages.list(&query).await?;

@@ -310,7 +310,10 @@ async fn an_update_that_can_not_be_serialized_is_repeated() {
         let rename = |title: &'static str| {
             let (conversations, id) = (database.conversations(), conversation.id);
             async move {
-                let rename = |stored: &mut Conversation| Ok(stored.title = Some(title.to_owned()));
+                let rename = |stored: &mut Conversation| {
+                    stored.title = Some(title.to_owned());
+                    Ok(())
+                };
                 conversations.update(&id, &rename).await
             }
         };

@@ -1,2 +1,3 @@
+//! Connection strings, for libFuzzer.
 #![no_main]
 libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz::connection_strings(input));

@@ -1,4 +1,7 @@
-use std::{collections::BTreeMap, mem};
+use std::{
+    collections::{BTreeMap, HashMap},
+    mem,
+};
 
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -59,8 +62,10 @@ impl History {
         stored: Vec<Message>,
         said: Vec<Value>,
     ) -> Result<Self, Problem> {
+        let places = stored.iter().enumerate();
+        let places = places.map(|(place, message)| (message.id, place)).collect();
         let said = said.into_iter().enumerate();
-        let said = said.map(|(place, message)| read(conversation, &stored, place, message));
+        let said = said.map(|(place, message)| read(conversation, &places, place, message));
         Ok(Self {
             conversation,
             said: said.collect::<Result<_, _>>()?,
@@ -186,7 +191,7 @@ impl History {
 
 fn read(
     conversation: ConversationId,
-    stored: &[Message],
+    stored: &HashMap<MessageId, usize>,
     place: usize,
     message: Value,
 ) -> Result<Said, Problem> {
@@ -207,11 +212,12 @@ fn read(
         }
         _ => String::new(),
     };
-    let own = fields.id.parse().map(MessageId).ok();
-    let derived = derived(conversation, &fields.id);
-    let is_same = |message: &Message| Some(message.id) == own || message.id == derived;
+    let own = fields.id.parse().map(MessageId);
+    let own = own.ok().and_then(|own| stored.get(&own));
     Ok(Said {
-        known: stored.iter().position(is_same),
+        known: own
+            .or_else(|| stored.get(&derived(conversation, &fields.id)))
+            .copied(),
         id: fields.id,
         role: fields.role,
         text,

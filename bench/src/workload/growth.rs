@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
-    CheckpointMetadata, CheckpointSelector, ConversationId, Message, MessageId, Role, Storage,
+    CheckpointMetadata, CheckpointSelector, ConversationId, Message, MessageId, Role, Stores,
     ThreadState,
 };
 use yai_agentkit_persistence::DatabaseConfig;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use chrono::DateTime;
 use sqlx::{Connection, PgConnection, Row};
 use yai_agentkit_core::{
-    CheckpointId, CheckpointQuery, CheckpointSelector, Checkpointer, Namespace, Storage,
+    CheckpointId, CheckpointQuery, CheckpointSelector, Checkpointer, Namespace, Stores,
     ThreadCursor, ThreadId,
 };
 use yai_agentkit_persistence::DatabaseConfig;

@@ -1,16 +1,12 @@
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value as Json};
 
 use crate::{
-    ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, CheckpointTuple, Error, EventBatch,
-    Fence, Namespace, Page, PendingWrite, PutOptions, Result, ThreadId, TurnChange, Value, Version,
-    validate,
+    ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, CheckpointTuple, Error, Fence,
+    Namespace, Page, PendingWrite, PutOptions, Result, ThreadId, Value, Version, validate,
 };
 
 /// The place of one checkpoint.
@@ -351,21 +347,6 @@ pub trait Checkpointer: Send + Sync {
     /// replaces only where [`NewWrites::replaces`], else the first write stays. No writes is no
     /// call.
     async fn put_writes(&self, writes: NewWrites, fence: Option<Fence>) -> Result<()>;
-
-    /// The same checkpoints, where [`put`](Self::put) asks `fence`, whatever its options say, and
-    /// stores `events` with the checkpoint: both or neither. A sequence that the turn has already
-    /// is [`Error::Conflict`], unless it holds these very events: they are told once, however often
-    /// the call is repeated. A conversation that is gone is [`Error::NotFound`].
-    ///
-    /// A `change` of the turn is stored with them: all or nothing, refused as where it is made by
-    /// itself, and not to be repeated. On PostgreSQL all of it is one round trip where a turn
-    /// begins with [`Fence::Raise`] and ends with [`Fence::Hold`].
-    fn telling(
-        &self,
-        fence: Fence,
-        events: EventBatch,
-        change: Option<TurnChange>,
-    ) -> Arc<dyn Checkpointer>;
 
     /// Raises the epoch of a thread without writing to it: from now on older holders are refused,
     /// and what is read later is what they have left. A thread that does not exist, or has this

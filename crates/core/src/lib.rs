@@ -8,7 +8,7 @@
 //! implements it on PostgreSQL and SQLite.
 //!
 //! ```
-//! use yai_agentkit_core::{memory::MemoryStorage, Conversation, ListQuery, Storage};
+//! use yai_agentkit_core::{memory::MemoryStorage, Conversation, ListQuery, Stores};
 //!
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 //! let storage = MemoryStorage::default();
@@ -25,11 +25,11 @@ mod clock;
 pub mod conformance;
 mod conversation;
 mod error;
-mod event;
+
 mod fence;
 mod id;
 mod idempotency;
-mod lease;
+
 pub mod memory;
 mod message;
 mod repository;
@@ -52,16 +52,19 @@ pub use checkpointer::{
 pub use clock::now;
 pub use conversation::{Conversation, ConversationFilter};
 pub use error::{BoxError, ConflictKind, Error, Outcome, Result};
-pub use event::{Announcements, EventBatch, LatestBatches, TurnEvents};
+
 pub use fence::{Fence, Parent, PutOptions};
 pub use id::{
     CheckpointId, ConversationId, InterruptId, MessageId, Namespace, OwnerId, ThreadId, TurnId,
 };
 pub use idempotency::{IdempotencyKey, IdempotencyKeyFilter};
-pub use lease::Leases;
+
 pub use message::{Message, MessageFilter, Role};
 pub use repository::{Change, Cursor, Entity, ListQuery, Order, Page, Repository, Start};
 pub use state::{CheckpointerExt, ThreadState, join_lists};
-pub use storage::{Storage, UnitOfWork};
-pub use turn::{Interrupt, Turn, TurnChange, TurnFilter, TurnStatus};
+pub use storage::{HasStores, Storage, Stores, UnitOfWork};
+pub use turn::{
+    Announcements, EventBatch, Interrupt, LatestBatches, Turn, TurnBegin, TurnChange, TurnFilter,
+    TurnStatus, TurnStep, TurnStore,
+};
 pub use value::{EncodeError, Value};

@@ -1,39 +1,90 @@
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use crate::{
-    Checkpointer, Conversation, IdempotencyKey, Leases, Message, Repository, Result, Turn,
-    TurnEvents,
+    Checkpointer, Conversation, IdempotencyKey, Message, Repository, Result, Turn, TurnStore,
 };
 
-/// Everything that AgentKit remembers, on one back end: what application code depends on.
-#[async_trait]
-pub trait Storage: Send + Sync {
+/// The repositories and stores of a back end: each for itself, where a [`Storage`] hands them out,
+/// together in one transaction, where a [`UnitOfWork`] does.
+pub trait Stores: Send + Sync {
     /// The conversations.
     fn conversations(&self) -> Arc<dyn Repository<Conversation>>;
 
     /// The messages of all conversations.
     fn messages(&self) -> Arc<dyn Repository<Message>>;
 
-    /// The turns of all conversations.
+    /// The rows of the turns of all conversations.
     fn turns(&self) -> Arc<dyn Repository<Turn>>;
 
-    /// What the turns have told so far.
-    fn turn_events(&self) -> Arc<dyn TurnEvents>;
-
-    /// The leases of the turns.
-    fn leases(&self) -> Arc<dyn Leases>;
+    /// The turns as engines work on them, with what they tell.
+    fn turn_store(&self) -> Arc<dyn TurnStore>;
 
     /// The keys of requests.
     fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>>;
 
-    /// Forgets the keys that were used longer than `age` ago, and returns how many.
-    async fn forget_idempotency_keys(&self, age: Duration) -> Result<u64>;
-
     /// The checkpoints of all threads.
     fn checkpointer(&self) -> Arc<dyn Checkpointer>;
+}
 
+/// Has the stores of something of its own, and so is [`Stores`] itself: for back ends, which make a
+/// storage and a unit of work of the same parts.
+pub trait HasStores: Send + Sync {
+    /// Those that it has.
+    fn stores(&self) -> &dyn Stores;
+}
+
+impl<T: HasStores> Stores for T {
+    fn conversations(&self) -> Arc<dyn Repository<Conversation>> {
+        self.stores().conversations()
+    }
+
+    fn messages(&self) -> Arc<dyn Repository<Message>> {
+        self.stores().messages()
+    }
+
+    fn turns(&self) -> Arc<dyn Repository<Turn>> {
+        self.stores().turns()
+    }
+
+    fn turn_store(&self) -> Arc<dyn TurnStore> {
+        self.stores().turn_store()
+    }
+
+    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
+        self.stores().idempotency_keys()
+    }
+
+    fn checkpointer(&self) -> Arc<dyn Checkpointer> {
+        self.stores().checkpointer()
+    }
+}
+
+/// Everything that AgentKit remembers, on one back end: what application code depends on.
+///
+/// ```
+/// use yai_agentkit_core::{
+///     memory::MemoryStorage, Conversation, Message, Result, Role, Storage, Stores,
+/// };
+///
+/// /// Both or neither.
+/// async fn greet(storage: &dyn Storage) -> Result<Conversation> {
+///     let unit = storage.begin().await?;
+///     let chat = unit.conversations().add(Conversation::titled("Hello")).await?;
+///     unit.messages().add(Message::new(chat.id, Role::Assistant, "Hello!")).await?;
+///     unit.commit().await?;
+///     Ok(chat)
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let storage = MemoryStorage::default();
+/// let chat = greet(&storage).await?;
+/// assert!(storage.conversations().exists(&chat.id).await?);
+/// # Ok::<(), yai_agentkit_core::Error>(()) }).unwrap();
+/// ```
+#[async_trait]
+pub trait Storage: Stores {
     /// Begins a unit of work: what is done through it becomes visible and durable together.
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>>;
 
@@ -41,32 +92,11 @@ pub trait Storage: Send + Sync {
     async fn ping(&self) -> Result<()>;
 }
 
-/// One transaction over repositories and checkpoints.
+/// One transaction over repositories and stores.
 ///
 /// Dropping it undoes everything. After an error from one of its parts it can only be dropped.
 #[async_trait]
-pub trait UnitOfWork: Send + Sync {
-    /// The conversations, within this transaction.
-    fn conversations(&self) -> Arc<dyn Repository<Conversation>>;
-
-    /// The messages, within this transaction.
-    fn messages(&self) -> Arc<dyn Repository<Message>>;
-
-    /// The turns, within this transaction.
-    fn turns(&self) -> Arc<dyn Repository<Turn>>;
-
-    /// What the turns have told, within this transaction.
-    fn turn_events(&self) -> Arc<dyn TurnEvents>;
-
-    /// The leases of the turns, within this transaction.
-    fn leases(&self) -> Arc<dyn Leases>;
-
-    /// The keys of requests, within this transaction.
-    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>>;
-
-    /// The checkpoints, within this transaction.
-    fn checkpointer(&self) -> Arc<dyn Checkpointer>;
-
+pub trait UnitOfWork: Stores {
     /// Makes everything durable, or nothing.
     async fn commit(self: Box<Self>) -> Result<()>;
 }

@@ -9,7 +9,7 @@ use tokio::{
     sync::{Notify, watch},
     time::{MissedTickBehavior, interval},
 };
-use yai_agentkit_core::{Announcements, ConversationId, LatestBatches, Result, TurnEvents, TurnId};
+use yai_agentkit_core::{Announcements, ConversationId, LatestBatches, Result, TurnId, TurnStore};
 
 use crate::error_chain;
 
@@ -97,16 +97,16 @@ impl Followers {
     }
 
     /// Tells other processes and hears from them, until dropped.
-    pub(super) async fn keep(&self, events: &dyn TurnEvents) {
-        tokio::join!(self.keep_announcing(events), self.keep_listening(events));
+    pub(super) async fn keep(&self, store: &dyn TurnStore) {
+        tokio::join!(self.keep_announcing(store), self.keep_listening(store));
     }
 
-    async fn keep_announcing(&self, events: &dyn TurnEvents) {
+    async fn keep_announcing(&self, store: &dyn TurnStore) {
         *lock(&self.0.unannounced) = Some(LatestBatches::new());
         loop {
             self.0.has_unannounced.notified().await;
             let batches = lock(&self.0.unannounced).replace(LatestBatches::new());
-            if let Err(error) = events.announce(&batches.unwrap_or_default()).await {
+            if let Err(error) = store.announce(&batches.unwrap_or_default()).await {
                 // They look from time to time.
                 tracing::warn!(error = error_chain(&error), "events not announced");
             }
@@ -114,22 +114,22 @@ impl Followers {
         }
     }
 
-    async fn keep_listening(&self, events: &dyn TurnEvents) {
+    async fn keep_listening(&self, store: &dyn TurnStore) {
         loop {
-            match events.announcements().await {
+            match store.announcements().await {
                 Ok(Some(announcements)) => {
                     let error = tokio::select! {
-                        error = self.hear(announcements, events) => error,
-                        never = self.keep_looking(events, LOOK_ALTHOUGH_TOLD) => match never {},
+                        error = self.hear(announcements, store) => error,
+                        never = self.keep_looking(store, LOOK_ALTHOUGH_TOLD) => match never {},
                     };
                     tracing::warn!(error = error_chain(&error), "not told of events any more");
                 }
-                Ok(None) => match self.keep_looking(events, LOOK).await {},
+                Ok(None) => match self.keep_looking(store, LOOK).await {},
                 Err(error) => {
                     tracing::warn!(error = error_chain(&error), "not told of events");
                 }
             }
-            self.look(events).await;
+            self.look(store).await;
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -138,7 +138,7 @@ impl Followers {
     async fn hear(
         &self,
         mut announcements: Box<dyn Announcements>,
-        events: &dyn TurnEvents,
+        store: &dyn TurnStore,
     ) -> yai_agentkit_core::Error {
         loop {
             match announcements.next().await {
@@ -148,29 +148,29 @@ impl Followers {
                     }
                 }
                 // Some may have been missed.
-                Ok(None) => self.look(events).await,
+                Ok(None) => self.look(store).await,
                 Err(error) => return error,
             }
         }
     }
 
-    async fn keep_looking(&self, events: &dyn TurnEvents, period: Duration) -> Infallible {
+    async fn keep_looking(&self, store: &dyn TurnStore, period: Duration) -> Infallible {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.look(events).await;
+            self.look(store).await;
         }
     }
 
     /// Reads the newest batches of all that is followed.
-    async fn look(&self, events: &dyn TurnEvents) {
+    async fn look(&self, store: &dyn TurnStore) {
         let followed: Vec<_> = lock(&self.0.followed)
             .iter()
             .map(|(turn_id, turn)| (turn.conversation_id, *turn_id))
             .collect();
         for turns in followed.chunks(TURNS) {
-            if let Err(error) = self.look_for(events, turns).await {
+            if let Err(error) = self.look_for(store, turns).await {
                 tracing::warn!(error = error_chain(&error), "events not looked for");
                 return;
             }
@@ -179,10 +179,10 @@ impl Followers {
 
     async fn look_for(
         &self,
-        events: &dyn TurnEvents,
+        store: &dyn TurnStore,
         turns: &[(ConversationId, TurnId)],
     ) -> Result<()> {
-        let latest = events.latest(turns).await?;
+        let latest = store.latest_events(turns).await?;
         for (_, turn_id) in turns {
             match latest.get(turn_id) {
                 Some(sequence) => self.learn(*turn_id, *sequence),

@@ -52,7 +52,7 @@ impl TurnEngine {
     pub async fn resume_all(&self) -> Result<()> {
         let mut seen = HashSet::new();
         loop {
-            let due = self.storage.leases().due(DUE).await?;
+            let due = self.storage.turn_store().due(DUE).await?;
             let new = due.into_iter().filter(|turn| seen.insert(turn.id));
             let conversations: Vec<_> = new.map(|turn| turn.conversation_id).collect();
             if conversations.is_empty() || self.is_stopping() {
@@ -71,7 +71,7 @@ impl TurnEngine {
         let mut ticks = self.ticks();
         loop {
             ticks.tick().await;
-            match self.storage.leases().renew(self.owner).await {
+            match self.storage.turn_store().renew(self.owner).await {
                 Ok(owned) => {
                     // Where a failing storage has ended the work, nobody else may take the turn.
                     for conversation in owned {
@@ -94,7 +94,7 @@ impl TurnEngine {
             if self.is_stopping() || permits.available_permits() == 0 {
                 continue;
             }
-            match self.storage.leases().due(DUE).await {
+            match self.storage.turn_store().due(DUE).await {
                 Ok(due) => {
                     for turn in due {
                         // The rest is for the next look, or for another server.
@@ -119,23 +119,22 @@ impl TurnEngine {
         let mut ticks = interval(FORGETTING);
         loop {
             ticks.tick().await;
-            let forgotten = self.storage.forget_idempotency_keys(self.limits.key_age);
-            if let Err(error) = forgotten.await {
+            let turns = self.storage.turn_store();
+            if let Err(error) = turns.forget_keys(self.limits.key_age).await {
                 tracing::warn!(
                     error = error_chain(&error),
                     "idempotency keys not forgotten"
                 );
             }
-            let events = self.storage.turn_events();
-            if let Err(error) = events.delete_older(self.limits.event_age).await {
+            if let Err(error) = turns.forget_events(self.limits.event_age).await {
                 tracing::warn!(error = error_chain(&error), "old events not deleted");
             }
         }
     }
 
     async fn keep_telling(&self) {
-        let events = self.storage.turn_events();
-        self.followers.keep(&*events).await;
+        let turns = self.storage.turn_store();
+        self.followers.keep(&*turns).await;
     }
 
     fn ticks(&self) -> tokio::time::Interval {

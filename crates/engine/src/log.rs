@@ -5,8 +5,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use yai_agentkit_core::{
-    ConflictKind, Error, EventBatch, Interrupt, Message, MessageId, Result, Storage, Turn,
-    TurnEvents,
+    ConflictKind, Error, EventBatch, Interrupt, Message, MessageId, Result, Turn, TurnChange,
+    TurnStore,
 };
 
 use super::{
@@ -64,12 +64,12 @@ impl EventLog {
     /// is refused. Who has lost it since then stores nothing: [`Error::Conflict`] of the turn.
     pub(super) async fn resume(
         followers: Followers,
-        storage: &dyn Storage,
+        turns: &dyn TurnStore,
         turn: &Turn,
         state: &AgentState,
     ) -> Result<Self> {
         loop {
-            let mut log = Self::load(followers.clone(), &*storage.turn_events(), turn).await?;
+            let mut log = Self::load(followers.clone(), turns, turn).await?;
             let mut batch = Vec::new();
             if !log.is_started {
                 batch.push(log.start(Some(state)));
@@ -78,15 +78,13 @@ impl EventLog {
             batch.push(TurnEvent::Resumed {
                 attempt: turn.attempt,
             });
-            let unit = storage.begin().await?;
-            unit.leases().replace(turn, turn.clone()).await?;
-            match log.append(&*unit.turn_events(), batch).await {
+            let resumed = TurnChange::new(turn.clone(), turn.clone());
+            match turns.change(resumed.with_events(log.next(batch))).await {
                 // Something of before came last.
                 Err(Error::Conflict(ConflictKind::EventBatch { .. })) => {}
-                appended => {
-                    appended?;
-                    unit.commit().await?;
-                    log.told();
+                resumed => {
+                    resumed?;
+                    log.stored();
                     return Ok(log);
                 }
             }
@@ -96,12 +94,12 @@ impl EventLog {
     /// Of a turn that has begun, as it is.
     pub(super) async fn load(
         followers: Followers,
-        events: &dyn TurnEvents,
+        turns: &dyn TurnStore,
         turn: &Turn,
     ) -> Result<Self> {
         let mut log = Self::new(followers, turn);
         loop {
-            let page = events.read(turn.conversation_id, turn.id, log.sequence, PAGE);
+            let page = turns.events(turn.conversation_id, turn.id, log.sequence, PAGE);
             let page = page.await?;
             let is_last = (page.len() as u64) < PAGE;
             for batch in page {
@@ -134,17 +132,6 @@ impl EventLog {
         }
     }
 
-    /// Stores the next batch; becomes known by [`told`](Self::told).
-    pub(super) async fn append(
-        &mut self,
-        events: &dyn TurnEvents,
-        batch: Vec<TurnEvent>,
-    ) -> Result<()> {
-        events.append(self.next(batch)).await?;
-        self.stored();
-        Ok(())
-    }
-
     /// The next batch, for who stores it with something else.
     pub(super) fn next(&self, batch: Vec<TurnEvent>) -> EventBatch {
         EventBatch {
@@ -155,17 +142,13 @@ impl EventLog {
         }
     }
 
-    /// The [`next`](Self::next) batch is stored.
+    /// The [`next`](Self::next) batch is durable: those who watch may read it.
     pub(super) fn stored(&mut self) {
         self.sequence += 1;
-    }
-
-    /// What was appended is committed: those who watch may read it.
-    pub(super) fn told(&self) {
         self.followers.told(self.turn.id, self.sequence);
     }
 
-    /// The last batch that was appended.
+    /// The last batch that was stored.
     pub(super) fn sequence(&self) -> u64 {
         self.sequence
     }
@@ -174,7 +157,7 @@ impl EventLog {
     /// stored with its outcome.
     pub(super) async fn listen<T>(
         &mut self,
-        events: &dyn TurnEvents,
+        turns: &dyn TurnStore,
         mut deltas: mpsc::Receiver<String>,
         step: impl Future<Output = T>,
     ) -> Result<T> {
@@ -194,7 +177,7 @@ impl EventLog {
                 () = sleep_until(flush_at.unwrap_or_else(Instant::now)), if flush_at.is_some() => {}
             }
             flush_at = None;
-            self.flush(events).await?;
+            self.flush(turns).await?;
         };
         while let Ok(delta) = deltas.try_recv() {
             self.hear(&delta);
@@ -213,15 +196,15 @@ impl EventLog {
         self.text.as_ref().map_or(0, unsaid)
     }
 
-    async fn flush(&mut self, events: &dyn TurnEvents) -> Result<()> {
+    async fn flush(&mut self, turns: &dyn TurnStore) -> Result<()> {
         let Some(text) = &mut self.text else {
             return Ok(());
         };
         let mut batch = Vec::new();
         text.say(&text.said.clone(), &mut batch);
         if !batch.is_empty() {
-            self.append(events, batch).await?;
-            self.told();
+            turns.append(self.next(batch)).await?;
+            self.stored();
         }
         Ok(())
     }
@@ -380,7 +363,7 @@ impl Text {
 
 #[cfg(test)]
 mod tests {
-    use yai_agentkit_core::{Conversation, OwnerId, TurnStatus, memory::MemoryStorage};
+    use yai_agentkit_core::{Conversation, OwnerId, Stores, TurnStatus, memory::MemoryStorage};
 
     use super::*;
 
@@ -394,9 +377,9 @@ mod tests {
             ..Turn::new(conversation.id, MessageId::new())
         };
         let turn = storage.turns().add(turn).await.unwrap();
+        let turns = storage.turn_store();
         let take = async |turn: &Turn| {
-            let leases = storage.leases();
-            let taken = leases.take(turn, OwnerId::new(), Duration::ZERO).await;
+            let taken = turns.take(turn, OwnerId::new(), Duration::ZERO).await;
             taken.unwrap().expect("its lease has ended")
         };
         let slow = take(&turn).await;
@@ -404,7 +387,7 @@ mod tests {
 
         let resume = async |turn| {
             let state = AgentState::default();
-            EventLog::resume(Followers::default(), &storage, turn, &state).await
+            EventLog::resume(Followers::default(), &*turns, turn, &state).await
         };
         resume(&fast).await.unwrap();
         let refused = resume(&slow).await.err();
@@ -412,8 +395,7 @@ mod tests {
             matches!(&refused, Some(Error::Conflict(ConflictKind::Turn(_)))),
             "{refused:?}"
         );
-        let events = storage.turn_events();
-        let told = events.read(conversation.id, turn.id, 0, PAGE).await;
+        let told = turns.events(conversation.id, turn.id, 0, PAGE).await;
         assert_eq!(told.unwrap().len(), 1);
     }
 }

@@ -3,7 +3,7 @@
 use tokio::{sync::watch, time::Instant};
 use yai_agentkit_core::{
     CheckpointSource, ConversationId, Error, Fence, Interrupt, InterruptId, ListQuery, Message,
-    Turn, TurnFilter, TurnId, TurnStatus, now,
+    Turn, TurnChange, TurnFilter, TurnId, TurnStatus, now,
 };
 
 use super::{
@@ -107,8 +107,8 @@ impl TurnEngine {
             };
             let mut chat = Chat::open(engine.clone(), claim, epoch.max(turn.epoch)).await?;
             let writes = chat.answer_writes(&asked, &answer)?;
-            let events = engine.storage.turn_events();
-            let mut log = EventLog::load(engine.followers.clone(), &*events, &turn).await?;
+            let turns = engine.storage.turn_store();
+            let mut log = EventLog::load(engine.followers.clone(), &*turns, &turn).await?;
             let asked_at = log.sequence();
             let batch = log.started(&chat.state);
             let next = Turn {
@@ -117,19 +117,13 @@ impl TurnEngine {
                 started_at: Some(now()),
                 ..chat.owned(turn.clone())
             };
-            let answered = async {
-                let unit = engine.storage.begin().await?;
-                let checkpointer = unit.checkpointer();
-                let raise = Fence::Raise(next.epoch);
-                checkpointer.put_writes(writes, Some(raise)).await?;
-                let turn = unit.leases().replace(&turn, next).await?;
-                log.append(&*unit.turn_events(), batch).await?;
-                unit.commit().await?;
-                log.told();
-                Ok(turn)
-            };
-            match answered.await {
+            let raise = Fence::Raise(next.epoch);
+            let goes_on = TurnChange::new(turn, next)
+                .with_writes(writes, raise)
+                .with_events(log.next(batch));
+            match turns.change(goes_on).await {
                 Ok(turn) => {
+                    log.stored();
                     stored.send_replace(Some((turn.clone(), asked_at)));
                     chat.log = Some(log);
                     break (chat, turn);
@@ -188,12 +182,10 @@ impl TurnEngine {
         let nothing = AgentState::default();
         let mut log = EventLog::new(self.followers.clone(), turn);
         let batch = log.given_up(&nothing, &nothing, TurnEvent::Cancelled);
-        let unit = self.storage.begin().await?;
         let cancelled = ended(turn, TurnStatus::Cancelled, None);
-        let cancelled = unit.leases().replace(turn, cancelled).await?;
-        log.append(&*unit.turn_events(), batch).await?;
-        unit.commit().await?;
-        log.told();
+        let cancel = TurnChange::new(turn.clone(), cancelled).with_events(log.next(batch));
+        let cancelled = self.storage.turn_store().change(cancel).await?;
+        log.stored();
         Ok(cancelled)
     }
 
@@ -215,34 +207,28 @@ impl TurnEngine {
             Err(error) => return Err(error),
         };
         let mut chat = Chat::of(self.clone(), conversation);
-        let before = if has_thread {
-            // What the owner has left.
-            chat.read(&*checkpointer).await?;
-            let (before, hold) = (chat.state.clone(), Fence::Hold(epoch));
-            chat.save(
-                &*checkpointer,
-                closed(before.clone(), CANCELLED),
-                CheckpointSource::Loop,
-                turn.user_message_id,
-                hold,
-                Some(turn.id),
-            )
-            .await?;
-            before
-        } else {
-            AgentState::default()
-        };
-        let events = unit.turn_events();
-        let mut log = EventLog::load(self.followers.clone(), &*events, turn).await?;
-        let batch = log.given_up(&before, &chat.state, TurnEvent::Cancelled);
-        log.append(&*events, batch).await?;
         let cancelled = Turn {
             epoch,
             ..ended(turn, TurnStatus::Cancelled, None)
         };
-        let cancelled = unit.leases().replace(turn, cancelled).await?;
+        let mut cancel = TurnChange::new(turn.clone(), cancelled);
+        let mut state = AgentState::default();
+        if has_thread {
+            // What the owner has left.
+            chat.read(&*checkpointer).await?;
+            state = closed(chat.state.clone(), CANCELLED);
+            let (source, message) = (CheckpointSource::Loop, turn.user_message_id);
+            let id = Some(turn.id);
+            let staged = chat.stage(&*checkpointer, state.clone(), source, message, epoch, id);
+            let (checkpoint, _) = staged.await?;
+            cancel = cancel.with_checkpoint(checkpoint, Fence::Hold(epoch));
+        }
+        let turns = unit.turn_store();
+        let mut log = EventLog::load(self.followers.clone(), &*turns, turn).await?;
+        let batch = log.given_up(&chat.state, &state, TurnEvent::Cancelled);
+        let cancelled = turns.change(cancel.with_events(log.next(batch))).await?;
         unit.commit().await?;
-        log.told();
+        log.stored();
         Ok(cancelled)
     }
 }

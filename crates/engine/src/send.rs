@@ -69,7 +69,7 @@ impl Incoming {
             return Ok(());
         };
         let keys = unit.idempotency_keys();
-        if !self.is_announced.load(Ordering::Relaxed) {
+        if !self.is_announced() {
             return keys.add(key.clone()).await.map(drop);
         }
         let used = |stored: &mut IdempotencyKey| match stored.is_pending() {
@@ -84,6 +84,11 @@ impl Incoming {
             Err(Error::NotFound { .. }) => keys.add(key.clone()).await.map(drop),
             used => used.map(drop),
         }
+    }
+
+    /// Whether its key is stored already.
+    pub(super) fn is_announced(&self) -> bool {
+        self.is_announced.load(Ordering::Relaxed)
     }
 
     /// Lets equal requests on other servers wait, while the turn before is finished here.
@@ -311,11 +316,7 @@ impl TurnEngine {
         incoming: &Incoming,
         looks: &mut u32,
     ) -> Result<bool, TurnError> {
-        let Some(key) = incoming
-            .key
-            .as_ref()
-            .filter(|_| incoming.is_announced.load(Ordering::Relaxed))
-        else {
+        let Some(key) = incoming.key.as_ref().filter(|_| incoming.is_announced()) else {
             return Ok(false);
         };
         let running = TurnFilter::running().of(incoming.message.conversation_id);

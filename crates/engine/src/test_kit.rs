@@ -6,17 +6,19 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use yai_agentkit_core::{
-    ChannelValue, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple,
-    Checkpointer, Conversation, DeltaChannelHistory, Error, EventBatch, Fence, IdempotencyKey,
-    Leases, ListQuery, Message, MessageFilter, NewCheckpoint, NewWrites, Outcome, Page,
-    PruneStrategy, PutOptions, Repository, Result, Role, Storage, Thread, ThreadCursor, ThreadId,
-    Turn, TurnChange, TurnEvents, UnitOfWork, memory::MemoryStorage,
+    Announcements, ChannelValue, CheckpointKey, CheckpointQuery, CheckpointSelector,
+    CheckpointTuple, Checkpointer, Conversation, ConversationId, DeltaChannelHistory, Error,
+    EventBatch, Fence, IdempotencyKey, LatestBatches, ListQuery, Message, MessageFilter,
+    NewCheckpoint, NewWrites, Outcome, OwnerId, Page, PruneStrategy, PutOptions, Repository,
+    Result, Role, Storage, Stores, Thread, ThreadCursor, ThreadId, Turn, TurnBegin, TurnChange,
+    TurnId, TurnStep, TurnStore, UnitOfWork, memory::MemoryStorage,
 };
 
 use crate::{
@@ -68,7 +70,7 @@ impl ScriptedAgent {
 pub fn limits() -> TurnLimits {
     TurnLimits {
         max_steps: 5,
-        lease: std::time::Duration::ZERO,
+        lease: Duration::ZERO,
         ..TurnLimits::default()
     }
 }
@@ -208,10 +210,18 @@ impl FailingStorage {
         }
         Ok(())
     }
+
+    /// A checkpoint is written, or is not.
+    fn write(&self, new: &NewCheckpoint) -> Result<()> {
+        self.check("put checkpoint")?;
+        let values = new.checkpoint.channel_values.values();
+        let written = values.map(size).sum();
+        self.bytes.1.fetch_add(written, Ordering::SeqCst);
+        Ok(())
+    }
 }
 
-#[async_trait]
-impl Storage for FailingStorage {
+impl Stores for FailingStorage {
     fn conversations(&self) -> Arc<dyn Repository<Conversation>> {
         self.part().conversations()
     }
@@ -224,20 +234,15 @@ impl Storage for FailingStorage {
         self.part().turns()
     }
 
-    fn turn_events(&self) -> Arc<dyn TurnEvents> {
-        self.part().turn_events()
-    }
-
-    fn leases(&self) -> Arc<dyn Leases> {
-        self.part().leases()
+    fn turn_store(&self) -> Arc<dyn TurnStore> {
+        Arc::new(FailingTurns {
+            storage: self.clone(),
+            inner: self.part().turn_store(),
+        })
     }
 
     fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
         self.part().idempotency_keys()
-    }
-
-    async fn forget_idempotency_keys(&self, age: std::time::Duration) -> Result<u64> {
-        self.part().forget_idempotency_keys(age).await
     }
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
@@ -250,7 +255,10 @@ impl Storage for FailingStorage {
             inner: self.part().checkpointer(),
         })
     }
+}
 
+#[async_trait]
+impl Storage for FailingStorage {
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>> {
         self.check("begin")?;
         self.part().begin().await
@@ -262,19 +270,83 @@ impl Storage for FailingStorage {
     }
 }
 
+/// The turns of a [`FailingStorage`], whose checkpoints fail while it is told so.
+struct FailingTurns {
+    storage: FailingStorage,
+    inner: Arc<dyn TurnStore>,
+}
+
+#[async_trait]
+impl TurnStore for FailingTurns {
+    async fn begin(&self, begin: TurnBegin) -> Result<Turn> {
+        self.storage.write(&begin.checkpoint)?;
+        self.inner.begin(begin).await
+    }
+
+    async fn step(&self, step: TurnStep) -> Result<()> {
+        self.storage.write(&step.checkpoint)?;
+        self.inner.step(step).await
+    }
+
+    async fn change(&self, change: TurnChange) -> Result<Turn> {
+        if let Some((checkpoint, _)) = &change.checkpoint {
+            self.storage.write(checkpoint)?;
+        }
+        self.inner.change(change).await
+    }
+
+    async fn take(&self, seen: &Turn, owner: OwnerId, lease: Duration) -> Result<Option<Turn>> {
+        self.inner.take(seen, owner, lease).await
+    }
+
+    async fn renew(&self, owner: OwnerId) -> Result<Vec<ConversationId>> {
+        self.inner.renew(owner).await
+    }
+
+    async fn due(&self, limit: u64) -> Result<Vec<Turn>> {
+        self.inner.due(limit).await
+    }
+
+    async fn append(&self, batch: EventBatch) -> Result<()> {
+        self.inner.append(batch).await
+    }
+
+    async fn events(
+        &self,
+        conversation_id: ConversationId,
+        turn_id: TurnId,
+        after: u64,
+        limit: u64,
+    ) -> Result<Vec<EventBatch>> {
+        let events = self.inner.events(conversation_id, turn_id, after, limit);
+        events.await
+    }
+
+    async fn latest_events(&self, turns: &[(ConversationId, TurnId)]) -> Result<LatestBatches> {
+        self.inner.latest_events(turns).await
+    }
+
+    async fn forget_events(&self, age: Duration) -> Result<u64> {
+        self.inner.forget_events(age).await
+    }
+
+    async fn forget_keys(&self, age: Duration) -> Result<u64> {
+        self.inner.forget_keys(age).await
+    }
+
+    async fn announce(&self, latest: &LatestBatches) -> Result<()> {
+        self.inner.announce(latest).await
+    }
+
+    async fn announcements(&self) -> Result<Option<Box<dyn Announcements>>> {
+        self.inner.announcements().await
+    }
+}
+
 /// The checkpointer of a [`FailingStorage`], whose puts fail while it is told so.
 struct FailingCheckpointer {
     storage: FailingStorage,
     inner: Arc<dyn Checkpointer>,
-}
-
-impl FailingCheckpointer {
-    fn of(&self, inner: Arc<dyn Checkpointer>) -> Arc<dyn Checkpointer> {
-        Arc::new(Self {
-            storage: self.storage.clone(),
-            inner,
-        })
-    }
 }
 
 #[async_trait]
@@ -294,28 +366,12 @@ impl Checkpointer for FailingCheckpointer {
     }
 
     async fn put(&self, checkpoint: NewCheckpoint, options: PutOptions) -> Result<CheckpointKey> {
-        self.storage.check("put checkpoint")?;
-        let written = checkpoint
-            .checkpoint
-            .channel_values
-            .values()
-            .map(size)
-            .sum();
-        self.storage.bytes.1.fetch_add(written, Ordering::SeqCst);
+        self.storage.write(&checkpoint)?;
         self.inner.put(checkpoint, options).await
     }
 
     async fn put_writes(&self, writes: NewWrites, fence: Option<Fence>) -> Result<()> {
         self.inner.put_writes(writes, fence).await
-    }
-
-    fn telling(
-        &self,
-        fence: Fence,
-        events: EventBatch,
-        change: Option<TurnChange>,
-    ) -> Arc<dyn Checkpointer> {
-        self.of(self.inner.telling(fence, events, change))
     }
 
     async fn raise_epoch(&self, thread_id: &ThreadId, epoch: u64) -> Result<()> {

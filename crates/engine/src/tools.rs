@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::Semaphore;
 use yai_agentkit_core::{
     ChannelWrite, CheckpointKey, Error, Fence, Interrupt, InterruptId, Namespace, NewWrites,
-    PendingWrite, Role, Turn, TurnStatus, Value,
+    PendingWrite, Role, Turn, TurnChange, TurnStatus, Value,
 };
 
 use super::{
@@ -145,14 +145,12 @@ impl Chat {
         };
         self.set_running(false);
         let asked = async {
-            let unit = self.engine.storage.begin().await?;
-            let turn = unit.leases().replace(&asking, waiting).await?;
             let log = log_of(&mut self.log);
-            let interrupt = turn.interrupt.clone().expect("it was found to ask");
+            let interrupt = asking.interrupt.clone().expect("it was found to ask");
             let batch = log.waiting(&self.state, interrupt);
-            log.append(&*unit.turn_events(), batch).await?;
-            unit.commit().await?;
-            log.told();
+            let asks = TurnChange::new(asking, waiting).with_events(log.next(batch));
+            let turn = self.engine.storage.turn_store().change(asks).await?;
+            log.stored();
             Ok(turn)
         };
         match asked.await {

@@ -78,8 +78,8 @@ impl Watcher {
         // What comes from here on is news again.
         let latest = self.follower.news.borrow_and_update().latest;
         let (conversation, turn) = (self.turn.conversation_id, self.turn.id);
-        let events = self.storage.turn_events();
-        let page = events.read(conversation, turn, self.read, PAGE).await?;
+        let turns = self.storage.turn_store();
+        let page = turns.events(conversation, turn, self.read, PAGE).await?;
         let is_last = (page.len() as u64) < PAGE;
         for batch in page {
             self.read = batch.sequence;

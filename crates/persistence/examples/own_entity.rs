@@ -7,9 +7,7 @@
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
-use yai_agentkit_core::{
-    Conversation, Entity, ListQuery, Message, Result, Role, Storage, UnitOfWork, now,
-};
+use yai_agentkit_core::{Conversation, Entity, ListQuery, Message, Result, Role, Stores, now};
 use yai_agentkit_persistence::{
     Database, DatabaseConfig, StoredEntity,
     sea_orm::{ColumnTrait, Condition},

@@ -1,30 +1,20 @@
-use std::{
-    any::{Any, TypeId},
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 use sea_orm_migration::MigratorTrait;
-use yai_agentkit_core::{
-    Checkpointer, Conversation, Error, IdempotencyKey, Leases, Message, Repository, Result,
-    Storage, Turn, TurnEvents, UnitOfWork,
-};
+use yai_agentkit_core::{Error, HasStores, Repository, Result, Storage, Stores, UnitOfWork};
 
 use crate::{
     DatabaseConfig, Migration,
-    checkpointer::{Group, RawCheckpoints, SqlCheckpointer},
+    checkpointer::RawCheckpoints,
     config::Target,
     connection::{Connection, Transaction, retrying},
-    entity::idempotency_key,
     error::{not_writable, storage_error},
-    events::SqlTurnEvents,
-    lease::SqlLeases,
     migration,
     open::open,
-    repository::{Calls, SqlRepository, StoredEntity},
+    repository::StoredEntity,
+    stores::SqlStores,
 };
 
 /// A connected database: hands out repositories and the checkpointer, and runs units of work.
@@ -33,7 +23,7 @@ use crate::{
 /// repeated where it runs alone, and fails with [`Error::Unavailable`] within a unit of work.
 ///
 /// ```
-/// use yai_agentkit_core::{Conversation, Message, Role, Storage};
+/// use yai_agentkit_core::{Conversation, Message, Role, Storage, Stores};
 /// use yai_agentkit_persistence::{Database, DatabaseConfig};
 ///
 /// # tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(async {
@@ -48,9 +38,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Database {
     pub(crate) connection: Connection,
-    writes: Group,
-    /// The [`Calls`] of each entity.
-    calls: Arc<Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>>,
+    stores: SqlStores,
     config: Arc<DatabaseConfig>,
 }
 
@@ -86,8 +74,7 @@ impl Database {
     pub async fn connect_unmigrated(config: &DatabaseConfig) -> Result<Self> {
         let connection = open(config).await?;
         Ok(Self {
-            calls: Arc::default(),
-            writes: Group::new(connection.clone(), config.values.connection_timeout),
+            stores: SqlStores::on_pool(connection.clone(), config.values.connection_timeout),
             connection,
             config: Arc::new(config.clone()),
         })
@@ -120,33 +107,23 @@ impl Database {
 
     /// The repository of any entity, an application's own included; see [`StoredEntity`].
     pub fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
-        Arc::new(SqlRepository::on_pool(
-            self.connection.clone(),
-            self.calls::<E>(),
-        ))
-    }
-
-    fn calls<E: StoredEntity>(&self) -> Arc<Calls<E>> {
-        let mut all = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let calls = all
-            .entry(TypeId::of::<E>())
-            .or_insert_with(|| Arc::new(Calls::<E>::new()));
-        let calls = Arc::clone(calls).downcast();
-        calls.expect("each is entered under its type")
+        self.stores.repository()
     }
 
     /// The checkpoints with their JSON as text.
     pub fn raw_checkpoints(&self) -> RawCheckpoints {
-        RawCheckpoints(self.sql_checkpointer())
+        RawCheckpoints(self.stores.checkpoints())
     }
 
     /// Begins a [`DatabaseUnitOfWork`], the unit of work that an application's own entities can
     /// take part in.
     pub async fn begin_unit(&self) -> Result<DatabaseUnitOfWork> {
         let transaction = self.connection.begin().await;
-        Ok(DatabaseUnitOfWork(
-            transaction.map_err(|error| storage_error("begin", error))?,
-        ))
+        let transaction = transaction.map_err(|error| storage_error("begin", error))?;
+        Ok(DatabaseUnitOfWork {
+            stores: SqlStores::within(transaction.clone()),
+            transaction,
+        })
     }
 
     /// Runs one SQL script as it stands, for an application's own tables. The query timeout holds
@@ -161,7 +138,7 @@ impl Database {
 
     /// Waits for what is under way, then closes all connections.
     pub async fn close(&self) {
-        self.writes.idle().await;
+        self.stores.idle().await;
         self.connection.close().await;
     }
 
@@ -170,49 +147,19 @@ impl Database {
     pub(crate) fn into_distributed(mut self) -> Self {
         self.connection = self.connection.into_distributed();
         let patience = self.config.values.connection_timeout;
-        self.writes = Group::new(self.connection.clone(), patience);
+        self.stores = SqlStores::on_pool(self.connection.clone(), patience);
         self
     }
+}
 
-    fn sql_checkpointer(&self) -> SqlCheckpointer {
-        SqlCheckpointer::on_pool(self.connection.clone(), self.writes.clone())
+impl HasStores for Database {
+    fn stores(&self) -> &dyn Stores {
+        &self.stores
     }
 }
 
 #[async_trait]
 impl Storage for Database {
-    fn conversations(&self) -> Arc<dyn Repository<Conversation>> {
-        self.repository()
-    }
-
-    fn messages(&self) -> Arc<dyn Repository<Message>> {
-        self.repository()
-    }
-
-    fn turns(&self) -> Arc<dyn Repository<Turn>> {
-        self.repository()
-    }
-
-    fn turn_events(&self) -> Arc<dyn TurnEvents> {
-        Arc::new(SqlTurnEvents(self.connection.clone()))
-    }
-
-    fn leases(&self) -> Arc<dyn Leases> {
-        Arc::new(SqlLeases(self.connection.clone()))
-    }
-
-    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
-        self.repository()
-    }
-
-    async fn forget_idempotency_keys(&self, age: Duration) -> Result<u64> {
-        idempotency_key::forget(&self.connection, age).await
-    }
-
-    fn checkpointer(&self) -> Arc<dyn Checkpointer> {
-        Arc::new(self.sql_checkpointer())
-    }
-
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>> {
         Ok(Box::new(self.begin_unit().await?))
     }
@@ -227,51 +174,32 @@ impl Storage for Database {
 }
 
 /// One transaction on a [`Database`]. Dropping it undoes everything.
-pub struct DatabaseUnitOfWork(Transaction);
+pub struct DatabaseUnitOfWork {
+    transaction: Transaction,
+    stores: SqlStores,
+}
 
 impl DatabaseUnitOfWork {
     /// The repository of any entity, within this transaction.
     pub fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
-        Arc::new(SqlRepository::within(self.0.clone()))
+        self.stores.repository()
     }
 
     /// Makes everything durable, or nothing.
     pub async fn commit(self) -> Result<()> {
-        let committed = self.0.commit().await;
+        let committed = self.transaction.commit().await;
         committed.map_err(|error| storage_error("commit", error))
+    }
+}
+
+impl HasStores for DatabaseUnitOfWork {
+    fn stores(&self) -> &dyn Stores {
+        &self.stores
     }
 }
 
 #[async_trait]
 impl UnitOfWork for DatabaseUnitOfWork {
-    fn conversations(&self) -> Arc<dyn Repository<Conversation>> {
-        self.repository()
-    }
-
-    fn messages(&self) -> Arc<dyn Repository<Message>> {
-        self.repository()
-    }
-
-    fn turns(&self) -> Arc<dyn Repository<Turn>> {
-        self.repository()
-    }
-
-    fn turn_events(&self) -> Arc<dyn TurnEvents> {
-        Arc::new(SqlTurnEvents(self.0.clone()))
-    }
-
-    fn leases(&self) -> Arc<dyn Leases> {
-        Arc::new(SqlLeases(self.0.clone()))
-    }
-
-    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
-        self.repository()
-    }
-
-    fn checkpointer(&self) -> Arc<dyn Checkpointer> {
-        Arc::new(SqlCheckpointer::within(self.0.clone()))
-    }
-
     async fn commit(self: Box<Self>) -> Result<()> {
         (*self).commit().await
     }

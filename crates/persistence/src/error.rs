@@ -176,6 +176,7 @@ pub(crate) fn code(error: &DbErr) -> Option<String> {
 pub(crate) enum Table {
     Messages,
     Turns,
+    IdempotencyKeys,
 }
 
 /// The table in which PostgreSQL found a key taken.
@@ -185,6 +186,7 @@ pub(crate) fn taken_in(error: &DbErr) -> Option<Table> {
         _ if !is_unique_violation(error) => None,
         "agent_messages" => Some(Table::Messages),
         "agent_turns" => Some(Table::Turns),
+        "agent_idempotency_keys" => Some(Table::IdempotencyKeys),
         _ => None,
     }
 }

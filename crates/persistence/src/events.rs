@@ -9,8 +9,7 @@ use serde_json::{Value as Json, json};
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    Announcements, ConversationId, Error, EventBatch, LatestBatches, Result, TurnEvents, TurnId,
-    now,
+    Announcements, ConversationId, Error, EventBatch, LatestBatches, Result, TurnId, now,
 };
 
 use crate::{
@@ -147,7 +146,7 @@ impl SqlTurnEvents {
     async fn holds(&self, batch: &EventBatch) -> Result<bool> {
         let before = batch.sequence.saturating_sub(1);
         let stored = self
-            .read(batch.conversation_id, batch.turn_id, before, 1)
+            .read(batch.conversation_id, batch.turn_id, [before, 1])
             .await?;
         Ok(stored.first() == Some(batch))
     }
@@ -170,29 +169,27 @@ fn places(turns: &[(ConversationId, TurnId)]) -> String {
     turns.iter().map(place).collect::<Json>().to_string()
 }
 
-#[async_trait]
-impl TurnEvents for SqlTurnEvents {
-    async fn append(&self, batch: EventBatch) -> Result<()> {
+impl SqlTurnEvents {
+    pub(crate) async fn append(&self, batch: &EventBatch) -> Result<()> {
         batch.validate()?;
-        let mut added = self.insert(&batch).await;
+        let mut added = self.insert(batch).await;
         if let Err(error) = &added
             && self.0.may_repeat(error, &mut 0).await
         {
-            added = retrying_undone!(self.0, self.insert(&batch));
+            added = retrying_undone!(self.0, self.insert(batch));
             // The first attempt may have been committed after all.
-            if added.as_ref().is_err_and(is_unique_violation) && self.holds(&batch).await? {
+            if added.as_ref().is_err_and(is_unique_violation) && self.holds(batch).await? {
                 return Ok(());
             }
         }
-        added.map_err(|error| refused("append events", Some(&batch), error))
+        added.map_err(|error| refused("append events", Some(batch), error))
     }
 
-    async fn read(
+    pub(crate) async fn read(
         &self,
         conversation_id: ConversationId,
         turn_id: TurnId,
-        after: u64,
-        limit: u64,
+        [after, limit]: [u64; 2],
     ) -> Result<Vec<EventBatch>> {
         let read = || read_query(&self.0, conversation_id, turn_id, [after, limit]);
         let rows = retrying!(self.0, read().rows(&self.0));
@@ -211,7 +208,7 @@ impl TurnEvents for SqlTurnEvents {
         rows.map_err(failed)?.iter().map(batch).collect()
     }
 
-    async fn latest(&self, turns: &[(ConversationId, TurnId)]) -> Result<LatestBatches> {
+    pub(crate) async fn latest(&self, turns: &[(ConversationId, TurnId)]) -> Result<LatestBatches> {
         if turns.is_empty() {
             return Ok(LatestBatches::new());
         }
@@ -225,7 +222,7 @@ impl TurnEvents for SqlTurnEvents {
         latest.map_err(|error| storage_error("read the latest events", error))
     }
 
-    async fn delete_older(&self, age: Duration) -> Result<u64> {
+    pub(crate) async fn delete_older(&self, age: Duration) -> Result<u64> {
         let mut delete = DELETE_OLDER.query(&self.0);
         if self.0.is_postgres() {
             delete.bind(age.as_secs_f64());
@@ -238,7 +235,7 @@ impl TurnEvents for SqlTurnEvents {
         deleted.map_err(|error| storage_error("delete events", error))
     }
 
-    async fn announce(&self, latest: &LatestBatches) -> Result<()> {
+    pub(crate) async fn announce(&self, latest: &LatestBatches) -> Result<()> {
         if !self.0.is_postgres() {
             return Ok(());
         }
@@ -252,7 +249,7 @@ impl TurnEvents for SqlTurnEvents {
         Ok(())
     }
 
-    async fn announcements(&self) -> Result<Option<Box<dyn Announcements>>> {
+    pub(crate) async fn announcements(&self) -> Result<Option<Box<dyn Announcements>>> {
         match &self.0 {
             // Behind a transaction pooler a LISTEN ends with its transaction.
             Connection::Postgres(postgres) if postgres.pooler_begin.is_none() => {

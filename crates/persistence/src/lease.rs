@@ -3,14 +3,11 @@
 
 use std::time::Duration;
 
-use async_trait::async_trait;
 use sea_orm::{
     ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement,
     Value as SqlValue, sea_query::Expr,
 };
-use yai_agentkit_core::{
-    ConversationId, Entity, Error, Leases, OwnerId, Result, Turn, TurnStatus, now,
-};
+use yai_agentkit_core::{ConversationId, Entity, Error, OwnerId, Result, Turn, TurnStatus, now};
 
 use crate::{
     connection::{Connection, retrying, retrying_undone},
@@ -79,9 +76,9 @@ impl SqlLeases {
     }
 }
 
-#[async_trait]
-impl Leases for SqlLeases {
-    async fn replace(&self, seen: &Turn, mut next: Turn) -> Result<Turn> {
+impl SqlLeases {
+    /// Replaces a turn that is as it was seen.
+    pub(crate) async fn replace(&self, seen: &Turn, mut next: Turn) -> Result<Turn> {
         next.validate()?;
         next.touch(now());
         let model = Model::from(next.clone());
@@ -123,7 +120,12 @@ WHERE conversation_id = $1 AND id = $2 AND status = $13 AND epoch = $14",
         }
     }
 
-    async fn take(&self, seen: &Turn, owner: OwnerId, lease: Duration) -> Result<Option<Turn>> {
+    pub(crate) async fn take(
+        &self,
+        seen: &Turn,
+        owner: OwnerId,
+        lease: Duration,
+    ) -> Result<Option<Turn>> {
         let Clock {
             now: clock,
             lease_has_ended,
@@ -170,7 +172,7 @@ RETURNING attempt"
         Ok(Some(turn))
     }
 
-    async fn renew(&self, owner: OwnerId) -> Result<Vec<ConversationId>> {
+    pub(crate) async fn renew(&self, owner: OwnerId) -> Result<Vec<ConversationId>> {
         let sql = format!(
             "UPDATE agent_turns SET lease_renewed_at = {}
 WHERE status = 'running' AND lease_owner = $1 RETURNING conversation_id",
@@ -187,7 +189,7 @@ WHERE status = 'running' AND lease_owner = $1 RETURNING conversation_id",
         ids.map_err(|error| storage_error("renew leases", error))
     }
 
-    async fn due(&self, limit: u64) -> Result<Vec<Turn>> {
+    pub(crate) async fn due(&self, limit: u64) -> Result<Vec<Turn>> {
         let ended = self.clock().lease_has_ended;
         let mut due = self.due_with(TurnStatus::Running, ended, limit).await?;
         due.extend(self.due_with(TurnStatus::Queued, IS_NEXT, limit).await?);

@@ -23,6 +23,8 @@ mod precision;
 mod repository;
 pub mod setting;
 mod sql;
+mod stores;
+mod turns;
 
 pub use checkpointer::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
 pub use config::DatabaseConfig;

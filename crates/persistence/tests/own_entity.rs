@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use example::{Migrator, Note, NoteFilter};
-use yai_agentkit_core::{ConflictKind, Conversation, Error, ListQuery, Storage, UnitOfWork};
+use yai_agentkit_core::{ConflictKind, Conversation, Error, ListQuery, Stores};
 use yai_agentkit_persistence::{Database, DatabaseConfig};
 
 #[path = "../examples/own_entity.rs"]

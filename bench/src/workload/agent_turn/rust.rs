@@ -4,7 +4,7 @@ use std::{mem, sync::Arc, time::Instant};
 
 use futures::future::try_join_all;
 use yai_agentkit_core::{
-    ChannelValue, CheckpointSelector, CheckpointTuple, Checkpointer, PutOptions, Storage,
+    ChannelValue, CheckpointSelector, CheckpointTuple, Checkpointer, PutOptions, Stores,
 };
 use yai_agentkit_persistence::DatabaseConfig;
 

@@ -12,8 +12,8 @@ use super::{
     fixtures::{add_conversation, all_at_once, assert_conflict, moment},
 };
 use crate::{
-    ConversationId, IdempotencyKey, Interrupt, InterruptId, MessageId, OwnerId, Storage, Turn,
-    TurnId, TurnStatus, now,
+    ConversationId, IdempotencyKey, Interrupt, InterruptId, MessageId, OwnerId, Result, Storage,
+    Turn, TurnChange, TurnId, TurnStatus, TurnStore, now,
 };
 
 pub(super) const CASES: &[Case] = cases!["leases":
@@ -39,8 +39,12 @@ async fn owned(storage: &Arc<dyn Storage>, conversation: ConversationId, lease: 
     storage.turns().add(turn).await.unwrap()
 }
 
+async fn replace(turns: &dyn TurnStore, seen: &Turn, next: Turn) -> Result<Turn> {
+    turns.change(TurnChange::new(seen.clone(), next)).await
+}
+
 async fn is_due(storage: &Arc<dyn Storage>, id: TurnId) -> bool {
-    let due = storage.leases().due(100_000).await.unwrap();
+    let due = storage.turn_store().due(100_000).await.unwrap();
     due.iter().any(|turn| turn.id == id)
 }
 
@@ -57,7 +61,7 @@ async fn becomes_due(storage: &Arc<dyn Storage>, id: TurnId) {
 
 async fn a_turn_is_replaced_only_as_it_was_seen(storage: Arc<dyn Storage>) {
     let conversation = add_conversation(&storage).await.id;
-    let leases = storage.leases();
+    let turns = storage.turn_store();
     let seen = owned(&storage, conversation, LONG).await;
     let next = Turn {
         status: TurnStatus::Waiting,
@@ -74,7 +78,7 @@ async fn a_turn_is_replaced_only_as_it_was_seen(storage: Arc<dyn Storage>) {
         started_at: None,
         ..seen.clone()
     };
-    let replaced = leases.replace(&seen, next.clone()).await.unwrap();
+    let replaced = replace(&*turns, &seen, next.clone()).await.unwrap();
     assert!(replaced.updated_at > seen.updated_at);
     assert_eq!(
         replaced,
@@ -96,7 +100,7 @@ async fn a_turn_is_replaced_only_as_it_was_seen(storage: Arc<dyn Storage>) {
             ..replaced.clone()
         },
     ] {
-        assert_conflict(leases.replace(&stale, seen.clone()).await);
+        assert_conflict(replace(&*turns, &stale, seen.clone()).await);
     }
     assert_eq!(storage.turns().get(&seen.id).await.unwrap(), stored);
 
@@ -106,21 +110,21 @@ async fn a_turn_is_replaced_only_as_it_was_seen(storage: Arc<dyn Storage>) {
         status: TurnStatus::Running,
         ..replaced.clone()
     };
-    assert_conflict(leases.replace(&replaced, again).await);
+    assert_conflict(replace(&*turns, &replaced, again).await);
     storage.conversations().delete(&conversation).await.unwrap();
-    assert_conflict(leases.replace(&replaced, seen).await);
+    assert_conflict(replace(&*turns, &replaced, seen).await);
 }
 
 async fn a_lease_keeps_others_away_until_it_ends(storage: Arc<dyn Storage>) {
-    let leases = storage.leases();
+    let turns = storage.turn_store();
     let conversation = add_conversation(&storage).await.id;
     let held = owned(&storage, conversation, LONG).await;
     let other = OwnerId::new();
     assert!(!is_due(&storage, held.id).await);
-    assert_eq!(leases.take(&held, other, LONG).await.unwrap(), None);
+    assert_eq!(turns.take(&held, other, LONG).await.unwrap(), None);
     // The owner itself may.
     let owner = held.lease_owner.unwrap();
-    let again = leases
+    let again = turns
         .take(&held, owner, Duration::ZERO)
         .await
         .unwrap()
@@ -132,11 +136,11 @@ async fn a_lease_keeps_others_away_until_it_ends(storage: Arc<dyn Storage>) {
 
     becomes_due(&storage, held.id).await;
     assert_eq!(
-        leases.take(&held, other, LONG).await.unwrap(),
+        turns.take(&held, other, LONG).await.unwrap(),
         None,
         "seen before it was taken"
     );
-    let taken = leases.take(&again, other, LONG).await.unwrap().unwrap();
+    let taken = turns.take(&again, other, LONG).await.unwrap().unwrap();
     assert_eq!(
         (taken.epoch, taken.attempt, taken.lease_owner),
         (3, 3, Some(other))
@@ -146,27 +150,27 @@ async fn a_lease_keeps_others_away_until_it_ends(storage: Arc<dyn Storage>) {
         Some(taken.clone())
     );
     assert!(!is_due(&storage, held.id).await);
-    assert_conflict(leases.replace(&again, held).await);
+    assert_conflict(replace(&*turns, &again, held).await);
 
     let ended = Turn {
         status: TurnStatus::Completed,
         ..taken.clone()
     };
-    let ended = leases.replace(&taken, ended).await.unwrap();
-    assert_eq!(leases.take(&ended, other, LONG).await.unwrap(), None);
+    let ended = replace(&*turns, &taken, ended).await.unwrap();
+    assert_eq!(turns.take(&ended, other, LONG).await.unwrap(), None);
     assert!(!is_due(&storage, ended.id).await);
 }
 
 async fn a_turn_that_was_given_back_is_taken_without_a_new_attempt(storage: Arc<dyn Storage>) {
-    let leases = storage.leases();
+    let turns = storage.turn_store();
     let held = owned(&storage, add_conversation(&storage).await.id, LONG).await;
     let given_back = Turn {
         lease_owner: None,
         ..held.clone()
     };
-    let given_back = leases.replace(&held, given_back).await.unwrap();
+    let given_back = replace(&*turns, &held, given_back).await.unwrap();
     assert!(is_due(&storage, held.id).await);
-    let taken = leases
+    let taken = turns
         .take(&given_back, OwnerId::new(), LONG)
         .await
         .unwrap()
@@ -175,33 +179,33 @@ async fn a_turn_that_was_given_back_is_taken_without_a_new_attempt(storage: Arc<
 }
 
 async fn a_renewed_lease_lasts(storage: Arc<dyn Storage>) {
-    let leases = storage.leases();
+    let turns = storage.turn_store();
     let short = Duration::from_millis(300);
     let held = owned(&storage, add_conversation(&storage).await.id, short).await;
     let owner = held.lease_owner.unwrap();
     becomes_due(&storage, held.id).await;
     let renewed = Instant::now();
-    assert_eq!(leases.renew(owner).await.unwrap(), [held.conversation_id]);
-    assert_eq!(leases.renew(OwnerId::new()).await.unwrap(), []);
+    assert_eq!(turns.renew(owner).await.unwrap(), [held.conversation_id]);
+    assert_eq!(turns.renew(OwnerId::new()).await.unwrap(), []);
     let taken = loop {
-        match leases.take(&held, OwnerId::new(), LONG).await.unwrap() {
+        match turns.take(&held, OwnerId::new(), LONG).await.unwrap() {
             Some(taken) => break taken,
             None => moment().await,
         }
     };
     // Two clocks are compared; a lease that was not renewed is taken at once.
     assert!(renewed.elapsed() >= short / 2, "{:?}", renewed.elapsed());
-    assert_eq!(leases.renew(owner).await.unwrap(), []);
+    assert_eq!(turns.renew(owner).await.unwrap(), []);
     let other = taken.lease_owner.unwrap();
-    assert_eq!(leases.renew(other).await.unwrap(), [held.conversation_id]);
+    assert_eq!(turns.renew(other).await.unwrap(), [held.conversation_id]);
 }
 
 async fn of_many_that_take_a_turn_at_once_one_gets_it(storage: Arc<dyn Storage>) {
     let turn = Turn::new(add_conversation(&storage).await.id, MessageId::new());
     storage.turns().add(turn.clone()).await.unwrap();
     let attempts = (0..8).map(|_| {
-        let (leases, turn) = (storage.leases(), turn.clone());
-        async move { leases.take(&turn, OwnerId::new(), LONG).await.unwrap() }
+        let (turns, turn) = (storage.turn_store(), turn.clone());
+        async move { turns.take(&turn, OwnerId::new(), LONG).await.unwrap() }
     });
     let taken: Vec<_> = all_at_once(attempts).await.into_iter().flatten().collect();
     assert!(taken.len() <= 1, "{taken:?}");
@@ -211,7 +215,7 @@ async fn of_many_that_take_a_turn_at_once_one_gets_it(storage: Arc<dyn Storage>)
 }
 
 async fn the_first_turn_of_a_queue_is_due_once_nothing_goes_before_it(storage: Arc<dyn Storage>) {
-    let leases = storage.leases();
+    let turns = storage.turn_store();
     let conversation = add_conversation(&storage).await.id;
     let running = owned(&storage, conversation, LONG).await;
     let mut queued = Vec::new();
@@ -233,13 +237,13 @@ async fn the_first_turn_of_a_queue_is_due_once_nothing_goes_before_it(storage: A
         status: TurnStatus::Waiting,
         ..running.clone()
     };
-    let waiting = leases.replace(&running, waiting).await.unwrap();
+    let waiting = replace(&*turns, &running, waiting).await.unwrap();
     assert_eq!(due().await, (false, false));
     let ended = Turn {
         status: TurnStatus::Completed,
         ..waiting.clone()
     };
-    leases.replace(&waiting, ended).await.unwrap();
+    replace(&*turns, &waiting, ended).await.unwrap();
     assert_eq!(due().await, (true, false));
     let first = Turn {
         status: TurnStatus::Running,
@@ -247,13 +251,13 @@ async fn the_first_turn_of_a_queue_is_due_once_nothing_goes_before_it(storage: A
         lease: LONG,
         ..queued[0].clone()
     };
-    let first = leases.replace(&queued[0], first).await.unwrap();
+    let first = replace(&*turns, &queued[0], first).await.unwrap();
     assert_eq!(due().await, (false, false));
     let failed = Turn {
         status: TurnStatus::Failed,
         ..first.clone()
     };
-    leases.replace(&first, failed).await.unwrap();
+    replace(&*turns, &first, failed).await.unwrap();
     assert_eq!(due().await, (false, true));
 }
 
@@ -275,7 +279,9 @@ async fn no_clock_but_the_storages_ends_a_lease(storage: Arc<dyn Storage>) {
             lease: Duration::ZERO,
             ..turn.clone()
         };
-        storage.leases().replace(&turn, ending).await.unwrap();
+        replace(&*storage.turn_store(), &turn, ending)
+            .await
+            .unwrap();
         becomes_due(&storage, turn.id).await;
     }
 }
@@ -310,10 +316,10 @@ async fn a_key_is_used_once_in_its_scope(storage: Arc<dyn Storage>) {
     unit.commit().await.unwrap();
     assert_eq!(keys.get(&later.id).await.unwrap(), Some(later));
 
-    storage.forget_idempotency_keys(LONG).await.unwrap();
+    storage.turn_store().forget_keys(LONG).await.unwrap();
     assert!(keys.exists(&used.id).await.unwrap());
     // No other case uses keys.
-    let forgotten = storage.forget_idempotency_keys(Duration::ZERO).await;
+    let forgotten = storage.turn_store().forget_keys(Duration::ZERO).await;
     assert_eq!(forgotten.unwrap(), 3);
     assert!(!keys.exists(&used.id).await.unwrap());
 }

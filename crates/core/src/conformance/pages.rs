@@ -69,7 +69,7 @@ async fn messages_and_turns_come_as_they_were_stored_whatever_the_clocks_say(
         turns.push(unit.turns().add(turn).await.unwrap().id);
         unit.commit().await.unwrap();
     }
-    let due = storage.leases().due(100_000).await.unwrap();
+    let due = storage.turn_store().due(100_000).await.unwrap();
     let due = due.into_iter().map(|turn| turn.id);
     let due: Vec<_> = due.filter(|id| turns.contains(id)).collect();
     assert_eq!(due, turns[..1]);

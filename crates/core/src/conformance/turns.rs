@@ -12,8 +12,8 @@ use super::{
     },
 };
 use crate::{
-    Checkpointer, ConflictKind, ConversationId, Error, EventBatch, Fence, ListQuery, Message,
-    MessageFilter, MessageId, OwnerId, PutOptions, Result, Role, Storage, Turn, TurnChange,
+    ConflictKind, ConversationId, Error, EventBatch, Fence, IdempotencyKey, ListQuery, Message,
+    MessageFilter, MessageId, OwnerId, Result, Role, Storage, Turn, TurnBegin, TurnChange,
     TurnFilter, TurnId, TurnStatus,
 };
 
@@ -29,8 +29,11 @@ pub(super) const CASES: &[Case] = cases!["turns":
     a_turn_that_fails_ends_without_an_answer,
     a_turn_that_may_not_begin_leaves_nothing,
     a_turn_that_may_not_end_goes_on,
-    a_change_of_a_turn_is_part_of_a_unit,
-    a_change_of_a_turn_may_ask_any_fence,
+    a_turn_that_begins_and_ends_is_part_of_a_unit,
+    a_turn_may_end_in_a_thread_that_it_raises,
+    a_key_is_used_by_the_turn_that_begins_with_it,
+    a_turn_that_has_waited_begins_behind_what_was_said_meanwhile,
+    a_turn_goes_on_with_what_is_written_and_told,
     of_many_turns_that_begin_at_once_one_does,
 ];
 
@@ -185,52 +188,46 @@ impl Begun {
         }
     }
 
-    fn begin(&self) -> TurnChange {
-        TurnChange::Begin {
-            turn: self.turn.clone(),
-            message: self.question.clone(),
-        }
-    }
-
-    fn end(&self) -> TurnChange {
-        let id = self.question.id.answer();
-        let mut answer = Message::new(self.turn.conversation_id, Role::Assistant, "Yes");
-        answer.id = id;
-        TurnChange::End {
-            seen: self.turn.clone(),
-            ended: Turn {
-                status: TurnStatus::Completed,
-                assistant_message_id: Some(id),
-                lease_owner: None,
-                ..self.turn.clone()
-            },
-            answer: Some(answer),
-        }
-    }
-
-    async fn put(
-        &self,
-        checkpointer: &Arc<dyn Checkpointer>,
-        fence: Fence,
-        sequence: u64,
-        change: TurnChange,
-    ) -> Result<()> {
-        let events = EventBatch {
+    fn events(&self, sequence: u64) -> EventBatch {
+        EventBatch {
             conversation_id: self.turn.conversation_id,
             turn_id: self.turn.id,
             sequence,
             events: vec![json!(MessageId::new())],
+        }
+    }
+
+    fn begin(&self) -> TurnBegin {
+        TurnBegin {
+            turn: self.turn.clone(),
+            message: self.question.clone(),
+            key: None,
+            queued: None,
+            checkpoint: self.thread.draft(None),
+            events: self.events(1),
+        }
+    }
+
+    fn end(&self, fence: Fence, sequence: u64) -> TurnChange {
+        let id = self.question.id.answer();
+        let mut answer = Message::new(self.turn.conversation_id, Role::Assistant, "Yes");
+        answer.id = id;
+        let ended = Turn {
+            status: TurnStatus::Completed,
+            assistant_message_id: Some(id),
+            lease_owner: None,
+            ..self.turn.clone()
         };
-        let telling = checkpointer.telling(fence, events, Some(change));
-        let put = telling.put(self.thread.draft(None), PutOptions::default());
-        put.await.map(drop)
+        TurnChange::new(self.turn.clone(), ended)
+            .with_answer(Some(answer))
+            .with_checkpoint(self.thread.draft(None), fence)
+            .with_events(self.events(sequence))
     }
 
     async fn begun(storage: &Arc<dyn Storage>) -> Self {
         let new = Self::new(storage).await;
-        let checkpointer = storage.checkpointer();
-        let begun = new.put(&checkpointer, Fence::Raise(1), 1, new.begin());
-        begun.await.unwrap();
+        let begun = storage.turn_store().begin(new.begin()).await.unwrap();
+        assert_eq!(begun, new.turn);
         new
     }
 
@@ -240,11 +237,9 @@ impl Begun {
         let messages = storage.messages().list(&messages).await.unwrap().items;
         let turns = ListQuery::filtered(TurnFilter::default().of(conversation));
         let turns = storage.turns().list(&turns).await.unwrap().items;
-        let events = storage.turn_events();
-        let batches = events
-            .read(conversation, self.turn.id, 0, 10)
-            .await
-            .unwrap();
+        let turns_told = storage.turn_store();
+        let batches = turns_told.events(conversation, self.turn.id, 0, 10);
+        let batches = batches.await.unwrap();
         Stored {
             messages,
             turns,
@@ -255,6 +250,7 @@ impl Begun {
 }
 
 async fn a_turn_begins_and_ends_with_its_checkpoints(storage: Arc<dyn Storage>) {
+    let turns = storage.turn_store();
     let begun = Begun::begun(&storage).await;
     let (question, turn) = (begun.question.clone(), begun.turn.clone());
     let mut expected = Stored {
@@ -265,46 +261,32 @@ async fn a_turn_begins_and_ends_with_its_checkpoints(storage: Arc<dyn Storage>) 
     };
     assert_eq!(begun.stored(&storage).await, expected);
     // Its lease has begun.
-    let leases = storage.leases();
-    let taken = leases.take(&begun.turn, OwnerId::new(), Duration::ZERO);
+    let taken = turns.take(&begun.turn, OwnerId::new(), Duration::ZERO);
     assert_eq!(taken.await.unwrap(), None);
 
-    let end = begun.end();
-    let checkpointer = storage.checkpointer();
-    begun
-        .put(&checkpointer, Fence::Hold(1), 2, end.clone())
-        .await
-        .unwrap();
-    let TurnChange::End {
-        mut ended, answer, ..
-    } = end
-    else {
-        unreachable!()
+    let end = begun.end(Fence::Hold(1), 2);
+    let ended = turns.change(end.clone()).await.unwrap();
+    assert!(ended.updated_at > begun.turn.updated_at);
+    let as_asked = Turn {
+        updated_at: ended.updated_at,
+        ..end.next
     };
-    let stored = begun.stored(&storage).await;
-    assert!(stored.turns[0].updated_at > begun.turn.updated_at);
-    ended.updated_at = stored.turns[0].updated_at;
-    expected.messages.extend(answer);
+    assert_eq!(ended, as_asked);
+    expected.messages.extend(end.answer);
     expected.turns = vec![ended];
     (expected.batches, expected.checkpoints) = (2, 2);
-    assert_eq!(stored, expected);
+    assert_eq!(begun.stored(&storage).await, expected);
 }
 
 async fn a_turn_that_fails_ends_without_an_answer(storage: Arc<dyn Storage>) {
     let begun = Begun::begun(&storage).await;
-    let end = TurnChange::End {
-        seen: begun.turn.clone(),
-        ended: Turn {
-            status: TurnStatus::Failed,
-            error: Some(AWKWARD.to_owned()),
-            ..begun.turn.clone()
-        },
-        answer: None,
+    let mut end = begun.end(Fence::Hold(1), 2).with_answer(None);
+    end.next = Turn {
+        status: TurnStatus::Failed,
+        error: Some(AWKWARD.to_owned()),
+        ..begun.turn.clone()
     };
-    begun
-        .put(&storage.checkpointer(), Fence::Hold(1), 2, end)
-        .await
-        .unwrap();
+    storage.turn_store().change(end).await.unwrap();
     let stored = begun.stored(&storage).await;
     assert_eq!(stored.messages, [begun.question]);
     assert_eq!(stored.turns[0].error.as_deref(), Some(AWKWARD));
@@ -312,7 +294,7 @@ async fn a_turn_that_fails_ends_without_an_answer(storage: Arc<dyn Storage>) {
 }
 
 #[track_caller]
-fn assert_conflict_with(result: Result<()>, expected: ConflictKind) {
+fn assert_conflict_with<T: std::fmt::Debug>(result: Result<T>, expected: ConflictKind) {
     match result {
         Err(Error::Conflict(kind)) => assert_eq!(kind, expected),
         other => panic!("{other:?}"),
@@ -322,103 +304,88 @@ fn assert_conflict_with(result: Result<()>, expected: ConflictKind) {
 async fn a_turn_that_may_not_begin_leaves_nothing(storage: Arc<dyn Storage>) {
     let begun = Begun::begun(&storage).await;
     let before = begun.stored(&storage).await;
-    let checkpointer = storage.checkpointer();
-    let (conversation, raise) = (begun.turn.conversation_id, Fence::Raise(2));
+    let turns = storage.turn_store();
+    let conversation = begun.turn.conversation_id;
     let message = Message::new(conversation, Role::User, "Another");
-    let turn = Turn {
-        status: TurnStatus::Queued,
-        ..Turn::new(conversation, message.id)
-    };
-    let begin = |turn: &Turn, message: &Message| TurnChange::Begin {
-        turn: turn.clone(),
+    let begin = TurnBegin {
+        turn: Turn {
+            status: TurnStatus::Queued,
+            epoch: 2,
+            ..Turn::new(conversation, message.id)
+        },
         message: message.clone(),
+        events: begun.events(2),
+        ..begun.begin()
     };
-    let change = begin(&turn, &message);
-    assert_fenced(
-        begun
-            .put(&checkpointer, Fence::Raise(1), 2, change.clone())
-            .await,
-        1,
-    );
-    // Its sequence is taken.
+    let mut refused = begin.clone();
+    refused.turn.epoch = 1;
+    assert_fenced(turns.begin(refused).await, 1);
+    let refused = TurnBegin {
+        events: begun.events(1),
+        ..begin.clone()
+    };
     assert_conflict_with(
-        begun.put(&checkpointer, raise, 1, change).await,
+        turns.begin(refused).await,
         ConflictKind::EventBatch {
             turn: begun.turn.id,
             sequence: 1,
         },
     );
-    let change = begin(&turn, &begun.question);
+    let refused = TurnBegin {
+        message: begun.question.clone(),
+        ..begin.clone()
+    };
     assert_conflict_with(
-        begun.put(&checkpointer, raise, 2, change).await,
+        turns.begin(refused).await,
         ConflictKind::Message(begun.question.id),
     );
-    let second = Turn::new(conversation, message.id);
-    let change = begin(&second, &message);
-    assert_conflict_with(
-        begun.put(&checkpointer, raise, 2, change).await,
-        ConflictKind::Turn(second.id),
-    );
-    let nul = Message::new(conversation, Role::User, "\0");
-    let change = begin(&turn, &nul);
-    assert_invalid(begun.put(&checkpointer, raise, 2, change).await, "content");
+    let mut second = begin.clone();
+    second.turn.status = TurnStatus::Running;
+    let id = second.turn.id;
+    assert_conflict_with(turns.begin(second).await, ConflictKind::Turn(id));
+    let nul = TurnBegin {
+        message: Message::new(conversation, Role::User, "\0"),
+        ..begin
+    };
+    assert_invalid(turns.begin(nul).await, "content");
     assert_eq!(begun.stored(&storage).await, before);
 
     let gone = Begun::new(&storage).await;
     let conversations = storage.conversations();
-    assert!(
-        conversations
-            .delete(&gone.turn.conversation_id)
-            .await
-            .unwrap()
-    );
-    assert_not_found(gone.put(&checkpointer, raise, 1, gone.begin()).await);
+    let deleted = conversations.delete(&gone.turn.conversation_id).await;
+    assert!(deleted.unwrap());
+    assert_not_found(turns.begin(gone.begin()).await);
     assert!(gone.thread.ids().await.is_empty());
     // Nor was the thread raised.
-    begun
-        .put(&checkpointer, Fence::Hold(1), 2, begun.end())
-        .await
-        .unwrap();
+    turns.change(begun.end(Fence::Hold(1), 2)).await.unwrap();
 }
 
 async fn a_turn_that_may_not_end_goes_on(storage: Arc<dyn Storage>) {
     let begun = Begun::begun(&storage).await;
-    let (before, end) = (begun.stored(&storage).await, begun.end());
-    let checkpointer = storage.checkpointer();
-    assert_fenced(
-        begun
-            .put(&checkpointer, Fence::Hold(2), 2, end.clone())
-            .await,
-        1,
-    );
+    let before = begun.stored(&storage).await;
+    let turns = storage.turn_store();
+    for (fence, sequence) in [(Fence::Hold(2), 2), (Fence::Raise(1), 2)] {
+        assert_fenced(turns.change(begun.end(fence, sequence)).await, 1);
+    }
     assert_conflict_with(
-        begun
-            .put(&checkpointer, Fence::Hold(1), 1, end.clone())
-            .await,
+        turns.change(begun.end(Fence::Hold(1), 1)).await,
         ConflictKind::EventBatch {
             turn: begun.turn.id,
             sequence: 1,
         },
     );
-    let TurnChange::End { seen, ended, .. } = end.clone() else {
-        unreachable!()
-    };
-    let again = TurnChange::End {
-        seen,
-        ended,
-        answer: Some(begun.question.clone()),
-    };
+    let end = begun.end(Fence::Hold(1), 2);
+    let again = end.clone().with_answer(Some(begun.question.clone()));
     assert_conflict_with(
-        begun.put(&checkpointer, Fence::Hold(1), 2, again).await,
+        turns.change(again).await,
         ConflictKind::Message(begun.question.id),
     );
     assert_eq!(begun.stored(&storage).await, before);
 
     // Somebody has the turn by now, though not the thread yet.
     let owner = begun.turn.lease_owner.unwrap();
-    let leases = storage.leases();
     // It waits for nobody, and what was refused just now may still hold its locks.
-    while leases
+    while turns
         .take(&begun.turn, owner, Duration::from_secs(60))
         .await
         .unwrap()
@@ -427,25 +394,19 @@ async fn a_turn_that_may_not_end_goes_on(storage: Arc<dyn Storage>) {
         moment().await;
     }
     let before = begun.stored(&storage).await;
-    assert_conflict_with(
-        begun.put(&checkpointer, Fence::Hold(1), 2, end).await,
-        ConflictKind::Turn(begun.turn.id),
-    );
+    let kind = ConflictKind::Turn(begun.turn.id);
+    assert_conflict_with(turns.change(end).await, kind);
     assert_eq!(begun.stored(&storage).await, before);
 }
 
-async fn a_change_of_a_turn_is_part_of_a_unit(storage: Arc<dyn Storage>) {
+async fn a_turn_that_begins_and_ends_is_part_of_a_unit(storage: Arc<dyn Storage>) {
     let new = Begun::new(&storage).await;
     let nothing = new.stored(&storage).await;
     for commits in [false, true] {
         let unit = storage.begin().await.unwrap();
-        let checkpointer = unit.checkpointer();
-        new.put(&checkpointer, Fence::Raise(1), 1, new.begin())
-            .await
-            .unwrap();
-        new.put(&checkpointer, Fence::Hold(1), 2, new.end())
-            .await
-            .unwrap();
+        let turns = unit.turn_store();
+        turns.begin(new.begin()).await.unwrap();
+        turns.change(new.end(Fence::Hold(1), 2)).await.unwrap();
         if commits {
             unit.commit().await.unwrap();
         } else {
@@ -458,54 +419,143 @@ async fn a_change_of_a_turn_is_part_of_a_unit(storage: Arc<dyn Storage>) {
     assert_eq!((stored.batches, stored.checkpoints), (2, 2));
 }
 
-async fn a_change_of_a_turn_may_ask_any_fence(storage: Arc<dyn Storage>) {
-    let new = Begun::new(&storage).await;
+async fn a_turn_may_end_in_a_thread_that_it_raises(storage: Arc<dyn Storage>) {
+    let begun = Begun::begun(&storage).await;
     let checkpointer = storage.checkpointer();
-    assert_fenced(
-        new.put(&checkpointer, Fence::Hold(1), 1, new.begin()).await,
-        0,
-    );
-    let raise = new.thread.fenced(Fence::Raise(1));
-    raise.put(&raise.draft(None)).await;
-    new.put(&checkpointer, Fence::Hold(1), 1, new.begin())
-        .await
-        .unwrap();
-    assert_fenced(
-        new.put(&checkpointer, Fence::Raise(1), 2, new.end()).await,
-        1,
-    );
-    new.put(&checkpointer, Fence::Raise(2), 2, new.end())
-        .await
-        .unwrap();
-    let stored = new.stored(&storage).await;
+    let deleted = checkpointer.delete_thread(&begun.thread.id).await;
+    deleted.unwrap();
+    let turns = storage.turn_store();
+    assert_fenced(turns.change(begun.end(Fence::Hold(1), 2)).await, 0);
+    turns.change(begun.end(Fence::Raise(1), 2)).await.unwrap();
+    let stored = begun.stored(&storage).await;
     assert_eq!((stored.messages.len(), stored.turns.len()), (2, 1));
-    assert_eq!((stored.batches, stored.checkpoints), (2, 3));
+    assert_eq!((stored.batches, stored.checkpoints), (2, 1));
+}
+
+async fn a_key_is_used_by_the_turn_that_begins_with_it(storage: Arc<dyn Storage>) {
+    // All in units, for another case forgets keys.
+    for repeats in [false, true] {
+        let new = Begun::new(&storage).await;
+        let nothing = new.stored(&storage).await;
+        let scope = new.turn.conversation_id.0;
+        let key = IdempotencyKey::new(scope, "key", b"request", new.turn.id.0);
+        let unit = storage.begin().await.unwrap();
+        if repeats {
+            unit.idempotency_keys().add(key.clone()).await.unwrap();
+        }
+        let begin = TurnBegin {
+            key: Some(key.clone()),
+            ..new.begin()
+        };
+        let begun = unit.turn_store().begin(begin).await;
+        if repeats {
+            assert_conflict_with(begun, ConflictKind::IdempotencyKey(key.id));
+        } else {
+            begun.unwrap();
+            let used = unit.idempotency_keys().get(&key.id).await;
+            assert_eq!(used.unwrap(), Some(key));
+        }
+        drop(unit);
+        assert_eq!(new.stored(&storage).await, nothing);
+    }
+}
+
+async fn a_turn_that_has_waited_begins_behind_what_was_said_meanwhile(storage: Arc<dyn Storage>) {
+    let waiting = Begun::new(&storage).await;
+    let queued = Turn {
+        status: TurnStatus::Queued,
+        epoch: 0,
+        ..waiting.turn.clone()
+    };
+    let messages = storage.messages();
+    messages.add(waiting.question.clone()).await.unwrap();
+    storage.turns().add(queued.clone()).await.unwrap();
+    let meanwhile = Message::new(queued.conversation_id, Role::Assistant, "Meanwhile");
+    messages.add(meanwhile.clone()).await.unwrap();
+
+    let begin = TurnBegin {
+        queued: Some(queued.clone()),
+        ..waiting.begin()
+    };
+    let turns = storage.turn_store();
+    let running = turns.begin(begin).await.unwrap();
+    assert_eq!((running.status, running.epoch), (TurnStatus::Running, 1));
+    let stored = waiting.stored(&storage).await;
+    assert_eq!(stored.messages, [meanwhile, waiting.question.clone()]);
+    assert_eq!(stored.turns, [running]);
+    assert_eq!((stored.batches, stored.checkpoints), (1, 1));
+    // It does not wait any more.
+    let mut again = TurnBegin {
+        queued: Some(queued.clone()),
+        events: waiting.events(2),
+        ..waiting.begin()
+    };
+    again.turn.epoch = 2;
+    let kind = ConflictKind::Turn(queued.id);
+    assert_conflict_with(turns.begin(again).await, kind);
+    assert_eq!(waiting.stored(&storage).await, stored);
+}
+
+async fn a_turn_goes_on_with_what_is_written_and_told(storage: Arc<dyn Storage>) {
+    let begun = Begun::begun(&storage).await;
+    let turns = storage.turn_store();
+    let asking = Turn {
+        status: TurnStatus::Waiting,
+        ..begun.turn.clone()
+    };
+    let asks = TurnChange::new(begun.turn.clone(), asking).with_events(begun.events(2));
+    let asking = turns.change(asks.clone()).await.unwrap();
+    let kind = ConflictKind::Turn(asking.id);
+    assert_conflict_with(turns.change(asks).await, kind);
+
+    let head = begun.thread.latest().await.unwrap();
+    let writes = begun.thread.writes(&head, "call", "", &[("answer", "yes")]);
+    let next = Turn {
+        status: TurnStatus::Running,
+        epoch: 2,
+        ..asking.clone()
+    };
+    let goes_on = |fence, sequence| {
+        TurnChange::new(asking.clone(), next.clone())
+            .with_writes(writes.clone(), fence)
+            .with_events(begun.events(sequence))
+    };
+    assert_fenced(turns.change(goes_on(Fence::Raise(1), 3)).await, 1);
+    let taken = ConflictKind::EventBatch {
+        turn: asking.id,
+        sequence: 2,
+    };
+    assert_conflict_with(turns.change(goes_on(Fence::Raise(2), 2)).await, taken);
+    assert!(begun.thread.texts(&head).await.is_empty());
+    turns.change(goes_on(Fence::Raise(2), 3)).await.unwrap();
+    assert_eq!(begun.thread.texts(&head).await, ["yes"]);
+    let stored = begun.stored(&storage).await;
+    assert_eq!(stored.turns[0].status, TurnStatus::Running);
+    assert_eq!((stored.batches, stored.checkpoints), (3, 1));
 }
 
 async fn of_many_turns_that_begin_at_once_one_does(storage: Arc<dyn Storage>) {
     let begun = Begun::begun(&storage).await;
-    begun
-        .put(&storage.checkpointer(), Fence::Hold(1), 2, begun.end())
-        .await
-        .unwrap();
+    let end = begun.end(Fence::Hold(1), 2);
+    storage.turn_store().change(end).await.unwrap();
     let begun = Arc::new(begun);
     let attempts = (0..8).map(|_| {
-        let (begun, checkpointer) = (Arc::clone(&begun), storage.checkpointer());
+        let (begun, turns) = (Arc::clone(&begun), storage.turn_store());
         async move {
             let conversation = begun.turn.conversation_id;
             let message = Message::new(conversation, Role::User, "Me");
-            let turn = Turn::new(conversation, message.id);
-            let events = EventBatch {
-                conversation_id: conversation,
-                turn_id: turn.id,
-                sequence: 1,
-                events: Vec::new(),
+            let mut turn = Turn::new(conversation, message.id);
+            turn.epoch = 2;
+            let begin = TurnBegin {
+                events: EventBatch {
+                    turn_id: turn.id,
+                    ..begun.events(1)
+                },
+                turn,
+                message,
+                ..begun.begin()
             };
-            let change = Some(TurnChange::Begin { turn, message });
-            let telling = checkpointer.telling(Fence::Raise(2), events, change);
-            telling
-                .put(begun.thread.draft(None), PutOptions::default())
-                .await
+            turns.begin(begin).await
         }
     });
     let (won, lost): (Vec<_>, Vec<_>) = all_at_once(attempts)

@@ -1,18 +1,14 @@
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use serde_json::Value as Json;
 
-use super::{Access, State, lease::replace, repository::add};
+use super::{Access, State};
 use crate::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
-    CheckpointSelector, CheckpointTuple, Checkpointer, ConflictKind, DeltaChannelHistory, Entity,
-    Error, EventBatch, Fence, Namespace, NewCheckpoint, NewWrites, Page, Parent, PendingWrite,
-    PruneStrategy, PutOptions, Result, TASKS, Thread, ThreadCursor, ThreadId, TurnChange, Value,
-    Values, now,
+    CheckpointSelector, CheckpointTuple, Checkpointer, ConflictKind, DeltaChannelHistory, Error,
+    Fence, Namespace, NewCheckpoint, NewWrites, Page, Parent, PendingWrite, PruneStrategy,
+    PutOptions, Result, TASKS, Thread, ThreadCursor, ThreadId, Value, Values, now,
     retention::{CheckpointSummary, Place, Retention},
 };
 
@@ -87,6 +83,45 @@ impl Checkpoints {
         if let Some(fence) = fence {
             self.epochs.insert(id.clone(), fence.epoch());
         }
+    }
+
+    /// Puts a checkpoint, if the thread admits it.
+    pub(super) fn put_asking(
+        &mut self,
+        checkpoint: NewCheckpoint,
+        options: PutOptions,
+    ) -> Result<CheckpointKey> {
+        checkpoint.validate()?;
+        let key = checkpoint.key();
+        self.check(&key.thread_id, options.fence)?;
+        if options.parent == Parent::Latest {
+            let latest = self.checkpoints.keys().rev().find(|other| {
+                (&other.thread_id, &other.namespace) == (&key.thread_id, &key.namespace)
+                    && other.checkpoint_id != key.checkpoint_id
+            });
+            let latest = latest.map(|key| key.checkpoint_id.clone());
+            if latest != checkpoint.parent {
+                return Err(Error::Conflict(ConflictKind::LatestCheckpoint(latest)));
+            }
+        }
+        self.raise(&key.thread_id, options.fence);
+        Ok(self.put(checkpoint))
+    }
+
+    /// Puts writes, if the thread admits them.
+    pub(super) fn put_writes_asking(
+        &mut self,
+        new: &NewWrites,
+        fence: Option<Fence>,
+    ) -> Result<()> {
+        new.validate()?;
+        if new.writes.is_empty() {
+            return Ok(());
+        }
+        self.check(&new.key.thread_id, fence)?;
+        self.raise(&new.key.thread_id, fence);
+        self.put_writes(new);
+        Ok(())
     }
 
     fn put(&mut self, new: NewCheckpoint) -> CheckpointKey {
@@ -311,87 +346,12 @@ fn sibling(key: &CheckpointKey, id: &CheckpointId) -> CheckpointKey {
     }
 }
 
-impl State {
-    /// Where it is refused, the state is of no more use.
-    fn change(&mut self, change: TurnChange) -> Result<()> {
-        match change {
-            TurnChange::Begin { turn, message } => {
-                message.validate()?;
-                turn.validate()?;
-                add(self, &message)?;
-                add(self, &turn)
-            }
-            TurnChange::End {
-                seen,
-                mut ended,
-                answer,
-            } => {
-                ended.validate()?;
-                if let Some(answer) = answer {
-                    answer.validate()?;
-                    add(self, &answer)?;
-                }
-                replace(self, &seen, &mut ended)
-            }
-        }
-    }
-}
-
-pub(super) struct MemoryCheckpointer {
-    access: Access,
-    /// What is stored with a checkpoint.
-    told: Option<(Fence, EventBatch, Option<TurnChange>)>,
-}
-
-impl MemoryCheckpointer {
-    pub(super) fn new(access: Access) -> Self {
-        Self { access, told: None }
-    }
-
-    fn store(
-        &self,
-        state: &mut State,
-        checkpoint: NewCheckpoint,
-        options: PutOptions,
-    ) -> Result<CheckpointKey> {
-        let fence = self
-            .told
-            .as_ref()
-            .map(|(fence, ..)| *fence)
-            .or(options.fence);
-        let tables = &state.checkpoints;
-        tables.check(&checkpoint.thread_id, fence)?;
-        if options.parent == Parent::Latest {
-            let key = checkpoint.key();
-            let latest = tables.checkpoints.keys().rev().find(|other| {
-                (&other.thread_id, &other.namespace) == (&key.thread_id, &key.namespace)
-                    && other.checkpoint_id != key.checkpoint_id
-            });
-            let latest = latest.map(|key| key.checkpoint_id.clone());
-            if latest != checkpoint.parent {
-                return Err(Error::Conflict(ConflictKind::LatestCheckpoint(latest)));
-            }
-        }
-        if let Some((_, events, change)) = &self.told {
-            let mut changed = state.clone();
-            if let Some(change) = change {
-                changed.change(change.clone())?;
-            }
-            if !changed.has_told(events) {
-                changed.append(events.clone())?;
-            }
-            *state = changed;
-        }
-        let tables = &mut state.checkpoints;
-        tables.raise(&checkpoint.thread_id, fence);
-        Ok(tables.put(checkpoint))
-    }
-}
+pub(super) struct MemoryCheckpointer(pub(super) Access);
 
 #[async_trait]
 impl Checkpointer for MemoryCheckpointer {
     async fn get(&self, selector: &CheckpointSelector) -> Result<Option<CheckpointTuple>> {
-        Ok(self.access.read(|state| state.checkpoints.get(selector)))
+        Ok(self.0.read(|state| state.checkpoints.get(selector)))
     }
 
     async fn list(&self, query: &CheckpointQuery) -> Result<Vec<CheckpointTuple>> {
@@ -414,7 +374,7 @@ impl Checkpointer for MemoryCheckpointer {
                     .is_none_or(|before| key.checkpoint_id < *before)
                 && row.metadata.contains(&query.metadata)
         };
-        Ok(self.access.read(|state| {
+        Ok(self.0.read(|state| {
             let tables = &state.checkpoints;
             let mut rows: Vec<_> = tables
                 .checkpoints
@@ -437,43 +397,18 @@ impl Checkpointer for MemoryCheckpointer {
     }
 
     async fn put(&self, checkpoint: NewCheckpoint, options: PutOptions) -> Result<CheckpointKey> {
-        checkpoint.validate()?;
-        self.access
-            .write(|state| self.store(state, checkpoint, options))
-            .await
+        let put = |state: &mut State| state.checkpoints.put_asking(checkpoint, options);
+        self.0.write(put).await
     }
 
     async fn put_writes(&self, writes: NewWrites, fence: Option<Fence>) -> Result<()> {
-        writes.validate()?;
-        if !writes.writes.is_empty() {
-            self.access
-                .write(|state| {
-                    let tables = &mut state.checkpoints;
-                    tables.check(&writes.key.thread_id, fence)?;
-                    tables.raise(&writes.key.thread_id, fence);
-                    tables.put_writes(&writes);
-                    Ok(())
-                })
-                .await?;
-        }
-        Ok(())
-    }
-
-    fn telling(
-        &self,
-        fence: Fence,
-        events: EventBatch,
-        change: Option<TurnChange>,
-    ) -> Arc<dyn Checkpointer> {
-        Arc::new(Self {
-            access: self.access.clone(),
-            told: Some((fence, events, change)),
-        })
+        let put = |state: &mut State| state.checkpoints.put_writes_asking(&writes, fence);
+        self.0.write(put).await
     }
 
     async fn raise_epoch(&self, thread_id: &ThreadId, epoch: u64) -> Result<()> {
         let raise = Fence::Raise(epoch);
-        self.access
+        self.0
             .write(|state| {
                 let tables = &mut state.checkpoints;
                 if tables.epoch(thread_id).is_none() {
@@ -489,14 +424,14 @@ impl Checkpointer for MemoryCheckpointer {
     }
 
     async fn delete_thread(&self, thread_id: &ThreadId) -> Result<()> {
-        self.access
+        self.0
             .write(|state| state.checkpoints.delete_thread(thread_id))
             .await;
         Ok(())
     }
 
     async fn delete_for_runs(&self, run_ids: &[String]) -> Result<()> {
-        self.access
+        self.0
             .write(|state| {
                 let tables = &mut state.checkpoints;
                 let threads: Vec<ThreadId> = tables.threads.keys().cloned().collect();
@@ -511,7 +446,7 @@ impl Checkpointer for MemoryCheckpointer {
 
     async fn copy_thread(&self, source: &ThreadId, target: &ThreadId) -> Result<()> {
         target.validate()?;
-        self.access
+        self.0
             .write(|state| {
                 let tables = &mut state.checkpoints;
                 if !tables
@@ -566,7 +501,7 @@ impl Checkpointer for MemoryCheckpointer {
     }
 
     async fn prune(&self, thread_ids: &[ThreadId], strategy: PruneStrategy) -> Result<()> {
-        self.access
+        self.0
             .write(|state| {
                 let tables = &mut state.checkpoints;
                 for id in thread_ids {
@@ -588,7 +523,7 @@ impl Checkpointer for MemoryCheckpointer {
         selector: &CheckpointSelector,
         channels: &[String],
     ) -> Result<BTreeMap<String, DeltaChannelHistory>> {
-        Ok(self.access.read(|state| {
+        Ok(self.0.read(|state| {
             let tables = &state.checkpoints;
             let mut histories: BTreeMap<_, _> = channels
                 .iter()
@@ -627,7 +562,7 @@ impl Checkpointer for MemoryCheckpointer {
         limit: u64,
         after: Option<&ThreadCursor>,
     ) -> Result<Page<Thread, ThreadCursor>> {
-        Ok(self.access.read(|state| {
+        Ok(self.0.read(|state| {
             let mut threads: Vec<_> = state.checkpoints.threads.values().collect();
             threads.sort_by(|a, b| (b.updated_at, &b.id).cmp(&(a.updated_at, &a.id)));
             let mut rest = threads.into_iter().filter(|thread| {

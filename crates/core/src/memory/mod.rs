@@ -3,13 +3,12 @@
 
 mod checkpointer;
 mod events;
-mod lease;
 mod repository;
+mod turn;
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, RwLock},
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -18,17 +17,30 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    Checkpointer, Conversation, IdempotencyKey, Leases, Message, Repository, Result, Storage, Turn,
-    TurnEvents, TurnId, UnitOfWork,
+    Checkpointer, Conversation, HasStores, IdempotencyKey, Message, Repository, Result, Storage,
+    Stores, Turn, TurnId, TurnStore, UnitOfWork,
 };
 
 use checkpointer::Checkpoints;
 use events::Batches;
-use repository::Rows;
+use repository::{MemoryRepository, Rows};
 
 /// Everything, in memory. A clone shares the contents.
-#[derive(Clone, Debug, Default)]
-pub struct MemoryStorage(Arc<Shared>);
+#[derive(Clone, Debug)]
+pub struct MemoryStorage {
+    shared: Arc<Shared>,
+    access: Access,
+}
+
+impl Default for MemoryStorage {
+    fn default() -> Self {
+        let shared = Arc::default();
+        Self {
+            access: Access::Committed(Arc::clone(&shared)),
+            shared,
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -81,79 +93,51 @@ impl Access {
             Self::Transaction(state) => write(&mut state.lock().expect(POISONED)),
         }
     }
+}
 
-    fn repository<E: repository::MemoryEntity>(&self) -> Arc<dyn Repository<E>> {
-        Arc::new(repository::MemoryRepository::new(self.clone()))
+impl Stores for Access {
+    fn conversations(&self) -> Arc<dyn Repository<Conversation>> {
+        Arc::new(MemoryRepository::new(self.clone()))
     }
 
-    fn turn_events(&self) -> Arc<dyn TurnEvents> {
-        Arc::new(events::MemoryTurnEvents(self.clone()))
+    fn messages(&self) -> Arc<dyn Repository<Message>> {
+        Arc::new(MemoryRepository::new(self.clone()))
     }
 
-    fn leases(&self) -> Arc<dyn Leases> {
-        Arc::new(lease::MemoryLeases(self.clone()))
+    fn turns(&self) -> Arc<dyn Repository<Turn>> {
+        Arc::new(MemoryRepository::new(self.clone()))
+    }
+
+    fn turn_store(&self) -> Arc<dyn TurnStore> {
+        Arc::new(turn::MemoryTurns(self.clone()))
+    }
+
+    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
+        Arc::new(MemoryRepository::new(self.clone()))
     }
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
-        Arc::new(checkpointer::MemoryCheckpointer::new(self.clone()))
+        Arc::new(checkpointer::MemoryCheckpointer(self.clone()))
     }
 }
 
-impl MemoryStorage {
-    fn access(&self) -> Access {
-        Access::Committed(Arc::clone(&self.0))
+impl HasStores for MemoryStorage {
+    fn stores(&self) -> &dyn Stores {
+        &self.access
     }
 }
 
 #[async_trait]
 impl Storage for MemoryStorage {
-    fn conversations(&self) -> Arc<dyn Repository<Conversation>> {
-        self.access().repository()
-    }
-
-    fn messages(&self) -> Arc<dyn Repository<Message>> {
-        self.access().repository()
-    }
-
-    fn turns(&self) -> Arc<dyn Repository<Turn>> {
-        self.access().repository()
-    }
-
-    fn turn_events(&self) -> Arc<dyn TurnEvents> {
-        self.access().turn_events()
-    }
-
-    fn leases(&self) -> Arc<dyn Leases> {
-        self.access().leases()
-    }
-
-    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
-        self.access().repository()
-    }
-
-    fn checkpointer(&self) -> Arc<dyn Checkpointer> {
-        self.access().checkpointer()
-    }
-
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>> {
-        let writer = Arc::clone(&self.0.writer).lock_owned().await;
-        let state = self.0.committed.read().expect(POISONED).clone();
+        let shared = &self.shared;
+        let writer = Arc::clone(&shared.writer).lock_owned().await;
+        let state = shared.committed.read().expect(POISONED).clone();
         Ok(Box::new(MemoryUnitOfWork {
-            shared: Arc::clone(&self.0),
-            state: Arc::new(Mutex::new(state)),
+            access: Access::Transaction(Arc::new(Mutex::new(state))),
+            shared: Arc::clone(shared),
             _writer: writer,
         }))
-    }
-
-    async fn forget_idempotency_keys(&self, age: Duration) -> Result<u64> {
-        let forgotten = |state: &mut State| {
-            let keys = &mut state.idempotency_keys;
-            let before = keys.len();
-            keys.retain(|id, _| state.used_at[id].elapsed() < age);
-            state.used_at.retain(|id, _| keys.contains_key(id));
-            (before - keys.len()) as u64
-        };
-        Ok(self.access().write(forgotten).await)
     }
 
     async fn ping(&self) -> Result<()> {
@@ -162,49 +146,21 @@ impl Storage for MemoryStorage {
 }
 
 struct MemoryUnitOfWork {
+    access: Access,
     shared: Arc<Shared>,
-    state: Arc<Mutex<State>>,
     _writer: OwnedMutexGuard<()>,
 }
 
-impl MemoryUnitOfWork {
-    fn access(&self) -> Access {
-        Access::Transaction(Arc::clone(&self.state))
+impl HasStores for MemoryUnitOfWork {
+    fn stores(&self) -> &dyn Stores {
+        &self.access
     }
 }
 
 #[async_trait]
 impl UnitOfWork for MemoryUnitOfWork {
-    fn conversations(&self) -> Arc<dyn Repository<Conversation>> {
-        self.access().repository()
-    }
-
-    fn messages(&self) -> Arc<dyn Repository<Message>> {
-        self.access().repository()
-    }
-
-    fn turns(&self) -> Arc<dyn Repository<Turn>> {
-        self.access().repository()
-    }
-
-    fn turn_events(&self) -> Arc<dyn TurnEvents> {
-        self.access().turn_events()
-    }
-
-    fn leases(&self) -> Arc<dyn Leases> {
-        self.access().leases()
-    }
-
-    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
-        self.access().repository()
-    }
-
-    fn checkpointer(&self) -> Arc<dyn Checkpointer> {
-        self.access().checkpointer()
-    }
-
     async fn commit(self: Box<Self>) -> Result<()> {
-        let state = self.state.lock().expect(POISONED).clone();
+        let state = self.access.read(State::clone);
         *self.shared.committed.write().expect(POISONED) = state;
         Ok(())
     }

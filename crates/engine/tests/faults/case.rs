@@ -15,7 +15,7 @@ use yai_agentkit_engine::{
 use crate::{
     agent::{BoundedAgent, Ledger, Person, Script},
     process::Process,
-    storage::Bounded,
+    storage::BoundedStores,
 };
 
 /// More requests than any turn here needs.
@@ -61,7 +61,7 @@ impl Case {
             process: process.clone(),
             ledger: self.ledger(),
         };
-        let storage = Bounded::storage(storage, process);
+        let storage = BoundedStores::storage(storage, process);
         TurnEngine::new(storage, Arc::new(agent)).with_limits(TurnLimits {
             lease: Duration::ZERO,
             ..TurnLimits::default()
@@ -115,7 +115,7 @@ impl Case {
         let Some(left) = self.turn(storage).await else {
             return;
         };
-        let due = storage.leases().due(10_000).await.unwrap();
+        let due = storage.turn_store().due(10_000).await.unwrap();
         let is_due = due.iter().any(|turn| turn.id == left.id);
         assert_eq!(is_due, left.status == TurnStatus::Running);
         match engine.resume(self.conversation).await {
@@ -166,7 +166,7 @@ impl Case {
         answer: &Message,
     ) {
         assert_eq!(self.send(engine, self.script).await.unwrap(), *answer);
-        let due = storage.leases().due(10_000).await.unwrap();
+        let due = storage.turn_store().due(10_000).await.unwrap();
         assert!(
             due.iter()
                 .all(|turn| turn.conversation_id != self.conversation)
@@ -193,8 +193,8 @@ impl Case {
         let turns = turns.unwrap().items;
         let mut events = Vec::new();
         for turn in &turns {
-            let batches = storage.turn_events();
-            let batches = batches.read(self.conversation, turn.id, 0, 1000).await;
+            let batches = storage.turn_store();
+            let batches = batches.events(self.conversation, turn.id, 0, 1000).await;
             events.extend(batches.unwrap());
         }
         let thread = self.conversation(storage).await.thread_id();
@@ -260,8 +260,8 @@ impl Case {
         answer: &Message,
         state: &AgentState,
     ) {
-        let batches = storage.turn_events();
-        let batches = batches.read(self.conversation, turn.id, 0, 1000).await;
+        let batches = storage.turn_store();
+        let batches = batches.events(self.conversation, turn.id, 0, 1000).await;
         let batches = batches.unwrap();
         let sequences = batches.iter().map(|batch| batch.sequence);
         assert!(sequences.eq(1..=batches.len() as u64), "{batches:?}");

@@ -40,11 +40,13 @@ const ORDERS: &str = "AGENTKIT_TEST_ORDERS";
 const BOUNDARIES: usize = 15;
 
 /// Calls that every turn here makes.
-const CALLS: [(&str, &str); 5] = [
+const CALLS: [(&str, &str); 7] = [
     ("agent", "step"),
     ("tool", "charge"),
     ("tool", "look"),
-    ("checkpoints", "put"),
+    ("turn store", "begin"),
+    ("turn store", "step"),
+    ("turn store", "change"),
     ("checkpoints", "put writes"),
 ];
 

@@ -1,14 +1,14 @@
 //! A storage, each of whose calls is a boundary of its process.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Deref, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use yai_agentkit_core::{
     Announcements, Change, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple,
     Checkpointer, Conversation, ConversationId, Cursor, DeltaChannelHistory, Entity, Error,
-    EventBatch, Fence, IdempotencyKey, LatestBatches, Leases, ListQuery, Message, NewCheckpoint,
-    NewWrites, OwnerId, Page, PruneStrategy, PutOptions, Repository, Result, Storage, Thread,
-    ThreadCursor, ThreadId, Turn, TurnChange, TurnEvents, TurnId, UnitOfWork,
+    EventBatch, Fence, IdempotencyKey, LatestBatches, ListQuery, Message, NewCheckpoint, NewWrites,
+    OwnerId, Page, PruneStrategy, PutOptions, Repository, Result, Storage, Stores, Thread,
+    ThreadCursor, ThreadId, Turn, TurnBegin, TurnChange, TurnId, TurnStep, TurnStore, UnitOfWork,
 };
 
 use crate::process::{OpenUnit, Process};
@@ -55,81 +55,71 @@ impl<T: ?Sized> Bounded<T> {
     }
 }
 
-impl Bounded<dyn Storage> {
+/// A storage or a unit of work, as one process sees it.
+pub(crate) struct BoundedStores<P> {
+    inner: P,
+    process: Process,
+    /// Of a unit of work.
+    open: Option<OpenUnit>,
+}
+
+impl BoundedStores<Arc<dyn Storage>> {
     pub(crate) fn storage(inner: Arc<dyn Storage>, process: &Process) -> Arc<Self> {
-        Self::part("storage", inner, process)
+        Arc::new(Self {
+            inner,
+            process: process.clone(),
+            open: None,
+        })
     }
 }
 
-/// A unit of work, as one process sees it.
-struct BoundedUnit {
-    inner: Box<dyn UnitOfWork>,
-    process: Process,
-    open: OpenUnit,
-}
+impl<P: Deref<Target: Stores> + Send + Sync> Stores for BoundedStores<P> {
+    fn conversations(&self) -> Arc<dyn Repository<Conversation>> {
+        Bounded::part("conversations", self.inner.conversations(), &self.process)
+    }
 
-/// The parts that a storage and a unit of work have alike.
-macro_rules! parts {
-    () => {
-        fn conversations(&self) -> Arc<dyn Repository<Conversation>> {
-            Bounded::part("conversations", self.inner.conversations(), &self.process)
-        }
+    fn messages(&self) -> Arc<dyn Repository<Message>> {
+        Bounded::part("messages", self.inner.messages(), &self.process)
+    }
 
-        fn messages(&self) -> Arc<dyn Repository<Message>> {
-            Bounded::part("messages", self.inner.messages(), &self.process)
-        }
+    fn turns(&self) -> Arc<dyn Repository<Turn>> {
+        Bounded::part("turns", self.inner.turns(), &self.process)
+    }
 
-        fn turns(&self) -> Arc<dyn Repository<Turn>> {
-            Bounded::part("turns", self.inner.turns(), &self.process)
-        }
+    fn turn_store(&self) -> Arc<dyn TurnStore> {
+        Bounded::part("turn store", self.inner.turn_store(), &self.process)
+    }
 
-        fn turn_events(&self) -> Arc<dyn TurnEvents> {
-            Bounded::part("events", self.inner.turn_events(), &self.process)
-        }
+    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
+        Bounded::part(KEYS, self.inner.idempotency_keys(), &self.process)
+    }
 
-        fn leases(&self) -> Arc<dyn Leases> {
-            Bounded::part("leases", self.inner.leases(), &self.process)
-        }
-
-        fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
-            Bounded::part(KEYS, self.inner.idempotency_keys(), &self.process)
-        }
-
-        fn checkpointer(&self) -> Arc<dyn Checkpointer> {
-            Bounded::part("checkpoints", self.inner.checkpointer(), &self.process)
-        }
-    };
+    fn checkpointer(&self) -> Arc<dyn Checkpointer> {
+        Bounded::part("checkpoints", self.inner.checkpointer(), &self.process)
+    }
 }
 
 #[async_trait]
-impl Storage for Bounded<dyn Storage> {
-    parts!();
-
+impl Storage for BoundedStores<Arc<dyn Storage>> {
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>> {
         let begun = async {
-            Ok(Box::new(BoundedUnit {
+            Ok(Box::new(BoundedStores {
                 inner: self.inner.begin().await?,
                 process: self.process.clone(),
-                open: self.process.open_unit(),
+                open: Some(self.process.open_unit()),
             }) as Box<dyn UnitOfWork>)
         };
-        self.cross("begin", begun).await
-    }
-
-    async fn forget_idempotency_keys(&self, age: Duration) -> Result<u64> {
-        let forgotten = self.inner.forget_idempotency_keys(age);
-        self.cross("forget keys", forgotten).await
+        self.process.cross("storage", "begin", begun).await
     }
 
     async fn ping(&self) -> Result<()> {
-        self.cross("ping", self.inner.ping()).await
+        let ping = self.inner.ping();
+        self.process.cross("storage", "ping", ping).await
     }
 }
 
 #[async_trait]
-impl UnitOfWork for BoundedUnit {
-    parts!();
-
+impl UnitOfWork for BoundedStores<Box<dyn UnitOfWork>> {
     async fn commit(self: Box<Self>) -> Result<()> {
         let Self {
             inner,
@@ -187,9 +177,20 @@ impl<E: Entity> Repository<E> for Bounded<dyn Repository<E>> {
 }
 
 #[async_trait]
-impl Leases for Bounded<dyn Leases> {
-    async fn replace(&self, seen: &Turn, next: Turn) -> Result<Turn> {
-        self.cross("replace", self.inner.replace(seen, next)).await
+impl TurnStore for Bounded<dyn TurnStore> {
+    async fn begin(&self, mut begin: TurnBegin) -> Result<Turn> {
+        begin.key = begin
+            .key
+            .filter(|_| !self.process.makes(Mistake::KeysForgotten));
+        self.cross("begin", self.inner.begin(begin)).await
+    }
+
+    async fn step(&self, step: TurnStep) -> Result<()> {
+        self.cross("step", self.inner.step(step)).await
+    }
+
+    async fn change(&self, change: TurnChange) -> Result<Turn> {
+        self.cross("change", self.inner.change(change)).await
     }
 
     async fn take(&self, seen: &Turn, owner: OwnerId, lease: Duration) -> Result<Option<Turn>> {
@@ -204,10 +205,7 @@ impl Leases for Bounded<dyn Leases> {
     async fn due(&self, limit: u64) -> Result<Vec<Turn>> {
         self.cross("due", self.inner.due(limit)).await
     }
-}
 
-#[async_trait]
-impl TurnEvents for Bounded<dyn TurnEvents> {
     async fn append(&self, mut batch: EventBatch) -> Result<()> {
         if self.process.makes(Mistake::EventsOfAnybody) {
             while let Err(Error::Conflict(_)) = self.inner.append(batch.clone()).await {
@@ -218,24 +216,29 @@ impl TurnEvents for Bounded<dyn TurnEvents> {
         self.cross("append", self.inner.append(batch)).await
     }
 
-    async fn read(
+    async fn events(
         &self,
         conversation_id: ConversationId,
         turn_id: TurnId,
         after: u64,
         limit: u64,
     ) -> Result<Vec<EventBatch>> {
-        let read = self.inner.read(conversation_id, turn_id, after, limit);
-        self.cross("read", read).await
+        let events = self.inner.events(conversation_id, turn_id, after, limit);
+        self.cross("events", events).await
     }
 
-    async fn latest(&self, turns: &[(ConversationId, TurnId)]) -> Result<LatestBatches> {
-        self.cross("latest", self.inner.latest(turns)).await
-    }
-
-    async fn delete_older(&self, age: Duration) -> Result<u64> {
-        self.cross("delete older", self.inner.delete_older(age))
+    async fn latest_events(&self, turns: &[(ConversationId, TurnId)]) -> Result<LatestBatches> {
+        self.cross("latest events", self.inner.latest_events(turns))
             .await
+    }
+
+    async fn forget_events(&self, age: Duration) -> Result<u64> {
+        self.cross("forget events", self.inner.forget_events(age))
+            .await
+    }
+
+    async fn forget_keys(&self, age: Duration) -> Result<u64> {
+        self.cross("forget keys", self.inner.forget_keys(age)).await
     }
 
     async fn announce(&self, latest: &LatestBatches) -> Result<()> {
@@ -266,16 +269,6 @@ impl Checkpointer for Bounded<dyn Checkpointer> {
         fence = fence.filter(|_| !self.process.makes(Mistake::WritesOfAnybody));
         self.cross("put writes", self.inner.put_writes(writes, fence))
             .await
-    }
-
-    fn telling(
-        &self,
-        fence: Fence,
-        events: EventBatch,
-        change: Option<TurnChange>,
-    ) -> Arc<dyn Checkpointer> {
-        let telling = self.inner.telling(fence, events, change);
-        Self::part(self.part, telling, &self.process)
     }
 
     async fn raise_epoch(&self, thread_id: &ThreadId, epoch: u64) -> Result<()> {

@@ -23,7 +23,7 @@ use yai_agentkit_engine::{
 use crate::{
     agent::{Ledger, SimulatedAgent, answer},
     process::Process,
-    storage::{Bounded, Mistake},
+    storage::{BoundedStores, Mistake},
 };
 
 const SERVERS: usize = 3;
@@ -104,7 +104,7 @@ impl World {
             process: process.clone(),
             ledger: self.ledger.clone(),
         };
-        let storage = Bounded::storage(Arc::clone(&self.storage), &process);
+        let storage = BoundedStores::storage(Arc::clone(&self.storage), &process);
         let engine = TurnEngine::new(storage, Arc::new(agent)).with_limits(TurnLimits {
             lease: LEASE,
             max_attempts: u32::MAX,
@@ -286,8 +286,8 @@ impl World {
     async fn check_events(&self, turn: &Turn) -> Result<(), String> {
         let batches = self
             .storage
-            .turn_events()
-            .read(turn.conversation_id, turn.id, 0, 10_000)
+            .turn_store()
+            .events(turn.conversation_id, turn.id, 0, 10_000)
             .await;
         let batches = batches.map_err(|error| error.to_string())?;
         let sequences = batches.iter().map(|batch| batch.sequence);

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use yai_agentkit_core::{
     CheckpointQuery, Conversation, Error, InterruptId, ListQuery, Message, MessageId, Role,
-    Storage, Turn, TurnStatus, memory::MemoryStorage,
+    Storage, Stores, Turn, TurnStatus, memory::MemoryStorage,
 };
 use yai_agentkit_engine::{
     OnBusy, RequestKey, SendOptions, TurnEngine, TurnError, TurnLimits,

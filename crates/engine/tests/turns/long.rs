@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, atomic::Ordering};
 
 use async_trait::async_trait;
 use serde_json::json;
-use yai_agentkit_core::{CheckpointSelector, Message, Role, Storage, ThreadState};
+use yai_agentkit_core::{CheckpointSelector, Message, Role, Stores, ThreadState};
 use yai_agentkit_engine::{
     TurnEngine,
     agent::{

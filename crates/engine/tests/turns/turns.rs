@@ -5,7 +5,7 @@ use std::{
 
 use yai_agentkit_core::{
     CheckpointQuery, CheckpointTuple, CheckpointerExt, Conversation, Error, ListQuery, Message,
-    MessageId, Role, Storage, Turn, TurnStatus,
+    MessageId, Role, Stores, Turn, TurnStatus,
 };
 use yai_agentkit_engine::{
     TurnEngine, TurnError,

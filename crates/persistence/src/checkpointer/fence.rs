@@ -1,15 +1,12 @@
 //! What asks a [`Fence`]: the statements of a write that is alone, a put behind the latest checkpoint and `raise_epoch`.
 
 use sea_orm::DbErr;
-use yai_agentkit_core::{
-    CheckpointId, ConflictKind, Error, Fence, Result, ThreadId, TurnChange, now,
-};
+use yai_agentkit_core::{CheckpointId, ConflictKind, Error, Fence, Result, ThreadId, now};
 
 use super::{
     NewRawCheckpoint, PUT_CHECKPOINT,
     statement::{self, Conflicts, Place},
     threads::bind_time,
-    turn,
     write::{self, Fenced, New, Write},
 };
 use crate::{
@@ -116,20 +113,19 @@ pub(super) async fn put_next(
     connection: &Connection,
     new: NewRawCheckpoint,
     fenced: Option<Fenced>,
-    change: Option<&TurnChange>,
-    failed: impl Fn(DbErr) -> Error,
 ) -> Result<()> {
-    let transaction = connection.begin().await.map_err(&failed)?;
+    let failed = |error| storage_error(PUT_CHECKPOINT, error);
+    let transaction = connection.begin().await.map_err(failed)?;
     let key = new.key.clone();
     match &fenced {
         Some(fenced) => {
             let taken = take(&transaction, &key.thread_id, fenced).await;
-            let taken = taken.map_err(&failed)?;
+            let taken = taken.map_err(failed)?;
             admitted(&transaction, PUT_CHECKPOINT, &key.thread_id, taken).await?;
         }
         None => {
             let locked = LOCK.query(&transaction).with(key.thread_id.as_str());
-            locked.execute(&transaction).await.map_err(&failed)?;
+            locked.execute(&transaction).await.map_err(failed)?;
         }
     }
     let place = [
@@ -141,15 +137,12 @@ pub(super) async fn put_next(
     for text in place {
         query.bind(text);
     }
-    let rows = query.rows(&transaction).await.map_err(&failed)?;
+    let rows = query.rows(&transaction).await.map_err(failed)?;
     let latest = rows.first().map(|row| row.try_get_by_index::<String>(0));
-    let latest = latest.transpose().map_err(&failed)?;
+    let latest = latest.transpose().map_err(failed)?;
     if latest.as_deref() != new.parent.as_ref().map(CheckpointId::as_str) {
         let latest = latest.map(CheckpointId::from);
         return Err(Error::Conflict(ConflictKind::LatestCheckpoint(latest)));
-    }
-    if let Some(change) = change {
-        turn::change_turn(&transaction, change).await?;
     }
     let write = Write {
         new: New::Checkpoint(new),
@@ -159,9 +152,7 @@ pub(super) async fn put_next(
             ..fenced
         }),
     };
-    write::write(&transaction, &[write])
-        .await
-        .map_err(&failed)?;
+    write::write(&transaction, &[write]).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)
 }
 

@@ -18,13 +18,13 @@ mod threads;
 mod turn;
 mod write;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use yai_agentkit_core::{
     CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
     DeltaChannelHistory, EventBatch, Fence, NewCheckpoint, NewWrites, Page, Parent, PruneStrategy,
-    PutOptions, Result, Thread, ThreadCursor, ThreadId, TurnChange,
+    PutOptions, Result, Thread, ThreadCursor, ThreadId,
 };
 
 pub(crate) use self::group::Group;
@@ -44,16 +44,6 @@ pub(crate) struct SqlCheckpointer {
     connection: Connection,
     /// Of a pool.
     group: Option<Group>,
-    /// What is stored with a checkpoint.
-    told: Option<Told>,
-}
-
-/// What a turn tells with a checkpoint, and what becomes of it.
-#[derive(Clone)]
-struct Told {
-    fence: Fence,
-    events: EventBatch,
-    change: Option<TurnChange>,
 }
 
 impl SqlCheckpointer {
@@ -62,7 +52,6 @@ impl SqlCheckpointer {
         Self {
             connection,
             group: Some(group),
-            told: None,
         }
     }
 
@@ -71,25 +60,19 @@ impl SqlCheckpointer {
         Self {
             connection: transaction,
             group: None,
-            told: None,
         }
     }
 
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     async fn put_raw(&self, new: NewRawCheckpoint, options: PutOptions) -> Result<()> {
-        let told = self.told.as_ref();
-        let change = told.and_then(|told| Some((told, told.change.as_ref()?)));
-        let fence = told.map(|told| told.fence).or(options.fence);
-        let events = told.map(|told| &told.events);
         if options.parent == Parent::Latest {
-            let fenced = fenced_with(fence, events)?;
-            let failed = |error| events::refused(PUT_CHECKPOINT, events, error);
-            let change = change.map(|(_, change)| change);
-            return fence::put_next(&self.connection, new, fenced, change, failed).await;
+            let fenced = fenced_with(options.fence, None)?;
+            return fence::put_next(&self.connection, new, fenced).await;
         }
-        if let Some((told, change)) = change {
-            return turn::put(&self.connection, told.fence, new, told, change).await;
-        }
-        self.write(PUT_CHECKPOINT, New::Checkpoint(new), fence, events)
+        self.write(PUT_CHECKPOINT, New::Checkpoint(new), options.fence, None)
             .await
     }
 
@@ -154,22 +137,6 @@ impl Checkpointer for SqlCheckpointer {
         }
         self.write(PUT_WRITES, New::Writes(writes), fence, None)
             .await
-    }
-
-    fn telling(
-        &self,
-        fence: Fence,
-        events: EventBatch,
-        change: Option<TurnChange>,
-    ) -> Arc<dyn Checkpointer> {
-        Arc::new(Self {
-            told: Some(Told {
-                fence,
-                events,
-                change,
-            }),
-            ..self.clone()
-        })
     }
 
     async fn raise_epoch(&self, thread_id: &ThreadId, epoch: u64) -> Result<()> {

@@ -1,8 +1,9 @@
 //! The hot statements are read and written by their indexes, however long the tables get.
 
 use yai_agentkit_core::{
-    ChannelWrite, CheckpointKey, CheckpointQuery, CheckpointSelector, ConversationId, EventBatch,
-    Fence, Message, Namespace, NewWrites, Role, ThreadCursor, Turn, TurnChange, Value, Values, now,
+    ChannelWrite, CheckpointKey, CheckpointMetadata, CheckpointQuery, CheckpointSelector,
+    ConversationId, EventBatch, Fence, IdempotencyKey, Message, Namespace, NewWrites, Role,
+    ThreadCursor, ThreadState, Turn, TurnBegin, TurnChange, Value, Values, now,
 };
 
 use super::{
@@ -164,17 +165,22 @@ async fn fenced_writes_use_indexes(databases: &Databases) {
 
     let message = Message::new(ConversationId::new(), Role::User, "Hello");
     let begun = Turn::new(message.conversation_id, message.id);
-    let end = TurnChange::End {
-        seen: begun.clone(),
-        ended: begun.clone(),
-        answer: Some(message.clone()),
-    };
-    let begin = TurnChange::Begin {
+    let end = TurnChange::new(begun.clone(), begun.clone()).with_answer(Some(message.clone()));
+    let end = turn::end_statement(&checkpoint(), 1, &batch(), &end, &begun);
+    let key = IdempotencyKey::new(begun.conversation_id.0, "key", b"request", begun.id.0);
+    let begin = TurnBegin {
         turn: begun,
         message,
+        key: Some(key),
+        queued: None,
+        checkpoint: ThreadState::new("thread-7".into(), None)
+            .next(&1, CheckpointMetadata::default())
+            .unwrap()
+            .0,
+        events: batch(),
     };
-    for (change, indexes) in [(begin, &by_key[1..]), (end, &by_key[..])] {
-        let query = turn::statement_of(&checkpoint(), 1, &(&batch()).into(), &change);
+    let begin = turn::begin_statement(&checkpoint(), 1, &begin);
+    for (query, indexes) in [(begin, &by_key[1..]), (end, &by_key[..])] {
         databases.assert_postgres_uses(query, indexes).await;
     }
 }

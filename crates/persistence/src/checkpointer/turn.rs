@@ -2,12 +2,14 @@
 //! turn and its message as well. Elsewhere it is a transaction of several.
 
 use sea_orm::DbErr;
+use uuid::Uuid;
 use yai_agentkit_core::{
-    CheckpointKey, Entity, Error, Fence, Leases, Message, Repository, Result, Turn, TurnChange, now,
+    CheckpointKey, Checkpointer, Entity, Error, EventBatch, Fence, IdempotencyKey, Message,
+    MessageId, Repository, Result, Turn, TurnBegin, TurnChange, TurnId, TurnStep, now,
 };
 
 use super::{
-    NewRawCheckpoint, PUT_CHECKPOINT, SqlCheckpointer, Told, fence,
+    NewRawCheckpoint, PUT_CHECKPOINT, SqlCheckpointer, fence, row,
     statement::{self, Conflicts, Place},
     write::New,
 };
@@ -15,7 +17,7 @@ use crate::{
     connection::{Connection, retrying_undone},
     entity::{message, turn::Model},
     error::{Table, storage_error, taken_in},
-    events::{self, EventRow},
+    events::{self, EventRow, SqlTurnEvents},
     lease::SqlLeases,
     repository::SqlRepository,
     sql::{Parameter, Query, Sql},
@@ -27,52 +29,125 @@ const IS_STORED: Sql = Sql::same(
 WHERE thread_id = $1 AND checkpoint_ns = $2 AND checkpoint_id = $3",
 );
 
-/// Stores `new` with what it tells, and changes the turn.
-pub(super) async fn put(
-    connection: &Connection,
-    fence: Fence,
-    new: NewRawCheckpoint,
-    told: &Told,
-    change: &TurnChange,
-) -> Result<()> {
-    let (turn, message) = validated(change)?;
-    let is_statement = connection.undivided().is_some()
-        && matches!(
-            (fence, change),
-            (Fence::Raise(_), TurnChange::Begin { .. }) | (Fence::Hold(_), TurnChange::End { .. })
-        );
-    if !is_statement {
-        let failed = |error| events::refused(PUT_CHECKPOINT, Some(&told.events), error);
-        let transaction = connection.begin().await.map_err(failed)?;
-        let new = New::Checkpoint(new);
-        SqlCheckpointer::within(transaction.clone())
-            .write(PUT_CHECKPOINT, new, Some(fence), Some(&told.events))
-            .await?;
-        // The thread is locked first, as by the statements.
-        change_turn(&transaction, change).await?;
-        return transaction.commit().await.map_err(failed);
+impl SqlCheckpointer {
+    /// See [`TurnStore::begin`](yai_agentkit_core::TurnStore::begin).
+    pub(crate) async fn begin_turn(&self, begin: TurnBegin) -> Result<Turn> {
+        begin.turn.validate()?;
+        begin.message.validate()?;
+        begin.events.validate()?;
+        begin.checkpoint.validate()?;
+        let new = row::to_raw(begin.checkpoint.clone())?;
+        let epoch = Fence::Raise(begin.turn.epoch).stored_epoch()?;
+        if begin.queued.is_some() || self.connection.undivided().is_none() {
+            return begin_by_parts(&self.connection, begin, new).await;
+        }
+        let statement = begin_statement(&new, epoch, &begin);
+        let taken = Taken {
+            turn: begin.turn.id,
+            message: Some(begin.message.id),
+            key: begin.key.as_ref().map(|key| key.id),
+            events: &begin.events,
+        };
+        self.once(statement, &new, &taken).await?;
+        Ok(begin.turn)
     }
-    let statement = statement_of(&new, fence.stored_epoch()?, &(&told.events).into(), change);
-    let mut stored = execute(connection, statement.clone()).await;
-    if let Err(error) = &stored
-        && connection.may_repeat(error, &mut 0).await
-    {
-        stored = retrying_undone!(connection, execute(connection, statement.clone()));
-        // By the first attempt, which was committed after all.
-        if matches!(stored, Ok(None | Some(false))) && is_stored(connection, &new.key).await? {
-            return Ok(());
+
+    /// See [`TurnStore::step`](yai_agentkit_core::TurnStore::step).
+    pub(crate) async fn step_turn(&self, step: TurnStep) -> Result<()> {
+        step.checkpoint.validate()?;
+        let new = New::Checkpoint(row::to_raw(step.checkpoint)?);
+        let hold = Fence::Hold(step.epoch);
+        self.write(PUT_CHECKPOINT, new, Some(hold), Some(&step.events))
+            .await
+    }
+
+    /// See [`TurnStore::change`](yai_agentkit_core::TurnStore::change).
+    pub(crate) async fn change_turn(&self, change: TurnChange) -> Result<Turn> {
+        change.next.validate()?;
+        if let Some(answer) = &change.answer {
+            answer.validate()?;
+        }
+        match &change {
+            TurnChange {
+                checkpoint: None,
+                writes: None,
+                answer: None,
+                events: None,
+                ..
+            } => {
+                let leases = SqlLeases(self.connection.clone());
+                leases.replace(&change.seen, change.next).await
+            }
+            TurnChange {
+                checkpoint: Some((checkpoint, Fence::Hold(epoch))),
+                writes: None,
+                events: Some(events),
+                ..
+            } if self.connection.undivided().is_some() => {
+                events.validate()?;
+                checkpoint.validate()?;
+                let epoch = Fence::Hold(*epoch).stored_epoch()?;
+                let new = row::to_raw(checkpoint.clone())?;
+                let mut next = change.next.clone();
+                next.touch(now());
+                let statement = end_statement(&new, epoch, events, &change, &next);
+                let taken = Taken {
+                    turn: change.seen.id,
+                    message: change.answer.as_ref().map(|answer| answer.id),
+                    key: None,
+                    events,
+                };
+                self.once(statement, &new, &taken).await?;
+                Ok(next)
+            }
+            _ => change_by_parts(&self.connection, change).await,
         }
     }
-    let is_as_seen = stored.map_err(|error| match (taken_in(&error), message) {
-        (Some(Table::Messages), Some(message)) => Error::Conflict(Message::conflict(&message.id)),
-        (Some(Table::Turns), _) => Error::Conflict(Turn::conflict(&turn.id)),
-        _ => events::refused(PUT_CHECKPOINT, Some(&told.events), error),
-    })?;
-    if is_as_seen == Some(false) {
-        return Err(Error::Conflict(Turn::conflict(&turn.id)));
+
+    /// Executes a statement that would refuse itself a second time, and stores `new`.
+    async fn once(
+        &self,
+        statement: Query,
+        new: &NewRawCheckpoint,
+        taken: &Taken<'_>,
+    ) -> Result<()> {
+        let connection = &self.connection;
+        let mut stored = execute(connection, statement.clone()).await;
+        if let Err(error) = &stored
+            && connection.may_repeat(error, &mut 0).await
+        {
+            stored = retrying_undone!(connection, execute(connection, statement.clone()));
+            // By the first attempt, which was committed after all.
+            if matches!(stored, Ok(None | Some(false))) && is_stored(connection, &new.key).await? {
+                return Ok(());
+            }
+        }
+        let is_as_seen = stored.map_err(|error| taken.refused(error))?;
+        if is_as_seen == Some(false) {
+            return Err(Error::Conflict(Turn::conflict(&taken.turn)));
+        }
+        let admitted = is_as_seen.is_some();
+        fence::admitted(connection, PUT_CHECKPOINT, &new.key.thread_id, admitted).await
     }
-    let admitted = is_as_seen.is_some();
-    fence::admitted(connection, PUT_CHECKPOINT, &new.key.thread_id, admitted).await
+}
+
+/// What may be taken already.
+struct Taken<'a> {
+    turn: TurnId,
+    message: Option<MessageId>,
+    key: Option<Uuid>,
+    events: &'a EventBatch,
+}
+
+impl Taken<'_> {
+    fn refused(&self, error: DbErr) -> Error {
+        Error::Conflict(match (taken_in(&error), self.message, self.key) {
+            (Some(Table::Messages), Some(id), _) => Message::conflict(&id),
+            (Some(Table::IdempotencyKeys), _, Some(id)) => IdempotencyKey::conflict(&id),
+            (Some(Table::Turns), ..) => Turn::conflict(&self.turn),
+            _ => return events::refused(PUT_CHECKPOINT, Some(self.events), error),
+        })
+    }
 }
 
 async fn is_stored(connection: &Connection, key: &CheckpointKey) -> Result<bool> {
@@ -90,35 +165,77 @@ async fn is_stored(connection: &Connection, key: &CheckpointKey) -> Result<bool>
     Ok(!rows.is_empty())
 }
 
-/// By the statements of the repositories.
-pub(super) async fn change_turn(transaction: &Connection, change: &TurnChange) -> Result<()> {
-    let (turn, message) = validated(change)?;
-    if let Some(message) = message {
-        let messages = SqlRepository::within(transaction.clone());
-        messages.add(message.clone()).await?;
+/// A transaction of the statements of its parts.
+async fn begin_by_parts(
+    connection: &Connection,
+    begin: TurnBegin,
+    new: NewRawCheckpoint,
+) -> Result<Turn> {
+    let TurnBegin {
+        turn,
+        message,
+        key,
+        queued,
+        events,
+        ..
+    } = begin;
+    let failed = |error| events::refused(PUT_CHECKPOINT, Some(&events), error);
+    let transaction = connection.begin().await.map_err(failed)?;
+    // First: the same request elsewhere waits here.
+    if let Some(key) = key {
+        let keys = SqlRepository::within(transaction.clone());
+        keys.add(key).await?;
     }
-    match change {
-        TurnChange::Begin { .. } => {
-            let turns = SqlRepository::within(transaction.clone());
-            turns.add(turn.clone()).await?;
-        }
-        TurnChange::End { seen, .. } => {
+    // The thread is locked before the turn, as by the statements.
+    let raise = Some(Fence::Raise(turn.epoch));
+    SqlCheckpointer::within(transaction.clone())
+        .write(PUT_CHECKPOINT, New::Checkpoint(new), raise, Some(&events))
+        .await?;
+    let messages = SqlRepository::within(transaction.clone());
+    let turn = match queued {
+        Some(queued) => {
+            messages.delete(&message.id).await?;
             let leases = SqlLeases(transaction.clone());
-            leases.replace(seen, turn.clone()).await?;
+            leases.replace(&queued, turn).await?
         }
-    }
-    Ok(())
+        None => {
+            let turns = SqlRepository::within(transaction.clone());
+            turns.add(turn).await?
+        }
+    };
+    messages.add(message).await?;
+    transaction.commit().await.map_err(failed)?;
+    Ok(turn)
 }
 
-/// What is stored of the turn, and the message that is added.
-fn validated(change: &TurnChange) -> Result<(&Turn, Option<&Message>)> {
-    let (turn, message) = match change {
-        TurnChange::Begin { turn, message } => (turn, Some(message)),
-        TurnChange::End { ended, answer, .. } => (ended, answer.as_ref()),
-    };
-    turn.validate()?;
-    message.map_or(Ok(()), Message::validate)?;
-    Ok((turn, message))
+/// A transaction of the statements of its parts.
+async fn change_by_parts(connection: &Connection, change: TurnChange) -> Result<Turn> {
+    let events = change.events.as_ref();
+    let failed = |error| events::refused(PUT_CHECKPOINT, events, error);
+    let transaction = connection.begin().await.map_err(failed)?;
+    let checkpointer = SqlCheckpointer::within(transaction.clone());
+    let has_checkpoint = change.checkpoint.is_some();
+    if let Some((checkpoint, fence)) = change.checkpoint {
+        checkpoint.validate()?;
+        let new = New::Checkpoint(row::to_raw(checkpoint)?);
+        checkpointer
+            .write(PUT_CHECKPOINT, new, Some(fence), events)
+            .await?;
+    }
+    if let Some((writes, fence)) = change.writes {
+        checkpointer.put_writes(writes, Some(fence)).await?;
+    }
+    if let Some(answer) = change.answer {
+        let messages = SqlRepository::within(transaction.clone());
+        messages.add(answer).await?;
+    }
+    let leases = SqlLeases(transaction.clone());
+    let turn = leases.replace(&change.seen, change.next).await?;
+    if let Some(events) = events.filter(|_| !has_checkpoint) {
+        SqlTurnEvents(transaction.clone()).append(events).await?;
+    }
+    transaction.commit().await.map_err(failed)?;
+    Ok(turn)
 }
 
 /// The row that it returned.
@@ -128,41 +245,39 @@ async fn execute(connection: &Connection, statement: Query) -> Result<Option<boo
     first.transpose()
 }
 
-/// What begins a turn raises the thread, or nothing is stored and no row returned. What ends one
-/// holds the thread (else no row is returned) and the turn is as it was seen (else `false`), or
-/// nothing is stored. Both are seldom enough to look for each row.
-pub(super) fn statement_of(
+/// Raises the thread, or stores nothing and returns no row. Seldom enough to look for each row.
+pub(super) fn begin_statement(new: &NewRawCheckpoint, epoch: i64, begin: &TurnBegin) -> Query {
+    let mut query = Query::on_postgres();
+    let place = Place::of(&mut query, &new.key);
+    query.push("WITH thread AS (\n    ");
+    statement::raised(&mut query, place.thread, epoch, true);
+    query.push("\n), ");
+    put_from(&mut query, place, "thread", new, &(&begin.events).into());
+    said(&mut query, "thread", Some(&begin.message));
+    begun(&mut query, begin.turn.clone().into());
+    if let Some(key) = &begin.key {
+        used(&mut query, key);
+    }
+    query.push("\nSELECT true FROM thread");
+    query
+}
+
+/// Holds the thread, else no row is returned; and the turn is as it was seen, else `false` is; or
+/// nothing is stored.
+pub(super) fn end_statement(
     new: &NewRawCheckpoint,
     epoch: i64,
-    events: &EventRow,
+    events: &EventBatch,
     change: &TurnChange,
+    next: &Turn,
 ) -> Query {
     let mut query = Query::on_postgres();
     let place = Place::of(&mut query, &new.key);
-    match change {
-        TurnChange::Begin { turn, message } => {
-            query.push("WITH thread AS (\n    ");
-            statement::raised(&mut query, place.thread, epoch, true);
-            query.push("\n), ");
-            put_from(&mut query, place, "thread", new, events);
-            said(&mut query, "thread", Some(message));
-            begun(&mut query, turn.clone().into());
-            query.push("\nSELECT true FROM thread");
-        }
-        TurnChange::End {
-            seen,
-            ended,
-            answer,
-        } => {
-            let turn = seen_turn(&mut query, place, epoch, seen.clone().into());
-            put_from(&mut query, place, "turn", new, events);
-            said(&mut query, "turn", answer.as_ref());
-            let mut next = ended.clone();
-            next.touch(now());
-            changed(&mut query, turn, next.into());
-            query.push("\nSELECT EXISTS (SELECT FROM turn) FROM thread");
-        }
-    }
+    let turn = seen_turn(&mut query, place, epoch, change.seen.clone().into());
+    put_from(&mut query, place, "turn", new, &events.into());
+    said(&mut query, "turn", change.answer.as_ref());
+    changed(&mut query, turn, next.clone().into());
+    query.push("\nSELECT EXISTS (SELECT FROM turn) FROM thread");
     query
 }
 
@@ -232,6 +347,17 @@ fn begun(query: &mut Query, turn: Model) {
         {attempt}, {epoch}, {lease_owner}, {lease}, {started_at}, {updated_at}, {created_at},
         {user_message}
     FROM thread
+)"
+    ));
+}
+
+fn used(query: &mut Query, key: &IdempotencyKey) {
+    let (id, fingerprint) = (query.bind(key.id), query.bind(key.fingerprint));
+    let resource = query.bind(key.resource_id);
+    query.push(format_args!(
+        ", used AS (
+    INSERT INTO agent_idempotency_keys (id, fingerprint, resource_id)
+    SELECT {id}, {fingerprint}, {resource} FROM thread
 )"
     ));
 }

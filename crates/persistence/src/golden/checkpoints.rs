@@ -7,9 +7,10 @@ use serde_json::json;
 use uuid::Uuid;
 use yai_agentkit_core::{
     ChannelValue, ChannelWrite, Checkpoint, CheckpointMetadata, CheckpointQuery,
-    CheckpointSelector, CheckpointSource, Checkpointer, Conversation, EventBatch, Fence, Message,
-    Namespace, NewCheckpoint, NewWrites, PruneStrategy, PutOptions, Role, Storage, ThreadCursor,
-    ThreadId, Turn, TurnChange, TurnStatus, Value, Values, Version, now,
+    CheckpointSelector, CheckpointSource, Checkpointer, Conversation, EventBatch, Fence,
+    IdempotencyKey, Message, Namespace, NewCheckpoint, NewWrites, PruneStrategy, PutOptions, Role,
+    Storage, Stores, ThreadCursor, ThreadId, Turn, TurnBegin, TurnChange, TurnStatus, TurnStep,
+    Value, Values, Version, now,
 };
 
 use super::Golden;
@@ -256,7 +257,7 @@ async fn fenced_groups(golden: &mut Golden) {
 }
 
 async fn turns(golden: &mut Golden) {
-    let storage: &dyn Storage = &golden.database;
+    let storage = golden.database.clone();
     let conversation = Conversation::titled("Golden");
     let conversation = storage.conversations().add(conversation).await.unwrap();
     let thread = conversation.thread_id();
@@ -269,26 +270,27 @@ async fn turns(golden: &mut Golden) {
         sequence,
         events: vec![json!({"type": "RUN_STARTED"})],
     };
-    let tell = async |database: &Database, fence, sequence, change, new: &NewCheckpoint| {
-        let checkpointer = checkpointer(database).telling(fence, events(sequence), change);
-        checkpointer
-            .put(new.clone(), PutOptions::default())
-            .await
-            .unwrap();
-    };
-    let begin = TurnChange::Begin {
-        turn: turn.clone(),
-        message: question.clone(),
-    };
     let first = checkpoint(&thread);
     golden
         .call("begin_turn", async |database| {
-            tell(database, Fence::Raise(1), 1, Some(begin), &first).await;
+            let begin = TurnBegin {
+                turn: turn.clone(),
+                message: question.clone(),
+                key: None,
+                queued: None,
+                checkpoint: first,
+                events: events(1),
+            };
+            database.turn_store().begin(begin).await.unwrap();
         })
         .await;
-    let second = checkpoint(&thread);
+    let step = TurnStep {
+        epoch: 1,
+        checkpoint: checkpoint(&thread),
+        events: events(2),
+    };
     let step = async |database: &Database| {
-        tell(database, Fence::Hold(1), 2, None, &second).await;
+        database.turn_store().step(step.clone()).await.unwrap();
     };
     golden.call("step_of_turn", step).await;
     golden.call("step_of_turn_again", step).await;
@@ -297,21 +299,83 @@ async fn turns(golden: &mut Golden) {
     ended.assistant_message_id = Some(question.id.answer());
     let mut answer = Message::new(conversation.id, Role::Assistant, "Hello");
     answer.id = question.id.answer();
-    let end = TurnChange::End {
-        seen: turn.clone(),
-        ended,
-        answer: Some(answer),
-    };
-    let last = checkpoint(&thread);
+    let end = TurnChange::new(turn.clone(), ended)
+        .with_answer(Some(answer))
+        .with_checkpoint(checkpoint(&thread), Fence::Hold(1))
+        .with_events(events(3));
     golden
         .call("end_turn", async |database| {
-            tell(database, Fence::Hold(1), 3, Some(end), &last).await;
+            database.turn_store().change(end).await.unwrap();
         })
         .await;
-    let new = checkpoint(&thread);
+
+    // The next waits before it begins, and asks a person.
+    let question = Message::new(conversation.id, Role::User, "And you?");
+    let mut queued = Turn::new(conversation.id, question.id);
+    queued.status = TurnStatus::Queued;
+    storage.messages().add(question.clone()).await.unwrap();
+    storage.turns().add(queued.clone()).await.unwrap();
+    let events = |sequence| EventBatch {
+        turn_id: queued.id,
+        ..events(sequence)
+    };
+    let begun = Turn {
+        status: TurnStatus::Running,
+        epoch: 2,
+        ..queued.clone()
+    };
+    let begin = TurnBegin {
+        turn: begun.clone(),
+        message: question,
+        key: None,
+        queued: Some(queued.clone()),
+        checkpoint: checkpoint(&thread),
+        events: events(1),
+    };
+    let head = begin.checkpoint.clone();
     golden
-        .call("step_of_turn_raising", async |database| {
-            tell(database, Fence::Raise(2), 4, None, &new).await;
+        .call("begin_queued_turn", async |database| {
+            database.turn_store().begin(begin).await.unwrap();
+        })
+        .await;
+    let mut asking = begun.clone();
+    asking.status = TurnStatus::Waiting;
+    let ask = TurnChange::new(begun.clone(), asking.clone()).with_events(events(2));
+    golden
+        .call("turn_asks", async |database| {
+            database.turn_store().change(ask).await.unwrap();
+        })
+        .await;
+    let goes_on = TurnChange::new(asking, Turn { epoch: 3, ..begun })
+        .with_writes(writes(&head, FIRST_WRITE_STAYS), Fence::Raise(3))
+        .with_events(events(3));
+    golden
+        .call("answer_turn", async |database| {
+            database.turn_store().change(goes_on).await.unwrap();
+        })
+        .await;
+
+    let conversation = Conversation::titled("Keyed");
+    let conversation = storage.conversations().add(conversation).await.unwrap();
+    let message = Message::new(conversation.id, Role::User, "Hello");
+    let mut turn = Turn::new(conversation.id, message.id);
+    turn.epoch = 1;
+    let key = IdempotencyKey::new(conversation.id.0, "key", b"request", turn.id.0);
+    let begin = TurnBegin {
+        events: EventBatch {
+            conversation_id: conversation.id,
+            turn_id: turn.id,
+            ..events(1)
+        },
+        turn,
+        message,
+        key: Some(key),
+        queued: None,
+        checkpoint: checkpoint(&conversation.thread_id()),
+    };
+    golden
+        .call("begin_turn_with_key", async |database| {
+            database.turn_store().begin(begin).await.unwrap();
         })
         .await;
 }

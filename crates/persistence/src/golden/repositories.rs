@@ -7,8 +7,8 @@ use serde_json::json;
 use uuid::Uuid;
 use yai_agentkit_core::{
     Conversation, ConversationFilter, EventBatch, IdempotencyKey, LatestBatches, ListQuery,
-    Message, MessageFilter, MessageId, OwnerId, Repository, Role, Storage, Turn, TurnFilter,
-    TurnStatus,
+    Message, MessageFilter, MessageId, OwnerId, Repository, Role, Storage, Stores, Turn,
+    TurnChange, TurnFilter, TurnStatus,
 };
 
 use super::Golden;
@@ -109,14 +109,15 @@ async fn leases(golden: &mut Golden, queued: Turn) {
     let next = running.clone();
     golden
         .call("leases_replace", async |database| {
-            database.leases().replace(&queued, next).await.unwrap();
+            let change = TurnChange::new(queued, next);
+            database.turn_store().change(change).await.unwrap();
         })
         .await;
     let owner = OwnerId::new();
     golden
         .call("leases_take", async |database| {
             let taken = database
-                .leases()
+                .turn_store()
                 .take(&running, owner, Duration::from_secs(9))
                 .await;
             assert!(taken.unwrap().is_some());
@@ -124,12 +125,12 @@ async fn leases(golden: &mut Golden, queued: Turn) {
         .await;
     golden
         .call("leases_renew", async |database| {
-            assert_eq!(database.leases().renew(owner).await.unwrap().len(), 1);
+            assert_eq!(database.turn_store().renew(owner).await.unwrap().len(), 1);
         })
         .await;
     golden
         .call("leases_due", async |database| {
-            drop(database.leases().due(10).await.unwrap());
+            drop(database.turn_store().due(10).await.unwrap());
         })
         .await;
 }
@@ -143,14 +144,14 @@ async fn events(golden: &mut Golden, turn: &Turn) {
     };
     golden
         .call("events_append", async |database| {
-            database.turn_events().append(batch.clone()).await.unwrap();
+            database.turn_store().append(batch.clone()).await.unwrap();
         })
         .await;
     golden
         .call("events_read", async |database| {
-            let events = database.turn_events();
-            let read = events
-                .read(turn.conversation_id, turn.id, 0, 10)
+            let turns = database.turn_store();
+            let read = turns
+                .events(turn.conversation_id, turn.id, 0, 10)
                 .await
                 .unwrap();
             assert_eq!(read, std::slice::from_ref(&batch));
@@ -159,8 +160,8 @@ async fn events(golden: &mut Golden, turn: &Turn) {
     golden
         .call("events_latest", async |database| {
             let latest = database
-                .turn_events()
-                .latest(&[(turn.conversation_id, turn.id)])
+                .turn_store()
+                .latest_events(&[(turn.conversation_id, turn.id)])
                 .await;
             assert_eq!(latest.unwrap(), LatestBatches::from([(turn.id, 1)]));
         })
@@ -168,14 +169,14 @@ async fn events(golden: &mut Golden, turn: &Turn) {
     golden
         .call("events_delete_older", async |database| {
             let day = Duration::from_secs(86_400);
-            database.turn_events().delete_older(day).await.unwrap();
+            database.turn_store().forget_events(day).await.unwrap();
         })
         .await;
     if golden.database.connection.is_postgres() {
         golden
             .call("events_announce", async |database| {
                 let latest = LatestBatches::from([(turn.id, 1)]);
-                database.turn_events().announce(&latest).await.unwrap();
+                database.turn_store().announce(&latest).await.unwrap();
             })
             .await;
     }
@@ -187,7 +188,7 @@ async fn keys(golden: &mut Golden) {
     golden
         .call("idempotency_keys_forget", async |database| {
             let day = Duration::from_secs(86_400);
-            database.forget_idempotency_keys(day).await.unwrap();
+            database.turn_store().forget_keys(day).await.unwrap();
         })
         .await;
 }

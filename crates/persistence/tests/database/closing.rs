@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use yai_agentkit_core::{Conversation, Storage};
+use yai_agentkit_core::{Conversation, Storage, Stores};
 
 use crate::{
     fixture::{assert_not_done, connect, sqlite_file, store_something},

@@ -4,7 +4,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
-use yai_agentkit_core::{Conversation, Error, Storage};
+use yai_agentkit_core::{Conversation, Error, Storage, Stores};
 use yai_agentkit_persistence::{Database, DatabaseConfig};
 
 use crate::{

@@ -7,8 +7,9 @@ use serde_json::json;
 use yai_agentkit_core::{
     Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
     CheckpointSelector, CheckpointSource, CheckpointerExt, ConflictKind, Conversation,
-    ConversationId, Error, EventBatch, Fence, Message, MessageId, Namespace, NewCheckpoint,
-    OwnerId, PutOptions, Result, Role, Storage, Turn, TurnChange, TurnId, TurnStatus, Value,
+    ConversationId, Error, EventBatch, Fence, IdempotencyKey, Message, MessageId, Namespace,
+    NewCheckpoint, OwnerId, PutOptions, Result, Role, Storage, Stores, Turn, TurnBegin, TurnChange,
+    TurnId, TurnStatus, TurnStep, Value,
 };
 use yai_agentkit_persistence::{Database, NewRawCheckpoint, RawCheckpoints, RawValue};
 
@@ -251,9 +252,12 @@ impl Owned {
     async fn step(&self, database: &Database) -> Vec<Result<()>> {
         let steps = self.turns.iter().map(async |turn| {
             let batch = self.batch(*turn, "step");
-            let telling = database.checkpointer().telling(Fence::Hold(1), batch, None);
-            let put = telling.put(next(&turn.to_string(), 1), PutOptions::default());
-            put.await.map(drop)
+            let step = TurnStep {
+                epoch: 1,
+                checkpoint: next(&turn.to_string(), 1),
+                events: batch,
+            };
+            database.turn_store().step(step).await
         });
         join_all(steps).await
     }
@@ -267,8 +271,8 @@ impl Owned {
             let query = CheckpointQuery::of(thread);
             let checkpoints = database.checkpointer().list(&query).await.unwrap();
             assert_eq!(checkpoints.len(), 1 + steps, "{index}");
-            let events = database.turn_events();
-            let told = events.read(self.conversation, *turn, 0, 10).await.unwrap();
+            let turns = database.turn_store();
+            let told = turns.events(self.conversation, *turn, 0, 10).await.unwrap();
             let told = told.iter().filter(|batch| batch.events == [json!("step")]);
             assert_eq!(told.count(), steps, "{index}");
         }
@@ -326,7 +330,7 @@ async fn of_steps_at_once_only_one_that_can_not_be_told_fails() {
     on_both(async |database| {
         let owned = Owned::create(&database).await;
         let other = owned.batch(owned.turns[7], "another");
-        database.turn_events().append(other).await.unwrap();
+        database.turn_store().append(other).await.unwrap();
         let outcomes = owned.step(&database).await;
         let conflict = matches!(
             &outcomes[7],
@@ -450,42 +454,49 @@ async fn a_turn_whose_acknowledgements_were_lost_begins_and_ends_once() {
     let conversation = Conversation::titled("Of one turn");
     let conversation = database.conversations().add(conversation).await.unwrap().id;
     let message = Message::new(conversation, Role::User, "Hello");
-    let turn = Turn::new(conversation, message.id);
+    let mut turn = Turn::new(conversation, message.id);
+    turn.epoch = 1;
     let mut answer = Message::new(conversation, Role::Assistant, "Hello!");
     answer.id = message.id.answer();
-    let begin = TurnChange::Begin {
+    let batch = |sequence| EventBatch {
+        conversation_id: conversation,
+        turn_id: turn.id,
+        sequence,
+        events: Vec::new(),
+    };
+    let key = IdempotencyKey::new(conversation.0, "key", b"request", turn.id.0);
+    let mut begin = TurnBegin {
         turn: turn.clone(),
         message,
+        key: Some(key),
+        queued: None,
+        checkpoint: next("thread", 0),
+        events: batch(1),
     };
-    let end = TurnChange::End {
-        seen: turn.clone(),
-        ended: Turn {
-            status: TurnStatus::Completed,
-            ..turn.clone()
-        },
-        answer: Some(answer),
+    let turns = database.turn_store();
+    proxy.lose_answer("SELECT 1");
+    turns.begin(begin.clone()).await.unwrap();
+    assert!(proxy.has_lost_answer());
+    // Again is another matter.
+    begin.checkpoint = next("thread", 1);
+    let again = turns.begin(begin).await;
+    assert!(matches!(again, Err(Error::Fenced { .. })), "{again:?}");
+
+    let ended = Turn {
+        status: TurnStatus::Completed,
+        ..turn.clone()
     };
-    for (sequence, fence, change) in [(1, Fence::Raise(1), begin), (2, Fence::Hold(1), end)] {
-        let batch = EventBatch {
-            conversation_id: conversation,
-            turn_id: turn.id,
-            sequence,
-            events: Vec::new(),
-        };
-        let telling = database.checkpointer().telling(fence, batch, Some(change));
-        proxy.lose_answer("SELECT 1");
-        telling
-            .put(next("thread", 0), PutOptions::default())
-            .await
-            .unwrap();
-        assert!(proxy.has_lost_answer());
-        // Again is another matter.
-        let again = telling.put(next("thread", 1), PutOptions::default()).await;
-        assert!(matches!(
-            again,
-            Err(Error::Fenced { .. } | Error::Conflict(_))
-        ));
-    }
+    let end = |step| {
+        TurnChange::new(turn.clone(), ended.clone())
+            .with_answer(Some(answer.clone()))
+            .with_checkpoint(next("thread", step), Fence::Hold(1))
+            .with_events(batch(2))
+    };
+    proxy.lose_answer("SELECT 1");
+    turns.change(end(2)).await.unwrap();
+    assert!(proxy.has_lost_answer());
+    let again = turns.change(end(3)).await;
+    assert!(matches!(again, Err(Error::Conflict(_))), "{again:?}");
     let rows = "SELECT (SELECT count(*) FROM checkpoints) || ' ' ||
         (SELECT count(*) FROM agent_turn_events) || ' ' ||
         (SELECT count(*) FROM agent_messages) || ' ' || (SELECT status FROM agent_turns)";
@@ -515,24 +526,25 @@ async fn a_turn_ends_although_its_rows_change_meanwhile() {
         .put(next("thread", 1), PutOptions::default())
         .await
         .unwrap();
-    assert_eq!(unit.leases().renew(owner).await.unwrap(), [conversation]);
+    assert_eq!(
+        unit.turn_store().renew(owner).await.unwrap(),
+        [conversation]
+    );
     let batch = EventBatch {
         conversation_id: conversation,
         turn_id: turn.id,
         sequence: 1,
         events: Vec::new(),
     };
-    let end = TurnChange::End {
-        ended: Turn {
-            status: TurnStatus::Failed,
-            ..turn.clone()
-        },
-        answer: None,
-        seen: turn,
+    let failed = Turn {
+        status: TurnStatus::Failed,
+        ..turn.clone()
     };
-    let telling = database.checkpointer();
-    let telling = telling.telling(Fence::Hold(1), batch, Some(end));
-    let mut ending = telling.put(next("thread", 2), PutOptions::default());
+    let end = TurnChange::new(turn, failed)
+        .with_checkpoint(next("thread", 2), Fence::Hold(1))
+        .with_events(batch);
+    let turns = database.turn_store();
+    let mut ending = turns.change(end);
     let waits = tokio::time::timeout(Duration::from_millis(200), &mut ending).await;
     assert!(waits.is_err(), "{waits:?}");
     unit.commit().await.unwrap();

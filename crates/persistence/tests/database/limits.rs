@@ -5,7 +5,7 @@ use std::{
 
 use endless::Endless;
 use sqlx::{Connection, PgConnection};
-use yai_agentkit_core::{Conversation, Error, Result, Storage};
+use yai_agentkit_core::{Conversation, Error, Result, Storage, Stores};
 use yai_agentkit_persistence::{Database, DatabaseConfig};
 
 use crate::{

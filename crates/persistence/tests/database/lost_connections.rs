@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use yai_agentkit_core::{
     ChannelWrite, CheckpointQuery, CheckpointSelector, CheckpointerExt, Conversation,
     ConversationFilter, Error, EventBatch, LatestBatches, ListQuery, NewWrites, Outcome,
-    PruneStrategy, Storage, TurnId, Value,
+    PruneStrategy, Storage, Stores, TurnId, Value,
 };
 use yai_agentkit_persistence::Database;
 
@@ -101,23 +101,23 @@ async fn events_survive_the_loss_of_all_connections() {
         sequence,
         events: vec![serde_json::json!({"type": "TEST"})],
     };
-    let events = database.turn_events();
-    let mut announcements = events.announcements().await.unwrap().unwrap();
+    let turns = database.turn_store();
+    let mut announcements = turns.announcements().await.unwrap().unwrap();
     let latest = LatestBatches::from([(turn_id, 1)]);
     each_survives!(
         &database,
         url,
-        events.append(batch(1)),
-        events.read(conversation_id, turn_id, 0, 10),
-        events.latest(&[(conversation_id, turn_id)]),
-        events.delete_older(Duration::from_secs(3600)),
-        events.announce(&latest),
+        turns.append(batch(1)),
+        turns.events(conversation_id, turn_id, 0, 10),
+        turns.latest_events(&[(conversation_id, turn_id)]),
+        turns.forget_events(Duration::from_secs(3600)),
+        turns.announce(&latest),
     );
     // It was interrupted several times, and hears what is announced when it listens again.
     let heard = async {
         loop {
             match announcements.next().await.unwrap() {
-                None => events.announce(&latest).await.unwrap(),
+                None => turns.announce(&latest).await.unwrap(),
                 Some(heard) => return heard,
             }
         }

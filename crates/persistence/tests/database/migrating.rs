@@ -1,5 +1,5 @@
 use sqlx::{Connection, PgConnection};
-use yai_agentkit_core::Storage;
+use yai_agentkit_core::Stores;
 use yai_agentkit_persistence::{Database, MigrationState};
 
 use crate::{

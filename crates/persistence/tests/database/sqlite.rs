@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use yai_agentkit_core::{CheckpointerExt, ListQuery, Storage};
+use yai_agentkit_core::{CheckpointerExt, ListQuery, Stores};
 
 use crate::fixture::{
     assert_configuration, child, child_url, config, connect, refusal, sqlite_file, store_something,

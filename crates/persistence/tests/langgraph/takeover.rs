@@ -5,7 +5,7 @@ use std::{
 
 use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection, Postgres, Transaction};
-use yai_agentkit_core::{Error, Storage};
+use yai_agentkit_core::{Error, Stores};
 use yai_agentkit_persistence::{Database, DatabaseConfig};
 
 use crate::{

@@ -1,7 +1,7 @@
 use serde_json::{Value as Json, json};
 use yai_agentkit_core::{
     ChannelValue, ChannelWrite, Checkpoint, CheckpointKey, CheckpointMetadata, CheckpointSelector,
-    CheckpointSource, Checkpointer, NewCheckpoint, NewWrites, PutOptions, Storage, TASKS, Value,
+    CheckpointSource, Checkpointer, NewCheckpoint, NewWrites, PutOptions, Stores, TASKS, Value,
     Version,
 };
 

@@ -2,7 +2,7 @@ use std::io::{Write, stdout};
 
 use serde_json::json;
 use yai_agentkit_core::{
-    BoxError, CheckpointQuery, CheckpointSelector, Error, Namespace, Storage, ThreadId, Values,
+    BoxError, CheckpointQuery, CheckpointSelector, Error, Namespace, Stores, ThreadId, Values,
 };
 use yai_agentkit_persistence::Database;
 

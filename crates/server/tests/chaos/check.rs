@@ -173,9 +173,9 @@ async fn check_turn(
         format!("{message}: {checkpoints} checkpoints of {expected}")
     });
 
-    let events = storage.turn_events();
-    let batches = events
-        .read(turn.conversation_id, turn.id, 0, ALL)
+    let turns = storage.turn_store();
+    let batches = turns
+        .events(turn.conversation_id, turn.id, 0, ALL)
         .await
         .unwrap();
     let sequences: Vec<_> = batches.iter().map(|batch| batch.sequence).collect();

@@ -6,7 +6,7 @@ use chrono::DateTime;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use yai_agentkit_core::ListQuery;
-use yai_agentkit_core::{Conversation, Storage};
+use yai_agentkit_core::{Conversation, Stores};
 
 use yai_agentkit_server::http::Sender;
 

@@ -10,7 +10,7 @@ use axum::{
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use yai_agentkit_core::{ListQuery, Storage, TurnFilter, TurnId};
+use yai_agentkit_core::{ListQuery, Stores, TurnFilter, TurnId};
 use yai_agentkit_engine::agent::{
     Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome,
 };
@@ -414,7 +414,7 @@ async fn events_that_are_not_kept_any_more_are_gone() {
     let chat = api.conversation().await;
     let events = ask(&api, &chat, "hi").await;
     tokio::time::sleep(Duration::from_millis(2)).await;
-    let deleted = api.storage.turn_events().delete_older(Duration::ZERO).await;
+    let deleted = api.storage.turn_store().forget_events(Duration::ZERO).await;
     assert!(deleted.unwrap() > 0);
     let path = format!("/chats/{chat}/turns/{}/events", turn_of(&events));
     let gone = api.get(&path).await;

@@ -10,7 +10,7 @@ use axum::{
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use yai_agentkit_core::Storage;
+use yai_agentkit_core::Stores;
 use yai_agentkit_engine::{
     TurnEngine,
     agent::Agent,

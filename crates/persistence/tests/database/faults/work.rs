@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use tempfile::TempDir;
 use yai_agentkit_core::{
     ChannelWrite, CheckpointSelector, CheckpointerExt, Conversation, ConversationFilter, Error,
-    ListQuery, Message, MessageFilter, NewWrites, Result, Role, Storage, ThreadId, Turn,
+    ListQuery, Message, MessageFilter, NewWrites, Result, Role, Storage, Stores, ThreadId, Turn,
     TurnFilter, UnitOfWork, Value,
 };
 use yai_agentkit_persistence::{Database, DatabaseConfig};

@@ -25,5 +25,21 @@ WITH thread AS (
     FROM thread
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
     DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
+), said AS (
+    INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at)
+    SELECT m.id, m.conversation_id, m.role, m.content, m.metadata_::json, m.created_at
+    FROM thread, unnest($16::uuid[], $17::uuid[], $18::text[], $19::text[],
+        $20::text[], $21::timestamptz[])
+        m (id, conversation_id, role, content, metadata_, created_at)
+), begun AS (
+    INSERT INTO agent_turns (conversation_id, id, assistant_message_id, status, error, interrupt,
+        attempt, epoch, lease_owner, lease_ms, started_at, updated_at, created_at, user_message_id)
+    SELECT $22, $23, $24, $25, $26, $27::json,
+        $28, $29, $30, $31, $32, $33, $34,
+        $35
+    FROM thread
+), used AS (
+    INSERT INTO agent_idempotency_keys (id, fingerprint, resource_id)
+    SELECT $36, $37, $38 FROM thread
 )
-SELECT 1 FROM thread;
+SELECT true FROM thread;

@@ -1,11 +1,19 @@
+mod event;
+mod store;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ConflictKind, ConversationId, Entity, InterruptId, Message, MessageId, OwnerId, Result, TurnId,
-    clock, now, validate,
+    ConflictKind, ConversationId, Entity, InterruptId, MessageId, OwnerId, Result, TurnId, clock,
+    now, validate,
+};
+
+pub use self::{
+    event::{Announcements, EventBatch, LatestBatches},
+    store::{TurnBegin, TurnChange, TurnStep, TurnStore},
 };
 
 /// How far a turn is.
@@ -56,32 +64,6 @@ impl TurnStatus {
     }
 }
 
-/// What becomes of a turn with one of its checkpoints; see
-/// [`Checkpointer::telling`](crate::Checkpointer::telling).
-#[derive(Clone, Debug, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "made twice a turn, one at a time"
-)]
-pub enum TurnChange {
-    /// It is added, and the message that it answers.
-    Begin {
-        /// The turn.
-        turn: Turn,
-        /// The message.
-        message: Message,
-    },
-    /// It is replaced, as by [`Leases::replace`](crate::Leases::replace), and its answer added.
-    End {
-        /// The turn as it is expected to be.
-        seen: Turn,
-        /// What replaces it.
-        ended: Turn,
-        /// The answer, if it has one.
-        answer: Option<Message>,
-    },
-}
-
 /// A question of the agent to a person, without whose answer it can't go on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interrupt {
@@ -120,9 +102,7 @@ pub struct Turn {
     pub epoch: u64,
     /// Who works on it while it runs; `None` when its owner has given it back.
     pub lease_owner: Option<OwnerId>,
-    /// For how long the owner has it, unless it renews; to the millisecond. See [`Leases`].
-    ///
-    /// [`Leases`]: crate::Leases
+    /// For how long the owner has it, unless it renews; to the millisecond. See [`TurnStore`].
     pub lease: Duration,
     /// Since when it runs: since its begin, or the last answer of a person.
     pub started_at: Option<DateTime<Utc>>,

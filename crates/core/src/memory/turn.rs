@@ -1,0 +1,275 @@
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::{
+    Access, State,
+    repository::{add, check},
+};
+use crate::{
+    Announcements, ConversationId, Entity, Error, EventBatch, Fence, LatestBatches, OwnerId,
+    PutOptions, Result, Turn, TurnBegin, TurnChange, TurnId, TurnStatus, TurnStep, TurnStore, now,
+};
+
+pub(super) struct MemoryTurns(pub(super) Access);
+
+impl State {
+    fn lease_has_ended(&self, turn: &Turn) -> bool {
+        let renewed_at = self.renewed_at[&turn.id];
+        turn.lease_owner.is_none() || renewed_at.is_none_or(|time| time.elapsed() >= turn.lease)
+    }
+
+    /// Whether a turn that waits is the next of its conversation.
+    fn is_next(&self, turn: &Turn) -> bool {
+        let position = |turn: &Turn| self.positions.get(&turn.id.0);
+        let mut others = self.turns.values();
+        !others.any(|other| {
+            other.conversation_id == turn.conversation_id
+                && match other.status {
+                    TurnStatus::Running | TurnStatus::Waiting => true,
+                    TurnStatus::Queued => position(other) < position(turn),
+                    _ => false,
+                }
+        })
+    }
+
+    fn store_turn(&mut self, turn: &Turn) {
+        self.turns.insert(turn.id, turn.clone());
+        self.renewed_at.insert(turn.id, Some(Instant::now()));
+    }
+
+    fn replace_turn(&mut self, seen: &Turn, mut next: Turn) -> Result<Turn> {
+        next.validate()?;
+        let stored = self.turns.get(&seen.id);
+        let as_seen = |turn: &Turn| (turn.status, turn.epoch) == (seen.status, seen.epoch);
+        if !stored.is_some_and(as_seen) {
+            return Err(Error::Conflict(Turn::conflict(&seen.id)));
+        }
+        check(self, &next)?;
+        next.touch(now());
+        self.store_turn(&next);
+        Ok(next)
+    }
+
+    /// Adds a batch, unless exactly this one is there.
+    fn tell(&mut self, batch: EventBatch) -> Result<()> {
+        batch.validate()?;
+        if self.has_told(&batch) {
+            return Ok(());
+        }
+        self.append(batch)
+    }
+
+    fn begin_turn(&mut self, begin: TurnBegin) -> Result<Turn> {
+        let TurnBegin {
+            turn,
+            message,
+            key,
+            queued,
+            checkpoint,
+            events,
+        } = begin;
+        let raise = Fence::Raise(turn.epoch);
+        message.validate()?;
+        turn.validate()?;
+        self.checkpoints.put_asking(checkpoint, raise.into())?;
+        if let Some(key) = key {
+            add(self, &key)?;
+        }
+        let turn = match queued {
+            Some(queued) => {
+                self.messages.remove(&message.id);
+                self.replace_turn(&queued, turn)?
+            }
+            None => {
+                add(self, &turn)?;
+                turn
+            }
+        };
+        add(self, &message)?;
+        self.tell(events)?;
+        Ok(turn)
+    }
+
+    fn change_turn(&mut self, change: TurnChange) -> Result<Turn> {
+        let tells_with_checkpoint = change.checkpoint.is_some();
+        if let Some((checkpoint, fence)) = change.checkpoint {
+            self.checkpoints.put_asking(checkpoint, fence.into())?;
+        }
+        if let Some((writes, fence)) = change.writes {
+            self.checkpoints.put_writes_asking(&writes, Some(fence))?;
+        }
+        if let Some(answer) = change.answer {
+            answer.validate()?;
+            add(self, &answer)?;
+        }
+        let turn = self.replace_turn(&change.seen, change.next)?;
+        match change.events {
+            Some(events) if tells_with_checkpoint => self.tell(events)?,
+            Some(events) => self.append(events)?,
+            None => {}
+        }
+        Ok(turn)
+    }
+}
+
+impl MemoryTurns {
+    /// Where `write` fails, nothing is changed.
+    async fn whole<R>(&self, write: impl FnOnce(&mut State) -> Result<R>) -> Result<R> {
+        let all_or_nothing = |state: &mut State| {
+            let mut changed = state.clone();
+            let written = write(&mut changed)?;
+            *state = changed;
+            Ok(written)
+        };
+        self.0.write(all_or_nothing).await
+    }
+}
+
+#[async_trait]
+impl TurnStore for MemoryTurns {
+    async fn begin(&self, begin: TurnBegin) -> Result<Turn> {
+        self.whole(|state| state.begin_turn(begin)).await
+    }
+
+    async fn step(&self, step: TurnStep) -> Result<()> {
+        let hold = PutOptions::from(Fence::Hold(step.epoch));
+        let stepped = |state: &mut State| {
+            state.checkpoints.put_asking(step.checkpoint, hold)?;
+            state.tell(step.events)
+        };
+        self.whole(stepped).await
+    }
+
+    async fn change(&self, change: TurnChange) -> Result<Turn> {
+        self.whole(|state| state.change_turn(change)).await
+    }
+
+    async fn take(&self, seen: &Turn, owner: OwnerId, lease: Duration) -> Result<Option<Turn>> {
+        let taken = |state: &mut State| {
+            let stored = state.turns.get(&seen.id)?;
+            let may_take = stored.status == TurnStatus::Running
+                && stored.epoch == seen.epoch
+                && (stored.lease_owner == Some(owner) || state.lease_has_ended(stored));
+            let mut turn = stored.clone();
+            turn.attempt += u32::from(turn.lease_owner.is_some());
+            turn.epoch += 1;
+            turn.lease_owner = Some(owner);
+            turn.lease = lease;
+            turn.touch(now());
+            may_take.then(|| {
+                state.store_turn(&turn);
+                turn
+            })
+        };
+        Ok(self.0.write(taken).await)
+    }
+
+    async fn renew(&self, owner: OwnerId) -> Result<Vec<ConversationId>> {
+        let renewed = |state: &mut State| {
+            let running = state.turns.values().filter(|turn| {
+                turn.status == TurnStatus::Running && turn.lease_owner == Some(owner)
+            });
+            let own: Vec<_> = running
+                .map(|turn| (turn.id, turn.conversation_id))
+                .collect();
+            for (turn, _) in &own {
+                state.renewed_at.insert(*turn, Some(Instant::now()));
+            }
+            own.into_iter()
+                .map(|(_, conversation)| conversation)
+                .collect()
+        };
+        Ok(self.0.write(renewed).await)
+    }
+
+    async fn due(&self, limit: u64) -> Result<Vec<Turn>> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Ok(self.0.read(|state| {
+            let is_due = |turn: &&Turn| match turn.status {
+                TurnStatus::Running => state.lease_has_ended(turn),
+                TurnStatus::Queued => state.is_next(turn),
+                _ => false,
+            };
+            let mut due: Vec<_> = state.turns.values().filter(is_due).collect();
+            due.sort_by_key(|turn| state.positions.get(&turn.id.0));
+            due.into_iter().take(limit).cloned().collect()
+        }))
+    }
+
+    async fn append(&self, batch: EventBatch) -> Result<()> {
+        batch.validate()?;
+        self.0.write(|state| state.append(batch)).await
+    }
+
+    async fn events(
+        &self,
+        conversation_id: ConversationId,
+        turn_id: TurnId,
+        after: u64,
+        limit: u64,
+    ) -> Result<Vec<EventBatch>> {
+        let place = |sequence| (conversation_id, turn_id, sequence);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Ok(self.0.read(|state| {
+            let batches = state.events.range(place(0)..=place(u64::MAX));
+            batches
+                .filter(|((.., sequence), _)| *sequence > after)
+                .take(limit)
+                .map(|((.., sequence), (events, _))| EventBatch {
+                    conversation_id,
+                    turn_id,
+                    sequence: *sequence,
+                    events: events.clone(),
+                })
+                .collect()
+        }))
+    }
+
+    async fn latest_events(&self, turns: &[(ConversationId, TurnId)]) -> Result<LatestBatches> {
+        Ok(self.0.read(|state| {
+            let newest = |(conversation, turn): &(ConversationId, TurnId)| {
+                let place = |sequence| (*conversation, *turn, sequence);
+                let mut batches = state.events.range(place(0)..=place(u64::MAX));
+                batches
+                    .next_back()
+                    .map(|((.., sequence), _)| (*turn, *sequence))
+            };
+            turns.iter().filter_map(newest).collect()
+        }))
+    }
+
+    async fn forget_events(&self, age: Duration) -> Result<u64> {
+        let delete = |state: &mut State| {
+            let (turns, before) = (&state.turns, state.events.len());
+            state.events.retain(|(_, turn, _), (_, stored_at)| {
+                let has_ended = turns.get(turn).is_none_or(|turn| turn.status.is_final());
+                let is_old = stored_at.elapsed() > age;
+                !(has_ended && is_old)
+            });
+            (before - state.events.len()) as u64
+        };
+        Ok(self.0.write(delete).await)
+    }
+
+    async fn forget_keys(&self, age: Duration) -> Result<u64> {
+        let forgotten = |state: &mut State| {
+            let keys = &mut state.idempotency_keys;
+            let before = keys.len();
+            keys.retain(|id, _| state.used_at[id].elapsed() < age);
+            state.used_at.retain(|id, _| keys.contains_key(id));
+            (before - keys.len()) as u64
+        };
+        Ok(self.0.write(forgotten).await)
+    }
+
+    /// There is no other process.
+    async fn announce(&self, _latest: &LatestBatches) -> Result<()> {
+        Ok(())
+    }
+
+    async fn announcements(&self) -> Result<Option<Box<dyn Announcements>>> {
+        Ok(None)
+    }
+}

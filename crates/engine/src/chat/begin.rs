@@ -1,0 +1,131 @@
+//! What begins: a turn, at once or after it has waited, and an instruction.
+
+use yai_agentkit_core::{
+    CheckpointSource, Error, Fence, IdempotencyKey, Message, Result, Role, Turn, TurnBegin,
+    TurnStatus, TurnStore, now,
+};
+
+use super::{Chat, EventLog, Staged};
+use crate::{TurnError, agent::ChatMessage, send::Incoming};
+
+impl Chat {
+    /// Finishes the turns that were cut short and those that wait, and returns the last answer.
+    /// [`TurnError::Busy`] where somebody else has the turn.
+    pub(crate) async fn settle(&mut self) -> Result<Option<Message>, TurnError> {
+        let mut answer = None;
+        let mut unfinished = std::mem::take(&mut self.unfinished);
+        // A turn that runs goes before those that wait.
+        unfinished.sort_by_key(|turn| turn.status == TurnStatus::Queued);
+        for turn in unfinished {
+            answer = Some(match turn.status {
+                TurnStatus::Running => self.take_over(turn).await?,
+                TurnStatus::Queued => self.begin_queued(turn).await?,
+                _ => return Err(TurnError::Asks(Box::new(turn))),
+            });
+        }
+        Ok(answer)
+    }
+
+    /// Stores the user's message and the turn that is to answer it. An error of the storage; or
+    /// [`Error::Fenced`], or [`Error::Conflict`] of the turn, where somebody else was faster.
+    pub(crate) async fn begin(&mut self, incoming: &Incoming) -> Result<Turn> {
+        let message = &incoming.message;
+        let new = Turn::new(self.conversation.id, message.id);
+        let turn = Turn {
+            id: incoming.turn_id,
+            ..self.owned(new)
+        };
+        let message = message.clone();
+        let (turn, staged) = if incoming.is_announced() {
+            let unit = self.engine.storage.begin().await?;
+            incoming.use_key(&*unit).await?;
+            let turns = unit.turn_store();
+            let begun = self.begin_turn(&*turns, turn, message, None, None).await?;
+            unit.commit().await?;
+            begun
+        } else {
+            let (turns, key) = (self.turns(), incoming.key.clone());
+            self.begin_turn(&*turns, turn, message, key, None).await?
+        };
+        self.stored(staged);
+        self.log().stored();
+        incoming.is_stored(turn.id);
+        Ok(turn)
+    }
+
+    /// Stores an instruction to the agent; nothing is answered. Errors as [`begin`](Self::begin).
+    pub(crate) async fn instruct(&mut self, incoming: &Incoming) -> Result<Message> {
+        let message = &incoming.message;
+        let mut state = self.state.clone();
+        state.messages.push(ChatMessage::new(
+            message.role.clone(),
+            message.content.as_str(),
+        ));
+        state.instructions.push(message.content.clone());
+        let unit = self.engine.storage.begin().await?;
+        let stored = incoming.store(&*unit).await?;
+        let epoch = self.next_epoch();
+        let checkpointer = unit.checkpointer();
+        let source = CheckpointSource::Update;
+        let staged = self.stage(&*checkpointer, state, source, stored.id, epoch, None);
+        let (checkpoint, staged) = staged.await?;
+        let raise = Fence::Raise(epoch);
+        checkpointer.put(checkpoint, raise.into()).await?;
+        unit.commit().await?;
+        self.stored(staged);
+        Ok(stored)
+    }
+
+    /// Begins a turn that has waited, and runs it to its end.
+    async fn begin_queued(&mut self, queued: Turn) -> Result<Message, TurnError> {
+        let messages = self.engine.storage.messages();
+        let message = messages.get(&queued.user_message_id).await?;
+        let message = message.ok_or_else(|| Error::not_found("message", queued.user_message_id))?;
+        let running = Turn {
+            status: TurnStatus::Running,
+            started_at: Some(now()),
+            ..self.owned(queued.clone())
+        };
+        let turns = self.turns();
+        let begun = self.begin_turn(&*turns, running, message, None, Some(queued));
+        let (turn, staged) = begun.await.map_err(TurnError::of_owner)?;
+        self.stored(staged);
+        self.log().stored();
+        self.announce_next().await?;
+        self.run(turn).await
+    }
+
+    /// What is staged is stored when `turns` are.
+    async fn begin_turn(
+        &mut self,
+        turns: &dyn TurnStore,
+        turn: Turn,
+        message: Message,
+        key: Option<IdempotencyKey>,
+        queued: Option<Turn>,
+    ) -> Result<(Turn, Staged)> {
+        let mut state = self.state.clone();
+        state
+            .messages
+            .push(ChatMessage::new(Role::User, message.content.as_str()));
+        state.answering = Some(message.id);
+        let followers = self.engine.followers.clone();
+        let log = self.log.insert(EventLog::new(followers, &turn));
+        let batch = log.started(&state);
+        let events = log.next(batch);
+        let (source, epoch) = (CheckpointSource::Input, turn.epoch);
+        let checkpointer = self.engine.storage.checkpointer();
+        let id = Some(turn.id);
+        let staged = self.stage(&*checkpointer, state, source, message.id, epoch, id);
+        let (checkpoint, staged) = staged.await?;
+        let begin = TurnBegin {
+            turn,
+            message,
+            key,
+            queued,
+            checkpoint,
+            events,
+        };
+        Ok((turns.begin(begin).await?, staged))
+    }
+}

@@ -1,0 +1,278 @@
+//! A conversation and its agent's state, as one who works on it sees them.
+
+mod begin;
+mod run;
+mod take_over;
+
+use std::sync::Arc;
+
+use yai_agentkit_core::{
+    CheckpointMetadata, CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer,
+    Conversation, Error, ListQuery, MessageId, NewCheckpoint, PendingWrite, Result, Role,
+    ThreadState, Turn, TurnFilter, TurnId, TurnStatus, TurnStore, Values,
+};
+
+pub(super) use self::run::guarded;
+use super::{Claim, MESSAGE_ID, TurnEngine, TurnError, log::EventLog, send::Incoming};
+use crate::agent::{AgentState, ChatMessage};
+
+/// The field of a checkpoint's metadata that holds the epoch with which it was written.
+const EPOCH: &str = "epoch";
+
+/// The channel of the messages.
+const MESSAGES: &str = "messages";
+
+/// What a chat is opened with: of its lists the newest items.
+const LISTS: [&str; 2] = [MESSAGES, "instructions"];
+const FIELDS: [&str; 2] = ["facts", "answering"];
+/// At least 73 of each.
+const DEPTH: usize = 2;
+
+/// The tool call by which an agent that asks a person waits for the answer.
+pub(super) const ASK: &str = "ask";
+
+/// A claimed conversation with its agent's state, for one piece of work: after an error of the
+/// storage its view may be wrong.
+pub(super) struct Chat {
+    pub(super) engine: TurnEngine,
+    claim: Option<Claim>,
+    pub(super) conversation: Conversation,
+    /// Oldest first.
+    unfinished: Vec<Turn>,
+    pub(super) thread: ThreadState,
+    pub(super) state: AgentState,
+    /// What the tools of the step under way have recorded.
+    pub(super) writes: Vec<PendingWrite>,
+    /// What the turn under way tells.
+    pub(super) log: Option<EventLog>,
+    /// The greatest epoch that the thread is known to have had.
+    epoch: u64,
+    /// The message that waits for what is unfinished.
+    pub(super) next: Option<Arc<Incoming>>,
+}
+
+/// What the chat is once a checkpoint is stored.
+#[must_use]
+pub(super) struct Staged {
+    thread: ThreadState,
+    state: AgentState,
+    epoch: u64,
+}
+
+impl Chat {
+    /// `epoch` is one that the thread is known to have. It must have been known before: what is
+    /// read here is newer.
+    pub(super) async fn open(
+        engine: TurnEngine,
+        claim: Claim,
+        epoch: u64,
+    ) -> Result<Self, TurnError> {
+        let id = claim.conversation_id();
+        let (conversations, turns) = (engine.storage.conversations(), engine.storage.turns());
+        let unfinished = ListQuery::filtered(TurnFilter::unfinished().of(id)).oldest_first();
+        let mut head = None;
+        loop {
+            let (conversation, unfinished) =
+                tokio::try_join!(conversations.get(&id), turns.list(&unfinished))?;
+            let conversation = conversation.ok_or_else(|| Error::not_found("conversation", id))?;
+            let mut chat = Self {
+                unfinished: unfinished.items,
+                epoch,
+                ..Self::of(engine.clone(), conversation)
+            };
+            let checkpointer = chat.engine.storage.checkpointer();
+            chat.read(&*checkpointer).await?;
+            // On the state of a turn that began after the list was read no other may begin: that
+            // turn goes on, or waits for a person, and the fence would not refuse us, who know its
+            // epoch. What looks the same once more was left by a program of somebody's own.
+            if chat.knows_what_is_under_way() || chat.thread.head() == head.as_ref() {
+                chat.claim = Some(claim);
+                return Ok(chat);
+            }
+            head = chat.thread.head().cloned();
+        }
+    }
+
+    fn knows_what_is_under_way(&self) -> bool {
+        self.state.answering.is_none_or(|message| {
+            let mut turns = self.unfinished.iter();
+            turns.any(|turn| turn.user_message_id == message)
+        })
+    }
+
+    /// Nothing is read yet, and nothing is claimed.
+    pub(super) fn of(engine: TurnEngine, conversation: Conversation) -> Self {
+        Self {
+            thread: ThreadState::new(conversation.thread_id(), None),
+            engine,
+            claim: None,
+            conversation,
+            unfinished: Vec::new(),
+            state: AgentState::default(),
+            writes: Vec::new(),
+            log: None,
+            epoch: 0,
+            next: None,
+        }
+    }
+
+    /// Reads the latest checkpoint.
+    pub(super) async fn read(&mut self, checkpointer: &dyn Checkpointer) -> Result<()> {
+        let newest = Values::newest(&LISTS, &FIELDS, DEPTH);
+        self.read_values(checkpointer, newest).await?;
+        if self.state.answering.is_some() && !self.state.has_whole_turn() {
+            self.read_values(checkpointer, Values::All).await?;
+        }
+        Ok(())
+    }
+
+    async fn read_values(&mut self, checkpointer: &dyn Checkpointer, values: Values) -> Result<()> {
+        let thread_id = self.conversation.thread_id();
+        let latest = CheckpointSelector {
+            values,
+            ..CheckpointSelector::latest(thread_id.clone())
+        };
+        let mut tuple = checkpointer.get(&latest).await?;
+        let epoch = tuple.as_ref().and_then(epoch_of).unwrap_or_default();
+        self.epoch = self.epoch.max(epoch);
+        self.writes = tuple
+            .as_mut()
+            .map(|tuple| std::mem::take(&mut tuple.pending_writes))
+            .unwrap_or_default();
+        self.thread = ThreadState::new(thread_id, tuple);
+        self.state = self.thread.state()?.unwrap_or_default();
+        let before = self.thread.before(MESSAGES);
+        self.state.messages.stand_behind(before);
+        Ok(())
+    }
+
+    /// The state with all messages of the chat.
+    pub(super) async fn whole_state(&self) -> Result<AgentState> {
+        let selector = CheckpointSelector {
+            checkpoint_id: self.thread.head().cloned(),
+            ..CheckpointSelector::latest(self.conversation.thread_id())
+        };
+        let checkpointer = self.engine.storage.checkpointer();
+        let thread = ThreadState::load_at(&*checkpointer, selector).await?;
+        Ok(thread.state()?.unwrap_or_default())
+    }
+
+    /// An epoch greater than every one before.
+    pub(super) fn next_epoch(&self) -> u64 {
+        self.epoch + 1
+    }
+
+    pub(super) fn set_running(&self, is_running: bool) {
+        if let Some(claim) = &self.claim {
+            claim.set_running(is_running);
+        }
+    }
+
+    /// `turn` with a lease of this engine and the next epoch.
+    pub(super) fn owned(&self, turn: Turn) -> Turn {
+        Turn {
+            epoch: self.next_epoch(),
+            lease_owner: Some(self.engine.owner),
+            lease: self.engine.limits.lease,
+            ..turn
+        }
+    }
+
+    /// The checkpoint that holds `state`, and what this chat is once it is [stored](Self::stored).
+    /// `last_message` is the last message of the conversation that the state knows.
+    pub(super) async fn stage(
+        &self,
+        checkpointer: &dyn Checkpointer,
+        state: AgentState,
+        source: CheckpointSource,
+        last_message: MessageId,
+        epoch: u64,
+        turn: Option<TurnId>,
+    ) -> Result<(NewCheckpoint, Staged)> {
+        let mut metadata = CheckpointMetadata::new(source, self.thread.next_step())
+            .with(MESSAGE_ID, last_message.to_string())
+            .with(EPOCH, epoch);
+        if let Some(turn) = turn {
+            metadata = metadata.with("run_id", turn.to_string());
+        }
+        let added = state.since(&self.state);
+        let next = self.thread.next_with(checkpointer, &added, metadata);
+        let (checkpoint, thread) = next.await?;
+        let staged = Staged {
+            thread,
+            state,
+            epoch,
+        };
+        Ok((checkpoint, staged))
+    }
+
+    /// The checkpoint that was staged is durable.
+    pub(super) fn stored(&mut self, staged: Staged) {
+        let Staged {
+            thread,
+            state,
+            epoch,
+        } = staged;
+        self.thread = thread;
+        self.state = state;
+        self.writes.clear();
+        self.epoch = self.epoch.max(epoch);
+    }
+
+    async fn announce_next(&self) -> Result<()> {
+        match &self.next {
+            Some(incoming) => {
+                let keys = self.engine.storage.idempotency_keys();
+                incoming.announce(&*keys).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn turns(&self) -> Arc<dyn TurnStore> {
+        self.engine.storage.turn_store()
+    }
+
+    fn log(&mut self) -> &mut EventLog {
+        log_of(&mut self.log)
+    }
+}
+
+/// The log, where the rest of a chat is borrowed too.
+pub(super) fn log_of(log: &mut Option<EventLog>) -> &mut EventLog {
+    log.as_mut().expect("a turn under way has its log")
+}
+
+fn epoch_of(tuple: &CheckpointTuple) -> Option<u64> {
+    tuple.metadata.0.get(EPOCH)?.as_u64()
+}
+
+fn is_unavailable<T>(outcome: &Result<T, TurnError>) -> bool {
+    matches!(outcome, Err(TurnError::Storage(Error::Unavailable { .. })))
+}
+
+/// The state of a turn that ends without an answer. Models refuse a history in which a call has no
+/// result.
+pub(super) fn closed(mut state: AgentState, result: &str) -> AgentState {
+    for call in state.open_tool_calls() {
+        state.messages.push(ChatMessage {
+            tool_call_id: Some(call.id),
+            ..ChatMessage::new(Role::Tool, result)
+        });
+    }
+    state.answering = None;
+    state
+}
+
+/// A turn that nobody works on any more.
+pub(super) fn ended(turn: &Turn, status: TurnStatus, error: Option<String>) -> Turn {
+    let answer = turn.user_message_id.answer();
+    Turn {
+        status,
+        error,
+        assistant_message_id: (status == TurnStatus::Completed).then_some(answer),
+        interrupt: None,
+        lease_owner: None,
+        ..turn.clone()
+    }
+}

@@ -1,0 +1,27 @@
+BEGIN;
+
+WITH thread AS (
+    INSERT INTO threads AS t (thread_id, updated_at, epoch)
+    VALUES ($1, clock_timestamp(), $3::bigint)
+    ON CONFLICT (thread_id) DO UPDATE
+    SET epoch = excluded.epoch
+    WHERE t.epoch < excluded.epoch
+    RETURNING 1
+), written AS (
+    INSERT INTO checkpoint_writes
+    (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+    SELECT $1, $2, $4, $5, $6, w.*
+    FROM thread, unnest($7::int[], $8::text[], $9::text[], $10::bytea[]) w
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
+)
+SELECT 1 FROM thread;
+
+UPDATE agent_turns SET assistant_message_id = $3, status = $4, error = $5,
+    interrupt = $6, attempt = $7, epoch = $8, lease_owner = $9, lease_ms = $10, started_at = $11,
+    updated_at = $12, lease_renewed_at = clock_timestamp()
+WHERE conversation_id = $1 AND id = $2 AND status = $13 AND epoch = $14;
+
+INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
+VALUES ($1, $2, $3, $4::json, now());
+
+COMMIT;

@@ -1,0 +1,31 @@
+BEGIN IMMEDIATE;
+
+INSERT INTO "agent_idempotency_keys" ("id", "fingerprint", "resource_id") VALUES (?, ?, ?);
+
+INSERT INTO threads (thread_id, epoch, updated_at) VALUES ($1, $2, $3)
+ON CONFLICT (thread_id) DO UPDATE SET epoch = excluded.epoch WHERE epoch < excluded.epoch;
+
+INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
+SELECT $1, $2, $3, $4, $5 WHERE $4 IS NOT (
+    SELECT events FROM agent_turn_events
+    WHERE conversation_id = $1 AND turn_id = $2 AND sequence = $3
+);
+
+INSERT OR FAIL INTO threads (thread_id, updated_at)
+SELECT * FROM (VALUES (?, ?)) WHERE column1 IS NOT NULL
+ON CONFLICT (thread_id) DO UPDATE SET updated_at = excluded.updated_at
+WHERE excluded.updated_at > threads.updated_at;
+INSERT OR FAIL INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
+ON CONFLICT DO NOTHING;
+INSERT OR FAIL INTO checkpoints
+    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
+
+INSERT INTO "agent_turns" ("id", "conversation_id", "user_message_id", "assistant_message_id", "status", "error", "interrupt", "attempt", "epoch", "lease_owner", "lease_ms", "started_at", "created_at", "updated_at") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+INSERT INTO "agent_messages" ("id", "conversation_id", "role", "content", "metadata_", "created_at") VALUES (?, ?, ?, ?, ?, ?);
+
+COMMIT;

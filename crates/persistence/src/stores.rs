@@ -1,0 +1,113 @@
+//! The repositories and stores of a connection, a pool or a transaction.
+
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use yai_agentkit_core::{
+    Checkpointer, Conversation, IdempotencyKey, Message, Repository, Stores, Turn, TurnStore,
+};
+
+use crate::{
+    checkpointer::{Group, SqlCheckpointer},
+    connection::Connection,
+    repository::{Calls, SqlRepository, StoredEntity},
+    turns::SqlTurns,
+};
+
+#[derive(Clone)]
+pub(crate) struct SqlStores {
+    connection: Connection,
+    pool: Option<Pool>,
+}
+
+/// What calls on a pool do together.
+#[derive(Clone)]
+struct Pool {
+    writes: Group,
+    /// The [`Calls`] of each entity.
+    calls: Arc<Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>>,
+}
+
+impl SqlStores {
+    pub(crate) fn on_pool(connection: Connection, patience: Duration) -> Self {
+        let pool = Pool {
+            writes: Group::new(connection.clone(), patience),
+            calls: Arc::default(),
+        };
+        Self {
+            connection,
+            pool: Some(pool),
+        }
+    }
+
+    pub(crate) fn within(transaction: Connection) -> Self {
+        Self {
+            connection: transaction,
+            pool: None,
+        }
+    }
+
+    /// Waits until nothing is under way and nothing waits.
+    pub(crate) async fn idle(&self) {
+        if let Some(pool) = &self.pool {
+            pool.writes.idle().await;
+        }
+    }
+
+    pub(crate) fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
+        let connection = self.connection.clone();
+        Arc::new(match &self.pool {
+            Some(pool) => SqlRepository::on_pool(connection, pool.calls::<E>()),
+            None => SqlRepository::within(connection),
+        })
+    }
+
+    pub(crate) fn checkpoints(&self) -> SqlCheckpointer {
+        let connection = self.connection.clone();
+        match &self.pool {
+            Some(pool) => SqlCheckpointer::on_pool(connection, pool.writes.clone()),
+            None => SqlCheckpointer::within(connection),
+        }
+    }
+}
+
+impl Pool {
+    fn calls<E: StoredEntity>(&self) -> Arc<Calls<E>> {
+        let mut all = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let calls = all
+            .entry(TypeId::of::<E>())
+            .or_insert_with(|| Arc::new(Calls::<E>::new()));
+        let calls = Arc::clone(calls).downcast();
+        calls.expect("each is entered under its type")
+    }
+}
+
+impl Stores for SqlStores {
+    fn conversations(&self) -> Arc<dyn Repository<Conversation>> {
+        self.repository()
+    }
+
+    fn messages(&self) -> Arc<dyn Repository<Message>> {
+        self.repository()
+    }
+
+    fn turns(&self) -> Arc<dyn Repository<Turn>> {
+        self.repository()
+    }
+
+    fn turn_store(&self) -> Arc<dyn TurnStore> {
+        Arc::new(SqlTurns(self.checkpoints()))
+    }
+
+    fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
+        self.repository()
+    }
+
+    fn checkpointer(&self) -> Arc<dyn Checkpointer> {
+        Arc::new(self.checkpoints())
+    }
+}

@@ -1,0 +1,88 @@
+//! The turns as engines work on them: [`TurnStore`], of its parts.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use yai_agentkit_core::{
+    Announcements, ConversationId, EventBatch, LatestBatches, OwnerId, Result, Turn, TurnBegin,
+    TurnChange, TurnId, TurnStep, TurnStore,
+};
+
+use crate::{
+    checkpointer::SqlCheckpointer, entity::idempotency_key, events::SqlTurnEvents, lease::SqlLeases,
+};
+
+/// With the checkpoints of the same connection.
+pub(crate) struct SqlTurns(pub(crate) SqlCheckpointer);
+
+impl SqlTurns {
+    fn leases(&self) -> SqlLeases {
+        SqlLeases(self.0.connection().clone())
+    }
+
+    fn told(&self) -> SqlTurnEvents {
+        SqlTurnEvents(self.0.connection().clone())
+    }
+}
+
+#[async_trait]
+impl TurnStore for SqlTurns {
+    async fn begin(&self, begin: TurnBegin) -> Result<Turn> {
+        self.0.begin_turn(begin).await
+    }
+
+    async fn step(&self, step: TurnStep) -> Result<()> {
+        self.0.step_turn(step).await
+    }
+
+    async fn change(&self, change: TurnChange) -> Result<Turn> {
+        self.0.change_turn(change).await
+    }
+
+    async fn take(&self, seen: &Turn, owner: OwnerId, lease: Duration) -> Result<Option<Turn>> {
+        self.leases().take(seen, owner, lease).await
+    }
+
+    async fn renew(&self, owner: OwnerId) -> Result<Vec<ConversationId>> {
+        self.leases().renew(owner).await
+    }
+
+    async fn due(&self, limit: u64) -> Result<Vec<Turn>> {
+        self.leases().due(limit).await
+    }
+
+    async fn append(&self, batch: EventBatch) -> Result<()> {
+        self.told().append(&batch).await
+    }
+
+    async fn events(
+        &self,
+        conversation_id: ConversationId,
+        turn_id: TurnId,
+        after: u64,
+        limit: u64,
+    ) -> Result<Vec<EventBatch>> {
+        let told = self.told();
+        told.read(conversation_id, turn_id, [after, limit]).await
+    }
+
+    async fn latest_events(&self, turns: &[(ConversationId, TurnId)]) -> Result<LatestBatches> {
+        self.told().latest(turns).await
+    }
+
+    async fn forget_events(&self, age: Duration) -> Result<u64> {
+        self.told().delete_older(age).await
+    }
+
+    async fn forget_keys(&self, age: Duration) -> Result<u64> {
+        idempotency_key::forget(self.0.connection(), age).await
+    }
+
+    async fn announce(&self, latest: &LatestBatches) -> Result<()> {
+        self.told().announce(latest).await
+    }
+
+    async fn announcements(&self) -> Result<Option<Box<dyn Announcements>>> {
+        self.told().announcements().await
+    }
+}

@@ -1,4 +1,4 @@
-use yai_agentkit_core::{ConflictKind, ConversationId, Error, Turn};
+use yai_agentkit_core::{ConflictKind, ConversationId, Error};
 
 use crate::agent::AgentError;
 
@@ -22,9 +22,6 @@ pub enum TurnError {
     /// the answer follows from another server, or after the next start.
     #[error("the server is shutting down; the message is stored and is answered later")]
     Stopped,
-    /// The turn waits for a person's answer to [`Turn::interrupt`].
-    #[error("the turn waits for an answer")]
-    Asks(Box<Turn>),
     /// The answer is to a question that is not asked any more; nothing was stored.
     #[error("the turn does not wait for this answer")]
     NotAsked,
@@ -79,7 +76,6 @@ impl TurnError {
             | Self::KeyReused
             | Self::ShuttingDown
             | Self::Stopped
-            | Self::Asks(_)
             | Self::NotAsked
             | Self::Ended
             | Self::Cancelled

@@ -8,7 +8,7 @@ use tokio::{
 };
 use yai_agentkit_core::{ConversationId, Result};
 
-use super::{TurnEngine, TurnError};
+use super::{TurnEngine, TurnError, TurnOutcome};
 use crate::error_chain;
 
 /// How many turns are taken over at once.
@@ -26,8 +26,8 @@ const FORGETTING: Duration = Duration::from_secs(600);
 
 impl TurnEngine {
     /// Renews the leases of the turns under way, takes over what others have left, begins what
-    /// waits for its turn, forgets old keys and events, tells other engines what the turns tell and
-    /// hears it from them: from now until the engine is stopped and idle.
+    /// waits for its turn, forgets old keys and events, notifies other engines of what
+    /// turns publish and is notified by them: from now until the engine is stopped and idle.
     pub async fn keep(&self) {
         let until_idle = async {
             self.stopped().await;
@@ -38,7 +38,7 @@ impl TurnEngine {
             () = self.keep_renewing() => {}
             () = self.keep_taking_over() => {}
             () = self.keep_forgetting() => {}
-            () = self.keep_telling() => {}
+            () = self.keep_notifying() => {}
         }
     }
 
@@ -49,7 +49,7 @@ impl TurnEngine {
 
     /// Takes over and finishes all turns that wait for somebody, some at a time. What fails is
     /// logged.
-    pub async fn resume_all(&self) -> Result<()> {
+    pub async fn settle_all(&self) -> Result<()> {
         let mut seen = HashSet::new();
         loop {
             let due = self.storage.turn_store().due(DUE).await?;
@@ -132,9 +132,9 @@ impl TurnEngine {
         }
     }
 
-    async fn keep_telling(&self) {
+    async fn keep_notifying(&self) {
         let turns = self.storage.turn_store();
-        self.followers.keep(&*turns).await;
+        self.subscriptions.keep(&*turns).await;
     }
 
     fn ticks(&self) -> tokio::time::Interval {
@@ -145,16 +145,12 @@ impl TurnEngine {
     }
 
     async fn take_over(&self, conversation: ConversationId) {
-        match self.resume(conversation).await {
-            Ok(Some(_)) => tracing::info!(%conversation, "turn finished"),
+        match self.settle(conversation).await {
+            Ok(Some(TurnOutcome::Answered(_))) => tracing::info!(%conversation, "turn finished"),
             // Somebody is at it, or waits for a person, or has it by now.
-            Ok(None)
+            Ok(_)
             | Err(
-                TurnError::Busy(_)
-                | TurnError::Asks(_)
-                | TurnError::Lost
-                | TurnError::Stopped
-                | TurnError::ShuttingDown,
+                TurnError::Busy(_) | TurnError::Lost | TurnError::Stopped | TurnError::ShuttingDown,
             ) => {}
             Err(error) => {
                 tracing::warn!(%conversation, error = error_chain(&error), "turn not finished");

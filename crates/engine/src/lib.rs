@@ -11,20 +11,21 @@ mod entries;
 mod error;
 mod event;
 mod excuses;
-mod followers;
 mod fork;
+mod handle;
 mod lease;
 mod log;
 mod person;
 mod queue;
 mod send;
+mod subscriptions;
 mod tools;
 mod watch;
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
 use tracing::Instrument;
-use yai_agentkit_core::{ConversationId, Message, OwnerId, Result, Storage};
+use yai_agentkit_core::{ConversationId, OwnerId, Result, Storage};
 
 use agent::Agent;
 use chat::Chat;
@@ -34,6 +35,7 @@ pub use conversations::{ConversationChange, Conversations};
 pub use error::TurnError;
 pub use event::{FactChanges, Facts, Published, StepKind, TurnEvent};
 pub use fork::ForkPoint;
+pub use handle::{TurnHandle, TurnOutcome};
 pub use send::{RequestKey, SendOptions};
 
 /// In the metadata of a checkpoint, the last message of the conversation that its state knows.
@@ -43,7 +45,7 @@ pub(crate) const MESSAGE_ID: &str = "message_id";
 ///
 /// Every step ends with a checkpoint. A turn that a crash, a shutdown or a failing storage cuts
 /// short goes on from its last checkpoint: in any engine on the same storage, once the lease of the
-/// one that ran it has ended ([`keep`](Self::keep), [`resume_all`](Self::resume_all), or the next
+/// one that ran it has ended ([`keep`](Self::keep), [`settle_all`](Self::settle_all), or the next
 /// use of the chat). A conversation has one turn at a time, over all engines, and a turn goes on
 /// although its caller is gone. An engine that has lost a turn without knowing can't write to it.
 #[derive(Clone)]
@@ -53,7 +55,7 @@ pub struct TurnEngine {
     limits: TurnLimits,
     owner: OwnerId,
     claims: claims::Claims,
-    followers: followers::Followers,
+    subscriptions: subscriptions::Subscriptions,
     /// Attempts that do not count.
     excuses: excuses::Excuses,
     /// Which keys are used by a request that has stored nothing yet.
@@ -139,7 +141,7 @@ impl TurnEngine {
             limits: TurnLimits::default(),
             owner: OwnerId::new(),
             claims: claims::Claims::default(),
-            followers: followers::Followers::default(),
+            subscriptions: subscriptions::Subscriptions::default(),
             excuses: excuses::Excuses::default(),
             keys: entries::Entries::default(),
             enqueuing: entries::Entries::default(),
@@ -154,17 +156,12 @@ impl TurnEngine {
         Self { limits, ..self }
     }
 
-    /// Takes a message to its conversation, as [`send_with`](Self::send_with) without options.
-    pub async fn send(&self, message: Message) -> Result<Message, TurnError> {
-        self.send_with(message, SendOptions::default()).await
-    }
-
     /// Finishes what is unfinished in a conversation and can be finished now: turns that nobody
-    /// has a lease of, then those that wait for them. Returns the last answer.
-    pub async fn resume(
+    /// has a lease of, then those that wait for them. Returns what the last one has come to.
+    pub async fn settle(
         &self,
         conversation_id: ConversationId,
-    ) -> Result<Option<Message>, TurnError> {
+    ) -> Result<Option<TurnOutcome>, TurnError> {
         let claim = self.claim(conversation_id)?;
         let work = async move |engine: Self| {
             let mut chat = Chat::open(engine, claim, 0).await?;

@@ -6,12 +6,12 @@ use tokio::{
 };
 use yai_agentkit_core::{
     ConflictKind, Error, EventBatch, Interrupt, Message, MessageId, Result, Turn, TurnChange,
-    TurnStore,
+    TurnId, TurnStore,
 };
 
 use super::{
     event::{StepKind, TurnEvent, changes},
-    followers::Followers,
+    subscriptions::Subscriptions,
 };
 use crate::agent::AgentState;
 
@@ -27,9 +27,9 @@ const PAGE: u64 = 100;
 ///
 /// A batch has its sequence as its key: of two engines that believe to own a turn, the one whose
 /// next sequence is taken has lost it. Who takes a turn over stores a batch first, so that from
-/// then on the other one is refused.
+/// then on the other one is refused. Of no use any more once a batch could not be stored.
 pub(super) struct EventLog {
-    followers: Followers,
+    subscriptions: Subscriptions,
     turn: Turn,
     sequence: u64,
     /// Whether it goes on, as far as was said.
@@ -38,6 +38,21 @@ pub(super) struct EventLog {
     step: Option<StepKind>,
     /// What the agent says in the step under way.
     text: Option<Text>,
+}
+
+/// A batch that nobody has been notified of.
+#[must_use = "those who watch wait for what is not published"]
+pub(super) struct Unpublished {
+    subscriptions: Subscriptions,
+    turn_id: TurnId,
+    sequence: u64,
+}
+
+impl Unpublished {
+    /// The batch is durable: those who watch may read it.
+    pub(super) fn publish(self) {
+        self.subscriptions.notify(self.turn_id, self.sequence);
+    }
 }
 
 struct Text {
@@ -49,9 +64,9 @@ struct Text {
 
 impl EventLog {
     /// Of a turn that begins.
-    pub(super) fn new(followers: Followers, turn: &Turn) -> Self {
+    pub(super) fn new(subscriptions: Subscriptions, turn: &Turn) -> Self {
         Self {
-            followers,
+            subscriptions,
             turn: turn.clone(),
             sequence: 0,
             is_started: false,
@@ -63,13 +78,13 @@ impl EventLog {
     /// Of a turn that was cut short and taken over: stores that it goes on, so that whoever had it
     /// is refused. Who has lost it since then stores nothing: [`Error::Conflict`] of the turn.
     pub(super) async fn resume(
-        followers: Followers,
+        subscriptions: Subscriptions,
         turns: &dyn TurnStore,
         turn: &Turn,
         state: &AgentState,
     ) -> Result<Self> {
         loop {
-            let mut log = Self::load(followers.clone(), turns, turn).await?;
+            let mut log = Self::load(subscriptions.clone(), turns, turn).await?;
             let mut batch = Vec::new();
             if !log.is_started {
                 batch.push(log.start(Some(state)));
@@ -79,12 +94,13 @@ impl EventLog {
                 attempt: turn.attempt,
             });
             let resumed = TurnChange::new(turn.clone(), turn.clone());
-            match turns.change(resumed.with_events(log.next(batch))).await {
+            let (events, unpublished) = log.stage(batch);
+            match turns.change(resumed.with_events(events)).await {
                 // Something of before came last.
                 Err(Error::Conflict(ConflictKind::EventBatch { .. })) => {}
                 resumed => {
                     resumed?;
-                    log.stored();
+                    unpublished.publish();
                     return Ok(log);
                 }
             }
@@ -93,11 +109,11 @@ impl EventLog {
 
     /// Of a turn that has begun, as it is.
     pub(super) async fn load(
-        followers: Followers,
+        subscriptions: Subscriptions,
         turns: &dyn TurnStore,
         turn: &Turn,
     ) -> Result<Self> {
-        let mut log = Self::new(followers, turn);
+        let mut log = Self::new(subscriptions, turn);
         loop {
             let page = turns.events(turn.conversation_id, turn.id, log.sequence, PAGE);
             let page = page.await?;
@@ -132,30 +148,31 @@ impl EventLog {
         }
     }
 
-    /// The next batch, for who stores it with something else.
-    pub(super) fn next(&self, batch: Vec<TurnEvent>) -> EventBatch {
-        EventBatch {
+    /// The next batch, for who stores it with something else and publishes it then.
+    pub(super) fn stage(&mut self, events: Vec<TurnEvent>) -> (EventBatch, Unpublished) {
+        self.sequence += 1;
+        let batch = EventBatch {
             conversation_id: self.turn.conversation_id,
             turn_id: self.turn.id,
-            sequence: self.sequence + 1,
-            events: batch.iter().map(TurnEvent::to_json).collect(),
-        }
+            sequence: self.sequence,
+            events: events.iter().map(TurnEvent::to_json).collect(),
+        };
+        let unpublished = Unpublished {
+            subscriptions: self.subscriptions.clone(),
+            turn_id: self.turn.id,
+            sequence: self.sequence,
+        };
+        (batch, unpublished)
     }
 
-    /// The [`next`](Self::next) batch is durable: those who watch may read it.
-    pub(super) fn stored(&mut self) {
-        self.sequence += 1;
-        self.followers.told(self.turn.id, self.sequence);
-    }
-
-    /// The last batch that was stored.
+    /// The last batch.
     pub(super) fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// Waits for the `step` of an agent, and stores meanwhile what it says. What it says last is
+    /// Waits for the `step` of an agent, and publishes meanwhile what it says. What it says last is
     /// stored with its outcome.
-    pub(super) async fn listen<T>(
+    pub(super) async fn publish_during<T>(
         &mut self,
         turns: &dyn TurnStore,
         mut deltas: mpsc::Receiver<String>,
@@ -169,7 +186,7 @@ impl EventLog {
                 outcome = &mut step => break outcome,
                 Some(delta) = deltas.recv() => {
                     flush_at.get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
-                    self.hear(&delta);
+                    self.collect(&delta);
                     if self.unsaid() < FLUSH_AT {
                         continue;
                     }
@@ -180,12 +197,12 @@ impl EventLog {
             self.flush(turns).await?;
         };
         while let Ok(delta) = deltas.try_recv() {
-            self.hear(&delta);
+            self.collect(&delta);
         }
         Ok(outcome)
     }
 
-    fn hear(&mut self, delta: &str) {
+    fn collect(&mut self, delta: &str) {
         let text = self.text.get_or_insert_with(Text::new);
         text.said.push_str(delta);
     }
@@ -203,8 +220,9 @@ impl EventLog {
         let mut batch = Vec::new();
         text.say(&text.said.clone(), &mut batch);
         if !batch.is_empty() {
-            turns.append(self.next(batch)).await?;
-            self.stored();
+            let (events, unpublished) = self.stage(batch);
+            turns.append(events).await?;
+            unpublished.publish();
         }
         Ok(())
     }
@@ -308,7 +326,7 @@ impl EventLog {
         batch
     }
 
-    /// What is left to tell of a message that says `content`, and its id.
+    /// What is left to publish of a message that says `content`, and its id.
     fn say_all(&mut self, content: &str, batch: &mut Vec<TurnEvent>) -> Option<MessageId> {
         let mut text = self.text.take();
         // What an agent has said while it worked is not always what it says in the end.
@@ -368,7 +386,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_takes_a_turn_over_and_loses_it_before_it_says_so_tells_nothing() {
+    async fn who_takes_a_turn_over_and_loses_it_before_it_says_so_publishes_nothing() {
         let storage = MemoryStorage::default();
         let conversation = Conversation::titled("test");
         let conversation = storage.conversations().add(conversation).await.unwrap();
@@ -387,7 +405,7 @@ mod tests {
 
         let resume = async |turn| {
             let state = AgentState::default();
-            EventLog::resume(Followers::default(), &*turns, turn, &state).await
+            EventLog::resume(Subscriptions::default(), &*turns, turn, &state).await
         };
         resume(&fast).await.unwrap();
         let refused = resume(&slow).await.err();
@@ -395,7 +413,7 @@ mod tests {
             matches!(&refused, Some(Error::Conflict(ConflictKind::Turn(_)))),
             "{refused:?}"
         );
-        let told = turns.events(conversation.id, turn.id, 0, PAGE).await;
-        assert_eq!(told.unwrap().len(), 1);
+        let published = turns.events(conversation.id, turn.id, 0, PAGE).await;
+        assert_eq!(published.unwrap().len(), 1);
     }
 }

@@ -2,12 +2,12 @@
 
 use tokio::{sync::watch, time::Instant};
 use yai_agentkit_core::{
-    CheckpointSource, ConversationId, Error, Fence, Interrupt, InterruptId, ListQuery, Message,
-    Turn, TurnChange, TurnFilter, TurnId, TurnStatus, now,
+    CheckpointSource, ConversationId, Error, Fence, Interrupt, InterruptId, ListQuery, Turn,
+    TurnChange, TurnFilter, TurnId, TurnStatus, now,
 };
 
 use super::{
-    TurnEngine, TurnError,
+    TurnEngine, TurnError, TurnHandle, TurnOutcome,
     chat::{Chat, closed, ended},
     event::TurnEvent,
     log::EventLog,
@@ -35,57 +35,61 @@ impl TurnEngine {
         Ok(asking.find_map(|turn| Some((turn.id, turn.interrupt?))))
     }
 
-    /// Answers the question that a waiting turn asks, and goes on with it, at any time and in
-    /// any engine: returns what [`send`](Self::send) would have.
-    pub async fn answer(
+    /// Answers the question that a waiting turn asks, at any time and in any engine, and returns the
+    /// turn as soon as the answer is stored, to go on. [`TurnError::NotAsked`] where it does not ask
+    /// this, or not any more.
+    pub async fn resume(
         &self,
         conversation: ConversationId,
         id: TurnId,
         interrupt: InterruptId,
         answer: String,
-    ) -> Result<Message, TurnError> {
-        let stored = watch::Sender::default();
-        let work = async move |engine: Self| {
-            engine
-                .take_answer(conversation, id, interrupt, answer, stored)
-                .await
-        };
-        self.detached(work).await
-    }
-
-    /// Answers as [`answer`](Self::answer) does, and returns the turn as soon as the answer is
-    /// stored, to be [watched](Self::watch), and the sequence behind which it goes on.
-    pub async fn begin_answer(
-        &self,
-        conversation: ConversationId,
-        id: TurnId,
-        interrupt: InterruptId,
-        answer: String,
-    ) -> Result<(Turn, u64), TurnError> {
+    ) -> Result<TurnHandle, TurnError> {
         let (stored, mut goes_on) = watch::channel(None);
-        let work = self.detached(async move |engine: Self| {
-            engine
-                .take_answer(conversation, id, interrupt, answer, stored)
-                .await
+        let engine = self.clone();
+        let mut work = Box::pin(async move {
+            let work = async move |engine: Self| {
+                engine
+                    .take_answer(conversation, id, interrupt, answer, stored)
+                    .await
+            };
+            engine.detached(work).await
         });
-        let failure = tokio::select! {
-            done = work => done.err(),
+        let done = tokio::select! {
+            biased;
             Ok(_) = goes_on.wait_for(Option::is_some) => None,
+            done = &mut work => Some(done),
         };
-        let goes_on = goes_on.borrow().clone();
-        // Whoever has the agent's answer has told of the turn.
-        goes_on.ok_or(failure.unwrap_or(TurnError::Lost))
+        let goes_on = *goes_on.borrow();
+        let Some(after) = goes_on else {
+            // Whoever has an outcome has stored the answer.
+            let refused = done.and_then(Result::err);
+            return Err(refused.unwrap_or(TurnError::Lost));
+        };
+        let outcome = async move {
+            match done {
+                Some(done) => done,
+                None => work.await,
+            }
+        };
+        let turn = (conversation, id);
+        Ok(TurnHandle::new(
+            self.clone(),
+            turn,
+            after,
+            Box::pin(outcome),
+        ))
     }
 
-    /// Tells `stored` of the turn that goes on, and behind which of its events.
+    /// Says to `stored` behind which of its events the turn goes on.
     async fn take_answer(
         self,
         conversation: ConversationId,
         id: TurnId,
         interrupt: InterruptId,
         answer: String,
-        stored: watch::Sender<Option<(Turn, u64)>>,
-    ) -> Result<Message, TurnError> {
+        stored: watch::Sender<Option<u64>>,
+    ) -> Result<TurnOutcome, TurnError> {
         if answer.contains('\0') {
             return Err(Error::invalid("answer", "must not contain a NUL character").into());
         }
@@ -108,9 +112,10 @@ impl TurnEngine {
             let mut chat = Chat::open(engine.clone(), claim, epoch.max(turn.epoch)).await?;
             let writes = chat.answer_writes(&asked, &answer)?;
             let turns = engine.storage.turn_store();
-            let mut log = EventLog::load(engine.followers.clone(), &*turns, &turn).await?;
+            let mut log = EventLog::load(engine.subscriptions.clone(), &*turns, &turn).await?;
             let asked_at = log.sequence();
             let batch = log.started(&chat.state);
+            let (events, unpublished) = log.stage(batch);
             let next = Turn {
                 status: TurnStatus::Running,
                 interrupt: None,
@@ -120,11 +125,11 @@ impl TurnEngine {
             let raise = Fence::Raise(next.epoch);
             let goes_on = TurnChange::new(turn, next)
                 .with_writes(writes, raise)
-                .with_events(log.next(batch));
+                .with_events(events);
             match turns.change(goes_on).await {
                 Ok(turn) => {
-                    log.stored();
-                    stored.send_replace(Some((turn.clone(), asked_at)));
+                    unpublished.publish();
+                    stored.send_replace(Some(asked_at));
                     chat.log = Some(log);
                     break (chat, turn);
                 }
@@ -146,7 +151,7 @@ impl TurnEngine {
         match ran {
             Err(TurnError::Lost) => {
                 drop(chat);
-                engine.follow(conversation, id).await
+                engine.outcome(conversation, id).await
             }
             done => done,
         }
@@ -180,12 +185,13 @@ impl TurnEngine {
 
     async fn cancel_queued(&self, turn: &Turn) -> Result<Turn, Error> {
         let nothing = AgentState::default();
-        let mut log = EventLog::new(self.followers.clone(), turn);
+        let mut log = EventLog::new(self.subscriptions.clone(), turn);
         let batch = log.given_up(&nothing, &nothing, TurnEvent::Cancelled);
         let cancelled = ended(turn, TurnStatus::Cancelled, None);
-        let cancel = TurnChange::new(turn.clone(), cancelled).with_events(log.next(batch));
+        let (events, unpublished) = log.stage(batch);
+        let cancel = TurnChange::new(turn.clone(), cancelled).with_events(events);
         let cancelled = self.storage.turn_store().change(cancel).await?;
-        log.stored();
+        unpublished.publish();
         Ok(cancelled)
     }
 
@@ -224,11 +230,12 @@ impl TurnEngine {
             cancel = cancel.with_checkpoint(checkpoint, Fence::Hold(epoch));
         }
         let turns = unit.turn_store();
-        let mut log = EventLog::load(self.followers.clone(), &*turns, turn).await?;
+        let mut log = EventLog::load(self.subscriptions.clone(), &*turns, turn).await?;
         let batch = log.given_up(&chat.state, &state, TurnEvent::Cancelled);
-        let cancelled = turns.change(cancel.with_events(log.next(batch))).await?;
+        let (events, unpublished) = log.stage(batch);
+        let cancelled = turns.change(cancel.with_events(events)).await?;
         unit.commit().await?;
-        log.stored();
+        unpublished.publish();
         Ok(cancelled)
     }
 }

@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use tracing::Instrument;
-use yai_agentkit_core::{
-    ConversationId, Error, ListQuery, Message, Turn, TurnFilter, TurnId, TurnStatus,
-};
+use yai_agentkit_core::{ConversationId, Error, ListQuery, Turn, TurnFilter, TurnId, TurnStatus};
 
-use super::{TurnEngine, TurnError, lease::RENEWALS, send::Incoming};
+use super::{TurnEngine, TurnError, TurnOutcome, lease::RENEWALS, send::Incoming};
 use crate::error_chain;
 
-/// How often one looks where nobody tells the news: [`TurnEngine::keep`] does.
+/// How often one looks where nobody notifies: [`TurnEngine::keep`] does.
 const LOOK: Duration = Duration::from_millis(100);
 
 impl TurnEngine {
@@ -53,11 +51,18 @@ impl TurnEngine {
         let work = async move {
             let _entry = engine.working_off.enter(conversation.0).await;
             drop(next);
-            while let Err(error) = engine.resume(conversation).await {
+            loop {
+                let error = match engine.settle(conversation).await {
+                    // Who has the answer to its question goes on with it.
+                    Ok(Some(TurnOutcome::Waiting(turn))) => {
+                        engine.until_changed(&turn).await;
+                        continue;
+                    }
+                    Ok(_) => return,
+                    Err(error) => error,
+                };
                 match error {
                     TurnError::Busy(_) | TurnError::Lost => engine.until_free(conversation).await,
-                    // Who has the answer to its question goes on with it.
-                    TurnError::Asks(turn) => engine.until_changed(&turn).await,
                     TurnError::Storage(Error::Unavailable { .. }) => {
                         tokio::time::sleep(engine.look()).await;
                     }
@@ -74,37 +79,41 @@ impl TurnEngine {
         tokio::spawn(work.in_current_span());
     }
 
-    /// Waits for the end of a turn, or for its question.
-    pub(super) async fn follow(
+    /// Waits for what a turn comes to, whoever runs it.
+    pub(super) async fn outcome(
         &self,
         conversation: ConversationId,
         id: TurnId,
-    ) -> Result<Message, TurnError> {
-        let mut follower = self.followers.follow(conversation, id);
+    ) -> Result<TurnOutcome, TurnError> {
+        let mut subscription = self.subscriptions.subscribe(conversation, id);
         loop {
             let turn = self.turn(conversation, id).await?;
             match turn.status {
                 TurnStatus::Completed => {
                     let id = turn.user_message_id.answer();
                     let answer = self.storage.messages().get(&id).await?;
-                    return Ok(answer.ok_or_else(|| Error::not_found("message", id))?);
+                    let answer = answer.ok_or_else(|| Error::not_found("message", id))?;
+                    return Ok(TurnOutcome::Answered(answer));
                 }
                 TurnStatus::Failed => {
                     return Err(TurnError::Failed(turn.error.unwrap_or_default()));
                 }
                 TurnStatus::Cancelled => return Err(TurnError::Cancelled),
-                TurnStatus::Waiting => return Err(TurnError::Asks(Box::new(turn))),
+                TurnStatus::Waiting => return Ok(TurnOutcome::Waiting(Box::new(turn))),
                 _ if self.is_stopping() => return Err(TurnError::Stopped),
                 _ => {}
             }
-            let is_told = tokio::select! {
-                told = tokio::time::timeout(self.look(), follower.news.changed()) => told.is_ok(),
+            let is_notified = tokio::select! {
+                notified = tokio::time::timeout(self.look(), subscription.progress.changed()) => notified.is_ok(),
                 () = self.stopped() => false,
             };
-            if !is_told && !self.followers.is_kept() && !self.claims.is_claimed(conversation) {
+            if !is_notified
+                && !self.subscriptions.is_kept()
+                && !self.claims.is_claimed(conversation)
+            {
                 // Nobody else takes over what was left. Of this turn or of one before it: what
-                // was stored tells.
-                match self.resume(conversation).await {
+                // was stored says.
+                match self.settle(conversation).await {
                     Err(error @ TurnError::Storage(Error::Unavailable { .. })) => {
                         return Err(error);
                     }
@@ -132,15 +141,15 @@ impl TurnEngine {
 
     /// Waits until a turn is not as it was, or may have been left.
     async fn until_changed(&self, seen: &Turn) {
-        let mut follower = self.followers.follow(seen.conversation_id, seen.id);
+        let mut subscription = self.subscriptions.subscribe(seen.conversation_id, seen.id);
         loop {
             let turn = self.storage.turns().get(&seen.id).await;
             if turn.is_ok_and(|turn| turn.is_none_or(|turn| turn.status != seen.status)) {
                 return;
             }
             tokio::select! {
-                told = tokio::time::timeout(self.look(), follower.news.changed()) => {
-                    if told.is_err() {
+                notified = tokio::time::timeout(self.look(), subscription.progress.changed()) => {
+                    if notified.is_err() {
                         return;
                     }
                 }
@@ -149,9 +158,9 @@ impl TurnEngine {
         }
     }
 
-    /// How long one waits for news before one looks: often where nobody tells them.
+    /// How long one waits to be notified before one looks: not long where nobody does.
     fn look(&self) -> Duration {
-        if self.followers.is_kept() {
+        if self.subscriptions.is_kept() {
             (self.limits.lease / RENEWALS).max(LOOK)
         } else {
             LOOK

@@ -7,10 +7,10 @@ use tokio::sync::watch;
 use uuid::Uuid;
 use yai_agentkit_core::{
     ConflictKind, ConversationId, Entity, Error, IdempotencyKey, ListQuery, Message, MessageId,
-    Repository, Role, Turn, TurnFilter, TurnId, UnitOfWork,
+    Repository, Role, TurnFilter, TurnId, UnitOfWork,
 };
 
-use super::{OnBusy, TurnEngine, TurnError, chat::Chat, entries::Entry};
+use super::{OnBusy, TurnEngine, TurnError, TurnHandle, TurnOutcome, chat::Chat, entries::Entry};
 
 /// How a message is sent.
 #[derive(Clone, Debug, Default)]
@@ -120,63 +120,80 @@ impl Incoming {
 
 /// What the delivery of a message has come to.
 enum Delivered {
-    /// Of a system message, the message itself.
-    Answer(Message),
-    /// The message is answered by this turn, which was enqueued, or is that of an equal request
-    /// which came before, or has passed to another engine.
-    Stored(TurnId),
+    /// The message is a system's, and this is how it is stored.
+    Instruction(Message),
+    /// The message is a user's, and this is what its turn has come to.
+    Outcome(TurnOutcome),
+    /// The message is answered by a turn that was enqueued, or is that of an equal request which
+    /// came before, or has passed to another engine.
+    Stored,
 }
 
 impl TurnEngine {
-    /// Takes a message to its conversation, after finishing what is unfinished there.
-    ///
-    /// A user's message is answered: returns the answer. A system message is kept for the agent to
-    /// heed from now on: returns the message. No other role may speak.
-    pub async fn send_with(
+    /// Takes a user's message to its conversation, after finishing what is unfinished there, and
+    /// returns the turn that answers it as soon as both are stored.
+    pub async fn start(
+        &self,
+        message: Message,
+        options: SendOptions,
+    ) -> Result<TurnHandle, TurnError> {
+        check(&message, Role::User)?;
+        let conversation = message.conversation_id;
+        let (incoming, on_busy) = self.incoming(message, options);
+        let mut turn = incoming.turn.subscribe();
+        let mut delivery = {
+            let engine = self.clone();
+            Box::pin(async move { engine.deliver(&incoming, on_busy).await })
+        };
+        let delivered = tokio::select! {
+            biased;
+            Ok(_) = turn.wait_for(Option::is_some) => None,
+            delivered = &mut delivery => Some(delivered),
+        };
+        let stored = *turn.borrow();
+        let Some(turn) = stored else {
+            // Whoever has an outcome has stored the turn.
+            let refused = delivered.and_then(Result::err);
+            return Err(refused.unwrap_or(TurnError::Lost));
+        };
+        let engine = self.clone();
+        let outcome = async move {
+            let delivered = match delivered {
+                Some(delivered) => delivered,
+                None => delivery.await,
+            };
+            match delivered? {
+                Delivered::Outcome(outcome) => Ok(outcome),
+                _ => engine.outcome(conversation, turn).await,
+            }
+        };
+        let turn = (conversation, turn);
+        Ok(TurnHandle::new(self.clone(), turn, 0, Box::pin(outcome)))
+    }
+
+    /// [Starts](Self::start) a turn without options, and waits for its outcome.
+    pub async fn send(&self, message: Message) -> Result<TurnOutcome, TurnError> {
+        let turn = self.start(message, SendOptions::default()).await?;
+        turn.outcome().await
+    }
+
+    /// Takes a system message to its conversation, for the agent to heed from now on, and returns
+    /// it. Nothing is answered.
+    pub async fn instruct(
         &self,
         message: Message,
         options: SendOptions,
     ) -> Result<Message, TurnError> {
-        let (incoming, on_busy) = self.incoming(message, options)?;
-        let conversation = incoming.message.conversation_id;
+        check(&message, Role::System)?;
+        let (incoming, on_busy) = self.incoming(message, options);
         match self.deliver(&incoming, on_busy).await? {
-            Delivered::Answer(answer) => Ok(answer),
-            Delivered::Stored(turn) => self.follow(conversation, turn).await,
+            Delivered::Instruction(message) => Ok(message),
+            // It has no turn.
+            _ => Err(TurnError::Lost),
         }
     }
 
-    /// Takes a user's message as [`send_with`](Self::send_with) does, and returns the turn that
-    /// answers it as soon as it is stored, to be [watched](Self::watch).
-    pub async fn begin_with(
-        &self,
-        message: Message,
-        options: SendOptions,
-    ) -> Result<Turn, TurnError> {
-        if message.role != Role::User {
-            return Err(Error::invalid("role", "must be `user`").into());
-        }
-        let (incoming, on_busy) = self.incoming(message, options)?;
-        let conversation = incoming.message.conversation_id;
-        let mut turn = incoming.turn.subscribe();
-        let failure = tokio::select! {
-            done = self.deliver(&incoming, on_busy) => done.err(),
-            Ok(_) = turn.wait_for(Option::is_some) => None,
-        };
-        let stored = *turn.borrow();
-        match (stored, failure) {
-            (Some(id), _) => self.turn(conversation, id).await,
-            (None, Some(error)) => Err(error),
-            // Whoever answers has stored the turn.
-            (None, None) => Err(TurnError::Lost),
-        }
-    }
-
-    fn incoming(
-        &self,
-        message: Message,
-        options: SendOptions,
-    ) -> Result<(Arc<Incoming>, OnBusy), TurnError> {
-        check(&message)?;
+    fn incoming(&self, message: Message, options: SendOptions) -> (Arc<Incoming>, OnBusy) {
         let turn_id = TurnId::new();
         let resource = match message.role {
             Role::System => message.id.0,
@@ -193,7 +210,7 @@ impl TurnEngine {
             entry: Mutex::default(),
             is_announced: AtomicBool::default(),
         };
-        Ok((Arc::new(incoming), on_busy))
+        (Arc::new(incoming), on_busy)
     }
 
     /// Until the message is answered or enqueued. What is not stored yet is forgotten with who
@@ -218,7 +235,7 @@ impl TurnEngine {
                 // The same request was faster, or is about to be.
                 Err(TurnError::Storage(Error::Conflict(ConflictKind::IdempotencyKey(_)))) => {}
                 // Another engine finishes it.
-                Err(TurnError::Lost) => return Ok(Delivered::Stored(incoming.turn_id)),
+                Err(TurnError::Lost) => return Ok(Delivered::Stored),
                 done => return done,
             }
         }
@@ -250,11 +267,11 @@ impl TurnEngine {
             let id = MessageId(earlier.resource_id);
             let stored = self.storage.messages().get(&id).await?;
             let stored = stored.ok_or_else(|| Error::not_found("message", id))?;
-            return Ok(Delivered::Answer(stored));
+            return Ok(Delivered::Instruction(stored));
         }
         let turn = TurnId(earlier.resource_id);
         incoming.is_stored(turn);
-        Ok(Delivered::Stored(turn))
+        Ok(Delivered::Stored)
     }
 
     async fn first_delivery(
@@ -278,7 +295,7 @@ impl TurnEngine {
                     epoch = met;
                     continue;
                 }
-                done => return done.map(Delivered::Answer),
+                done => return done,
             }
             if self.claims.is_undecided(id) {
                 self.claims.decided(id).await;
@@ -296,11 +313,10 @@ impl TurnEngine {
                 }
                 (OnBusy::Enqueue, Role::User) => {
                     let incoming = Arc::clone(incoming);
-                    let turn = incoming.turn_id;
                     let enqueued =
                         self.detached(async move |engine| engine.enqueue(&incoming).await);
                     enqueued.await?;
-                    return Ok(Delivered::Stored(turn));
+                    return Ok(Delivered::Stored);
                 }
                 (OnBusy::Enqueue, _) => {}
                 (OnBusy::Interrupt, _) => self.cancel_unfinished(id).await?,
@@ -344,7 +360,7 @@ impl TurnEngine {
     }
 
     /// [`TurnError::Busy`], and [`Error::Fenced`] of the storage, where nothing was stored.
-    async fn attempt(&self, incoming: &Arc<Incoming>, epoch: u64) -> Result<Message, TurnError> {
+    async fn attempt(&self, incoming: &Arc<Incoming>, epoch: u64) -> Result<Delivered, TurnError> {
         let id = incoming.message.conversation_id;
         let claim = self.claim(id)?;
         let mut chat = Chat::open(self.clone(), claim, epoch).await?;
@@ -352,7 +368,9 @@ impl TurnEngine {
         match chat.settle().await {
             // That turn is kept, but this message is not.
             Err(TurnError::Stopped) => return Err(TurnError::ShuttingDown),
-            Err(TurnError::Asks(_) | TurnError::Lost) => return Err(TurnError::Busy(id)),
+            Ok(Some(TurnOutcome::Waiting(_))) | Err(TurnError::Lost) => {
+                return Err(TurnError::Busy(id));
+            }
             Err(error) if error.ends_turn() => {
                 tracing::warn!(%error, "the unfinished turn before failed");
                 drop(chat);
@@ -361,13 +379,13 @@ impl TurnEngine {
             settled => drop(settled?),
         }
         if incoming.message.role == Role::System {
-            return Ok(chat.instruct(incoming).await?);
+            return Ok(Delivered::Instruction(chat.instruct(incoming).await?));
         }
         let turn = match chat.begin(incoming).await {
             Err(Error::Conflict(ConflictKind::Turn(_))) => return Err(TurnError::Busy(id)),
             begun => begun?,
         };
-        chat.run(turn).await
+        chat.run(turn).await.map(Delivered::Outcome)
     }
 
     async fn cancel_unfinished(&self, conversation: ConversationId) -> Result<(), TurnError> {
@@ -384,14 +402,14 @@ impl TurnEngine {
     }
 }
 
-/// What nobody may say to an agent is refused.
-fn check(message: &Message) -> Result<(), Error> {
+/// What nobody may say to an agent as `role` is refused.
+fn check(message: &Message, role: Role) -> Result<(), Error> {
     message.validate()?;
     if message.content.is_empty() {
         return Err(Error::invalid("content", "must not be empty"));
     }
-    if !matches!(message.role, Role::User | Role::System) {
-        return Err(Error::invalid("role", "must be `user` or `system`"));
+    if message.role != role {
+        return Err(Error::invalid("role", format!("must be `{role}`")));
     }
     Ok(())
 }

@@ -15,14 +15,14 @@ use tokio::sync::Semaphore;
 use yai_agentkit_core::{
     Announcements, ChannelValue, CheckpointKey, CheckpointQuery, CheckpointSelector,
     CheckpointTuple, Checkpointer, Conversation, ConversationId, DeltaChannelHistory, Error,
-    EventBatch, Fence, IdempotencyKey, LatestBatches, ListQuery, Message, MessageFilter,
-    NewCheckpoint, NewWrites, Outcome, OwnerId, Page, PruneStrategy, PutOptions, Repository,
-    Result, Role, Storage, Stores, Thread, ThreadCursor, ThreadId, Turn, TurnBegin, TurnChange,
-    TurnId, TurnStep, TurnStore, UnitOfWork, memory::MemoryStorage,
+    EventBatch, Fence, IdempotencyKey, InterruptId, LatestBatches, ListQuery, Message,
+    MessageFilter, NewCheckpoint, NewWrites, Outcome, OwnerId, Page, PruneStrategy, PutOptions,
+    Repository, Result, Role, Storage, Stores, Thread, ThreadCursor, ThreadId, Turn, TurnBegin,
+    TurnChange, TurnId, TurnStep, TurnStore, UnitOfWork, memory::MemoryStorage,
 };
 
 use crate::{
-    TurnLimits,
+    SendOptions, TurnEngine, TurnError, TurnLimits, TurnOutcome,
     agent::{Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome},
 };
 
@@ -419,6 +419,34 @@ fn size(value: &ChannelValue) -> u64 {
             value.bytes().len() as u64
         }
     }
+}
+
+/// The answer of a turn that asks nobody.
+pub async fn answered(
+    outcome: impl Future<Output = Result<TurnOutcome, TurnError>>,
+) -> Result<Message, TurnError> {
+    let outcome = outcome.await?;
+    Ok(outcome.answer().expect("an answer, and no question"))
+}
+
+/// Starts a turn, and waits for its outcome.
+pub async fn send_with(
+    engine: &TurnEngine,
+    message: Message,
+    options: SendOptions,
+) -> Result<TurnOutcome, TurnError> {
+    engine.start(message, options).await?.outcome().await
+}
+
+/// Answers what a turn asks, and waits for its outcome.
+pub async fn reply(
+    engine: &TurnEngine,
+    turn: &Turn,
+    interrupt: InterruptId,
+    answer: &str,
+) -> Result<TurnOutcome, TurnError> {
+    let resumed = engine.resume(turn.conversation_id, turn.id, interrupt, answer.to_owned());
+    resumed.await?.outcome().await
 }
 
 /// The roles and contents of a conversation, oldest first.

@@ -15,11 +15,11 @@ use yai_agentkit_core::{
 };
 
 use super::{
-    TurnError,
-    chat::{ASK, Chat, guarded, log_of},
+    TurnError, TurnOutcome,
+    chat::{ASK, Chat, Progress, guarded, log_of},
     event::{FactChanges, apply, changes},
 };
-use crate::agent::{AgentState, ChatMessage, ToolCall, ToolOutcome};
+use crate::agent::{ChatMessage, ToolCall, ToolOutcome};
 
 /// That a call has begun, with how many answers.
 const BEGUN: &str = "__scheduled__";
@@ -71,13 +71,13 @@ enum Due {
 }
 
 impl Chat {
-    /// Runs the calls that have no result yet, many at once, and returns the state with all results.
-    /// [`TurnError::Asks`] holds the turn with the question of the first that asks.
+    /// Runs the calls that have no result yet, many at once: leads to the state with all results, or
+    /// to the question of the first that asks.
     pub(super) async fn run_tools(
         &self,
         turn: &Turn,
         calls: &[ToolCall],
-    ) -> Result<AgentState, TurnError> {
+    ) -> Result<Progress, TurnError> {
         let mut due = Vec::new();
         for call in calls {
             due.push(self.due(call)?);
@@ -124,39 +124,34 @@ impl Chat {
                         ..ChatMessage::new(Role::Tool, result)
                     });
                 }
-                Due::Ask(question) => {
-                    return Err(TurnError::Asks(Box::new(Turn {
-                        interrupt: Some(question.interrupt),
-                        ..turn.clone()
-                    })));
-                }
+                Due::Ask(question) => return Ok(Progress::Ask(question.interrupt)),
                 Due::Run(_) => return Err(TurnError::AgentCrashed),
             }
         }
-        Ok(state)
+        Ok(Progress::Checkpoint(state))
     }
 
     /// Lets the turn wait for the answer to its question.
-    pub(super) async fn ask(&mut self, asking: Turn) -> TurnError {
+    pub(super) async fn wait(
+        &mut self,
+        turn: Turn,
+        interrupt: Interrupt,
+    ) -> Result<TurnOutcome, TurnError> {
         let waiting = Turn {
             status: TurnStatus::Waiting,
+            interrupt: Some(interrupt.clone()),
             lease_owner: None,
-            ..asking.clone()
+            ..turn.clone()
         };
         self.set_running(false);
-        let asked = async {
-            let log = log_of(&mut self.log);
-            let interrupt = asking.interrupt.clone().expect("it was found to ask");
-            let batch = log.waiting(&self.state, interrupt);
-            let asks = TurnChange::new(asking, waiting).with_events(log.next(batch));
-            let turn = self.engine.storage.turn_store().change(asks).await?;
-            log.stored();
-            Ok(turn)
-        };
-        match asked.await {
-            Ok(turn) => TurnError::Asks(Box::new(turn)),
-            Err(error) => TurnError::of_owner(error),
-        }
+        let log = log_of(&mut self.log);
+        let batch = log.waiting(&self.state, interrupt);
+        let (events, unpublished) = log.stage(batch);
+        let change = TurnChange::new(turn, waiting).with_events(events);
+        let waits = self.engine.storage.turn_store().change(change).await;
+        let turn = waits.map_err(TurnError::of_owner)?;
+        unpublished.publish();
+        Ok(TurnOutcome::Waiting(Box::new(turn)))
     }
 
     /// The write that records the answer to the question of a turn.

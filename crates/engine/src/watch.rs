@@ -1,12 +1,12 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use futures::{Stream, stream};
-use yai_agentkit_core::{Result, Storage, Turn};
+use yai_agentkit_core::{ConversationId, Result, Storage, TurnId};
 
 use super::{
     TurnEngine,
     event::{Published, TurnEvent},
-    followers::Follower,
+    subscriptions::Subscription,
 };
 
 /// How many batches one who watches reads at once, and so holds at most.
@@ -17,11 +17,17 @@ impl TurnEngine {
     /// to come, whoever runs the turn. Ends when the turn ends, waits for a person or is deleted,
     /// and when this engine stops. Who reads slowly holds nobody up: events are read when they are
     /// asked for.
-    pub fn watch(&self, turn: &Turn, after: u64) -> impl Stream<Item = Result<Published>> + use<> {
+    pub fn watch(
+        &self,
+        conversation_id: ConversationId,
+        turn_id: TurnId,
+        after: u64,
+    ) -> impl Stream<Item = Result<Published>> + use<> {
         let watcher = Watcher {
             storage: Arc::clone(&self.storage),
-            follower: self.followers.follow(turn.conversation_id, turn.id),
-            turn: turn.clone(),
+            subscription: self.subscriptions.subscribe(conversation_id, turn_id),
+            conversation_id,
+            turn_id,
             read: after,
             batches: VecDeque::new(),
             is_current: false,
@@ -39,8 +45,9 @@ impl TurnEngine {
 
 struct Watcher {
     storage: Arc<dyn Storage>,
-    follower: Follower,
-    turn: Turn,
+    subscription: Subscription,
+    conversation_id: ConversationId,
+    turn_id: TurnId,
     /// The last batch that was read.
     read: u64,
     /// Read, and not passed on.
@@ -60,8 +67,8 @@ impl Watcher {
                 return Ok(Some(batch));
             }
             if self.is_current {
-                // Who tells the news is as long there as this follower.
-                if self.is_over || self.follower.news.changed().await.is_err() {
+                // Who notifies is as long there as this subscription.
+                if self.is_over || self.subscription.progress.changed().await.is_err() {
                     return Ok(None);
                 }
             }
@@ -75,9 +82,9 @@ impl Watcher {
     }
 
     async fn read_page(&mut self) -> Result<()> {
-        // What comes from here on is news again.
-        let latest = self.follower.news.borrow_and_update().latest;
-        let (conversation, turn) = (self.turn.conversation_id, self.turn.id);
+        // What comes from here on is progress again.
+        let latest = self.subscription.progress.borrow_and_update().latest;
+        let (conversation, turn) = (self.conversation_id, self.turn_id);
         let turns = self.storage.turn_store();
         let page = turns.events(conversation, turn, self.read, PAGE).await?;
         let is_last = (page.len() as u64) < PAGE;
@@ -95,17 +102,17 @@ impl Watcher {
         Ok(())
     }
 
-    /// Whether nothing can come any more of a turn that has told nothing new: it has ended, or is
+    /// Whether nothing can come any more of a turn that has published nothing new: it has ended, or is
     /// gone.
     async fn is_settled(&mut self) -> Result<bool> {
         if self.has_ended {
             return Ok(true);
         }
-        let turn = self.storage.turns().get(&self.turn.id).await?;
+        let turn = self.storage.turns().get(&self.turn_id).await?;
         let Some(turn) = turn else {
             return Ok(true);
         };
-        // Its end may have been stored since the page was read: the next page tells.
+        // Its end may have been stored since the page was read: the next page has it.
         self.has_ended = turn.status.is_final();
         self.is_current = !self.has_ended;
         Ok(false)

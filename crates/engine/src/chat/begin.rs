@@ -6,24 +6,28 @@ use yai_agentkit_core::{
 };
 
 use super::{Chat, EventLog, Staged};
-use crate::{TurnError, agent::ChatMessage, send::Incoming};
+use crate::{TurnError, TurnOutcome, agent::ChatMessage, log::Unpublished, send::Incoming};
 
 impl Chat {
-    /// Finishes the turns that were cut short and those that wait, and returns the last answer.
+    /// Finishes the turns that were cut short and those that wait, and returns what the last one
+    /// has come to.
     /// [`TurnError::Busy`] where somebody else has the turn.
-    pub(crate) async fn settle(&mut self) -> Result<Option<Message>, TurnError> {
-        let mut answer = None;
+    pub(crate) async fn settle(&mut self) -> Result<Option<TurnOutcome>, TurnError> {
+        let mut outcome = None;
         let mut unfinished = std::mem::take(&mut self.unfinished);
         // A turn that runs goes before those that wait.
         unfinished.sort_by_key(|turn| turn.status == TurnStatus::Queued);
         for turn in unfinished {
-            answer = Some(match turn.status {
+            outcome = Some(match turn.status {
                 TurnStatus::Running => self.take_over(turn).await?,
                 TurnStatus::Queued => self.begin_queued(turn).await?,
-                _ => return Err(TurnError::Asks(Box::new(turn))),
+                _ => TurnOutcome::Waiting(Box::new(turn)),
             });
+            if let Some(TurnOutcome::Waiting(_)) = outcome {
+                break;
+            }
         }
-        Ok(answer)
+        Ok(outcome)
     }
 
     /// Stores the user's message and the turn that is to answer it. An error of the storage; or
@@ -36,7 +40,7 @@ impl Chat {
             ..self.owned(new)
         };
         let message = message.clone();
-        let (turn, staged) = if incoming.is_announced() {
+        let (turn, staged, unpublished) = if incoming.is_announced() {
             let unit = self.engine.storage.begin().await?;
             incoming.use_key(&*unit).await?;
             let turns = unit.turn_store();
@@ -48,7 +52,7 @@ impl Chat {
             self.begin_turn(&*turns, turn, message, key, None).await?
         };
         self.stored(staged);
-        self.log().stored();
+        unpublished.publish();
         incoming.is_stored(turn.id);
         Ok(turn)
     }
@@ -77,7 +81,7 @@ impl Chat {
     }
 
     /// Begins a turn that has waited, and runs it to its end.
-    async fn begin_queued(&mut self, queued: Turn) -> Result<Message, TurnError> {
+    async fn begin_queued(&mut self, queued: Turn) -> Result<TurnOutcome, TurnError> {
         let messages = self.engine.storage.messages();
         let message = messages.get(&queued.user_message_id).await?;
         let message = message.ok_or_else(|| Error::not_found("message", queued.user_message_id))?;
@@ -88,14 +92,14 @@ impl Chat {
         };
         let turns = self.turns();
         let begun = self.begin_turn(&*turns, running, message, None, Some(queued));
-        let (turn, staged) = begun.await.map_err(TurnError::of_owner)?;
+        let (turn, staged, unpublished) = begun.await.map_err(TurnError::of_owner)?;
         self.stored(staged);
-        self.log().stored();
+        unpublished.publish();
         self.announce_next().await?;
         self.run(turn).await
     }
 
-    /// What is staged is stored when `turns` are.
+    /// What is staged and to be published is stored when `turns` are.
     async fn begin_turn(
         &mut self,
         turns: &dyn TurnStore,
@@ -103,16 +107,16 @@ impl Chat {
         message: Message,
         key: Option<IdempotencyKey>,
         queued: Option<Turn>,
-    ) -> Result<(Turn, Staged)> {
+    ) -> Result<(Turn, Staged, Unpublished)> {
         let mut state = self.state.clone();
         state
             .messages
             .push(ChatMessage::new(Role::User, message.content.as_str()));
         state.answering = Some(message.id);
-        let followers = self.engine.followers.clone();
-        let log = self.log.insert(EventLog::new(followers, &turn));
+        let subscriptions = self.engine.subscriptions.clone();
+        let log = self.log.insert(EventLog::new(subscriptions, &turn));
         let batch = log.started(&state);
-        let events = log.next(batch);
+        let (events, unpublished) = log.stage(batch);
         let (source, epoch) = (CheckpointSource::Input, turn.epoch);
         let checkpointer = self.engine.storage.checkpointer();
         let id = Some(turn.id);
@@ -126,6 +130,6 @@ impl Chat {
             checkpoint,
             events,
         };
-        Ok((turns.begin(begin).await?, staged))
+        Ok((turns.begin(begin).await?, staged, unpublished))
     }
 }

@@ -12,7 +12,7 @@ use yai_agentkit_core::{
     ThreadState, Turn, TurnFilter, TurnId, TurnStatus, TurnStore, Values,
 };
 
-pub(super) use self::run::guarded;
+pub(super) use self::run::{Progress, guarded};
 use super::{Claim, MESSAGE_ID, TurnEngine, TurnError, log::EventLog, send::Incoming};
 use crate::agent::{AgentState, ChatMessage};
 
@@ -43,7 +43,7 @@ pub(super) struct Chat {
     pub(super) state: AgentState,
     /// What the tools of the step under way have recorded.
     pub(super) writes: Vec<PendingWrite>,
-    /// What the turn under way tells.
+    /// What the turn under way publishes.
     pub(super) log: Option<EventLog>,
     /// The greatest epoch that the thread is known to have had.
     epoch: u64,

@@ -5,25 +5,27 @@ use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
 use tracing::Instrument;
 use yai_agentkit_core::{
-    CheckpointSource, Fence, Message, Result, Role, Turn, TurnChange, TurnStatus, TurnStep,
-    validate,
+    CheckpointSource, Fence, Interrupt, Message, Result, Role, Turn, TurnChange, TurnStatus,
+    TurnStep, validate,
 };
 
 use super::{ASK, Chat, closed, ended, is_unavailable, log_of};
 use crate::{
-    Claim, TurnError, TurnEvent,
+    Claim, TurnError, TurnEvent, TurnOutcome,
     agent::{AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall},
 };
 
 /// What one step has led to.
-enum Progress {
+pub(crate) enum Progress {
     Checkpoint(AgentState),
     Answer(String),
+    /// A tool wants the answer of a person first.
+    Ask(Interrupt),
 }
 
 impl Chat {
     /// Goes on with a turn that this engine owns, to its end.
-    pub(crate) async fn run(&mut self, turn: Turn) -> Result<Message, TurnError> {
+    pub(crate) async fn run(&mut self, turn: Turn) -> Result<TurnOutcome, TurnError> {
         let id = turn.id;
         let ran = self.run_steps(turn).await;
         if is_unavailable(&ran) {
@@ -32,7 +34,7 @@ impl Chat {
         ran
     }
 
-    async fn run_steps(&mut self, mut turn: Turn) -> Result<Message, TurnError> {
+    async fn run_steps(&mut self, turn: Turn) -> Result<TurnOutcome, TurnError> {
         let begun = Instant::now();
         self.set_running(true);
         loop {
@@ -59,10 +61,7 @@ impl Chat {
                     recorded.map_err(TurnError::of_owner)?;
                 }
                 Ok(Progress::Answer(answer)) => return self.complete(turn, answer).await,
-                Err(TurnError::Asks(asking)) => {
-                    turn = *asking;
-                    return Err(self.ask(turn).await);
-                }
+                Ok(Progress::Ask(interrupt)) => return self.wait(turn, interrupt).await,
                 Err(error) if error.ends_turn() => return Err(self.fail(turn, error).await),
                 Err(error) => return Err(error),
             }
@@ -72,7 +71,7 @@ impl Chat {
     async fn record_step(&mut self, turn: &Turn, state: AgentState) -> Result<()> {
         let log = log_of(&mut self.log);
         let batch = log.stepped(&self.state, &state);
-        let events = log.next(batch);
+        let (events, unpublished) = log.stage(batch);
         let (message, epoch) = (turn.user_message_id, turn.epoch);
         let checkpointer = self.engine.storage.checkpointer();
         let (source, id) = (CheckpointSource::Loop, Some(turn.id));
@@ -85,7 +84,7 @@ impl Chat {
         };
         self.turns().step(step).await?;
         self.stored(staged);
-        self.log().stored();
+        unpublished.publish();
         Ok(())
     }
 
@@ -94,8 +93,7 @@ impl Chat {
         let agent = Arc::clone(&self.engine.agent);
         let calls = self.state.open_tool_calls();
         if !calls.is_empty() {
-            let state = self.run_tools(turn, &calls).await?;
-            return Ok(Progress::Checkpoint(state));
+            return self.run_tools(turn, &calls).await;
         }
         let state = self.state.clone();
         if steps_taken(&state) >= self.engine.limits.max_steps {
@@ -107,7 +105,9 @@ impl Chat {
             let step = agent.step(&state, &deltas).await;
             (step, state)
         });
-        let step = log_of(&mut self.log).listen(&*turns, said, step).await;
+        let step = log_of(&mut self.log)
+            .publish_during(&*turns, said, step)
+            .await;
         let (step, mut state) = step.map_err(TurnError::of_owner)??;
         let step = step?;
         let (content, tool_calls) = match step {
@@ -122,7 +122,7 @@ impl Chat {
         Ok(Progress::Checkpoint(state))
     }
 
-    async fn complete(&mut self, turn: Turn, answer: String) -> Result<Message, TurnError> {
+    async fn complete(&mut self, turn: Turn, answer: String) -> Result<TurnOutcome, TurnError> {
         // PostgreSQL can't store a NUL, and an answer that can't be stored would come back at
         // every resume.
         let answer = answer.replace('\0', "\u{fffd}");
@@ -138,7 +138,7 @@ impl Chat {
         let ended = ended(&turn, TurnStatus::Completed, None);
         let end = TurnChange::new(turn, ended).with_answer(Some(message.clone()));
         self.end(end, state, batch, hold).await?;
-        Ok(message)
+        Ok(TurnOutcome::Answered(message))
     }
 
     /// Stores the end of a turn, with its last state.
@@ -165,7 +165,7 @@ impl Chat {
             id,
         );
         let (checkpoint, staged) = staged.await?;
-        let events = self.log().next(batch);
+        let (events, unpublished) = self.log().stage(batch);
         let change = change
             .with_checkpoint(checkpoint, fence)
             .with_events(events);
@@ -173,7 +173,7 @@ impl Chat {
         let ended = self.turns().change(change).await;
         ended.map_err(TurnError::of_owner)?;
         self.stored(staged);
-        self.log().stored();
+        unpublished.publish();
         Ok(())
     }
 

@@ -3,11 +3,11 @@
 use yai_agentkit_core::{Error, Fence, Message, Result, Turn, TurnChange, TurnStatus};
 
 use super::{Chat, EventLog, ended, is_unavailable, log_of};
-use crate::{TurnError, error_chain};
+use crate::{TurnError, TurnOutcome, error_chain};
 
 impl Chat {
     /// Takes over a running turn, and finishes it.
-    pub(super) async fn take_over(&mut self, turn: Turn) -> Result<Message, TurnError> {
+    pub(super) async fn take_over(&mut self, turn: Turn) -> Result<TurnOutcome, TurnError> {
         let (owner, lease) = (self.engine.owner, self.engine.limits.lease);
         let taken = self.turns().take(&turn, owner, lease).await;
         let mut turn = taken?.ok_or(TurnError::Busy(self.conversation.id))?;
@@ -34,7 +34,7 @@ impl Chat {
     }
 
     /// Finishes a turn that was taken over.
-    async fn finish(&mut self, turn: Turn) -> Result<Message, TurnError> {
+    async fn finish(&mut self, turn: Turn) -> Result<TurnOutcome, TurnError> {
         let fence = match self.prepare(&turn).await {
             Ok(fence) => fence,
             failed => {
@@ -49,11 +49,12 @@ impl Chat {
             let log = log_of(&mut self.log);
             let batch = log.completed(&self.state, &self.state, &answer);
             let ended = ended(&turn, TurnStatus::Completed, None);
-            let end = TurnChange::new(turn, ended).with_events(log.next(batch));
+            let (events, unpublished) = log.stage(batch);
+            let end = TurnChange::new(turn, ended).with_events(events);
             let completed = self.turns().change(end).await;
             completed.map_err(TurnError::of_owner)?;
-            self.log().stored();
-            return Ok(answer);
+            unpublished.publish();
+            return Ok(TurnOutcome::Answered(answer));
         }
         if self.state.answering != Some(turn.user_message_id) {
             return Err(self.fail_with(turn, TurnError::ForeignState, fence).await);
@@ -77,8 +78,8 @@ impl Chat {
             Err(error) => return Err(TurnError::of_owner(error)),
         };
         self.read(&*checkpointer).await?;
-        let followers = self.engine.followers.clone();
-        let resumed = EventLog::resume(followers, &*self.turns(), turn, &self.state).await;
+        let subscriptions = self.engine.subscriptions.clone();
+        let resumed = EventLog::resume(subscriptions, &*self.turns(), turn, &self.state).await;
         self.log = Some(resumed.map_err(TurnError::of_owner)?);
         // Its attempts are stored with that.
         self.engine.excuses.forget(turn.id);

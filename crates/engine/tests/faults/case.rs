@@ -9,7 +9,9 @@ use yai_agentkit_core::{
     Storage, ThreadState, Turn, TurnFilter, TurnStatus,
 };
 use yai_agentkit_engine::{
-    Facts, RequestKey, SendOptions, TurnEngine, TurnError, TurnEvent, TurnLimits, agent::AgentState,
+    Facts, RequestKey, SendOptions, TurnEngine, TurnError, TurnEvent, TurnLimits, TurnOutcome,
+    agent::AgentState,
+    test_kit::{answered, reply, send_with},
 };
 
 use crate::{
@@ -77,15 +79,15 @@ impl Case {
     pub(crate) async fn converse(&self, engine: &TurnEngine) -> Message {
         for _ in 0..REQUESTS {
             match self.send(engine, self.script).await {
-                Ok(answer) => return answer,
-                Err(TurnError::Asks(turn)) => self.reply(engine, &turn).await,
+                Ok(TurnOutcome::Answered(answer)) => return answer,
+                Ok(TurnOutcome::Waiting(turn)) => self.reply(engine, &turn).await,
                 Err(error) => panic!("{error:?}"),
             }
         }
         panic!("no answer to {REQUESTS} requests");
     }
 
-    async fn send(&self, engine: &TurnEngine, script: Script) -> Result<Message, TurnError> {
+    async fn send(&self, engine: &TurnEngine, script: Script) -> Result<TurnOutcome, TurnError> {
         let key = RequestKey {
             key: script.words().to_owned(),
             request: script.words().as_bytes().to_vec(),
@@ -95,16 +97,15 @@ impl Case {
             ..SendOptions::default()
         };
         let message = Message::new(self.conversation, Role::User, script.words());
-        engine.send_with(message, options).await
+        send_with(engine, message, options).await
     }
 
     async fn reply(&self, engine: &TurnEngine, turn: &Turn) {
         let asked = turn.interrupt.as_ref().unwrap();
-        let answer = self.person.reply(asked, &self.ledger()).to_owned();
-        let replied = engine.answer(turn.conversation_id, turn.id, asked.id, answer);
-        match replied.await {
+        let answer = self.person.reply(asked, &self.ledger());
+        match reply(engine, turn, asked.id, answer).await {
             // An answer may have been taken although nobody has said so.
-            Ok(_) | Err(TurnError::Asks(_) | TurnError::NotAsked) => {}
+            Ok(_) | Err(TurnError::NotAsked) => {}
             Err(error) => panic!("{error:?}"),
         }
     }
@@ -118,10 +119,7 @@ impl Case {
         let due = storage.turn_store().due(10_000).await.unwrap();
         let is_due = due.iter().any(|turn| turn.id == left.id);
         assert_eq!(is_due, left.status == TurnStatus::Running);
-        match engine.resume(self.conversation).await {
-            Ok(_) | Err(TurnError::Asks(_)) => {}
-            Err(error) => panic!("{error:?}"),
-        }
+        engine.settle(self.conversation).await.unwrap();
         let status = self.turn(storage).await.map(|turn| turn.status);
         let is_rescued = matches!(status, Some(TurnStatus::Completed | TurnStatus::Waiting));
         assert!(is_rescued, "{status:?}");
@@ -165,13 +163,16 @@ impl Case {
         engine: &TurnEngine,
         answer: &Message,
     ) {
-        assert_eq!(self.send(engine, self.script).await.unwrap(), *answer);
+        assert_eq!(
+            answered(self.send(engine, self.script)).await.unwrap(),
+            *answer
+        );
         let due = storage.turn_store().due(10_000).await.unwrap();
         assert!(
             due.iter()
                 .all(|turn| turn.conversation_id != self.conversation)
         );
-        let next = self.send(engine, Script::Hello).await.unwrap();
+        let next = answered(self.send(engine, Script::Hello)).await.unwrap();
         assert_eq!(next.content, "hello");
         self.one_line_of_checkpoints(storage).await;
     }

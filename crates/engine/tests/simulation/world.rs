@@ -16,8 +16,9 @@ use yai_agentkit_core::{
     Storage, ThreadState, Turn, TurnFilter, TurnStatus, memory::MemoryStorage,
 };
 use yai_agentkit_engine::{
-    OnBusy, RequestKey, SendOptions, TurnEngine, TurnError, TurnEvent, TurnLimits,
+    OnBusy, RequestKey, SendOptions, TurnEngine, TurnError, TurnEvent, TurnLimits, TurnOutcome,
     agent::AgentState,
+    test_kit::{reply, send_with},
 };
 
 use crate::{
@@ -196,9 +197,14 @@ impl World {
                 }),
                 on_busy: Some(on_busy),
             };
-            match timeout(Duration::from_secs(20), engine.send_with(message, options)).await {
-                Ok(Ok(answer)) => return Ok(answer.content),
-                Ok(Err(TurnError::Asks(turn))) => self.reply(&turn).await,
+            match timeout(
+                Duration::from_secs(20),
+                send_with(&engine, message, options),
+            )
+            .await
+            {
+                Ok(Ok(TurnOutcome::Answered(answer))) => return Ok(answer.content),
+                Ok(Ok(TurnOutcome::Waiting(turn))) => self.reply(&turn).await,
                 Ok(Err(
                     error @ (TurnError::KeyReused
                     | TurnError::Failed(_)
@@ -221,12 +227,7 @@ impl World {
     async fn reply(&self, turn: &Turn) {
         let interrupt = turn.interrupt.as_ref().expect("a question").id;
         let engine = self.any_server();
-        let answered = engine.answer(
-            turn.conversation_id,
-            turn.id,
-            interrupt,
-            "charge".to_owned(),
-        );
+        let answered = reply(&engine, turn, interrupt, "charge");
         // Whether it was taken shows when the message is sent again.
         drop(timeout(Duration::from_secs(20), answered).await);
     }

@@ -8,8 +8,8 @@ use yai_agentkit_core::{
     Storage, Stores, Turn, TurnStatus, memory::MemoryStorage,
 };
 use yai_agentkit_engine::{
-    OnBusy, RequestKey, SendOptions, TurnEngine, TurnError, TurnLimits,
-    test_kit::{FailingStorage, ScriptedAgent, limits, said},
+    OnBusy, RequestKey, SendOptions, TurnEngine, TurnError, TurnLimits, TurnOutcome,
+    test_kit::{FailingStorage, ScriptedAgent, answered, limits, reply, said, send_with},
 };
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -60,7 +60,7 @@ impl Servers {
         options: SendOptions,
     ) -> tokio::task::JoinHandle<Result<Message, TurnError>> {
         let (engine, message) = (engine.clone(), self.message(content));
-        tokio::spawn(async move { engine.send_with(message, options).await })
+        tokio::spawn(async move { answered(send_with(&engine, message, options)).await })
     }
 
     async fn turns(&self) -> Vec<Turn> {
@@ -126,7 +126,7 @@ async fn a_turn_with_a_lease_is_nobody_elses() {
     until_done(&agent, 1).await;
     let refused = second.send(servers.message("and?")).await;
     assert!(matches!(refused, Err(TurnError::Busy(_))), "{refused:?}");
-    second.resume_all().await.unwrap();
+    second.settle_all().await.unwrap();
     assert_eq!(servers.statuses().await, [TurnStatus::Running]);
     agent.permits.add_permits(100);
     running.await.unwrap().unwrap();
@@ -143,7 +143,7 @@ async fn an_owner_that_wakes_after_its_lease_writes_nothing_and_returns_the_othe
 
     let awake = ScriptedAgent::default();
     let second = servers.engine(&awake);
-    second.resume_all().await.unwrap();
+    second.settle_all().await.unwrap();
     assert_eq!(servers.statuses().await, [TurnStatus::Completed]);
     let answered = servers.said().await;
     let turn = servers.turns().await.remove(0);
@@ -178,13 +178,13 @@ async fn no_turn_begins_on_the_state_of_one_that_asks_which_began_just_now() {
     let read = tokio::task::spawn_blocking(move || read.recv().unwrap());
     read.await.unwrap();
     let asks = fast.send(servers.message("ask")).await;
-    assert!(matches!(asks, Err(TurnError::Asks(_))), "{asks:?}");
+    assert!(matches!(asks, Ok(TurnOutcome::Waiting(_))), "{asks:?}");
     goes_on.send(()).unwrap();
     let refused = refused.await.unwrap();
     assert!(matches!(refused, Err(TurnError::Busy(_))), "{refused:?}");
 
     let (turn, id) = asked(&servers).await;
-    let answer = slow.answer(turn.conversation_id, turn.id, id, "yes".to_owned());
+    let answer = answered(reply(&slow, &turn, id, "yes"));
     assert_eq!(answer.await.unwrap().content, "yes");
     assert!(servers.is_one_line().await);
 }
@@ -209,11 +209,11 @@ async fn a_turn_that_is_cut_short_again_and_again_fails_with_its_reason() {
         let conversation = servers.conversation.id;
         if attempt < max_attempts {
             lost.push(tokio::spawn(async move {
-                let resumed = engine.resume(conversation).await;
-                resumed.map(|answer| answer.unwrap())
+                let resumed = engine.settle(conversation).await;
+                resumed.map(|outcome| outcome.unwrap().answer().unwrap())
             }));
         } else {
-            let failed = engine.resume(conversation).await;
+            let failed = engine.settle(conversation).await;
             assert!(
                 matches!(failed, Err(TurnError::TooManyAttempts(_))),
                 "{failed:?}"
@@ -299,7 +299,7 @@ async fn a_queued_message_is_answered_although_its_server_is_gone() {
     running.await.unwrap().unwrap();
     let gone = queued.await.unwrap();
     assert!(matches!(gone, Err(TurnError::Stopped)), "{gone:?}");
-    first.resume_all().await.unwrap();
+    first.settle_all().await.unwrap();
     assert_eq!(servers.said().await.len(), 4);
 }
 
@@ -506,7 +506,7 @@ async fn a_system_message_with_a_key_is_stored_once() {
         let message = Message::new(servers.conversation.id, Role::System, "Be brief.");
         stored.push(
             engine
-                .send_with(message, keyed("key", "Be brief."))
+                .instruct(message, keyed("key", "Be brief."))
                 .await
                 .unwrap(),
         );
@@ -539,7 +539,7 @@ async fn a_tool_that_has_ended_before_a_crash_does_not_run_again() {
     // The decision, and the tool `a`, which must not run twice; `b` hangs.
     died_in_tools(&servers, "once", 2).await;
     let agent = ScriptedAgent::default();
-    servers.engine(&agent).resume_all().await.unwrap();
+    servers.engine(&agent).settle_all().await.unwrap();
     assert_eq!(agent.done(), ["tool b", "step 1"]);
     assert_eq!(servers.said().await[1], "assistant: result-a result-b");
 }
@@ -558,17 +558,15 @@ async fn a_tool_that_was_cut_short_and_may_have_had_an_effect_is_a_question_to_a
         // The decision; then `a` has begun and hangs.
         died_in_tools(&servers, "once", 1).await;
         let agent = ScriptedAgent::default();
-        servers.engine(&agent).resume_all().await.unwrap();
+        servers.engine(&agent).settle_all().await.unwrap();
         assert_eq!(agent.done(), ["tool b"]);
         let (turn, id) = asked(&servers).await;
-        let question = turn.interrupt.unwrap().question;
+        let question = &turn.interrupt.as_ref().unwrap().question;
         assert!(question.contains("`once` was cut short"), "{question}");
 
         // On another server, days later.
         let other = servers.engine(&agent);
-        let answered = other
-            .answer(turn.conversation_id, turn.id, id, answer.to_owned())
-            .await;
+        let answered = answered(reply(&other, &turn, id, answer)).await;
         assert_eq!(answered.unwrap().content, expected);
         assert_eq!(agent.done(), done);
         assert!(servers.is_one_line().await);
@@ -581,31 +579,24 @@ async fn a_step_asks_a_person_and_goes_on_with_the_answer() {
     let agent = ScriptedAgent::default();
     let engine = servers.engine(&agent);
     let asks = engine.send(servers.message("ask")).await;
-    let Err(TurnError::Asks(asking)) = asks else {
+    let Ok(TurnOutcome::Waiting(asking)) = asks else {
         panic!("{asks:?}");
     };
     let (turn, id) = asked(&servers).await;
     assert_eq!(*asking, turn);
-    assert_eq!(turn.interrupt.unwrap().question, "Which one?");
+    assert_eq!(turn.interrupt.as_ref().unwrap().question, "Which one?");
     assert_eq!(turn.lease_owner, None);
     // Nobody goes on without the answer, and no message comes between.
-    engine.resume_all().await.unwrap();
+    engine.settle_all().await.unwrap();
     let refused = engine.send(servers.message("hi")).await;
     assert!(matches!(refused, Err(TurnError::Busy(_))), "{refused:?}");
 
     let other = servers.engine(&agent);
-    let conversation = turn.conversation_id;
-    let stale = other
-        .answer(conversation, turn.id, InterruptId::new(), "?".to_owned())
-        .await;
+    let stale = reply(&other, &turn, InterruptId::new(), "?").await;
     assert!(matches!(stale, Err(TurnError::NotAsked)), "{stale:?}");
-    let answered = other
-        .answer(conversation, turn.id, id, "the red one".to_owned())
-        .await;
+    let answered = answered(reply(&other, &turn, id, "the red one")).await;
     assert_eq!(answered.unwrap().content, "the red one");
-    let again = other
-        .answer(conversation, turn.id, id, "the blue one".to_owned())
-        .await;
+    let again = reply(&other, &turn, id, "the blue one").await;
     assert!(matches!(again, Err(TurnError::NotAsked)), "{again:?}");
     assert_eq!(
         servers.said().await,
@@ -621,11 +612,9 @@ async fn a_tool_asks_a_person_and_runs_with_the_answer_the_others_stay_done() {
     let agent = ScriptedAgent::default();
     let engine = servers.engine(&agent);
     let asks = engine.send(servers.message("tool asks")).await;
-    assert!(matches!(asks, Err(TurnError::Asks(_))), "{asks:?}");
+    assert!(matches!(asks, Ok(TurnOutcome::Waiting(_))), "{asks:?}");
     let (turn, id) = asked(&servers).await;
-    let answered = engine
-        .answer(turn.conversation_id, turn.id, id, "yes".to_owned())
-        .await;
+    let answered = answered(reply(&engine, &turn, id, "yes")).await;
     assert_eq!(answered.unwrap().content, "result-a result-asks (yes)");
     assert_eq!(
         agent.done(),
@@ -639,10 +628,10 @@ async fn an_answer_waits_for_who_looks_at_the_chat() {
     let agent = ScriptedAgent::default();
     let engine = servers.engine(&agent);
     let asks = engine.send(servers.message("ask")).await;
-    assert!(matches!(asks, Err(TurnError::Asks(_))), "{asks:?}");
+    assert!(matches!(asks, Ok(TurnOutcome::Waiting(_))), "{asks:?}");
     let (turn, id) = asked(&servers).await;
     let look = engine.claim(turn.conversation_id).unwrap();
-    let answer = engine.answer(turn.conversation_id, turn.id, id, "yes".to_owned());
+    let answer = answered(reply(&engine, &turn, id, "yes"));
     let mut answer = std::pin::pin!(answer);
     let early = tokio::time::timeout(Duration::from_millis(20), &mut answer).await;
     assert!(early.is_err(), "{early:?}");
@@ -675,12 +664,10 @@ async fn a_question_can_be_cancelled_and_the_chat_goes_on() {
     let servers = Servers::new().await;
     let agent = ScriptedAgent::default();
     let engine = servers.engine(&agent);
-    assert!(engine.send(servers.message("ask")).await.is_err());
+    assert!(engine.send(servers.message("ask")).await.is_ok());
     let (turn, id) = asked(&servers).await;
     engine.cancel(turn.conversation_id, turn.id).await.unwrap();
-    let late = engine
-        .answer(turn.conversation_id, turn.id, id, "yes".to_owned())
-        .await;
+    let late = reply(&engine, &turn, id, "yes").await;
     assert!(matches!(late, Err(TurnError::NotAsked)), "{late:?}");
     engine.send(servers.message("hi")).await.unwrap();
     assert!(servers.is_one_line().await);

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde_json::json;
 use yai_agentkit_core::{CheckpointSelector, Message, Role, Stores, ThreadState};
 use yai_agentkit_engine::{
-    TurnEngine,
+    SendOptions, TurnEngine,
     agent::{
         Agent, AgentError, AgentState, ChatMessage, Deltas, Messages, Step, ToolCall, ToolOutcome,
     },
@@ -147,7 +147,8 @@ fn call(name: &str) -> ToolCall {
 async fn an_agent_sees_the_newest_messages_and_every_instruction() {
     let bench = Bench::new().await;
     let instruction = Message::new(bench.conversation.id, Role::System, "Be brief.");
-    bench.engine.send(instruction).await.unwrap();
+    let options = SendOptions::default();
+    bench.engine.instruct(instruction, options).await.unwrap();
     change(&bench, |messages| {
         for number in 1..700 {
             messages.push(ChatMessage::new(Role::User, number.to_string()));

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use yai_agentkit_core::{Conversation, Message, Role, Stores, TurnFilter};
 use yai_agentkit_engine::{
     OnBusy, SendOptions, TurnEngine, TurnError, TurnLimits,
-    test_kit::{FailingStorage, ScriptedAgent, limits, said},
+    test_kit::{FailingStorage, ScriptedAgent, answered, limits, said, send_with},
 };
 
 /// An engine with a chat.
@@ -50,7 +50,7 @@ impl Chat {
             on_busy: Some(on_busy),
             ..SendOptions::default()
         };
-        tokio::spawn(async move { engine.send_with(message, options).await })
+        tokio::spawn(async move { answered(send_with(&engine, message, options)).await })
     }
 
     async fn until_turns(&self, filter: TurnFilter, count: u64) {
@@ -135,13 +135,12 @@ async fn who_knows_that_a_turn_has_ended_finds_the_chat_free() {
     tokio::spawn(async move { keeper.keep().await });
     for count in 0..45 {
         let message = Message::new(chat.conversation.id, Role::User, "hi");
-        let begun = chat.engine.begin_with(message, SendOptions::default());
+        let begun = chat.engine.start(message, SendOptions::default());
         let turn = begun
             .await
             .unwrap_or_else(|error| panic!("message {count}: {error}"));
         // The last event is read before the task of the turn is over.
-        chat.engine
-            .watch(&turn, 0)
+        turn.events()
             .for_each(async |event| drop(event.unwrap()))
             .await;
     }

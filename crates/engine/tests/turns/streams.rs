@@ -41,9 +41,10 @@ impl Chat {
     /// Sends to an agent that hangs after so many calls, and waits for a batch that it gets to.
     async fn hang(&self, content: &str, calls: usize, sequence: u64) -> TurnEngine {
         let engine = self.engine(ScriptedAgent::hanging_after(calls));
-        let begun = engine.begin_with(self.message(content), SendOptions::default());
+        let begun = engine.start(self.message(content), SendOptions::default());
         let turn = begun.await.unwrap();
-        let mut batches = std::pin::pin!(engine.watch(&turn, sequence - 1));
+        let mut batches =
+            std::pin::pin!(engine.watch(self.conversation.id, turn.turn_id(), sequence - 1,));
         batches.next().await.expect("the turn runs").unwrap();
         engine
     }
@@ -57,7 +58,8 @@ impl Chat {
     async fn published(&self) -> String {
         let engine = self.engine(ScriptedAgent::default());
         let turn = self.turns().await.remove(0);
-        let batches: Vec<_> = engine.watch(&turn, 0).try_collect().await.unwrap();
+        let batches = engine.watch(turn.conversation_id, turn.id, 0);
+        let batches: Vec<_> = batches.try_collect().await.unwrap();
         let (mut ids, mut lines) = (Vec::new(), Vec::new());
         for batch in batches {
             for event in batch.events {
@@ -115,10 +117,10 @@ async fn tools_and_an_answer() {
 async fn a_question_and_its_answer() {
     let chat = Chat::new().await;
     let engine = chat.engine(ScriptedAgent::default());
-    engine.send(chat.message("ask")).await.unwrap_err();
+    engine.send(chat.message("ask")).await.unwrap();
     let (turn, asked) = engine.asking(chat.conversation.id).await.unwrap().unwrap();
-    let answer = engine.answer(chat.conversation.id, turn, asked.id, "red".to_owned());
-    answer.await.unwrap();
+    let resumed = engine.resume(chat.conversation.id, turn, asked.id, "red".to_owned());
+    resumed.await.unwrap().outcome().await.unwrap();
     insta::assert_snapshot!(chat.published().await);
 }
 
@@ -143,7 +145,7 @@ async fn a_cancellation_while_tools_run() {
 async fn a_cancellation_while_a_person_is_asked() {
     let chat = Chat::new().await;
     let engine = chat.engine(ScriptedAgent::default());
-    engine.send(chat.message("ask")).await.unwrap_err();
+    engine.send(chat.message("ask")).await.unwrap();
     let turn = chat.turns().await.remove(0);
     engine.cancel(chat.conversation.id, turn.id).await.unwrap();
     insta::assert_snapshot!(chat.published().await);
@@ -154,6 +156,6 @@ async fn a_turn_that_another_engine_goes_on_with() {
     let chat = Chat::new().await;
     chat.hang("hi", 3, 3).await;
     let engine = chat.engine(ScriptedAgent::default());
-    engine.resume(chat.conversation.id).await.unwrap();
+    engine.settle(chat.conversation.id).await.unwrap();
     insta::assert_snapshot!(chat.published().await);
 }

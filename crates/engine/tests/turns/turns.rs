@@ -8,9 +8,9 @@ use yai_agentkit_core::{
     MessageId, Role, Stores, Turn, TurnStatus,
 };
 use yai_agentkit_engine::{
-    TurnEngine, TurnError,
+    SendOptions, TurnEngine, TurnError, TurnOutcome,
     agent::{AgentError, AgentState},
-    test_kit::{FailingStorage, ScriptedAgent, limits, said},
+    test_kit::{FailingStorage, ScriptedAgent, answered, limits, said},
 };
 
 const ANSWER: &str = "assistant: hi: result-a result-b result-c";
@@ -47,7 +47,7 @@ impl Bench {
     }
 
     pub(super) async fn send(&self, content: &str) -> Result<Message, TurnError> {
-        self.engine.send(self.message(content)).await
+        answered(self.engine.send(self.message(content))).await
     }
 
     pub(super) async fn said(&self) -> Vec<String> {
@@ -97,7 +97,7 @@ pub(super) async fn until_hanging(agent: &ScriptedAgent, calls: usize) {
 async fn a_turn_stores_the_question_every_step_and_the_answer() {
     let bench = Bench::new().await;
     let question = bench.message("hi");
-    let answer = bench.engine.send(question.clone()).await.unwrap();
+    let answer = answered(bench.engine.send(question.clone())).await.unwrap();
 
     assert_eq!(answer.id, question.id.answer());
     assert_eq!(bench.said().await, ["user: hi", ANSWER]);
@@ -144,7 +144,7 @@ fn kill_after(calls: usize) -> (FailingStorage, Conversation, ScriptedAgent) {
         let bench = Bench::with(storage.clone(), agent.clone()).await;
         let message = bench.message("hi");
         let engine = bench.engine.clone();
-        tokio::spawn(async move { engine.send(message).await });
+        tokio::spawn(async move { answered(engine.send(message)).await });
         until_hanging(&agent, calls).await;
         bench.conversation
     });
@@ -164,9 +164,9 @@ fn a_turn_killed_after_any_step_is_finished_at_the_next_start() {
             .unwrap();
         runtime.block_on(async {
             assert_eq!(said(&storage, &conversation).await, ["user: hi"]);
-            engine.resume_all().await.unwrap();
+            engine.settle_all().await.unwrap();
             assert_eq!(said(&storage, &conversation).await, ["user: hi", ANSWER]);
-            engine.resume_all().await.unwrap();
+            engine.settle_all().await.unwrap();
             assert_eq!(said(&storage, &conversation).await, ["user: hi", ANSWER]);
         });
         // No step that was recorded has run again.
@@ -189,7 +189,7 @@ fn a_turn_killed_after_any_step_is_finished_before_the_next_message() {
             .unwrap();
         runtime.block_on(async {
             let next = Message::new(conversation.id, Role::User, "hi");
-            engine.send(next).await.unwrap();
+            answered(engine.send(next)).await.unwrap();
             let expected = ["user: hi", ANSWER, "user: hi", ANSWER];
             assert_eq!(said(&storage, &conversation).await, expected);
         });
@@ -215,13 +215,13 @@ async fn many_unfinished_turns_are_all_finished_at_a_start() {
             .unwrap();
         let message = Message::new(conversation.id, Role::User, "hi");
         let engine = before.clone();
-        tokio::spawn(async move { engine.send(message).await });
+        tokio::spawn(async move { answered(engine.send(message)).await });
     }
     while storage.turns().count(&Default::default()).await.unwrap() < 150 {
         tokio::task::yield_now().await;
     }
     engine(&storage, &ScriptedAgent::default())
-        .resume_all()
+        .settle_all()
         .await
         .unwrap();
     let turns = storage
@@ -247,13 +247,13 @@ async fn a_second_message_while_a_turn_runs_is_refused_and_not_stored() {
     let bench = Bench::with(FailingStorage::default(), agent.clone()).await;
     let first = tokio::spawn({
         let (engine, message) = (bench.engine.clone(), bench.message("hi"));
-        async move { engine.send(message).await }
+        async move { answered(engine.send(message)).await }
     });
     until_hanging(&agent, 2).await;
     assert!(
         matches!(bench.send("hi").await, Err(TurnError::Busy(id)) if id == bench.conversation.id)
     );
-    let resumed = bench.engine.resume(bench.conversation.id).await;
+    let resumed = bench.engine.settle(bench.conversation.id).await;
     assert!(matches!(resumed, Err(TurnError::Busy(_))));
 
     agent.permits.add_permits(100);
@@ -269,7 +269,7 @@ async fn a_caller_that_leaves_does_not_stop_the_turn() {
     let bench = Bench::with(FailingStorage::default(), agent.clone()).await;
     let caller = tokio::spawn({
         let (engine, message) = (bench.engine.clone(), bench.message("hi"));
-        async move { engine.send(message).await }
+        async move { answered(engine.send(message)).await }
     });
     until_hanging(&agent, 1).await;
     caller.abort();
@@ -344,7 +344,7 @@ async fn a_storage_that_fails_leaves_the_turn_to_be_finished() {
     let bench = Bench::with(FailingStorage::default(), agent.clone()).await;
     let first = tokio::spawn({
         let (engine, message) = (bench.engine.clone(), bench.message("hi"));
-        async move { engine.send(message).await }
+        async move { answered(engine.send(message)).await }
     });
     until_hanging(&agent, 5).await;
     bench.storage.fails.store(true, Ordering::SeqCst);
@@ -369,7 +369,7 @@ async fn a_shutdown_stops_turns_at_their_next_checkpoint() {
     let bench = Bench::with(FailingStorage::default(), agent.clone()).await;
     let running = tokio::spawn({
         let (engine, message) = (bench.engine.clone(), bench.message("hi"));
-        async move { engine.send(message).await }
+        async move { answered(engine.send(message)).await }
     });
     until_hanging(&agent, 2).await;
     assert!(!bench.engine.shutdown(Duration::from_millis(10)).await);
@@ -385,7 +385,7 @@ async fn a_shutdown_stops_turns_at_their_next_checkpoint() {
     assert_eq!(bench.checkpoints().await.len(), 3);
     assert_eq!(bench.statuses().await, [TurnStatus::Running]);
 
-    engine(&bench.storage, &agent).resume_all().await.unwrap();
+    engine(&bench.storage, &agent).settle_all().await.unwrap();
     assert_eq!(bench.said().await, ["user: hi", ANSWER]);
     assert_eq!(agent.done(), ScriptedAgent::SCRIPT);
 }
@@ -397,7 +397,7 @@ async fn a_message_that_waits_for_an_unfinished_turn_at_a_shutdown_is_not_stored
     let unfinished = bench.message("hi");
     let before = tokio::spawn({
         let engine = bench.engine.clone();
-        async move { engine.send(unfinished).await }
+        async move { answered(engine.send(unfinished)).await }
     });
     until_hanging(&agent, 1).await;
     assert!(!bench.engine.shutdown(Duration::ZERO).await);
@@ -407,7 +407,7 @@ async fn a_message_that_waits_for_an_unfinished_turn_at_a_shutdown_is_not_stored
     let engine = engine(&bench.storage, &agent);
     let next = tokio::spawn({
         let (engine, message) = (engine.clone(), bench.message("and?"));
-        async move { engine.send(message).await }
+        async move { answered(engine.send(message)).await }
     });
     until_hanging(&agent, 3).await;
     assert!(!engine.shutdown(Duration::ZERO).await);
@@ -420,7 +420,11 @@ async fn a_message_that_waits_for_an_unfinished_turn_at_a_shutdown_is_not_stored
 async fn a_system_message_is_kept_for_the_agent_without_a_turn() {
     let bench = Bench::new().await;
     let instruction = Message::new(bench.conversation.id, Role::System, "Be brief.");
-    let stored = bench.engine.send(instruction.clone()).await.unwrap();
+    let stored = bench
+        .engine
+        .instruct(instruction.clone(), SendOptions::default())
+        .await
+        .unwrap();
     assert_eq!(stored, instruction);
     assert!(bench.turns().await.is_empty() && bench.agent.done().is_empty());
     let state = bench.state().await;
@@ -437,7 +441,7 @@ async fn a_system_message_is_kept_for_the_agent_without_a_turn() {
 async fn what_is_not_a_message_to_an_agent_is_refused_and_not_stored() {
     let bench = Bench::new().await;
     let unknown = Message::new(Conversation::titled("gone").id, Role::User, "hi");
-    let not_found = bench.engine.send(unknown).await;
+    let not_found = answered(bench.engine.send(unknown)).await;
     assert!(matches!(
         not_found,
         Err(TurnError::Storage(Error::NotFound { .. }))
@@ -449,7 +453,7 @@ async fn what_is_not_a_message_to_an_agent_is_refused_and_not_stored() {
         (Role::Tool, "hi", "role"),
     ] {
         let message = Message::new(bench.conversation.id, role, content);
-        match bench.engine.send(message).await {
+        match answered(bench.engine.send(message)).await {
             Err(TurnError::Storage(Error::InvalidInput { field, .. })) => {
                 assert_eq!(field, at_fault);
             }
@@ -486,8 +490,8 @@ async fn a_turn_whose_answer_is_stored_is_not_answered_again() {
     let mut answer = Message::new(bench.conversation.id, Role::Assistant, "hello");
     answer.id = question.answer();
     bench.storage.messages().add(answer.clone()).await.unwrap();
-    let resumed = bench.engine.resume(bench.conversation.id).await.unwrap();
-    assert_eq!(resumed, Some(answer));
+    let resumed = bench.engine.settle(bench.conversation.id).await.unwrap();
+    assert_eq!(resumed, Some(TurnOutcome::Answered(answer)));
     assert_eq!(bench.statuses().await, [TurnStatus::Completed]);
     assert!(bench.agent.done().is_empty());
 }

@@ -9,7 +9,7 @@ use yai_agentkit_persistence::Database;
 
 use super::turn_engine;
 use crate::settings::Settings;
-use yai_agentkit_engine::{TurnEngine, TurnError, error_chain};
+use yai_agentkit_engine::{TurnEngine, TurnError, TurnOutcome, error_chain};
 
 /// How often a turn that somebody else has is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -52,7 +52,7 @@ pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<(), 
 /// Waits for the turn that is under way, if there is one, and shows what it comes to.
 async fn finish(turns: &TurnEngine, conversation: ConversationId) -> Result<(), BoxError> {
     let due = loop {
-        match turns.resume(conversation).await {
+        match turns.settle(conversation).await {
             // Its lease ends soon, if nobody works on it any more.
             Err(TurnError::Busy(_)) => tokio::time::sleep(LOOK).await,
             due => break due,
@@ -61,7 +61,7 @@ async fn finish(turns: &TurnEngine, conversation: ConversationId) -> Result<(), 
     match due.transpose() {
         None => Ok(()),
         Some(due) => {
-            if matches!(due, Ok(_) | Err(TurnError::Asks(_))) {
+            if due.is_ok() {
                 eprintln!("Still due:");
             }
             show(due)
@@ -70,15 +70,15 @@ async fn finish(turns: &TurnEngine, conversation: ConversationId) -> Result<(), 
 }
 
 /// Shows the answer, or what the agent asks: then the next thing said is the answer to that.
-fn show(outcome: Result<Message, TurnError>) -> Result<(), BoxError> {
-    match outcome {
-        Err(TurnError::Asks(turn)) => {
+fn show(outcome: Result<TurnOutcome, TurnError>) -> Result<(), BoxError> {
+    match outcome? {
+        TurnOutcome::Waiting(turn) => {
             let question = turn.interrupt.map(|asked| asked.question);
             let question = question.unwrap_or_default();
             eprintln!("The agent asks; answer with what you say next:");
             writeln!(stdout(), "{question}")?;
         }
-        outcome => writeln!(stdout(), "{}", outcome?.content)?,
+        TurnOutcome::Answered(answer) => writeln!(stdout(), "{}", answer.content)?,
     }
     Ok(())
 }
@@ -109,9 +109,12 @@ async fn say(
     turns: &TurnEngine,
     conversation: ConversationId,
     text: String,
-) -> Result<Message, TurnError> {
+) -> Result<TurnOutcome, TurnError> {
     match turns.asking(conversation).await? {
-        Some((turn, asked)) => turns.answer(conversation, turn, asked.id, text).await,
+        Some((turn, asked)) => {
+            let resumed = turns.resume(conversation, turn, asked.id, text).await?;
+            resumed.outcome().await
+        }
         None => {
             turns
                 .send(Message::new(conversation, Role::User, text))

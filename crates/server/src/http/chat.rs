@@ -26,7 +26,9 @@ use super::{
     turn::TurnBody,
 };
 use crate::inspect::{self, CheckpointSummary, CheckpointView};
-use yai_agentkit_engine::{ForkPoint, OnBusy, RequestKey, SendOptions, TurnError};
+use yai_agentkit_engine::{
+    ForkPoint, OnBusy, RequestKey, SendOptions, TurnError, TurnHandle, TurnOutcome,
+};
 
 const JSON_PATCH: &str = "application/json-patch+json";
 
@@ -124,16 +126,16 @@ enum Speaker {
 pub(super) enum Reply {
     Answer(Box<MessageBody>),
     /// It waits for a person.
-    Asks(Box<TurnBody>),
+    Waits(Box<TurnBody>),
 }
 
 impl Reply {
-    pub(super) fn of(outcome: Result<Message, TurnError>) -> Result<Self, TurnError> {
-        match outcome {
-            Ok(answer) => Ok(Self::Answer(Box::new(answer.into()))),
-            Err(TurnError::Asks(turn)) => Ok(Self::Asks(Box::new((*turn).into()))),
-            Err(error) => Err(error),
-        }
+    /// Waits for what the turn comes to.
+    pub(super) async fn of(turn: TurnHandle) -> Result<Self, TurnError> {
+        Ok(match turn.outcome().await? {
+            TurnOutcome::Answered(answer) => Self::Answer(Box::new(answer.into())),
+            TurnOutcome::Waiting(turn) => Self::Waits(Box::new((*turn).into())),
+        })
     }
 }
 
@@ -141,7 +143,7 @@ impl IntoResponse for Reply {
     fn into_response(self) -> Response {
         match self {
             Self::Answer(message) => Json(message).into_response(),
-            Self::Asks(turn) => (StatusCode::ACCEPTED, Json(turn)).into_response(),
+            Self::Waits(turn) => (StatusCode::ACCEPTED, Json(turn)).into_response(),
         }
     }
 }
@@ -243,11 +245,16 @@ async fn send(
         }),
     };
     let failed = |error| Problem::from(error).repeatable(has_key);
-    if message.role == Role::User && event::wants_events(&headers) {
-        let turn = app.turns.begin_with(message, options).await;
-        return event::watch(&app, &turn.map_err(failed)?, after).await;
+    if message.role == Role::System {
+        let stored = app.turns.instruct(message, options).await;
+        return Ok(Reply::Answer(Box::new(stored.map_err(failed)?.into())).into_response());
     }
-    let reply = Reply::of(app.turns.send_with(message, options).await);
+    let turn = app.turns.start(message, options).await.map_err(failed)?;
+    if event::wants_events(&headers) {
+        let turn = app.turns.turn(chat_id, turn.turn_id()).await?;
+        return event::watch(&app, &turn, after).await;
+    }
+    let reply = Reply::of(turn).await;
     Ok(reply.map_err(failed)?.into_response())
 }
 

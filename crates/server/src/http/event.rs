@@ -123,7 +123,8 @@ pub(super) async fn watch(
     // Of the events with which the last one was stored there may be more.
     let read = after.map_or(0, |after| after.sequence.saturating_sub(1));
     let watched = turn.clone();
-    let events = app.turns.watch(turn, read).flat_map(move |batch| {
+    let events = app.turns.watch(turn.conversation_id, turn.id, read);
+    let events = events.flat_map(move |batch| {
         let events: Vec<_> = match batch {
             Ok(batch) => told(&watched, batch, after).map(Ok).collect(),
             Err(error) => vec![Err(error)],

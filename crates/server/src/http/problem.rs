@@ -38,7 +38,7 @@ pub(super) struct Problem {
 }))]
 pub(super) struct ProblemBody {
     /// Names the kind of problem, for programs: `urn:agentkit:problem:` and one of `invalid-input`,
-    /// `not-found`, `method-not-allowed`, `timeout`, `conflict`, `turn-running`, `turn-asks`,
+    /// `not-found`, `method-not-allowed`, `timeout`, `conflict`, `turn-running`,
     /// `not-asked`, `turn-ended`, `turn-cancelled`, `too-large`, `unsupported-media-type`,
     /// `key-reused`, `history-differs`, `queue-full`, `changed-meanwhile`, `internal`, `agent-failed`,
     /// `agent-unavailable`, `storage-unavailable`,
@@ -196,7 +196,6 @@ impl From<TurnError> for Problem {
             TurnError::KeyReused => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "key-reused", detail)
             }
-            TurnError::Asks(_) => Self::new(StatusCode::CONFLICT, "turn-asks", detail),
             TurnError::NotAsked => Self::new(StatusCode::CONFLICT, "not-asked", detail),
             TurnError::Ended => Self::new(StatusCode::CONFLICT, "turn-ended", detail),
             TurnError::Cancelled => Self::new(StatusCode::CONFLICT, "turn-cancelled", detail),

@@ -197,11 +197,11 @@ async fn resume(
     Body(new): Body<Answer>,
 ) -> Result<Response, Problem> {
     let (chat, turn, interrupt) = (path.chat_id, path.turn_id, new.interrupt_id);
+    let handle = app.turns.resume(chat, turn, interrupt, new.answer).await?;
     if event::wants_events(&headers) {
-        let begun = app.turns.begin_answer(chat, turn, interrupt, new.answer);
-        let (turn, asked_at) = begun.await?;
-        return event::watch(&app, &turn, after.or(Some(EventId::behind(asked_at)))).await;
+        let after = after.unwrap_or(EventId::behind(handle.after()));
+        let turn = app.turns.turn(chat, turn).await?;
+        return event::watch(&app, &turn, Some(after)).await;
     }
-    let answered = app.turns.answer(chat, turn, interrupt, new.answer).await;
-    Ok(Reply::of(answered)?.into_response())
+    Ok(Reply::of(handle).await?.into_response())
 }

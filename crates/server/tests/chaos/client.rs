@@ -163,8 +163,7 @@ impl<'a> Clients<'a> {
         loop {
             let response = self.request(&headers, path, body, random);
             if let Some((status, body)) = &response {
-                let again = *status == 503
-                    || *status == 409 && matches!(problem(body), "turn-running" | "turn-asks");
+                let again = *status == 503 || *status == 409 && problem(body) == "turn-running";
                 if !again && let Some(done) = done(*status, body) {
                     return done;
                 }

@@ -117,7 +117,7 @@ pub(super) async fn published(
     turn: &Turn,
     after: u64,
 ) -> Result<Option<impl Stream<Item = Result<Published>> + Send + use<>>> {
-    let mut batches = turns.watch(turn, after).boxed();
+    let mut batches = turns.watch(turn.conversation_id, turn.id, after).boxed();
     let first = match turn.status.is_final() {
         true => match batches.next().await {
             Some(first) => Some(first?),

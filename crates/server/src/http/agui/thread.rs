@@ -69,7 +69,8 @@ impl App {
             .rposition(|message| message.role == Role::User);
         let asked = messages.remove(asked.expect("what is new ends with a user's message"));
         for message in messages {
-            self.turns.send(message).await?;
+            let options = SendOptions::default();
+            self.turns.instruct(message, options).await?;
         }
         let said = json!([asked.id, asked.content]);
         let options = SendOptions {
@@ -79,8 +80,10 @@ impl App {
                 request: said.to_string().into_bytes(),
             }),
         };
-        let begun = self.turns.begin_with(asked, options).await;
-        begun.map_err(|error| Problem::from(error).repeatable(true))
+        let conversation = asked.conversation_id;
+        let turn = self.turns.start(asked, options).await;
+        let turn = turn.map_err(|error| Problem::from(error).repeatable(true))?;
+        Ok(self.turns.turn(conversation, turn.turn_id()).await?)
     }
 
     /// Answers the question of the turn that asks. `None` where that is cancelled and there is more to
@@ -110,11 +113,12 @@ impl App {
             return Err(Problem::invalid("messages", reason));
         }
         let answer = entry.answer();
-        let begun = self
+        let resumed = self
             .turns
-            .begin_answer(conversation.id, turn, interrupt.id, answer);
-        let (turn, asked_at) = begun.await?;
-        Ok(Some(Told::Turn(Box::new(turn), asked_at)))
+            .resume(conversation.id, turn, interrupt.id, answer);
+        let after = resumed.await?.after();
+        let turn = self.turns.turn(conversation.id, turn).await?;
+        Ok(Some(Told::Turn(Box::new(turn), after)))
     }
 
     /// The turn that answers a stored message, which is a user's last.

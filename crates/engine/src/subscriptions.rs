@@ -13,10 +13,10 @@ use yai_agentkit_core::{Announcements, ConversationId, LatestBatches, Result, Tu
 
 use crate::error_chain;
 
-/// How often one looks for new batches where other processes can't tell,
+/// How often one looks for new batches where other processes can't notify,
 const LOOK: Duration = Duration::from_secs(1);
 /// and where they can, but may fail to.
-const LOOK_ALTHOUGH_TOLD: Duration = Duration::from_secs(10);
+const LOOK_ALTHOUGH_NOTIFIED: Duration = Duration::from_secs(10);
 
 /// At least so long between two announcements to other processes.
 const ANNOUNCE: Duration = Duration::from_millis(10);
@@ -26,24 +26,24 @@ const TURNS: usize = 1000;
 
 /// Wakes those in this process who watch turns, whoever runs them. A clone is the same.
 #[derive(Clone, Default)]
-pub(super) struct Followers(Arc<Shared>);
+pub(super) struct Subscriptions(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    followed: Mutex<HashMap<TurnId, Followed>>,
-    /// What other processes have not been told; `None` while nobody would tell them.
+    subscribed: Mutex<HashMap<TurnId, Subscribed>>,
+    /// Of what other processes have not been notified; `None` while nobody would.
     unannounced: Mutex<Option<LatestBatches>>,
     has_unannounced: Notify,
 }
 
-struct Followed {
+struct Subscribed {
     conversation_id: ConversationId,
-    news: watch::Sender<News>,
+    progress: watch::Sender<Progress>,
 }
 
 /// What is known of a turn from afar.
 #[derive(Clone, Copy, Default)]
-pub(super) struct News {
+pub(super) struct Progress {
     /// The newest batch.
     pub(super) latest: u64,
     /// How often a look found no batch at all.
@@ -51,29 +51,33 @@ pub(super) struct News {
 }
 
 /// One who watches a turn.
-pub(super) struct Follower {
-    followers: Followers,
+pub(super) struct Subscription {
+    subscriptions: Subscriptions,
     turn_id: TurnId,
-    pub(super) news: watch::Receiver<News>,
+    pub(super) progress: watch::Receiver<Progress>,
 }
 
-impl Followers {
-    /// From now on every change is news.
-    pub(super) fn follow(&self, conversation_id: ConversationId, turn_id: TurnId) -> Follower {
-        let mut followed = lock(&self.0.followed);
-        let turn = followed.entry(turn_id).or_insert_with(|| Followed {
+impl Subscriptions {
+    /// From now on every new batch is progress.
+    pub(super) fn subscribe(
+        &self,
+        conversation_id: ConversationId,
+        turn_id: TurnId,
+    ) -> Subscription {
+        let mut subscribed = lock(&self.0.subscribed);
+        let turn = subscribed.entry(turn_id).or_insert_with(|| Subscribed {
             conversation_id,
-            news: watch::Sender::default(),
+            progress: watch::Sender::default(),
         });
-        Follower {
-            followers: self.clone(),
+        Subscription {
+            subscriptions: self.clone(),
             turn_id,
-            news: turn.news.subscribe(),
+            progress: turn.progress.subscribe(),
         }
     }
 
-    /// This process has committed a batch.
-    pub(super) fn told(&self, turn_id: TurnId, sequence: u64) {
+    /// Wakes those who watch the turn, of which this process has stored a batch.
+    pub(super) fn notify(&self, turn_id: TurnId, sequence: u64) {
         self.learn(turn_id, sequence);
         if let Some(unannounced) = lock(&self.0.unannounced).as_mut() {
             unannounced.insert(turn_id, sequence);
@@ -81,24 +85,24 @@ impl Followers {
         }
     }
 
-    /// Whether somebody tells other processes and hears from them.
+    /// Whether other processes are notified, and notify this one.
     pub(super) fn is_kept(&self) -> bool {
         lock(&self.0.unannounced).is_some()
     }
 
     fn learn(&self, turn_id: TurnId, sequence: u64) {
-        if let Some(turn) = lock(&self.0.followed).get(&turn_id) {
-            turn.news.send_if_modified(|news| {
-                let is_new = sequence > news.latest;
-                news.latest = news.latest.max(sequence);
+        if let Some(turn) = lock(&self.0.subscribed).get(&turn_id) {
+            turn.progress.send_if_modified(|progress| {
+                let is_new = sequence > progress.latest;
+                progress.latest = progress.latest.max(sequence);
                 is_new
             });
         }
     }
 
-    /// Tells other processes and hears from them, until dropped.
+    /// Notifies other processes and is notified by them, until dropped.
     pub(super) async fn keep(&self, store: &dyn TurnStore) {
-        tokio::join!(self.keep_announcing(store), self.keep_listening(store));
+        tokio::join!(self.keep_announcing(store), self.keep_receiving(store));
     }
 
     async fn keep_announcing(&self, store: &dyn TurnStore) {
@@ -114,19 +118,22 @@ impl Followers {
         }
     }
 
-    async fn keep_listening(&self, store: &dyn TurnStore) {
+    async fn keep_receiving(&self, store: &dyn TurnStore) {
         loop {
             match store.announcements().await {
                 Ok(Some(announcements)) => {
                     let error = tokio::select! {
-                        error = self.hear(announcements, store) => error,
-                        never = self.keep_looking(store, LOOK_ALTHOUGH_TOLD) => match never {},
+                        error = self.receive(announcements, store) => error,
+                        never = self.keep_looking(store, LOOK_ALTHOUGH_NOTIFIED) => match never {},
                     };
-                    tracing::warn!(error = error_chain(&error), "not told of events any more");
+                    tracing::warn!(
+                        error = error_chain(&error),
+                        "not notified of events any more"
+                    );
                 }
                 Ok(None) => match self.keep_looking(store, LOOK).await {},
                 Err(error) => {
-                    tracing::warn!(error = error_chain(&error), "not told of events");
+                    tracing::warn!(error = error_chain(&error), "not notified of events");
                 }
             }
             self.look(store).await;
@@ -135,7 +142,7 @@ impl Followers {
     }
 
     /// Until it fails.
-    async fn hear(
+    async fn receive(
         &self,
         mut announcements: Box<dyn Announcements>,
         store: &dyn TurnStore,
@@ -163,13 +170,13 @@ impl Followers {
         }
     }
 
-    /// Reads the newest batches of all that is followed.
+    /// Reads the newest batches of all that is subscribed.
     async fn look(&self, store: &dyn TurnStore) {
-        let followed: Vec<_> = lock(&self.0.followed)
+        let subscribed: Vec<_> = lock(&self.0.subscribed)
             .iter()
             .map(|(turn_id, turn)| (turn.conversation_id, *turn_id))
             .collect();
-        for turns in followed.chunks(TURNS) {
+        for turns in subscribed.chunks(TURNS) {
             if let Err(error) = self.look_for(store, turns).await {
                 tracing::warn!(error = error_chain(&error), "events not looked for");
                 return;
@@ -188,8 +195,8 @@ impl Followers {
                 Some(sequence) => self.learn(*turn_id, *sequence),
                 // It waits for its turn, or is gone.
                 None => {
-                    if let Some(turn) = lock(&self.0.followed).get(turn_id) {
-                        turn.news.send_modify(|news| news.nothing += 1);
+                    if let Some(turn) = lock(&self.0.subscribed).get(turn_id) {
+                        turn.progress.send_modify(|progress| progress.nothing += 1);
                     }
                 }
             }
@@ -198,14 +205,14 @@ impl Followers {
     }
 }
 
-impl Drop for Follower {
+impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut followed = lock(&self.followers.0.followed);
-        let is_last = followed
+        let mut subscribed = lock(&self.subscriptions.0.subscribed);
+        let is_last = subscribed
             .get(&self.turn_id)
-            .is_some_and(|turn| turn.news.receiver_count() == 1);
+            .is_some_and(|turn| turn.progress.receiver_count() == 1);
         if is_last {
-            followed.remove(&self.turn_id);
+            subscribed.remove(&self.turn_id);
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::{
 };
 
 const QUESTION: &str = "What is 17 * 23?";
-const ANSWER: &str = "17 * 23 = 391";
+const ANSWER: &str = "17 * 23 = 391.";
 /// How many turns count, around the one that is named.
 const MEASURED: usize = 9;
 const TURNS: [usize; 3] = [10, 1_000, 10_000];

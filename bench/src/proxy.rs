@@ -36,6 +36,14 @@ impl Proxy {
             // A connection that fails shows at its client.
             while let Ok((client, _)) = listener.accept().await {
                 if let Ok(server) = TcpStream::connect(&database).await {
+                    // Else a long answer waits for an acknowledgement, 40 ms.
+                    if client
+                        .set_nodelay(true)
+                        .and(server.set_nodelay(true))
+                        .is_err()
+                    {
+                        continue;
+                    }
                     forward(
                         client,
                         server,

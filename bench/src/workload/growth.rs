@@ -29,6 +29,8 @@ const QUESTION: &str = "What is 17 * 23?";
 const ANSWER: &str = "17 * 23 = 391.";
 /// How many turns count, around the one that is named.
 const MEASURED: usize = 9;
+/// Turns before those that count.
+const WARM_UP: usize = 5;
 const TURNS: [usize; 3] = [10, 1_000, 10_000];
 /// How many rows are added at once.
 const AT_ONCE: usize = 1_000;
@@ -116,8 +118,8 @@ async fn measure(database: &Database) -> Result<Vec<Cost>> {
     for turn in TURNS {
         let before = turn - MEASURED / 2 - 1;
         if let Some(chat) = chat {
-            lengthen(database, chat, before - 1 - done).await?;
-            done = before - 1;
+            lengthen(database, chat, before - WARM_UP - done).await?;
+            done = before - WARM_UP;
         }
         // Anew, so that its memory is that of these turns.
         let server = Server::start(&url).await?;
@@ -131,7 +133,7 @@ async fn measure(database: &Database) -> Result<Vec<Cost>> {
         chat = Some(id);
         let path = format!("/chats/{id}/messages");
         let answered = || answered(&server, &path);
-        // The first opens connections.
+        // These open connections and prepare statements.
         for _ in done..before {
             answered().await?;
         }

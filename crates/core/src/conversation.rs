@@ -10,7 +10,8 @@ use crate::{ConversationId, Entity, Result, ThreadId, clock, now, validate};
 pub struct Conversation {
     /// Ordered by time of creation.
     pub id: ConversationId,
-    /// The thread that holds the agent's checkpoints. A logical link: the thread may not exist yet.
+    /// The thread that holds the agent's checkpoints: the conversation's own id, unless it adopts a
+    /// thread that LangGraph has made. A logical link: the thread may not exist yet.
     pub checkpoint_thread_id: Uuid,
     /// At most 255 characters.
     pub title: Option<String>,
@@ -26,12 +27,12 @@ impl Conversation {
     /// The longest title, in characters.
     pub const MAX_TITLE: usize = 255;
 
-    /// A new conversation with its own thread.
+    /// A new conversation, whose thread has its own id.
     pub fn new(title: Option<String>, metadata: Option<Json>) -> Self {
-        let now = now();
+        let (now, id) = (now(), ConversationId::new());
         Self {
-            id: ConversationId::new(),
-            checkpoint_thread_id: Uuid::now_v7(),
+            id,
+            checkpoint_thread_id: id.0,
             title,
             metadata,
             created_at: now,
@@ -42,6 +43,22 @@ impl Conversation {
     /// A new conversation with `title`.
     pub fn titled(title: impl Into<String>) -> Self {
         Self::new(Some(title.into()), None)
+    }
+
+    /// Adopts a thread that is there already.
+    ///
+    /// ```
+    /// # use yai_agentkit_core::Conversation;
+    /// let own = Conversation::titled("A trip");
+    /// assert_eq!(own.thread_id().as_str(), own.id.to_string());
+    /// let thread = uuid::Uuid::now_v7();
+    /// let adopted = own.with_thread(thread);
+    /// assert_eq!(adopted.thread_id().as_str(), thread.to_string());
+    /// ```
+    #[must_use]
+    pub fn with_thread(mut self, thread: Uuid) -> Self {
+        self.checkpoint_thread_id = thread;
+        self
     }
 
     /// The thread that holds the agent's checkpoints.

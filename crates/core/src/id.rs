@@ -41,6 +41,37 @@ macro_rules! uuid_id {
     };
 }
 
+/// The key of something that belongs to a conversation: the conversation, and its id there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InConversation<Id> {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// The id, by which alone it is called.
+    pub id: Id,
+}
+
+impl<Id: fmt::Display> fmt::Display for InConversation<Id> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id.fmt(f)
+    }
+}
+
+impl<Id: Into<Uuid>> From<InConversation<Id>> for (Uuid, Uuid) {
+    fn from(key: InConversation<Id>) -> Self {
+        (key.conversation_id.0, key.id.into())
+    }
+}
+
+impl ConversationId {
+    /// The key of what has `id` in this conversation.
+    pub fn key<Id>(self, id: Id) -> InConversation<Id> {
+        InConversation {
+            conversation_id: self,
+            id,
+        }
+    }
+}
+
 /// An id that is any text without a NUL character, as LangGraph has them.
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {

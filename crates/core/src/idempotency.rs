@@ -1,6 +1,6 @@
 use uuid::Uuid;
 
-use crate::{ConflictKind, Entity};
+use crate::{ConflictKind, ConversationId, Entity, InConversation};
 
 /// What a request that carried a key has led to, so that its repetition leads to the same.
 ///
@@ -9,6 +9,8 @@ use crate::{ConflictKind, Entity};
 /// [`Error::Conflict`](crate::Error::Conflict).
 #[derive(Clone, Debug, PartialEq)]
 pub struct IdempotencyKey {
+    /// The conversation in which the key was used; of a request that makes one, who sends it.
+    pub scope: ConversationId,
     /// Made of the scope and the key; in no order of time.
     pub id: Uuid,
     /// Made of the whole request: another under the same key has another one.
@@ -22,6 +24,7 @@ impl IdempotencyKey {
     pub fn new(scope: Uuid, key: &str, request: &[u8], resource_id: Uuid) -> Self {
         let id = Uuid::new_v5(&scope, key.as_bytes());
         Self {
+            scope: ConversationId(scope),
             id,
             fingerprint: Uuid::new_v5(&id, request),
             resource_id,
@@ -48,15 +51,15 @@ impl IdempotencyKey {
 pub struct IdempotencyKeyFilter {}
 
 impl Entity for IdempotencyKey {
-    type Id = Uuid;
+    type Id = InConversation<Uuid>;
     type Filter = IdempotencyKeyFilter;
     const NAME: &'static str = "idempotency key";
 
-    fn id(&self) -> Uuid {
-        self.id
+    fn id(&self) -> Self::Id {
+        self.scope.key(self.id)
     }
 
-    fn conflict(id: &Uuid) -> ConflictKind {
-        ConflictKind::IdempotencyKey(*id)
+    fn conflict(id: &Self::Id) -> ConflictKind {
+        ConflictKind::IdempotencyKey(id.id)
     }
 }

@@ -55,7 +55,8 @@ pub use error::{BoxError, ConflictKind, Error, Outcome, Result};
 
 pub use fence::{Fence, Parent, PutOptions};
 pub use id::{
-    CheckpointId, ConversationId, InterruptId, MessageId, Namespace, OwnerId, ThreadId, TurnId,
+    CheckpointId, ConversationId, InConversation, InterruptId, MessageId, Namespace, OwnerId,
+    ThreadId, TurnId,
 };
 pub use idempotency::{IdempotencyKey, IdempotencyKeyFilter};
 

@@ -4,7 +4,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::{ConflictKind, ConversationId, Entity, MessageId, Result, now, validate};
+use crate::{
+    ConflictKind, ConversationId, Entity, InConversation, MessageId, Result, now, validate,
+};
 
 /// Who speaks. An open set: LangGraph and model providers add their own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -124,16 +126,16 @@ impl MessageFilter {
 }
 
 impl Entity for Message {
-    type Id = MessageId;
+    type Id = InConversation<MessageId>;
     type Filter = MessageFilter;
     const NAME: &'static str = "message";
 
-    fn id(&self) -> MessageId {
-        self.id
+    fn id(&self) -> Self::Id {
+        self.conversation_id.key(self.id)
     }
 
-    fn conflict(id: &MessageId) -> ConflictKind {
-        ConflictKind::Message(*id)
+    fn conflict(id: &Self::Id) -> ConflictKind {
+        ConflictKind::Message(id.id)
     }
 
     fn parent(&self) -> Option<(&'static str, String)> {

@@ -11,7 +11,8 @@ use crate::{ConflictKind, Error, Result, now};
 
 /// What a [`Repository`] keeps.
 pub trait Entity: Clone + Debug + PartialEq + Send + Sync + 'static {
-    /// The primary key. Where the storage assigns no [`Cursor::Position`], newer rows have greater
+    /// The primary key; of what belongs to a conversation it begins with that, as
+    /// [`InConversation`](crate::InConversation). Where the storage assigns no [`Cursor::Position`], newer rows have greater
     /// ids (UUID version 7, or a serial number).
     type Id: Clone + Debug + Display + Ord + Send + Sync + 'static;
     /// Which rows to take; the default takes all.
@@ -79,6 +80,16 @@ pub enum Cursor<Id> {
     Id(Id),
     /// That of the row with this position. The row need not exist any more.
     Position(i64),
+}
+
+impl<Id> Cursor<Id> {
+    /// The same place, where a row is known by another id.
+    pub fn map<To>(self, to: impl FnOnce(Id) -> To) -> Cursor<To> {
+        match self {
+            Self::Id(id) => Cursor::Id(to(id)),
+            Self::Position(position) => Cursor::Position(position),
+        }
+    }
 }
 
 impl<Id> From<Id> for Cursor<Id> {

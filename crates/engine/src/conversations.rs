@@ -57,7 +57,7 @@ impl Conversations {
     ) -> Result<Conversation, TurnError> {
         let key = key.used(scope, new.id.0);
         let keys = self.storage.idempotency_keys();
-        if keys.get(&key.id).await?.is_none() {
+        if keys.get(&key.id()).await?.is_none() {
             let unit = self.storage.begin().await?;
             match unit.idempotency_keys().add(key.clone()).await {
                 // The same request was faster.
@@ -70,7 +70,7 @@ impl Conversations {
                 }
             }
         }
-        let earlier = keys.get(&key.id).await?;
+        let earlier = keys.get(&key.id()).await?;
         let earlier = earlier.filter(|earlier| earlier.fingerprint == key.fingerprint);
         let earlier = earlier.ok_or(TurnError::KeyReused)?;
         Ok(self.get(ConversationId(earlier.resource_id)).await?)

@@ -118,10 +118,8 @@ async fn find_message(
     conversation: &Conversation,
     id: MessageId,
 ) -> Result<Message> {
-    let message = unit.messages().get(&id).await?;
-    message
-        .filter(|message| message.conversation_id == conversation.id)
-        .ok_or_else(|| Error::not_found("message", id))
+    let message = unit.messages().get(&conversation.id.key(id)).await?;
+    message.ok_or_else(|| Error::not_found("message", id))
 }
 
 /// The checkpoint with which `message` was stored.

@@ -19,8 +19,7 @@ const CANCELLED: &str = "the turn was cancelled";
 impl TurnEngine {
     /// A turn of a conversation.
     pub async fn turn(&self, conversation: ConversationId, id: TurnId) -> Result<Turn, TurnError> {
-        let found = self.storage.turns().get(&id).await?;
-        let found = found.filter(|turn| turn.conversation_id == conversation);
+        let found = self.storage.turns().get(&conversation.key(id)).await?;
         Ok(found.ok_or_else(|| Error::not_found("turn", id))?)
     }
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use tracing::Instrument;
-use yai_agentkit_core::{ConversationId, Error, ListQuery, Turn, TurnFilter, TurnId, TurnStatus};
+use yai_agentkit_core::{
+    ConversationId, Entity, Error, ListQuery, Turn, TurnFilter, TurnId, TurnStatus,
+};
 
 use super::{TurnEngine, TurnError, TurnOutcome, lease::RENEWALS, send::Incoming};
 use crate::error_chain;
@@ -91,7 +93,8 @@ impl TurnEngine {
             match turn.status {
                 TurnStatus::Completed => {
                     let id = turn.user_message_id.answer();
-                    let answer = self.storage.messages().get(&id).await?;
+                    let messages = self.storage.messages();
+                    let answer = messages.get(&conversation.key(id)).await?;
                     let answer = answer.ok_or_else(|| Error::not_found("message", id))?;
                     return Ok(TurnOutcome::Answered(answer));
                 }
@@ -143,7 +146,7 @@ impl TurnEngine {
     async fn until_changed(&self, seen: &Turn) {
         let mut subscription = self.subscriptions.subscribe(seen.conversation_id, seen.id);
         loop {
-            let turn = self.storage.turns().get(&seen.id).await;
+            let turn = self.storage.turns().get(&seen.id()).await;
             if turn.is_ok_and(|turn| turn.is_none_or(|turn| turn.status != seen.status)) {
                 return;
             }

@@ -77,9 +77,9 @@ impl Incoming {
                 stored.clone_from(key);
                 Ok(())
             }
-            false => Err(Error::Conflict(IdempotencyKey::conflict(&key.id))),
+            false => Err(Error::Conflict(IdempotencyKey::conflict(&key.id()))),
         };
-        match keys.update(&key.id, &used).await {
+        match keys.update(&key.id(), &used).await {
             // An equal request was refused meanwhile.
             Err(Error::NotFound { .. }) => keys.add(key.clone()).await.map(drop),
             used => used.map(drop),
@@ -246,7 +246,7 @@ impl TurnEngine {
         let Some(key) = &incoming.key else {
             return Ok(None);
         };
-        let earlier = self.storage.idempotency_keys().get(&key.id).await?;
+        let earlier = self.storage.idempotency_keys().get(&key.id()).await?;
         match &earlier {
             Some(earlier) if earlier.fingerprint != key.fingerprint => Err(TurnError::KeyReused),
             earlier if earlier.as_ref().is_some_and(IdempotencyKey::is_pending) => {
@@ -265,7 +265,11 @@ impl TurnEngine {
     ) -> Result<Delivered, TurnError> {
         if incoming.message.role == Role::System {
             let id = MessageId(earlier.resource_id);
-            let stored = self.storage.messages().get(&id).await?;
+            let stored = self
+                .storage
+                .messages()
+                .get(&incoming.message.conversation_id.key(id))
+                .await?;
             let stored = stored.ok_or_else(|| Error::not_found("message", id))?;
             return Ok(Delivered::Instruction(stored));
         }
@@ -346,15 +350,15 @@ impl TurnEngine {
         let unit = self.storage.begin().await?;
         let pending = |stored: &mut IdempotencyKey| match stored.is_pending() {
             true => Ok(()),
-            false => Err(Error::Conflict(IdempotencyKey::conflict(&key.id))),
+            false => Err(Error::Conflict(IdempotencyKey::conflict(&key.id()))),
         };
-        match unit.idempotency_keys().update(&key.id, &pending).await {
+        match unit.idempotency_keys().update(&key.id(), &pending).await {
             Err(Error::NotFound { .. }) => return Ok(false),
             pending => {
                 pending?;
             }
         }
-        unit.idempotency_keys().delete(&key.id).await?;
+        unit.idempotency_keys().delete(&key.id()).await?;
         unit.commit().await?;
         Ok(false)
     }

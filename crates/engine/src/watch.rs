@@ -108,7 +108,8 @@ impl Watcher {
         if self.has_ended {
             return Ok(true);
         }
-        let turn = self.storage.turns().get(&self.turn_id).await?;
+        let id = self.conversation_id.key(self.turn_id);
+        let turn = self.storage.turns().get(&id).await?;
         let Some(turn) = turn else {
             return Ok(true);
         };

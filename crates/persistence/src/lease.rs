@@ -24,9 +24,9 @@ struct Clock {
 }
 
 const POSTGRES: Clock = Clock {
-    now: "clock_timestamp()",
+    now: "statement_timestamp()",
     lease_has_ended: "(lease_owner IS NULL OR lease_renewed_at IS NULL
-        OR lease_renewed_at + lease_ms * INTERVAL '1 millisecond' <= clock_timestamp())",
+        OR lease_renewed_at + lease_ms * INTERVAL '1 millisecond' <= statement_timestamp())",
 };
 
 const SQLITE: Clock = Clock {
@@ -110,11 +110,11 @@ WHERE conversation_id = $1 AND id = $2 AND status = $13 AND epoch = $14",
         // Where the connection is lost it would refuse itself.
         match retrying_undone!(self.0, self.0.execute_raw(statement.clone())) {
             Ok(result) if result.rows_affected() == 0 => {
-                Err(Error::Conflict(Turn::conflict(&seen.id)))
+                Err(Error::Conflict(Turn::conflict(&seen.id())))
             }
             Ok(_) => Ok(next),
             Err(error) if is_unique_violation(&error) => {
-                Err(Error::Conflict(Turn::conflict(&seen.id)))
+                Err(Error::Conflict(Turn::conflict(&seen.id())))
             }
             Err(error) => Err(storage_error("replace turn", error)),
         }

@@ -5,7 +5,7 @@ use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, DbErr, EntityTrait, IntoActiveModel, Iterable,
     ModelTrait, PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QueryOrder,
     QuerySelect, QueryTrait, Select, SelectExt, Value as SqlValue,
-    sea_query::{self, Expr, Func, LockType},
+    sea_query::{self, Expr, Func, IntoValueTuple, LockType},
 };
 use yai_agentkit_core::{
     BoxError, Change, Cursor, Entity, Error, ListQuery, Order, Page, Repository, Result, Start,
@@ -73,7 +73,8 @@ use crate::{
 /// `examples/own_entity.rs` goes on from there: it makes the table and uses the repository.
 ///
 /// The model may be the entity itself, as here, or any type that converts from and into it. The
-/// primary key is one column, set by the application. Times are kept to the microsecond.
+/// primary key is set by the application; where it has several columns, [`Entity::Id`] converts into
+/// a tuple of them. Times are kept to the microsecond.
 pub trait StoredEntity: Entity {
     /// The SeaORM entity.
     type Table: EntityTrait<
@@ -83,7 +84,7 @@ pub trait StoredEntity: Entity {
                        + Send
                        + Sync,
             ActiveModel: Send,
-            PrimaryKey: PrimaryKeyTrait<ValueType: From<Self::Id> + Into<SqlValue>>,
+            PrimaryKey: PrimaryKeyTrait<ValueType: From<Self::Id>>,
         >;
 
     /// Whether the rows that many callers [`add`](Repository::add) at once are one statement. For
@@ -266,28 +267,41 @@ fn entity_of<E: StoredEntity>(model: Model<E>) -> Result<E> {
     read.map_err(|error| Error::backend(format!("read {}", E::NAME), error))
 }
 
-fn key_column<E: StoredEntity>() -> Column<E> {
-    let key = PrimaryKey::<E>::iter().next();
-    key.expect("SeaORM refuses an entity without primary key")
-        .into_column()
+/// The columns of the key; SeaORM refuses an entity without.
+fn key_columns<E: StoredEntity>() -> impl Iterator<Item = Column<E>> {
+    PrimaryKey::<E>::iter().map(PrimaryKeyToColumn::into_column)
 }
 
-fn key<E: StoredEntity>(id: &E::Id) -> SqlValue {
-    <PrimaryKey<E> as PrimaryKeyTrait>::ValueType::from(id.clone()).into()
+fn last_key_column<E: StoredEntity>() -> Column<E> {
+    let last = key_columns::<E>().last();
+    last.expect("SeaORM refuses an entity without primary key")
+}
+
+/// The values of the columns of the key.
+fn key<E: StoredEntity>(id: &E::Id) -> Vec<SqlValue> {
+    let values = <PrimaryKey<E> as PrimaryKeyTrait>::ValueType::from(id.clone());
+    values.into_value_tuple().into_iter().collect()
+}
+
+fn has_key<E: StoredEntity>(id: &E::Id) -> Condition {
+    let values = key_columns::<E>().zip(key::<E>(id));
+    values.fold(Condition::all(), |all, (column, value)| {
+        all.add(column.eq(value))
+    })
 }
 
 fn find<E: StoredEntity>(id: &E::Id) -> Select<E::Table> {
-    E::Table::find().filter(key_column::<E>().eq(key::<E>(id)))
+    E::Table::find().filter(has_key::<E>(id))
 }
 
-/// The row of each of `ids`. The statement takes a power of two of them, so that there are few to
-/// be prepared.
+/// The row of each of `ids`, whose key is one column. The statement takes a power of two of them, so
+/// that there are few to be prepared.
 async fn find_all<E: StoredEntity>(
     connection: Connection,
     ids: Vec<E::Id>,
 ) -> Vec<Result<Option<Model<E>>, DbErr>> {
-    let column = key_column::<E>();
-    let mut keys: Vec<SqlValue> = ids.iter().map(key::<E>).collect();
+    let column = last_key_column::<E>();
+    let mut keys: Vec<SqlValue> = ids.iter().flat_map(key::<E>).collect();
     keys.resize(ids.len().next_power_of_two(), keys[0].clone());
     let select = E::Table::find().filter(column.is_in(keys.iter().cloned()));
     let rows = retrying!(connection, select.clone().all(&connection));
@@ -330,7 +344,7 @@ async fn insert_together<E: StoredEntity>(
 
 /// The rows of `query`, of which a page takes the first.
 fn page<E: StoredEntity>(query: &ListQuery<E>) -> Result<Select<E::Table>> {
-    let column = E::POSITION.unwrap_or_else(key_column::<E>);
+    let column = E::POSITION.unwrap_or_else(last_key_column::<E>);
     let select = E::Table::find().filter(E::condition(&query.filter));
     let select = match query.order {
         Order::NewestFirst => select.order_by_desc(column),
@@ -365,7 +379,10 @@ fn bytes<E: StoredEntity>() -> Expr {
 fn place<E: StoredEntity>(cursor: &Cursor<E::Id>) -> Result<Expr> {
     match (cursor, E::POSITION) {
         (Cursor::Position(position), Some(_)) => Ok((*position).into()),
-        (Cursor::Id(id), None) => Ok(Expr::val(key::<E>(id))),
+        (Cursor::Id(id), None) => {
+            let last = key::<E>(id).pop();
+            Ok(Expr::val(last.expect("a key has a column")))
+        }
         (Cursor::Id(id), Some(position)) => {
             let row = find::<E>(id).select_only().column(position).into_query();
             Ok(Expr::SubQuery(None, Box::new(row.into())))
@@ -378,12 +395,16 @@ fn place<E: StoredEntity>(cursor: &Cursor<E::Id>) -> Result<Expr> {
 impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     async fn get(&self, id: &E::Id) -> Result<Option<E>> {
         let found = match &self.calls {
-            Some(calls) => {
+            // A statement about a conversation's own names no other.
+            Some(calls) if key_columns::<E>().count() == 1 => {
                 let connection = self.connection.clone();
                 let read = move |ids| find_all::<E>(connection.clone(), ids);
                 calls.reads.get(id.clone(), read).await
             }
-            None => find::<E>(id).one(&self.connection).await,
+            _ => {
+                let find = find::<E>(id);
+                retrying!(self.connection, find.clone().one(&self.connection))
+            }
         };
         found
             .map_err(|error| storage_error("get", error))?
@@ -453,7 +474,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     }
 
     async fn delete(&self, id: &E::Id) -> Result<bool> {
-        let delete = || E::Table::delete_many().filter(key_column::<E>().eq(key::<E>(id)));
+        let delete = || E::Table::delete_many().filter(has_key::<E>(id));
         match retrying!(self.connection, delete().exec(&self.connection)) {
             Ok(result) => Ok(result.rows_affected > 0),
             Err(error) if is_foreign_key_violation(&error) => Err(Error::Conflict(E::conflict(id))),
@@ -499,7 +520,7 @@ FROM (SELECT id FROM agent_conversations LIMIT 1000) c JOIN numbers ON i <= 20;"
         for query in [
             of_one.clone(),
             of_one.clone().after(Cursor::Position(7)).oldest_first(),
-            of_one.after(MessageId::new()),
+            of_one.after(ConversationId::new().key(MessageId::new())),
         ] {
             assert_uses(&databases, &query, "agent_messages_conversation_id_idx").await;
         }

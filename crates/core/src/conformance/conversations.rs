@@ -14,8 +14,8 @@ use super::{
     },
 };
 use crate::{
-    Conversation, ConversationFilter, ConversationId, Error, ListQuery, Message, Role, Storage,
-    Turn,
+    Conversation, ConversationFilter, ConversationId, Entity, Error, ListQuery, Message, Role,
+    Storage, Turn,
 };
 
 pub(super) const CASES: &[Case] = cases!["conversations":
@@ -248,8 +248,11 @@ async fn deleting_a_conversation_deletes_its_messages_and_turns_only(storage: Ar
     assert!(storage.conversations().delete(deleted).await.unwrap());
     for (conversation, message, turn) in &pairs {
         let stays = conversation.id != *deleted;
-        assert_eq!(storage.messages().exists(&message.id).await.unwrap(), stays);
-        assert_eq!(storage.turns().exists(&turn.id).await.unwrap(), stays);
+        assert_eq!(
+            storage.messages().exists(&message.id()).await.unwrap(),
+            stays
+        );
+        assert_eq!(storage.turns().exists(&turn.id()).await.unwrap(), stays);
     }
 }
 

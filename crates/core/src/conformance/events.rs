@@ -12,7 +12,7 @@ use super::{
     },
 };
 use crate::{
-    Conversation, ConversationId, EventBatch, Fence, LatestBatches, Message, MessageId,
+    Conversation, ConversationId, Entity, EventBatch, Fence, LatestBatches, Message, MessageId,
     NewCheckpoint, Result, Role, Storage, Stores, Turn, TurnId, TurnStatus, TurnStep, TurnStore,
     validate::MAX_DEPTH,
 };
@@ -405,6 +405,6 @@ async fn what_is_nested_too_deep_to_be_read_back_is_refused(storage: Arc<dyn Sto
     assert_invalid(storage.messages().add(message.clone()).await, "metadata");
     message.metadata = Some(deep);
     storage.messages().add(message.clone()).await.unwrap();
-    let read = storage.messages().get(&message.id).await.unwrap();
+    let read = storage.messages().get(&message.id()).await.unwrap();
     assert_eq!(read, Some(message));
 }

@@ -12,8 +12,8 @@ use super::{
     fixtures::{add_conversation, all_at_once, assert_conflict, moment},
 };
 use crate::{
-    ConversationId, IdempotencyKey, Interrupt, InterruptId, MessageId, OwnerId, Result, Storage,
-    Turn, TurnChange, TurnId, TurnStatus, TurnStore, now,
+    ConversationId, Entity, IdempotencyKey, Interrupt, InterruptId, MessageId, OwnerId, Result,
+    Storage, Turn, TurnChange, TurnId, TurnStatus, TurnStore, now,
 };
 
 pub(super) const CASES: &[Case] = cases!["leases":
@@ -87,7 +87,7 @@ async fn a_turn_is_replaced_only_as_it_was_seen(storage: Arc<dyn Storage>) {
             ..next.clone()
         }
     );
-    let stored = storage.turns().get(&seen.id).await.unwrap();
+    let stored = storage.turns().get(&seen.id()).await.unwrap();
     assert_eq!(stored.as_ref(), Some(&replaced));
     for stale in [
         seen.clone(),
@@ -102,7 +102,7 @@ async fn a_turn_is_replaced_only_as_it_was_seen(storage: Arc<dyn Storage>) {
     ] {
         assert_conflict(replace(&*turns, &stale, seen.clone()).await);
     }
-    assert_eq!(storage.turns().get(&seen.id).await.unwrap(), stored);
+    assert_eq!(storage.turns().get(&seen.id()).await.unwrap(), stored);
 
     // Only one runs.
     owned(&storage, conversation, LONG).await;
@@ -146,7 +146,7 @@ async fn a_lease_keeps_others_away_until_it_ends(storage: Arc<dyn Storage>) {
         (3, 3, Some(other))
     );
     assert_eq!(
-        storage.turns().get(&held.id).await.unwrap(),
+        storage.turns().get(&held.id()).await.unwrap(),
         Some(taken.clone())
     );
     assert!(!is_due(&storage, held.id).await);
@@ -209,7 +209,7 @@ async fn of_many_that_take_a_turn_at_once_one_gets_it(storage: Arc<dyn Storage>)
     });
     let taken: Vec<_> = all_at_once(attempts).await.into_iter().flatten().collect();
     assert!(taken.len() <= 1, "{taken:?}");
-    let stored = storage.turns().get(&turn.id).await.unwrap();
+    let stored = storage.turns().get(&turn.id()).await.unwrap();
     // Nobody waits for a lock, so that on a bad day nobody gets it.
     assert_eq!(stored, Some(taken.into_iter().next().unwrap_or(turn)));
 }
@@ -298,7 +298,7 @@ async fn a_key_is_used_once_in_its_scope(storage: Arc<dyn Storage>) {
     assert_eq!(differs.id, used.id);
     assert_ne!(differs.fingerprint, used.fingerprint);
     assert_conflict(keys.add(differs).await);
-    assert_eq!(keys.get(&used.id).await.unwrap(), Some(used.clone()));
+    assert_eq!(keys.get(&used.id()).await.unwrap(), Some(used.clone()));
     let elsewhere = IdempotencyKey::new(other_scope, "key", b"request", used.resource_id);
     keys.add(elsewhere.clone()).await.unwrap();
 
@@ -311,15 +311,15 @@ async fn a_key_is_used_once_in_its_scope(storage: Arc<dyn Storage>) {
         stored.clone_from(&later);
         Ok(())
     };
-    let made = unit.idempotency_keys().update(&later.id, &make).await;
+    let made = unit.idempotency_keys().update(&later.id(), &make).await;
     assert_eq!(made.unwrap(), later);
     unit.commit().await.unwrap();
-    assert_eq!(keys.get(&later.id).await.unwrap(), Some(later));
+    assert_eq!(keys.get(&later.id()).await.unwrap(), Some(later));
 
     storage.turn_store().forget_keys(LONG).await.unwrap();
-    assert!(keys.exists(&used.id).await.unwrap());
+    assert!(keys.exists(&used.id()).await.unwrap());
     // No other case uses keys.
     let forgotten = storage.turn_store().forget_keys(Duration::ZERO).await;
     assert_eq!(forgotten.unwrap(), 3);
-    assert!(!keys.exists(&used.id).await.unwrap());
+    assert!(!keys.exists(&used.id()).await.unwrap());
 }

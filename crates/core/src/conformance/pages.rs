@@ -65,12 +65,12 @@ async fn messages_and_turns_come_as_they_were_stored_whatever_the_clocks_say(
             ..Turn::new(conversation, question.id)
         };
         let unit = storage.begin().await.unwrap();
-        messages.push(unit.messages().add(question).await.unwrap().id);
-        turns.push(unit.turns().add(turn).await.unwrap().id);
+        messages.push(unit.messages().add(question).await.unwrap().id());
+        turns.push(unit.turns().add(turn).await.unwrap().id());
         unit.commit().await.unwrap();
     }
     let due = storage.turn_store().due(100_000).await.unwrap();
-    let due = due.into_iter().map(|turn| turn.id);
+    let due = due.iter().map(Entity::id);
     let due: Vec<_> = due.filter(|id| turns.contains(id)).collect();
     assert_eq!(due, turns[..1]);
     for order in [Order::OldestFirst, Order::NewestFirst] {
@@ -221,7 +221,7 @@ async fn a_cursor_outlives_its_row_and_new_rows_disturb_no_page(storage: Arc<dyn
             let page = storage.messages().list(&query).await.unwrap();
             found.extend(ids(&page.items));
             let Some(next) = page.next else { break };
-            let last = page.items.last().unwrap().id;
+            let last = page.items.last().unwrap().id();
             assert!(storage.messages().delete(&last).await.unwrap());
             query = query.after(next);
             if expected.len() < 12 {
@@ -243,7 +243,7 @@ async fn a_cursor_takes_only_rows_behind_it_and_of_its_filter(storage: Arc<dyn S
     let other = Rows::add(&storage, 2).await;
     let interleaved = message(rows.conversation);
     storage.messages().add(interleaved.clone()).await.unwrap();
-    let query = rows.query().after(other.ids[0]);
+    let query = rows.query().after(other.conversation.key(other.ids[0]));
     let older = storage.messages().list(&query).await.unwrap();
     assert_eq!(ids(&older.items), rows.ordered(Order::NewestFirst));
     let newer = storage.messages().list(&query.oldest_first()).await;

@@ -12,8 +12,8 @@ use super::{
     },
 };
 use crate::{
-    ConflictKind, ConversationId, Error, EventBatch, Fence, IdempotencyKey, ListQuery, Message,
-    MessageFilter, MessageId, OwnerId, Result, Role, Storage, Turn, TurnBegin, TurnChange,
+    ConflictKind, ConversationId, Entity, Error, EventBatch, Fence, IdempotencyKey, ListQuery,
+    Message, MessageFilter, MessageId, OwnerId, Result, Role, Storage, Turn, TurnBegin, TurnChange,
     TurnFilter, TurnId, TurnStatus,
 };
 
@@ -54,7 +54,7 @@ async fn a_turn_reads_back_equal_at_every_status(storage: Arc<dyn Storage>) {
         assert!(updated.updated_at > turn.updated_at);
         turn.updated_at = updated.updated_at;
         assert_eq!(updated, turn);
-        let read = storage.turns().get(&turn.id).await.unwrap();
+        let read = storage.turns().get(&turn.id()).await.unwrap();
         assert_eq!(read.as_ref(), Some(&turn));
     }
 }
@@ -66,7 +66,7 @@ async fn a_second_running_turn_is_a_conflict(storage: Arc<dyn Storage>) {
     turns.add(running.clone()).await.unwrap();
     let second = Turn::new(conversation, MessageId::new());
     assert_conflict(turns.add(second.clone()).await);
-    assert!(!turns.exists(&second.id).await.unwrap());
+    assert!(!turns.exists(&second.id()).await.unwrap());
 
     // It is no hindrance elsewhere, nor once it is over.
     let elsewhere = Turn::new(add_conversation(&storage).await.id, MessageId::new());
@@ -82,7 +82,7 @@ async fn a_batch_with_two_running_turns_is_a_conflict(storage: Arc<dyn Storage>)
         .map(|_| Turn::new(conversation, MessageId::new()))
         .collect();
     assert_conflict(storage.turns().add_many(batch.clone()).await);
-    assert!(!storage.turns().exists(&batch[0].id).await.unwrap());
+    assert!(!storage.turns().exists(&batch[0].id()).await.unwrap());
 }
 
 async fn a_finished_turn_does_not_run_again_beside_another(storage: Arc<dyn Storage>) {
@@ -98,13 +98,13 @@ async fn a_finished_turn_does_not_run_again_beside_another(storage: Arc<dyn Stor
     let mut again = finished.clone();
     again.status = TurnStatus::Running;
     assert_conflict(replace(&*turns, &again).await);
-    assert_eq!(turns.get(&finished.id).await.unwrap(), Some(finished));
+    assert_eq!(turns.get(&finished.id()).await.unwrap(), Some(finished));
 }
 
 async fn a_turn_without_its_conversation_is_not_found(storage: Arc<dyn Storage>) {
     let orphan = Turn::new(ConversationId::new(), MessageId::new());
     assert_not_found(storage.turns().add(orphan.clone()).await);
-    assert!(!storage.turns().exists(&orphan.id).await.unwrap());
+    assert!(!storage.turns().exists(&orphan.id()).await.unwrap());
 }
 
 async fn a_nul_character_in_the_error_is_refused(storage: Arc<dyn Storage>) {
@@ -112,7 +112,7 @@ async fn a_nul_character_in_the_error_is_refused(storage: Arc<dyn Storage>) {
     let mut turn = Turn::new(conversation, MessageId::new());
     turn.error = Some("\0".to_owned());
     assert_invalid(storage.turns().add(turn.clone()).await, "error");
-    assert!(!storage.turns().exists(&turn.id).await.unwrap());
+    assert!(!storage.turns().exists(&turn.id()).await.unwrap());
 }
 
 async fn filters_take_a_conversation_and_a_status(storage: Arc<dyn Storage>) {
@@ -452,7 +452,7 @@ async fn a_key_is_used_by_the_turn_that_begins_with_it(storage: Arc<dyn Storage>
             assert_conflict_with(begun, ConflictKind::IdempotencyKey(key.id));
         } else {
             begun.unwrap();
-            let used = unit.idempotency_keys().get(&key.id).await;
+            let used = unit.idempotency_keys().get(&key.id()).await;
             assert_eq!(used.unwrap(), Some(key));
         }
         drop(unit);

@@ -10,8 +10,8 @@ use super::{
     },
 };
 use crate::{
-    CheckpointId, Conversation, Message, MessageFilter, NewCheckpoint, PruneStrategy, PutOptions,
-    Role, Storage, ThreadState, Turn, TurnStatus, UnitOfWork,
+    CheckpointId, Conversation, Entity, Message, MessageFilter, NewCheckpoint, PruneStrategy,
+    PutOptions, Role, Storage, ThreadState, Turn, TurnStatus, UnitOfWork,
 };
 
 pub(super) const CASES: &[Case] = cases!["unit_of_work":
@@ -72,8 +72,8 @@ impl Work {
     /// All of it is there, or nothing.
     async fn assert_stored(&self, storage: &Arc<dyn Storage>, is_stored: bool) {
         let conversation = storage.conversations().get(&self.conversation.id).await;
-        let message = storage.messages().get(&self.message.id).await;
-        let turn = storage.turns().get(&self.turn.id).await;
+        let message = storage.messages().get(&self.message.id()).await;
+        let turn = storage.turns().get(&self.turn.id()).await;
         let expect = |value: bool| value == is_stored;
         assert!(expect(
             conversation.unwrap().as_ref() == Some(&self.conversation)
@@ -125,7 +125,7 @@ async fn a_unit_sees_what_it_has_done(storage: Arc<dyn Storage>) {
     let work = Work::new(&storage);
     let unit = storage.begin().await.unwrap();
     work.run(&*unit).await;
-    let read = unit.messages().get(&work.message.id).await.unwrap();
+    let read = unit.messages().get(&work.message.id()).await.unwrap();
     assert_eq!(read.as_ref(), Some(&work.message));
     let filter = MessageFilter::of(work.conversation.id);
     assert_eq!(unit.messages().count(&filter).await.unwrap(), 1);
@@ -135,10 +135,10 @@ async fn a_unit_sees_what_it_has_done(storage: Arc<dyn Storage>) {
     let mut turn = work.turn.clone();
     turn.status = TurnStatus::Completed;
     let turn = replace(&*unit.turns(), &turn).await.unwrap();
-    let deleted = unit.messages().delete(&work.message.id).await.unwrap();
+    let deleted = unit.messages().delete(&work.message.id()).await.unwrap();
     assert!(deleted);
     unit.commit().await.unwrap();
-    assert_eq!(storage.turns().get(&turn.id).await.unwrap(), Some(turn));
+    assert_eq!(storage.turns().get(&turn.id()).await.unwrap(), Some(turn));
     assert_eq!(storage.messages().count(&filter).await.unwrap(), 0);
 }
 
@@ -203,7 +203,7 @@ async fn an_updated_and_a_deleted_row_come_back_when_dropped(storage: Arc<dyn St
         let read = storage.conversations().get(&row.id).await.unwrap();
         assert_eq!(read, Some(row));
     }
-    let read = storage.messages().get(&message.id).await.unwrap();
+    let read = storage.messages().get(&message.id()).await.unwrap();
     assert_eq!(read, Some(message));
     assert_eq!(thread.list().await, before);
 }

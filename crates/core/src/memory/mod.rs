@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    Checkpointer, Conversation, HasStores, IdempotencyKey, Message, Repository, Result, Storage,
-    Stores, Turn, TurnId, TurnStore, UnitOfWork,
+    Checkpointer, Conversation, HasStores, IdempotencyKey, InConversation, Message, Repository,
+    Result, Storage, Stores, Turn, TurnId, TurnStore, UnitOfWork,
 };
 
 use checkpointer::Checkpoints;
@@ -56,12 +56,12 @@ struct State {
     turns: Rows<Turn>,
     events: Batches,
     /// When the lease of each turn was renewed; `None` is before any lease that lasts.
-    renewed_at: BTreeMap<TurnId, Option<Instant>>,
+    renewed_at: BTreeMap<InConversation<TurnId>, Option<Instant>>,
     idempotency_keys: Rows<IdempotencyKey>,
     /// When each key was used.
-    used_at: BTreeMap<Uuid, Instant>,
+    used_at: BTreeMap<InConversation<Uuid>, Instant>,
     /// Of every message and turn, where it stands among all of its kind.
-    positions: BTreeMap<Uuid, i64>,
+    positions: BTreeMap<InConversation<Uuid>, i64>,
     last_position: i64,
     checkpoints: Checkpoints,
 }

@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use super::{Access, State};
 use crate::{
-    Change, Conversation, Cursor, Entity, Error, IdempotencyKey, ListQuery, Message, MessageId,
-    Order, Page, Repository, Result, Start, Turn, TurnId, TurnStatus,
+    Change, Conversation, Cursor, Entity, Error, IdempotencyKey, InConversation, ListQuery,
+    Message, Order, Page, Repository, Result, Start, Turn, TurnStatus,
 };
 
 pub(super) type Rows<E> = BTreeMap<<E as Entity>::Id, E>;
@@ -32,7 +32,7 @@ pub(super) trait MemoryEntity: Entity {
     fn added(_state: &mut State, _id: &Self::Id) {}
 
     /// Under which its position is kept, where rows have positions.
-    fn placed(_id: &Self::Id) -> Option<Uuid> {
+    fn placed(_id: &Self::Id) -> Option<InConversation<Uuid>> {
         None
     }
 
@@ -248,11 +248,10 @@ impl MemoryEntity for Conversation {
         state
             .events
             .retain(|(conversation, ..), _| conversation != id);
-        let (messages, turns) = (&state.messages, &state.turns);
-        state.renewed_at.retain(|id, _| turns.contains_key(id));
-        state.positions.retain(|id, _| {
-            messages.contains_key(&MessageId(*id)) || turns.contains_key(&TurnId(*id))
-        });
+        state
+            .renewed_at
+            .retain(|turn, _| turn.conversation_id != *id);
+        state.positions.retain(|row, _| row.conversation_id != *id);
     }
 }
 
@@ -274,8 +273,8 @@ impl MemoryEntity for Message {
         state.conversations.contains_key(&self.conversation_id)
     }
 
-    fn placed(id: &Self::Id) -> Option<Uuid> {
-        Some(id.0)
+    fn placed(id: &Self::Id) -> Option<InConversation<Uuid>> {
+        Some(id.conversation_id.key(id.id.0))
     }
 }
 
@@ -327,8 +326,8 @@ impl MemoryEntity for Turn {
         state.conversations.contains_key(&self.conversation_id)
     }
 
-    fn placed(id: &Self::Id) -> Option<Uuid> {
-        Some(id.0)
+    fn placed(id: &Self::Id) -> Option<InConversation<Uuid>> {
+        Some(id.conversation_id.key(id.id.0))
     }
 
     fn added(state: &mut State, id: &Self::Id) {

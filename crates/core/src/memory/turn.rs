@@ -2,27 +2,36 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::{
     Access, State,
     repository::{add, check},
 };
 use crate::{
-    Announcements, ConversationId, Entity, Error, EventBatch, Fence, LatestBatches, OwnerId,
-    PutOptions, Result, Turn, TurnBegin, TurnChange, TurnId, TurnStatus, TurnStep, TurnStore, now,
+    Announcements, ConversationId, Entity, Error, EventBatch, Fence, InConversation, LatestBatches,
+    OwnerId, PutOptions, Result, Turn, TurnBegin, TurnChange, TurnId, TurnStatus, TurnStep,
+    TurnStore, now,
 };
 
 pub(super) struct MemoryTurns(pub(super) Access);
 
+impl Turn {
+    /// Where its position is kept.
+    fn place(&self) -> InConversation<Uuid> {
+        self.conversation_id.key(self.id.0)
+    }
+}
+
 impl State {
     fn lease_has_ended(&self, turn: &Turn) -> bool {
-        let renewed_at = self.renewed_at[&turn.id];
+        let renewed_at = self.renewed_at[&turn.id()];
         turn.lease_owner.is_none() || renewed_at.is_none_or(|time| time.elapsed() >= turn.lease)
     }
 
     /// Whether a turn that waits is the next of its conversation.
     fn is_next(&self, turn: &Turn) -> bool {
-        let position = |turn: &Turn| self.positions.get(&turn.id.0);
+        let position = |turn: &Turn| self.positions.get(&turn.place());
         let mut others = self.turns.values();
         !others.any(|other| {
             other.conversation_id == turn.conversation_id
@@ -35,16 +44,16 @@ impl State {
     }
 
     fn store_turn(&mut self, turn: &Turn) {
-        self.turns.insert(turn.id, turn.clone());
-        self.renewed_at.insert(turn.id, Some(Instant::now()));
+        self.turns.insert(turn.id(), turn.clone());
+        self.renewed_at.insert(turn.id(), Some(Instant::now()));
     }
 
     fn replace_turn(&mut self, seen: &Turn, mut next: Turn) -> Result<Turn> {
         next.validate()?;
-        let stored = self.turns.get(&seen.id);
+        let stored = self.turns.get(&seen.id());
         let as_seen = |turn: &Turn| (turn.status, turn.epoch) == (seen.status, seen.epoch);
         if !stored.is_some_and(as_seen) {
-            return Err(Error::Conflict(Turn::conflict(&seen.id)));
+            return Err(Error::Conflict(Turn::conflict(&seen.id())));
         }
         check(self, &next)?;
         next.touch(now());
@@ -79,7 +88,7 @@ impl State {
         }
         let turn = match queued {
             Some(queued) => {
-                self.messages.remove(&message.id);
+                self.messages.remove(&message.id());
                 self.replace_turn(&queued, turn)?
             }
             None => {
@@ -148,7 +157,7 @@ impl TurnStore for MemoryTurns {
 
     async fn take(&self, seen: &Turn, owner: OwnerId, lease: Duration) -> Result<Option<Turn>> {
         let taken = |state: &mut State| {
-            let stored = state.turns.get(&seen.id)?;
+            let stored = state.turns.get(&seen.id())?;
             let may_take = stored.status == TurnStatus::Running
                 && stored.epoch == seen.epoch
                 && (stored.lease_owner == Some(owner) || state.lease_has_ended(stored));
@@ -171,15 +180,11 @@ impl TurnStore for MemoryTurns {
             let running = state.turns.values().filter(|turn| {
                 turn.status == TurnStatus::Running && turn.lease_owner == Some(owner)
             });
-            let own: Vec<_> = running
-                .map(|turn| (turn.id, turn.conversation_id))
-                .collect();
-            for (turn, _) in &own {
+            let own: Vec<_> = running.map(Entity::id).collect();
+            for turn in &own {
                 state.renewed_at.insert(*turn, Some(Instant::now()));
             }
-            own.into_iter()
-                .map(|(_, conversation)| conversation)
-                .collect()
+            own.into_iter().map(|turn| turn.conversation_id).collect()
         };
         Ok(self.0.write(renewed).await)
     }
@@ -193,7 +198,7 @@ impl TurnStore for MemoryTurns {
                 _ => false,
             };
             let mut due: Vec<_> = state.turns.values().filter(is_due).collect();
-            due.sort_by_key(|turn| state.positions.get(&turn.id.0));
+            due.sort_by_key(|turn| state.positions.get(&turn.place()));
             due.into_iter().take(limit).cloned().collect()
         }))
     }
@@ -243,11 +248,14 @@ impl TurnStore for MemoryTurns {
     async fn forget_events(&self, age: Duration) -> Result<u64> {
         let delete = |state: &mut State| {
             let (turns, before) = (&state.turns, state.events.len());
-            state.events.retain(|(_, turn, _), (_, stored_at)| {
-                let has_ended = turns.get(turn).is_none_or(|turn| turn.status.is_final());
-                let is_old = stored_at.elapsed() > age;
-                !(has_ended && is_old)
-            });
+            state
+                .events
+                .retain(|(conversation, turn, _), (_, stored_at)| {
+                    let turn = turns.get(&conversation.key(*turn));
+                    let has_ended = turn.is_none_or(|turn| turn.status.is_final());
+                    let is_old = stored_at.elapsed() > age;
+                    !(has_ended && is_old)
+                });
             (before - state.events.len()) as u64
         };
         Ok(self.0.write(delete).await)

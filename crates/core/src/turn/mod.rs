@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ConflictKind, ConversationId, Entity, InterruptId, MessageId, OwnerId, Result, TurnId, clock,
-    now, validate,
+    ConflictKind, ConversationId, Entity, InConversation, InterruptId, MessageId, OwnerId, Result,
+    TurnId, clock, now, validate,
 };
 
 pub use self::{
@@ -181,16 +181,16 @@ impl TurnFilter {
 }
 
 impl Entity for Turn {
-    type Id = TurnId;
+    type Id = InConversation<TurnId>;
     type Filter = TurnFilter;
     const NAME: &'static str = "turn";
 
-    fn id(&self) -> TurnId {
-        self.id
+    fn id(&self) -> Self::Id {
+        self.conversation_id.key(self.id)
     }
 
-    fn conflict(id: &TurnId) -> ConflictKind {
-        ConflictKind::Turn(*id)
+    fn conflict(id: &Self::Id) -> ConflictKind {
+        ConflictKind::Turn(id.id)
     }
 
     fn parent(&self) -> Option<(&'static str, String)> {

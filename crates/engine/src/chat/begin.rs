@@ -83,7 +83,9 @@ impl Chat {
     /// Begins a turn that has waited, and runs it to its end.
     async fn begin_queued(&mut self, queued: Turn) -> Result<TurnOutcome, TurnError> {
         let messages = self.engine.storage.messages();
-        let message = messages.get(&queued.user_message_id).await?;
+        let message = messages
+            .get(&queued.conversation_id.key(queued.user_message_id))
+            .await?;
         let message = message.ok_or_else(|| Error::not_found("message", queued.user_message_id))?;
         let running = Turn {
             status: TurnStatus::Running,

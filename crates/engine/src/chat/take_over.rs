@@ -100,6 +100,7 @@ impl Chat {
 
     async fn stored_answer(&self, turn: &Turn) -> Result<Option<Message>> {
         let messages = self.engine.storage.messages();
-        messages.get(&turn.user_message_id.answer()).await
+        let answer = turn.user_message_id.answer();
+        messages.get(&turn.conversation_id.key(answer)).await
     }
 }

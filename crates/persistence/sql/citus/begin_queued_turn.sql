@@ -25,13 +25,13 @@ VALUES ($1, $2, $3, $4, $5::jsonb, $6::jsonb)
 ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
 DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
 
-DELETE FROM "agent_messages" WHERE "agent_messages"."id" = $1;
+DELETE FROM "agent_messages" WHERE "agent_messages"."conversation_id" = $1 AND "agent_messages"."id" = $2;
 
 UPDATE agent_turns SET assistant_message_id = $3, status = $4, error = $5,
     interrupt = $6, attempt = $7, epoch = $8, lease_owner = $9, lease_ms = $10, started_at = $11,
-    updated_at = $12, lease_renewed_at = clock_timestamp()
+    updated_at = $12, lease_renewed_at = statement_timestamp()
 WHERE conversation_id = $1 AND id = $2 AND status = $13 AND epoch = $14;
 
-INSERT INTO "agent_messages" ("id", "conversation_id", "role", "content", "metadata_", "created_at") VALUES ($1, $2, $3, $4, $5, $6);
+INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "metadata_", "created_at") VALUES ($1, $2, $3, $4, $5, $6);
 
 COMMIT;

@@ -1,6 +1,6 @@
 BEGIN;
 
-INSERT INTO "agent_idempotency_keys" ("id", "fingerprint", "resource_id") VALUES ($1, $2, $3);
+INSERT INTO "agent_idempotency_keys" ("conversation_id", "id", "fingerprint", "resource_id") VALUES ($1, $2, $3, $4);
 
 INSERT INTO threads AS t (thread_id, updated_at, epoch)
 VALUES ($1, clock_timestamp(), $2)
@@ -27,8 +27,8 @@ VALUES ($1, $2, $3, $4, $5::jsonb, $6::jsonb)
 ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
 DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
 
-INSERT INTO "agent_turns" ("id", "conversation_id", "user_message_id", "assistant_message_id", "status", "error", "interrupt", "attempt", "epoch", "lease_owner", "lease_ms", "started_at", "created_at", "updated_at") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
+INSERT INTO "agent_turns" ("conversation_id", "id", "user_message_id", "assistant_message_id", "status", "error", "interrupt", "attempt", "epoch", "lease_owner", "lease_ms", "started_at", "created_at", "updated_at") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
 
-INSERT INTO "agent_messages" ("id", "conversation_id", "role", "content", "metadata_", "created_at") VALUES ($1, $2, $3, $4, $5, $6);
+INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "metadata_", "created_at") VALUES ($1, $2, $3, $4, $5, $6);
 
 COMMIT;

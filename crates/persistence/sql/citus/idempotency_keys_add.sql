@@ -1,1 +1,1 @@
-INSERT INTO "agent_idempotency_keys" ("id", "fingerprint", "resource_id") VALUES ($1, $2, $3);
+INSERT INTO "agent_idempotency_keys" ("conversation_id", "id", "fingerprint", "resource_id") VALUES ($1, $2, $3, $4);

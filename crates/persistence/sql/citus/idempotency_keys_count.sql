@@ -1,1 +1,1 @@
-SELECT COUNT(*) AS num_items FROM (SELECT "agent_idempotency_keys"."id", "agent_idempotency_keys"."fingerprint", "agent_idempotency_keys"."resource_id" FROM "agent_idempotency_keys" WHERE TRUE) AS "sub_query";
+SELECT COUNT(*) AS num_items FROM (SELECT "agent_idempotency_keys"."conversation_id", "agent_idempotency_keys"."id", "agent_idempotency_keys"."fingerprint", "agent_idempotency_keys"."resource_id" FROM "agent_idempotency_keys" WHERE TRUE) AS "sub_query";

@@ -1,1 +1,1 @@
-SELECT "agent_idempotency_keys"."id", "agent_idempotency_keys"."fingerprint", "agent_idempotency_keys"."resource_id" FROM "agent_idempotency_keys" WHERE "agent_idempotency_keys"."id" IN ($1);
+SELECT "agent_idempotency_keys"."conversation_id", "agent_idempotency_keys"."id", "agent_idempotency_keys"."fingerprint", "agent_idempotency_keys"."resource_id" FROM "agent_idempotency_keys" WHERE "agent_idempotency_keys"."conversation_id" = $1 AND "agent_idempotency_keys"."id" = $2 LIMIT $3;

@@ -1,1 +1,1 @@
-SELECT 1 FROM "agent_messages" WHERE "agent_messages"."id" = $1;
+SELECT 1 FROM "agent_messages" WHERE "agent_messages"."conversation_id" = $1 AND "agent_messages"."id" = $2;

@@ -39,7 +39,7 @@ WITH thread AS (
         $35
     FROM thread
 ), used AS (
-    INSERT INTO agent_idempotency_keys (id, fingerprint, resource_id)
-    SELECT $36, $37, $38 FROM thread
+    INSERT INTO agent_idempotency_keys (conversation_id, id, fingerprint, resource_id)
+    SELECT $36, $37, $38, $39 FROM thread
 )
 SELECT true FROM thread;

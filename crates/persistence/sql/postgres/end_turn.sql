@@ -8,7 +8,7 @@ WITH thread AS MATERIALIZED (
         FOR UPDATE
     ) seen
 ), touched AS (
-    UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
+    UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
     WHERE thread_id = $1 AND EXISTS (SELECT FROM turn)
 ), told AS (
     INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
@@ -40,7 +40,7 @@ WITH thread AS MATERIALIZED (
     UPDATE agent_turns SET assistant_message_id = $26, status = $27,
         error = $28, interrupt = $29::json, attempt = $30, epoch = $31,
         lease_owner = $32, lease_ms = $33, started_at = $34,
-        updated_at = $35, lease_renewed_at = clock_timestamp()
+        updated_at = $35, lease_renewed_at = statement_timestamp()
     WHERE conversation_id = $4 AND id = $5 AND EXISTS (SELECT FROM turn)
 )
 SELECT EXISTS (SELECT FROM turn) FROM thread;

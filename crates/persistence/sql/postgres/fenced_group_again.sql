@@ -14,7 +14,7 @@ WITH patience AS MATERIALIZED (
         SELECT thread_id FROM threads WHERE thread_id = u.id AND epoch = u.epoch FOR UPDATE
     ) t
 ), touched AS (
-    UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
+    UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
     WHERE thread_id = ANY (ARRAY(
         SELECT thread_id FROM held WHERE thread_id = ANY ($2::text[])
     ))
@@ -78,7 +78,7 @@ WITH patience AS MATERIALIZED (
         SELECT thread_id FROM threads WHERE thread_id = u.id AND epoch = u.epoch FOR UPDATE
     ) t
 ), touched AS (
-    UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
+    UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
     WHERE thread_id = ANY (ARRAY(
         SELECT thread_id FROM held WHERE thread_id = ANY ($2::text[])
     ))

@@ -1,5 +1,5 @@
 BEGIN;
 
-INSERT INTO "agent_idempotency_keys" ("id", "fingerprint", "resource_id") VALUES ($1, $2, $3), ($4, $5, $6);
+INSERT INTO "agent_idempotency_keys" ("conversation_id", "id", "fingerprint", "resource_id") VALUES ($1, $2, $3, $4), ($5, $6, $7, $8);
 
 COMMIT;

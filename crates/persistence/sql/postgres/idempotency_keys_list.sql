@@ -1,1 +1,1 @@
-SELECT "agent_idempotency_keys"."id", "agent_idempotency_keys"."fingerprint", "agent_idempotency_keys"."resource_id" FROM "agent_idempotency_keys" WHERE TRUE ORDER BY "agent_idempotency_keys"."id" DESC LIMIT $1;
+SELECT "agent_idempotency_keys"."conversation_id", "agent_idempotency_keys"."id", "agent_idempotency_keys"."fingerprint", "agent_idempotency_keys"."resource_id" FROM "agent_idempotency_keys" WHERE TRUE ORDER BY "agent_idempotency_keys"."id" DESC LIMIT $1;

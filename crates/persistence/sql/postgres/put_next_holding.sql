@@ -48,7 +48,7 @@ WHERE thread_id = $1 AND checkpoint_ns = $2 AND checkpoint_id <> $3
 ORDER BY checkpoint_id DESC LIMIT 1;
 
 WITH thread AS (
-    UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
+    UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
     WHERE thread_id = $1 AND epoch = $3::bigint
     RETURNING 1
 ), blobs AS (

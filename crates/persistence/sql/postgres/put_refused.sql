@@ -1,5 +1,5 @@
 WITH thread AS (
-    UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
+    UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
     WHERE thread_id = $1 AND epoch = $3::bigint
     RETURNING 1
 ), blobs AS (

@@ -22,13 +22,13 @@ SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
 DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
 
-DELETE FROM "agent_messages" WHERE "agent_messages"."id" = ?;
+DELETE FROM "agent_messages" WHERE "agent_messages"."conversation_id" = ? AND "agent_messages"."id" = ?;
 
 UPDATE agent_turns SET assistant_message_id = $3, status = $4, error = $5,
     interrupt = $6, attempt = $7, epoch = $8, lease_owner = $9, lease_ms = $10, started_at = $11,
     updated_at = $12, lease_renewed_at = unixepoch('now', 'subsec')
 WHERE conversation_id = $1 AND id = $2 AND status = $13 AND epoch = $14;
 
-INSERT INTO "agent_messages" ("id", "conversation_id", "role", "content", "metadata_", "created_at") VALUES (?, ?, ?, ?, ?, ?);
+INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "metadata_", "created_at") VALUES (?, ?, ?, ?, ?, ?);
 
 COMMIT;

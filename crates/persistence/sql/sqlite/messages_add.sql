@@ -1,1 +1,1 @@
-INSERT INTO "agent_messages" ("id", "conversation_id", "role", "content", "metadata_", "created_at") VALUES (?, ?, ?, ?, ?, ?);
+INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "metadata_", "created_at") VALUES (?, ?, ?, ?, ?, ?);

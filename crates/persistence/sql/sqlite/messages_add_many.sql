@@ -1,5 +1,5 @@
 BEGIN IMMEDIATE;
 
-INSERT INTO "agent_messages" ("id", "conversation_id", "role", "content", "metadata_", "created_at") VALUES (?, ?, ?, ?, ?, ?), (?, ?, ?, ?, ?, ?);
+INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "metadata_", "created_at") VALUES (?, ?, ?, ?, ?, ?), (?, ?, ?, ?, ?, ?);
 
 COMMIT;

@@ -1,1 +1,1 @@
-DELETE FROM "agent_messages" WHERE "agent_messages"."id" = ?;
+DELETE FROM "agent_messages" WHERE "agent_messages"."conversation_id" = ? AND "agent_messages"."id" = ?;

@@ -1,1 +1,1 @@
-SELECT 1 FROM "agent_messages" WHERE "agent_messages"."id" = ?;
+SELECT 1 FROM "agent_messages" WHERE "agent_messages"."conversation_id" = ? AND "agent_messages"."id" = ?;

@@ -1,1 +1,1 @@
-SELECT "agent_messages"."id", "agent_messages"."conversation_id", "agent_messages"."role", "agent_messages"."content", "agent_messages"."metadata_", "agent_messages"."created_at", "agent_messages"."position" FROM "agent_messages" WHERE "agent_messages"."id" IN (?);
+SELECT "agent_messages"."conversation_id", "agent_messages"."id", "agent_messages"."role", "agent_messages"."content", "agent_messages"."metadata_", "agent_messages"."created_at", "agent_messages"."position" FROM "agent_messages" WHERE "agent_messages"."conversation_id" = ? AND "agent_messages"."id" = ? LIMIT ?;

@@ -1,3 +1,1 @@
-BEGIN IMMEDIATE;
-
-DELETE FROM threads WHERE 1 = 0;
+UPDATE agentkit_migrations SET version = version WHERE rowid = 1;

@@ -1,1 +1,1 @@
-DELETE FROM "agent_turns" WHERE "agent_turns"."id" = ?;
+DELETE FROM "agent_turns" WHERE "agent_turns"."conversation_id" = ? AND "agent_turns"."id" = ?;

@@ -1,1 +1,1 @@
-SELECT 1 FROM "agent_turns" WHERE "agent_turns"."id" = ?;
+SELECT 1 FROM "agent_turns" WHERE "agent_turns"."conversation_id" = ? AND "agent_turns"."id" = ?;

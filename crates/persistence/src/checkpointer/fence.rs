@@ -93,7 +93,7 @@ fn held(query: &mut Query, place: Place, epoch: i64, is_checkpoint: bool) {
     if is_checkpoint {
         query.push(format_args!(
             "(
-    UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
+    UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
     WHERE thread_id = {thread} AND epoch = {epoch}::bigint
     RETURNING 1
 )"

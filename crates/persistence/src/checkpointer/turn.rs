@@ -4,8 +4,8 @@
 use sea_orm::DbErr;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    CheckpointKey, Checkpointer, Entity, Error, EventBatch, Fence, IdempotencyKey, Message,
-    MessageId, Repository, Result, Turn, TurnBegin, TurnChange, TurnId, TurnStep, now,
+    CheckpointKey, Checkpointer, Entity, Error, EventBatch, Fence, IdempotencyKey, InConversation,
+    Message, MessageId, Repository, Result, Turn, TurnBegin, TurnChange, TurnId, TurnStep, now,
 };
 
 use super::{
@@ -43,9 +43,9 @@ impl SqlCheckpointer {
         }
         let statement = begin_statement(&new, epoch, &begin);
         let taken = Taken {
-            turn: begin.turn.id,
-            message: Some(begin.message.id),
-            key: begin.key.as_ref().map(|key| key.id),
+            turn: begin.turn.id(),
+            message: Some(begin.message.id()),
+            key: begin.key.as_ref().map(Entity::id),
             events: &begin.events,
         };
         self.once(statement, &new, &taken).await?;
@@ -92,8 +92,8 @@ impl SqlCheckpointer {
                 next.touch(now());
                 let statement = end_statement(&new, epoch, events, &change, &next);
                 let taken = Taken {
-                    turn: change.seen.id,
-                    message: change.answer.as_ref().map(|answer| answer.id),
+                    turn: change.seen.id(),
+                    message: change.answer.as_ref().map(Entity::id),
                     key: None,
                     events,
                 };
@@ -133,9 +133,9 @@ impl SqlCheckpointer {
 
 /// What may be taken already.
 struct Taken<'a> {
-    turn: TurnId,
-    message: Option<MessageId>,
-    key: Option<Uuid>,
+    turn: InConversation<TurnId>,
+    message: Option<InConversation<MessageId>>,
+    key: Option<InConversation<Uuid>>,
     events: &'a EventBatch,
 }
 
@@ -194,7 +194,7 @@ async fn begin_by_parts(
     let messages = SqlRepository::within(transaction.clone());
     let turn = match queued {
         Some(queued) => {
-            messages.delete(&message.id).await?;
+            messages.delete(&message.id()).await?;
             let leases = SqlLeases(transaction.clone());
             leases.replace(&queued, turn).await?
         }
@@ -352,12 +352,12 @@ fn begun(query: &mut Query, turn: Model) {
 }
 
 fn used(query: &mut Query, key: &IdempotencyKey) {
-    let (id, fingerprint) = (query.bind(key.id), query.bind(key.fingerprint));
-    let resource = query.bind(key.resource_id);
+    let (conversation, id) = (query.bind(key.scope.0), query.bind(key.id));
+    let (fingerprint, resource) = (query.bind(key.fingerprint), query.bind(key.resource_id));
     query.push(format_args!(
         ", used AS (
-    INSERT INTO agent_idempotency_keys (id, fingerprint, resource_id)
-    SELECT {id}, {fingerprint}, {resource} FROM thread
+    INSERT INTO agent_idempotency_keys (conversation_id, id, fingerprint, resource_id)
+    SELECT {conversation}, {id}, {fingerprint}, {resource} FROM thread
 )"
     ));
 }
@@ -379,7 +379,7 @@ fn seen_turn(query: &mut Query, place: Place, epoch: i64, seen: Model) -> [Param
         FOR UPDATE
     ) seen
 ), touched AS (
-    UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
+    UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
     WHERE thread_id = {thread} AND EXISTS (SELECT FROM turn)
 ), "
     ));
@@ -404,7 +404,7 @@ fn changed(query: &mut Query, [conversation, id]: [Parameter; 2], next: Model) {
     UPDATE agent_turns SET assistant_message_id = {assistant_message}, status = {status},
         error = {error}, interrupt = {interrupt}::json, attempt = {attempt}, epoch = {epoch},
         lease_owner = {lease_owner}, lease_ms = {lease}, started_at = {started_at},
-        updated_at = {updated_at}, lease_renewed_at = clock_timestamp()
+        updated_at = {updated_at}, lease_renewed_at = statement_timestamp()
     WHERE conversation_id = {conversation} AND id = {id} AND EXISTS (SELECT FROM turn)
 )"
     ));

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use sea_orm::{Condition, entity::prelude::*};
-use yai_agentkit_core::{IdempotencyKey, IdempotencyKeyFilter, Result};
+use yai_agentkit_core::{ConversationId, IdempotencyKey, IdempotencyKeyFilter, Result};
 
 use crate::{
     StoredEntity,
@@ -13,6 +13,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "agent_idempotency_keys")]
 pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    conversation_id: Uuid,
     #[sea_orm(primary_key, auto_increment = false)]
     id: Uuid,
     fingerprint: Uuid,
@@ -56,6 +58,7 @@ pub(crate) async fn forget(connection: &Connection, age: Duration) -> Result<u64
 impl From<Model> for IdempotencyKey {
     fn from(model: Model) -> Self {
         Self {
+            scope: ConversationId(model.conversation_id),
             id: model.id,
             fingerprint: model.fingerprint,
             resource_id: model.resource_id,
@@ -66,6 +69,7 @@ impl From<Model> for IdempotencyKey {
 impl From<IdempotencyKey> for Model {
     fn from(key: IdempotencyKey) -> Self {
         Self {
+            conversation_id: key.scope.0,
             id: key.id,
             fingerprint: key.fingerprint,
             resource_id: key.resource_id,

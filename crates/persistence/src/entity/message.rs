@@ -7,8 +7,9 @@ use crate::StoredEntity;
 #[sea_orm(table_name = "agent_messages")]
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
-    pub(crate) id: Uuid,
     pub(crate) conversation_id: Uuid,
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub(crate) id: Uuid,
     pub(crate) role: String,
     pub(crate) content: String,
     #[sea_orm(column_name = "metadata_")]

@@ -10,8 +10,9 @@ use crate::StoredEntity;
 #[sea_orm(table_name = "agent_turns")]
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
-    pub(crate) id: Uuid,
     pub(crate) conversation_id: Uuid,
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub(crate) id: Uuid,
     pub(crate) user_message_id: Uuid,
     pub(crate) assistant_message_id: Option<Uuid>,
     pub(crate) status: String,

@@ -146,3 +146,31 @@ async fn what_is_sent_to_sqlite_stands_in_the_files() {
     let config = DatabaseConfig::new(format!("sqlite:{}", file.display())).unwrap();
     Golden::new("sqlite", config, false).await.check().await;
 }
+
+/// Shards refuse it: each copy of a row would get another value.
+#[test]
+fn no_update_on_postgres_sets_what_a_volatile_function_returns() {
+    const VOLATILE: [&str; 5] = [
+        "clock_timestamp",
+        "random",
+        "nextval",
+        "set_config",
+        "timeofday",
+    ];
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let mut updates = 0;
+    for directory in ["postgres", "citus"] {
+        for file in fs::read_dir(manifest.join("sql").join(directory)).unwrap() {
+            let path = file.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap();
+            for set in text.split(" SET ").skip(1) {
+                let end = ["WHERE", "RETURNING", ";"].map(|word| set.find(word));
+                let end = end.into_iter().flatten().min().unwrap_or(set.len());
+                let is_volatile = VOLATILE.iter().any(|name| set[..end].contains(name));
+                assert!(!is_volatile, "{} sets {}", path.display(), &set[..end]);
+                updates += 1;
+            }
+        }
+    }
+    assert!(updates > 20, "only {updates} updates were found");
+}

@@ -70,10 +70,16 @@ async fn messages(golden: &mut Golden, conversation: &Conversation) {
         ("messages_list_page", of_one.clone().oldest_first()),
         (
             "messages_list_next_page",
-            of_one.clone().oldest_first().after(MessageId::new()),
+            of_one
+                .clone()
+                .oldest_first()
+                .after(conversation.id.key(MessageId::new())),
         ),
         ("messages_list_newest", of_one.clone()),
-        ("messages_list_before", of_one.after(MessageId::new())),
+        (
+            "messages_list_before",
+            of_one.after(conversation.id.key(MessageId::new())),
+        ),
         ("messages_list_of_role", ListQuery::filtered(of_role)),
     ] {
         list(golden, name, &query).await;

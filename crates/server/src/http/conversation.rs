@@ -273,7 +273,7 @@ async fn messages(
         query = query.oldest_first();
     }
     if let Some(cursor) = page.cursor {
-        query = query.after(cursor);
+        query = query.after(cursor.map(|message| id.key(message)));
     }
     app.turns.conversations().get(id).await?;
     let page = app.storage.messages().list(&query).await?;

@@ -125,7 +125,7 @@ async fn list(
     let mut query =
         ListQuery::filtered(TurnFilter::default().of(chat_id)).limit(limit(page.limit, MAX_LIMIT)?);
     if let Some(cursor) = page.cursor {
-        query = query.after(cursor);
+        query = query.after(cursor.map(|turn| chat_id.key(turn)));
     }
     app.turns.conversations().get(chat_id).await?;
     let page = app.storage.turns().list(&query).await?;

@@ -48,7 +48,7 @@ async fn a_conversation_is_created_read_changed_and_deleted() {
         .unwrap()
         .parse()
         .unwrap();
-    assert_ne!(id, thread);
+    assert_eq!(id, thread);
     for time in ["created_at", "updated_at"] {
         DateTime::parse_from_rfc3339(created.body[time].as_str().unwrap()).unwrap();
     }

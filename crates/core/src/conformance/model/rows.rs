@@ -232,7 +232,8 @@ impl RowOperation {
                 conversation,
                 message,
             } => {
-                let id = named(conversation).messages[usize::from(*message)];
+                let names = named(conversation);
+                let id = names.id.key(names.messages[usize::from(*message)]);
                 pair.same(async |parts| parts.messages.delete(&id).await)
                     .await
             }
@@ -253,7 +254,10 @@ impl RowOperation {
                 };
                 let start = match start {
                     Ok(offset) => Start::Offset(*offset),
-                    Err(message) => Start::After(Cursor::Id(names.messages[usize::from(*message)])),
+                    Err(message) => {
+                        let id = names.messages[usize::from(*message)];
+                        Start::After(Cursor::Id(names.id.key(id)))
+                    }
                 };
                 let query = ListQuery {
                     filter,

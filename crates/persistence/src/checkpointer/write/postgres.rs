@@ -186,7 +186,7 @@ fn hold_all(query: &mut Query, rows: &Rows<'_>, with_checkpoint: Parameter) {
         SELECT thread_id FROM threads WHERE thread_id = u.id AND epoch = u.epoch FOR UPDATE
     ) t
 ), touched AS (
-    UPDATE threads SET updated_at = GREATEST(updated_at, clock_timestamp())
+    UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
     WHERE thread_id = ANY (ARRAY(
         SELECT thread_id FROM held WHERE thread_id = ANY ({with_checkpoint}::text[])
     ))

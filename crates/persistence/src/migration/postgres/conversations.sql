@@ -9,14 +9,15 @@ CREATE TABLE agent_conversations (
 );
 
 CREATE TABLE agent_messages (
-    id UUID PRIMARY KEY,
     conversation_id UUID NOT NULL REFERENCES agent_conversations (id) ON DELETE CASCADE,
+    id UUID NOT NULL,
     -- By which they are ordered: it grows with each row, whatever the clocks of servers say.
     position BIGSERIAL NOT NULL,
     role VARCHAR(50) NOT NULL,
     content TEXT NOT NULL,
     metadata_ JSON,
-    created_at TIMESTAMPTZ NOT NULL
+    created_at TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (id, conversation_id)
 );
 
 CREATE INDEX agent_messages_conversation_id_idx ON agent_messages (conversation_id, position);

@@ -1,7 +1,7 @@
 -- A turn has a lease: an owner, until lease_ms after lease_renewed_at, by this database's clock.
 CREATE TABLE agent_turns (
-    id UUID PRIMARY KEY,
     conversation_id UUID NOT NULL REFERENCES agent_conversations (id) ON DELETE CASCADE,
+    id UUID NOT NULL,
     -- As of messages.
     position BIGSERIAL NOT NULL,
     user_message_id UUID NOT NULL,
@@ -16,7 +16,8 @@ CREATE TABLE agent_turns (
     lease_renewed_at TIMESTAMPTZ DEFAULT clock_timestamp(),
     started_at TIMESTAMPTZ,
     created_at TIMESTAMPTZ NOT NULL,
-    updated_at TIMESTAMPTZ NOT NULL
+    updated_at TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (id, conversation_id)
 );
 
 CREATE INDEX agent_turns_conversation_id_idx ON agent_turns (conversation_id, position);
@@ -29,12 +30,15 @@ WHERE status = 'running';
 CREATE INDEX agent_turns_waiting_idx ON agent_turns (conversation_id, position)
 WHERE status IN ('queued', 'waiting');
 
--- What a request with an Idempotency-Key has led to.
+-- What a request with an Idempotency-Key has led to, in its conversation; of one that makes a
+-- conversation, for who sent it.
 CREATE TABLE agent_idempotency_keys (
-    id UUID PRIMARY KEY,
+    conversation_id UUID NOT NULL,
+    id UUID NOT NULL,
     fingerprint UUID NOT NULL,
     resource_id UUID NOT NULL,
-    created_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()
+    created_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (id, conversation_id)
 );
 
 CREATE INDEX agent_idempotency_keys_created_at_idx ON agent_idempotency_keys (created_at);

@@ -11,12 +11,13 @@ CREATE TABLE agent_conversations (
 CREATE TABLE agent_messages (
     -- By which they are ordered: it grows with each row, whatever the clocks of servers say.
     position INTEGER PRIMARY KEY,
-    id BLOB NOT NULL UNIQUE,
     conversation_id BLOB NOT NULL REFERENCES agent_conversations (id) ON DELETE CASCADE,
+    id BLOB NOT NULL,
     role TEXT NOT NULL,
     content TEXT NOT NULL,
     metadata_ TEXT,
-    created_at TEXT NOT NULL
+    created_at TEXT NOT NULL,
+    UNIQUE (id, conversation_id)
 ) STRICT;
 
 CREATE INDEX agent_messages_conversation_id_idx ON agent_messages (conversation_id, position);

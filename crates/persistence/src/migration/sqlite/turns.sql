@@ -3,8 +3,8 @@
 CREATE TABLE agent_turns (
     -- As of messages.
     position INTEGER PRIMARY KEY,
-    id BLOB NOT NULL UNIQUE,
     conversation_id BLOB NOT NULL REFERENCES agent_conversations (id) ON DELETE CASCADE,
+    id BLOB NOT NULL,
     user_message_id BLOB NOT NULL,
     assistant_message_id BLOB,
     status TEXT NOT NULL,
@@ -17,7 +17,8 @@ CREATE TABLE agent_turns (
     lease_renewed_at REAL DEFAULT (unixepoch('now', 'subsec')),
     started_at TEXT,
     created_at TEXT NOT NULL,
-    updated_at TEXT NOT NULL
+    updated_at TEXT NOT NULL,
+    UNIQUE (id, conversation_id)
 ) STRICT;
 
 CREATE INDEX agent_turns_conversation_id_idx ON agent_turns (conversation_id, position);
@@ -30,12 +31,15 @@ WHERE status = 'running';
 CREATE INDEX agent_turns_waiting_idx ON agent_turns (conversation_id, position)
 WHERE status IN ('queued', 'waiting');
 
--- What a request with an Idempotency-Key has led to.
+-- What a request with an Idempotency-Key has led to, in its conversation; of one that makes a
+-- conversation, for who sent it.
 CREATE TABLE agent_idempotency_keys (
-    id BLOB NOT NULL PRIMARY KEY,
+    conversation_id BLOB NOT NULL,
+    id BLOB NOT NULL,
     fingerprint BLOB NOT NULL,
     resource_id BLOB NOT NULL,
-    created_at REAL NOT NULL DEFAULT (unixepoch('now', 'subsec'))
+    created_at REAL NOT NULL DEFAULT (unixepoch('now', 'subsec')),
+    PRIMARY KEY (id, conversation_id)
 ) STRICT;
 
 CREATE INDEX agent_idempotency_keys_created_at_idx ON agent_idempotency_keys (created_at);

@@ -37,7 +37,7 @@ use yai_agentkit_engine::{TurnEngine, agent::Agent};
 /// ```
 pub async fn serve(settings: Settings, agent: Arc<dyn Agent>) -> Result<(), BoxError> {
     let mut signals = StopSignals::register()?;
-    tracing::info!(database = settings.database.display_url(), "connecting");
+    tracing::debug!(database = settings.database.display_url(), "connecting");
     let database = tokio::select! {
         () = signals.next() => return Ok(()),
         database = Database::connect(&settings.database) => database?,

@@ -1,7 +1,13 @@
 //! Turns over several engines: leases, queues, keys, recorded tools, questions to people. Each
 //! engine stands for a server of its own on one storage.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use yai_agentkit_core::{
     CheckpointQuery, Conversation, Error, InterruptId, ListQuery, Message, MessageId, Role,
@@ -9,6 +15,7 @@ use yai_agentkit_core::{
 };
 use yai_agentkit_engine::{
     OnBusy, RequestKey, SendOptions, TurnEngine, TurnError, TurnLimits, TurnOutcome,
+    agent::{Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome},
     test_kit::{FailingStorage, ScriptedAgent, answered, limits, reply, said, send_with},
 };
 
@@ -252,6 +259,72 @@ async fn a_turn_that_takes_too_long_fails() {
         .send(servers.message("hi"))
         .await
         .unwrap();
+}
+
+/// Its tools never end; it counts those that have begun, and those that go on.
+#[derive(Clone, Default)]
+struct Endless {
+    begun: Arc<AtomicUsize>,
+    going_on: Arc<()>,
+    /// Whether they keep their thread.
+    blocks: bool,
+}
+
+#[async_trait::async_trait]
+impl Agent for Endless {
+    async fn step(&self, _: &AgentState, _: &Deltas) -> Result<Step, AgentError> {
+        let call = |number: usize| ToolCall {
+            id: format!("call {number}"),
+            name: "endless".to_owned(),
+            arguments: serde_json::json!({}),
+        };
+        Ok(Step::ToolCalls {
+            content: String::new(),
+            calls: (0..500).map(call).collect(),
+        })
+    }
+
+    fn is_repeatable(&self, _: &ToolCall) -> bool {
+        true
+    }
+
+    async fn run_tool(&self, _: &ToolCall, _: &mut AgentState, _: Option<&str>) -> ToolOutcome {
+        let _goes_on = Arc::clone(&self.going_on);
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        if self.blocks {
+            std::thread::sleep(Duration::from_secs(5));
+        }
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 20)]
+async fn a_deadline_ends_a_turn_within_its_tools_and_the_tools_with_it() {
+    for blocks in [false, true] {
+        let servers = Servers::new().await;
+        let agent = Endless {
+            blocks,
+            ..Endless::default()
+        };
+        let short = TurnLimits {
+            deadline: Duration::from_millis(200),
+            lease: LONG,
+            ..limits()
+        };
+        let storage = Arc::new(servers.storage.clone());
+        let engine = TurnEngine::new(storage, Arc::new(agent.clone())).with_limits(short);
+        let started = std::time::Instant::now();
+        let late = engine.send(servers.message("hi")).await;
+        assert!(matches!(late, Err(TurnError::TooLong(_))), "{late:?}");
+        // Before those that keep their threads are done.
+        assert!(!blocks || started.elapsed() < Duration::from_secs(5));
+        assert_eq!(servers.statuses().await, [TurnStatus::Failed]);
+        drop(engine);
+        // Ours alone.
+        until(async || Arc::strong_count(&agent.going_on) == 1).await;
+        let begun = agent.begun.load(Ordering::SeqCst);
+        assert!((1..=limits().tools_at_once).contains(&begun), "{begun}");
+    }
 }
 
 #[tokio::test]

@@ -1,12 +1,16 @@
 //! The server beside what fails below it.
 
-use std::process::Command;
+use std::{
+    net::TcpListener,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use tempfile::TempDir;
 
 use crate::{
     crash::{new_chat, wait_for},
-    process::{Server, agentkit},
+    process::{Server, agentkit, text},
 };
 
 #[test]
@@ -61,4 +65,78 @@ fn a_disk_that_is_full_shows_in_readyz_and_writes_go_on_once_it_has_room() {
     wait_for(|| (ready() == 200).then_some(()));
     assert_eq!(ask().0, 200);
     new_chat(&server);
+}
+
+#[test]
+fn a_database_that_is_down_is_one_line_soon() {
+    let directory = TempDir::new().unwrap();
+    // Nobody listens there once it is dropped.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+    let nobody = format!("postgresql://agent:hunter2@{}/agents", free.unwrap());
+    // It takes connections, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!(
+        "postgresql://agent:hunter2@{}/agents",
+        silent.local_addr().unwrap()
+    );
+    for url in [nobody, silent] {
+        for arguments in [
+            &["--bind", "127.0.0.1:0"] as &[&str],
+            &["threads"],
+            &["migrate"],
+        ] {
+            let started = Instant::now();
+            let mut command = agentkit(directory.path());
+            let output = command
+                .args(arguments)
+                .env("DATABASE_URL", &url)
+                .output()
+                .unwrap();
+            // Four, on a machine that has nothing else to do.
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "{:?}",
+                started.elapsed()
+            );
+            let said = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert_eq!(
+                (said.lines().count(), text(&output.stdout)),
+                (1, String::new()),
+                "{said}"
+            );
+            assert!(
+                said.contains("does it run") && said.contains("DATABASE_URL"),
+                "{said}"
+            );
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn calculations_without_end_hold_up_nobody() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path());
+    let chat = new_chat(&server);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let question = "What is 9^9^9 + 1? ".repeat(16);
+            let body = serde_json::json!({"content": question}).to_string();
+            server.request(&format!("POST /chats/{chat}/messages"), &body)
+        });
+        let mut slowest = Duration::ZERO;
+        while !asking.is_finished() {
+            let started = Instant::now();
+            assert_eq!(server.request("GET /healthz", "").0, 200);
+            slowest = slowest.max(started.elapsed());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // It was ten.
+        assert!(slowest < Duration::from_secs(3), "{slowest:?}");
+        let (status, answer) = asking.join().unwrap();
+        assert_eq!(status, 200);
+        let answer = answer["content"].as_str().unwrap();
+        assert!(answer.contains("takes too long"), "{answer}");
+    });
 }

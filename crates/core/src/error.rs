@@ -65,6 +65,16 @@ pub enum Error {
         #[source]
         source: BoxError,
     },
+    /// What is stored can't be read: another program has written or damaged it. Trying again won't
+    /// mend it; deleting what it belongs to works.
+    #[error("{what}: what is stored can't be read")]
+    Unreadable {
+        /// What was to be read.
+        what: Cow<'static, str>,
+        /// The cause.
+        #[source]
+        source: BoxError,
+    },
     /// The storage failed in a way that trying again won't mend.
     #[error("{operation}: the storage failed")]
     Backend {
@@ -174,6 +184,14 @@ impl Error {
         Self::Unavailable {
             operation: operation.into(),
             outcome,
+            source: source.into(),
+        }
+    }
+
+    /// [`Error::Unreadable`] of `what`.
+    pub fn unreadable(what: impl Into<Cow<'static, str>>, source: impl Into<BoxError>) -> Self {
+        Self::Unreadable {
+            what: what.into(),
             source: source.into(),
         }
     }

@@ -3,7 +3,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    Checkpointer, Conversation, IdempotencyKey, Message, Repository, Result, Turn, TurnStore,
+    Checkpointer, Conversation, ConversationId, IdempotencyKey, Message, Repository, Result,
+    ThreadId, Turn, TurnStore,
 };
 
 /// The repositories and stores of a back end: each for itself, where a [`Storage`] hands them out,
@@ -85,6 +86,12 @@ impl<T: HasStores> Stores for T {
 /// ```
 #[async_trait]
 pub trait Storage: Stores {
+    /// The thread of a conversation, whatever else its row says; `None` where there is none.
+    async fn thread_of(&self, id: ConversationId) -> Result<Option<ThreadId>> {
+        let found = self.conversations().get(&id).await?;
+        Ok(found.map(|conversation| conversation.thread_id()))
+    }
+
     /// Begins a unit of work: what is done through it becomes visible and durable together.
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>>;
 

@@ -6,9 +6,11 @@ use tokio::{
     sync::Semaphore,
     time::{MissedTickBehavior, interval},
 };
-use yai_agentkit_core::{ConversationId, Result};
+use yai_agentkit_core::{
+    ConversationId, Error, ListQuery, Result, TurnChange, TurnFilter, TurnStatus,
+};
 
-use super::{TurnEngine, TurnError, TurnOutcome};
+use super::{TurnEngine, TurnError, TurnOutcome, chat::ended};
 use crate::error_chain;
 
 /// How many turns are taken over at once.
@@ -142,6 +144,37 @@ impl TurnEngine {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks
+    }
+
+    /// Ends the turns of a conversation in which nothing can go on, those that run after their
+    /// attempts.
+    pub(super) async fn end_unreadable(
+        &self,
+        conversation: ConversationId,
+        error: &Error,
+    ) -> Result<(), Error> {
+        let unfinished = ListQuery::filtered(TurnFilter::unfinished().of(conversation));
+        let store = self.storage.turn_store();
+        for turn in self.storage.turns().list(&unfinished).await?.items {
+            let seen = match turn.status {
+                TurnStatus::Running => {
+                    match store.take(&turn, self.owner, self.limits.lease).await? {
+                        Some(taken) if taken.attempt > self.limits.max_attempts => taken,
+                        _ => continue,
+                    }
+                }
+                TurnStatus::Queued => turn,
+                _ => continue,
+            };
+            let failed = ended(&seen, TurnStatus::Failed, Some(error.to_string()));
+            match store.change(TurnChange::new(seen.clone(), failed)).await {
+                Ok(_) => tracing::error!(turn = %seen.id, %error, "turn given up"),
+                // Somebody else has it.
+                Err(Error::Conflict(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     async fn take_over(&self, conversation: ConversationId) {

@@ -25,7 +25,7 @@ mod watch;
 use std::{str::FromStr, sync::Arc, time::Duration};
 
 use tracing::Instrument;
-use yai_agentkit_core::{ConversationId, OwnerId, Result, Storage};
+use yai_agentkit_core::{ConversationId, Error, OwnerId, Result, Storage};
 
 use agent::Agent;
 use chat::Chat;
@@ -167,7 +167,11 @@ impl TurnEngine {
             let mut chat = Chat::open(engine, claim, 0).await?;
             chat.settle().await
         };
-        self.detached(work).await
+        let resumed = self.detached(work).await;
+        if let Err(TurnError::Storage(error @ Error::Unreadable { .. })) = &resumed {
+            self.end_unreadable(conversation_id, error).await?;
+        }
+        resumed
     }
 
     /// Keeps turns of this engine out of a conversation while the claim lives, for who changes it

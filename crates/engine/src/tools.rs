@@ -322,5 +322,5 @@ fn write<T: Serialize>(channel: &str, value: &T) -> Result<ChannelWrite, TurnErr
 
 fn read<T: DeserializeOwned>(write: &PendingWrite) -> Result<T, TurnError> {
     let value = write.value.decode();
-    Ok(value.map_err(|error| Error::backend("read tool call", error))?)
+    Ok(value.map_err(|error| Error::unreadable("a recorded tool call", error))?)
 }

@@ -1,15 +1,19 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, QuerySelect, Statement};
 use sea_orm_migration::MigratorTrait;
-use yai_agentkit_core::{Error, HasStores, Repository, Result, Storage, Stores, UnitOfWork};
+use uuid::Uuid;
+use yai_agentkit_core::{
+    ConversationId, Error, HasStores, Repository, Result, Storage, Stores, ThreadId, UnitOfWork,
+};
 
 use crate::{
     DatabaseConfig, Migration,
     checkpointer::RawCheckpoints,
     config::Target,
     connection::{Connection, Transaction, retrying},
+    entity::conversation,
     error::{not_writable, storage_error},
     migration,
     open::open,
@@ -162,6 +166,17 @@ impl HasStores for Database {
 impl Storage for Database {
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>> {
         Ok(Box::new(self.begin_unit().await?))
+    }
+
+    async fn thread_of(&self, id: ConversationId) -> Result<Option<ThreadId>> {
+        let select = || {
+            let row = conversation::Entity::find_by_id(id.0).select_only();
+            let thread = row.column(conversation::Column::CheckpointThreadId);
+            thread.into_tuple::<Uuid>()
+        };
+        let thread = retrying!(self.connection, select().one(&self.connection));
+        let thread = thread.map_err(|error| storage_error("get the thread", error))?;
+        Ok(thread.map(|thread| thread.to_string().into()))
     }
 
     async fn ping(&self) -> Result<()> {

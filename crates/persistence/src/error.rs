@@ -27,6 +27,8 @@ enum Kind {
     Busy,
     /// The operator has to act: wrong password, no such database, not migrated.
     Misconfigured,
+    /// A row holds what is none of its column's values.
+    Unreadable,
     Other,
 }
 
@@ -43,6 +45,7 @@ pub(crate) fn storage_error(operation: impl Into<Cow<'static, str>>, error: DbEr
             entity: "row",
             id: operation.into_owned(),
         }),
+        Kind::Unreadable => Error::unreadable(operation, error),
         Kind::ForeignKey | Kind::Stale | Kind::Other => Error::backend(operation, error),
     }
 }
@@ -147,6 +150,11 @@ pub(crate) fn is_unique_violation(error: &DbErr) -> bool {
     kind(error) == Kind::Unique
 }
 
+/// Whether a row is to blame that can't be read.
+pub(crate) fn is_unreadable(error: &DbErr) -> bool {
+    kind(error) == Kind::Unreadable
+}
+
 /// Whether a foreign key refused the change.
 pub(crate) fn is_foreign_key_violation(error: &DbErr) -> bool {
     kind(error) == Kind::ForeignKey
@@ -208,10 +216,13 @@ fn outcome(error: &DbErr) -> Outcome {
 }
 
 fn kind(error: &DbErr) -> Kind {
-    if matches!(error, DbErr::Conn(RuntimeErr::Internal(_))) {
-        return Kind::Busy;
+    match error {
+        DbErr::Conn(RuntimeErr::Internal(_)) => return Kind::Busy,
+        DbErr::Type(_) | DbErr::Json(_) | DbErr::TryIntoErr { .. } => return Kind::Unreadable,
+        _ => {}
     }
     match sqlx_error(error) {
+        Some(sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) => Kind::Unreadable,
         // What a certificate is refused with, that of a wrong host or of an unknown authority.
         Some(sqlx::Error::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
             Kind::Misconfigured

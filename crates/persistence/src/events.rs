@@ -201,8 +201,9 @@ impl SqlTurnEvents {
                 conversation_id,
                 turn_id,
                 sequence: sequence.cast_unsigned(),
-                events: serde_json::from_str(&events)
-                    .map_err(|error| Error::backend("read agent_turn_events.events", error))?,
+                events: serde_json::from_str(&events).map_err(|error| {
+                    Error::unreadable(format!("the events of turn {turn_id}"), error)
+                })?,
             })
         };
         rows.map_err(failed)?.iter().map(batch).collect()

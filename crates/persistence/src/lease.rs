@@ -4,10 +4,13 @@
 use std::time::Duration;
 
 use sea_orm::{
-    ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement,
-    Value as SqlValue, sea_query::Expr,
+    ConnectionTrait, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QueryResult,
+    QuerySelect, QueryTrait, Statement, Value as SqlValue, sea_query::Expr,
 };
-use yai_agentkit_core::{ConversationId, Entity, Error, OwnerId, Result, Turn, TurnStatus, now};
+use uuid::Uuid;
+use yai_agentkit_core::{
+    BoxError, ConversationId, Entity, Error, OwnerId, Result, Turn, TurnStatus, now,
+};
 
 use crate::{
     connection::{Connection, retrying, retrying_undone},
@@ -63,7 +66,7 @@ impl SqlLeases {
         status: TurnStatus,
         is_due: &'static str,
         limit: u64,
-    ) -> Result<Vec<Model>> {
+    ) -> Result<Vec<(i64, Turn)>> {
         // The status as a literal, so that its partial index is found.
         let of_status = format!("status = '{}'", status.as_str());
         let select = TurnTable::find()
@@ -71,9 +74,39 @@ impl SqlLeases {
             .filter(Expr::cust(is_due))
             .order_by_asc(Column::Position)
             .limit(limit);
-        let rows = retrying!(self.0, select.clone().all(&self.0));
-        rows.map_err(|error| storage_error("list due turns", error))
+        let select = select.build(self.0.get_database_backend());
+        let rows = retrying!(self.0, self.0.query_all_raw(select.clone()));
+        let rows = rows.map_err(|error| storage_error("list due turns", error))?;
+        let mut turns = Vec::new();
+        for row in &rows {
+            match read(row) {
+                Ok(turn) => turns.push(turn),
+                // It must neither keep the others waiting nor come back at every look.
+                Err(error) => {
+                    tracing::error!(error, "a turn that can't be read is ended");
+                    self.end_unreadable(row).await?;
+                }
+            }
+        }
+        Ok(turns)
     }
+
+    async fn end_unreadable(&self, row: &QueryResult) -> Result<()> {
+        const END: &str = "UPDATE agent_turns SET status = 'failed', interrupt = NULL,
+    error = 'what was stored of the turn could not be read'
+WHERE conversation_id = $1 AND id = $2 AND status IN ('running', 'queued')";
+        let failed = |error| storage_error("end turn", error);
+        let conversation: Uuid = row.try_get("", "conversation_id").map_err(failed)?;
+        let id: Uuid = row.try_get("", "id").map_err(failed)?;
+        let end = self.statement(END.to_owned(), vec![conversation.into(), id.into()]);
+        let ended = retrying_undone!(self.0, self.0.execute_raw(end.clone()));
+        ended.map(drop).map_err(failed)
+    }
+}
+
+fn read(row: &QueryResult) -> Result<(i64, Turn), BoxError> {
+    let model = Model::from_query_result(row, "")?;
+    Ok((model.position, Turn::try_from(model)?))
 }
 
 impl SqlLeases {
@@ -193,11 +226,8 @@ WHERE status = 'running' AND lease_owner = $1 RETURNING conversation_id",
         let ended = self.clock().lease_has_ended;
         let mut due = self.due_with(TurnStatus::Running, ended, limit).await?;
         due.extend(self.due_with(TurnStatus::Queued, IS_NEXT, limit).await?);
-        due.sort_by_key(|turn| turn.position);
+        due.sort_by_key(|(position, _)| *position);
         due.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        let turns = due.into_iter().map(Turn::try_from);
-        turns
-            .collect::<Result<_, _>>()
-            .map_err(|error| Error::backend("read turn", error))
+        Ok(due.into_iter().map(|(_, turn)| turn).collect())
     }
 }

@@ -14,7 +14,9 @@ use yai_agentkit_core::{
 use crate::{
     batch::Batches,
     connection::{Connection, retrying, retrying_undone},
-    error::{is_foreign_key_violation, is_transient, is_unique_violation, storage_error},
+    error::{
+        is_foreign_key_violation, is_transient, is_unique_violation, is_unreadable, storage_error,
+    },
     precision::truncate_times,
 };
 
@@ -219,7 +221,8 @@ impl<E: StoredEntity> SqlRepository<E> {
         let transaction = self.connection.begin().await.map_err(failed)?;
         // Not against those that only refer to the row. On SQLite the transaction is the lock.
         let stored = find::<E>(id).lock(LockType::NoKeyUpdate);
-        let stored = stored.one(&*transaction).await.map_err(failed)?;
+        let stored = stored.one(&*transaction).await;
+        let stored = stored.map_err(|error| read_error::<E>("update", id, error))?;
         let mut entity = entity_of(stored.ok_or_else(|| Error::not_found(E::NAME, id))?)?;
         change(&mut entity)?;
         entity.changed(id)?;
@@ -264,7 +267,35 @@ fn write_error<E: Entity>(operation: &'static str, entity: &E, error: DbErr) -> 
 
 fn entity_of<E: StoredEntity>(model: Model<E>) -> Result<E> {
     let read = model.try_into();
-    read.map_err(|error| Error::backend(format!("read {}", E::NAME), error))
+    read.map_err(|error| Error::unreadable(E::NAME, error))
+}
+
+/// What an error says about reading the row with `id`.
+fn read_error<E: Entity>(operation: &'static str, id: &E::Id, error: DbErr) -> Error {
+    if is_unreadable(&error) {
+        return Error::unreadable(format!("{} {id}", E::NAME), error);
+    }
+    storage_error(operation, error)
+}
+
+/// Which of the rows of `select` can't be read, where `error` says that one can't.
+async fn list_error<E: StoredEntity>(
+    connection: &Connection,
+    select: Select<E::Table>,
+    error: DbErr,
+) -> Error {
+    if is_unreadable(&error) {
+        let keys = select.select_only().columns(key_columns::<E>());
+        let keys = keys.into_tuple::<<PrimaryKey<E> as PrimaryKeyTrait>::ValueType>();
+        for key in keys.all(connection).await.unwrap_or_default() {
+            let what = format!("{} {key:?}", E::NAME);
+            let one = E::Table::find_by_id(key);
+            if let Err(error) = one.one(connection).await {
+                return Error::unreadable(what, error);
+            }
+        }
+    }
+    storage_error("list", error)
 }
 
 /// The columns of the key; SeaORM refuses an entity without.
@@ -305,6 +336,11 @@ async fn find_all<E: StoredEntity>(
     keys.resize(ids.len().next_power_of_two(), keys[0].clone());
     let select = E::Table::find().filter(column.is_in(keys.iter().cloned()));
     let rows = retrying!(connection, select.clone().all(&connection));
+    if ids.len() > 1 && rows.as_ref().is_err_and(is_unreadable) {
+        // One of the rows: those who asked for the others get theirs.
+        let alone = ids.iter().map(|id| find::<E>(id).one(&connection));
+        return futures::future::join_all(alone).await;
+    }
     let keys = keys.into_iter().take(ids.len());
     let row_of = |key| {
         let rows = rows.as_ref().map_err(DbErr::clone)?;
@@ -407,7 +443,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
             }
         };
         found
-            .map_err(|error| storage_error("get", error))?
+            .map_err(|error| read_error::<E>("get", id, error))?
             .map(entity_of)
             .transpose()
     }
@@ -420,7 +456,10 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
         // One more tells whether there is a next page.
         let select = page(query)?.limit(limit + 1);
         let rows = retrying!(self.connection, select.clone().all(&self.connection));
-        let mut rows = rows.map_err(|error| storage_error("list", error))?;
+        let mut rows = match rows {
+            Ok(rows) => rows,
+            Err(error) => return Err(list_error::<E>(&self.connection, select, error).await),
+        };
         let is_last = rows.len() as u64 <= limit;
         rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         let position = E::POSITION

@@ -162,9 +162,9 @@ impl ThreadState {
         let decoded = self.head.as_ref().map(|head| {
             encode::decode_state(&head.values, |channel| head.versions.contains_key(channel))
         });
-        decoded
-            .transpose()
-            .map_err(|error| Error::backend("decode state", error))
+        decoded.transpose().map_err(|error| {
+            Error::unreadable(format!("the state of thread {}", self.thread_id), error)
+        })
     }
 
     /// How many items of `list` stand before those that [`state`](Self::state) has.

@@ -121,7 +121,7 @@ pub(super) fn stored_channel_value(inline: Option<&ChannelValue>, stored: Value)
 /// JSON of a row that this library or LangGraph wrote.
 pub(super) fn read_json<T: for<'de> Deserialize<'de>>(column: &str, text: &str) -> Result<T> {
     serde_json::from_str(text)
-        .map_err(|error| Error::backend(format!("read checkpoints.{column}"), error))
+        .map_err(|error| Error::unreadable(format!("checkpoints.{column}"), error))
 }
 
 fn write_json<T: Serialize>(column: &str, value: &T) -> Result<String> {

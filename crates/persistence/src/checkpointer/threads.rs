@@ -73,7 +73,7 @@ fn read(connection: &Connection, row: &QueryResult) -> Result<Thread> {
     Ok(Thread {
         id: id.into(),
         parent: parent.map(ThreadId::from),
-        updated_at: updated_at.map_err(|error| Error::backend("read threads.updated_at", error))?,
+        updated_at: updated_at.map_err(|error| Error::unreadable("threads.updated_at", error))?,
     })
 }
 

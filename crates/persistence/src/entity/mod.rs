@@ -1,6 +1,6 @@
 //! The domain types as rows of SeaORM entities.
 
-mod conversation;
+pub(crate) mod conversation;
 pub(crate) mod idempotency_key;
 pub(crate) mod message;
 pub(crate) mod turn;

@@ -40,7 +40,8 @@ pub(super) struct ProblemBody {
     /// Names the kind of problem, for programs: `urn:agentkit:problem:` and one of `invalid-input`,
     /// `not-found`, `method-not-allowed`, `timeout`, `conflict`, `turn-running`,
     /// `not-asked`, `turn-ended`, `turn-cancelled`, `too-large`, `unsupported-media-type`,
-    /// `key-reused`, `history-differs`, `queue-full`, `changed-meanwhile`, `internal`, `agent-failed`,
+    /// `key-reused`, `history-differs`, `queue-full`, `changed-meanwhile`, `internal`, `unreadable`,
+    /// `agent-failed`,
     /// `agent-unavailable`, `storage-unavailable`,
     /// `shutting-down`, `turn-unfinished`, `events-gone`, `host-not-allowed`, `origin-not-allowed`,
     /// `too-many-connections`.
@@ -173,6 +174,10 @@ impl From<Error> for Problem {
                 ..
             } => Self::storage_unavailable(error),
             Error::Unavailable { .. } => Self::outcome_unknown(error),
+            Error::Unreadable { .. } => {
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                Self::new(status, "unreadable", detail).because(error)
+            }
             other => Self::internal(other),
         }
     }

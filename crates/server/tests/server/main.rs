@@ -16,3 +16,4 @@ mod servers;
 mod settings;
 mod streams;
 mod support;
+mod unreadable;

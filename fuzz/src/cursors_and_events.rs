@@ -1,7 +1,7 @@
 use std::{fmt::Display, str::FromStr};
 
 use uuid::Uuid;
-use yai_agentkit_core::Cursor;
+use yai_agentkit_core::storage::Cursor;
 use yai_agentkit_engine::{OnBusy, TurnEvent};
 
 /// Cursors, and stored events.

@@ -29,7 +29,7 @@ thread_local! {
     };
 }
 
-/// Requests: the first byte is the place in [`server`], then come, a line each, the query, the
+/// Requests: the first byte is the place in `server`, then come, a line each, the query, the
 /// headers `If-Match`, `Idempotency-Key` and `Last-Event-ID`, and the body.
 pub fn requests(input: &[u8]) {
     TARGET.with(|target| {

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Instant};
 use chrono::DateTime;
 use sqlx::{Connection, PgConnection, Row};
 use yai_agentkit_core::{
-    CheckpointId, CheckpointQuery, CheckpointSelector, Checkpointer, Namespace, Stores,
-    ThreadCursor, ThreadId,
+    CheckpointId, CheckpointQuery, CheckpointSelector, Checkpointer, Namespace, Stores, ThreadId,
+    checkpoint::ThreadCursor,
 };
 use yai_agentkit_persistence::DatabaseConfig;
 

@@ -1,3 +1,5 @@
+//! What can go wrong, as types.
+
 use std::{borrow::Cow, fmt};
 
 use uuid::Uuid;

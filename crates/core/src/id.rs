@@ -125,7 +125,7 @@ uuid_id! {
     OwnerId
 }
 uuid_id! {
-    /// The id of an [`Interrupt`](crate::Interrupt).
+    /// The id of an [`Interrupt`](crate::turn::Interrupt).
     InterruptId
 }
 

@@ -18,54 +18,30 @@
 //! # Ok::<(), yai_agentkit_core::Error>(()) }).unwrap();
 //! ```
 
-mod checkpoint;
-mod checkpointer;
+pub mod checkpoint;
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
-mod conversation;
-mod error;
-
-mod fence;
+pub mod conversation;
+pub mod error;
 mod id;
-mod idempotency;
-
 pub mod memory;
-mod message;
-mod repository;
 pub mod retention;
-mod state;
-mod storage;
-mod turn;
+pub mod storage;
+pub mod turn;
 pub mod validate;
-mod value;
 
 pub use checkpoint::{
-    ChannelValue, Checkpoint, CheckpointMetadata, CheckpointSource, CheckpointTuple, PendingWrite,
-    TASKS, Version,
-};
-pub use checkpointer::{
-    ChannelWrite, CheckpointKey, CheckpointQuery, CheckpointSelector, Checkpointer,
-    DeltaChannelHistory, NewCheckpoint, NewWrites, PruneStrategy, Thread, ThreadCursor, Values,
-    special_write_index,
+    ChannelValue, Checkpoint, CheckpointKey, CheckpointMetadata, CheckpointQuery,
+    CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer, CheckpointerExt, Fence,
+    NewCheckpoint, NewWrites, PruneStrategy, PutOptions, Thread, ThreadState, Value, Version,
 };
 pub use clock::now;
-pub use conversation::{Conversation, ConversationFilter};
-pub use error::{BoxError, ConflictKind, Error, Outcome, Result};
-
-pub use fence::{Fence, Parent, PutOptions};
+pub use conversation::{Conversation, Message, Role};
+pub use error::{ConflictKind, Error, Outcome, Result};
 pub use id::{
     CheckpointId, ConversationId, InConversation, InterruptId, MessageId, Namespace, OwnerId,
     ThreadId, TurnId,
 };
-pub use idempotency::{IdempotencyKey, IdempotencyKeyFilter};
-
-pub use message::{Message, MessageFilter, Role};
-pub use repository::{Change, Cursor, Entity, ListQuery, Order, Page, Repository, Start};
-pub use state::{CheckpointerExt, ThreadState, join_lists};
-pub use storage::{HasStores, Storage, Stores, UnitOfWork};
-pub use turn::{
-    Announcements, EventBatch, Interrupt, LatestBatches, Turn, TurnBegin, TurnChange, TurnFilter,
-    TurnStatus, TurnStep, TurnStore,
-};
-pub use value::{EncodeError, Value};
+pub use storage::{Entity, ListQuery, Page, Repository, Storage, Stores, UnitOfWork};
+pub use turn::{Turn, TurnStatus, TurnStore};

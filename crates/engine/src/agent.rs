@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value as Json;
 use tokio::sync::mpsc;
-use yai_agentkit_core::{BoxError, MessageId, Role};
+use yai_agentkit_core::{MessageId, Role, error::BoxError};
 
 /// All that an agent knows in a thread. Its fields are the channels of the thread's checkpoints.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 use yai_agentkit_core::{
     ConflictKind, Conversation, ConversationId, Entity, Error, ListQuery, Result, Storage,
-    TurnFilter,
+    turn::TurnFilter,
 };
 
 use super::{RequestKey, TurnEngine, TurnError, claims::Claims};

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
-use yai_agentkit_core::{Interrupt, Message, MessageId};
+use yai_agentkit_core::{Message, MessageId, turn::Interrupt};
 
 use crate::agent::ToolCall;
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
     CheckpointId, CheckpointMetadata, CheckpointQuery, CheckpointSelector, CheckpointSource,
     CheckpointTuple, Checkpointer, Conversation, ConversationId, Error, ListQuery, Message,
-    MessageFilter, MessageId, Namespace, Result, Role, ThreadState, UnitOfWork,
+    MessageId, Namespace, Result, Role, ThreadState, UnitOfWork, conversation::MessageFilter,
 };
 
 use super::{Conversations, MESSAGE_ID};

@@ -7,7 +7,8 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use yai_agentkit_core::{
-    ConversationId, Error, ListQuery, Result, TurnChange, TurnFilter, TurnStatus,
+    ConversationId, Error, ListQuery, Result, TurnStatus,
+    turn::{TurnChange, TurnFilter},
 };
 
 use super::{TurnEngine, TurnError, TurnOutcome, chat::ended};

@@ -5,8 +5,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use yai_agentkit_core::{
-    ConflictKind, Error, EventBatch, Interrupt, Message, MessageId, Result, Turn, TurnChange,
-    TurnId, TurnStore,
+    ConflictKind, Error, Message, MessageId, Result, Turn, TurnId, TurnStore,
+    turn::{EventBatch, Interrupt, TurnChange},
 };
 
 use super::{

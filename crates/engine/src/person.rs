@@ -2,8 +2,9 @@
 
 use tokio::{sync::watch, time::Instant};
 use yai_agentkit_core::{
-    CheckpointSource, ConversationId, Error, Fence, Interrupt, InterruptId, ListQuery, Turn,
-    TurnChange, TurnFilter, TurnId, TurnStatus, now,
+    CheckpointSource, ConversationId, Error, Fence, InterruptId, ListQuery, Turn, TurnId,
+    TurnStatus, now,
+    turn::{Interrupt, TurnChange, TurnFilter},
 };
 
 use super::{

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tracing::Instrument;
 use yai_agentkit_core::{
-    ConversationId, Entity, Error, ListQuery, Turn, TurnFilter, TurnId, TurnStatus,
+    ConversationId, Entity, Error, ListQuery, Turn, TurnId, TurnStatus, turn::TurnFilter,
 };
 
 use super::{TurnEngine, TurnError, TurnOutcome, lease::RENEWALS, send::Incoming};

@@ -6,8 +6,9 @@ use std::sync::{
 use tokio::sync::watch;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    ConflictKind, ConversationId, Entity, Error, IdempotencyKey, ListQuery, Message, MessageId,
-    Repository, Role, TurnFilter, TurnId, UnitOfWork,
+    ConflictKind, ConversationId, Entity, Error, ListQuery, Message, MessageId, Repository, Role,
+    TurnId, UnitOfWork,
+    turn::{IdempotencyKey, TurnFilter},
 };
 
 use super::{OnBusy, TurnEngine, TurnError, TurnHandle, TurnOutcome, chat::Chat, entries::Entry};

@@ -9,7 +9,10 @@ use tokio::{
     sync::{Notify, watch},
     time::{MissedTickBehavior, interval},
 };
-use yai_agentkit_core::{Announcements, ConversationId, LatestBatches, Result, TurnId, TurnStore};
+use yai_agentkit_core::{
+    ConversationId, Result, TurnId, TurnStore,
+    turn::{Announcements, LatestBatches},
+};
 
 use crate::error_chain;
 

@@ -13,12 +13,16 @@ use async_trait::async_trait;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use yai_agentkit_core::{
-    Announcements, ChannelValue, CheckpointKey, CheckpointQuery, CheckpointSelector,
-    CheckpointTuple, Checkpointer, Conversation, ConversationId, DeltaChannelHistory, Error,
-    EventBatch, Fence, IdempotencyKey, InterruptId, LatestBatches, ListQuery, Message,
-    MessageFilter, NewCheckpoint, NewWrites, Outcome, OwnerId, Page, PruneStrategy, PutOptions,
-    Repository, Result, Role, Storage, Stores, Thread, ThreadCursor, ThreadId, Turn, TurnBegin,
-    TurnChange, TurnId, TurnStep, TurnStore, UnitOfWork, memory::MemoryStorage,
+    ChannelValue, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple,
+    Checkpointer, Conversation, ConversationId, Error, Fence, InterruptId, ListQuery, Message,
+    NewCheckpoint, NewWrites, Outcome, OwnerId, Page, PruneStrategy, PutOptions, Repository,
+    Result, Role, Storage, Stores, Thread, ThreadId, Turn, TurnId, TurnStore, UnitOfWork,
+    checkpoint::{DeltaChannelHistory, ThreadCursor},
+    conversation::MessageFilter,
+    memory::MemoryStorage,
+    turn::{
+        Announcements, EventBatch, IdempotencyKey, LatestBatches, TurnBegin, TurnChange, TurnStep,
+    },
 };
 
 use crate::{

@@ -10,8 +10,9 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::Semaphore;
 use yai_agentkit_core::{
-    ChannelWrite, CheckpointKey, Error, Fence, Interrupt, InterruptId, Namespace, NewWrites,
-    PendingWrite, Role, Turn, TurnChange, TurnStatus, Value,
+    CheckpointKey, Error, Fence, InterruptId, Namespace, NewWrites, Role, Turn, TurnStatus, Value,
+    checkpoint::{ChannelWrite, PendingWrite},
+    turn::{Interrupt, TurnChange},
 };
 
 use super::{

@@ -5,7 +5,8 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, QuerySelect, State
 use sea_orm_migration::MigratorTrait;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    ConversationId, Error, HasStores, Repository, Result, Storage, Stores, ThreadId, UnitOfWork,
+    ConversationId, Error, Repository, Result, Storage, Stores, ThreadId, UnitOfWork,
+    storage::HasStores,
 };
 
 use crate::{

@@ -9,7 +9,8 @@ use serde_json::{Value as Json, json};
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    Announcements, ConversationId, Error, EventBatch, LatestBatches, Result, TurnId, now,
+    ConversationId, Error, Result, TurnId, now,
+    turn::{Announcements, EventBatch, LatestBatches},
 };
 
 use crate::{

@@ -9,7 +9,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 use yai_agentkit_core::{
-    BoxError, ConversationId, Entity, Error, OwnerId, Result, Turn, TurnStatus, now,
+    ConversationId, Entity, Error, OwnerId, Result, Turn, TurnStatus, error::BoxError, now,
 };
 
 use crate::{

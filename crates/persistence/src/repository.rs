@@ -8,7 +8,9 @@ use sea_orm::{
     sea_query::{self, Expr, Func, IntoValueTuple, LockType},
 };
 use yai_agentkit_core::{
-    BoxError, Change, Cursor, Entity, Error, ListQuery, Order, Page, Repository, Result, Start,
+    Entity, Error, ListQuery, Page, Repository, Result,
+    error::BoxError,
+    storage::{Change, Cursor, Order, Start},
 };
 
 use crate::{
@@ -536,7 +538,9 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
 #[cfg(test)]
 mod tests {
     use sea_orm::ConnectionTrait;
-    use yai_agentkit_core::{Conversation, ConversationId, Message, MessageFilter, MessageId};
+    use yai_agentkit_core::{
+        Conversation, ConversationId, Message, MessageId, conversation::MessageFilter,
+    };
 
     use super::*;
     use crate::explain::Databases;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use yai_agentkit_core::{
-    Checkpointer, Conversation, IdempotencyKey, Message, Repository, Stores, Turn, TurnStore,
+    Checkpointer, Conversation, Message, Repository, Stores, Turn, TurnStore, turn::IdempotencyKey,
 };
 
 use crate::{

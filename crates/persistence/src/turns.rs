@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use yai_agentkit_core::{
-    Announcements, ConversationId, EventBatch, LatestBatches, OwnerId, Result, Turn, TurnBegin,
-    TurnChange, TurnId, TurnStep, TurnStore,
+    ConversationId, OwnerId, Result, Turn, TurnId, TurnStore,
+    turn::{Announcements, EventBatch, LatestBatches, TurnBegin, TurnChange, TurnStep},
 };
 
 use crate::{

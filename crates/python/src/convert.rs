@@ -10,8 +10,8 @@ use pyo3::{
 };
 use serde_json::{Map, Value as Json};
 use yai_agentkit_core::{
-    ChannelValue, ChannelWrite, CheckpointKey, DeltaChannelHistory, Error, PendingWrite, Result,
-    Thread, ThreadCursor, Value, Version,
+    ChannelValue, CheckpointKey, Error, Result, Thread, Value, Version,
+    checkpoint::{ChannelWrite, DeltaChannelHistory, PendingWrite, ThreadCursor},
 };
 use yai_agentkit_persistence::{RawCheckpoint, RawValue};
 

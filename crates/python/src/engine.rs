@@ -10,7 +10,7 @@ use pyo3::{exceptions::PyRuntimeError, prelude::*};
 use tokio::sync::OnceCell;
 use yai_agentkit_core::{
     CheckpointQuery, CheckpointSelector, Checkpointer, Error, NewWrites, PruneStrategy, Result,
-    Stores, ThreadId, Values,
+    Stores, ThreadId, checkpoint::Values,
 };
 use yai_agentkit_persistence::{Database, DatabaseConfig, NewRawCheckpoint, RawValue};
 

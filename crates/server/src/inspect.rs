@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json};
 use utoipa::ToSchema;
 use yai_agentkit_core::{
     ChannelValue, CheckpointId, CheckpointSelector, CheckpointTuple, Checkpointer, Error, Result,
-    join_lists,
+    checkpoint::join_lists,
 };
 
 /// A checkpoint of a list: what is known about it, without its values.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{net::TcpListener, signal};
-use yai_agentkit_core::BoxError;
+use yai_agentkit_core::error::BoxError;
 use yai_agentkit_persistence::Database;
 
 use crate::{
@@ -23,7 +23,7 @@ use yai_agentkit_engine::{TurnEngine, agent::Agent};
 ///
 /// ```no_run
 /// # use std::sync::Arc;
-/// # use yai_agentkit_core::BoxError;
+/// # use yai_agentkit_core::error::BoxError;
 /// use yai_agentkit_agents::offline::OfflineAgent;
 /// use yai_agentkit_server::{
 ///     serve::serve,

@@ -9,7 +9,8 @@ use super::{
     fixtures::{AWKWARD, Draft, TestThread, ascending_ids, fresh, stored, tuple_of, version},
 };
 use crate::{
-    ChannelValue, CheckpointId, CheckpointQuery, CheckpointSelector, Storage, Values, Version,
+    ChannelValue, CheckpointId, CheckpointQuery, CheckpointSelector, Storage, Version,
+    checkpoint::Values,
 };
 
 pub(super) const CASES: &[Case] = cases!["checkpoint_lists":

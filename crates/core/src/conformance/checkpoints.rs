@@ -8,7 +8,7 @@ use super::{
     Case,
     fixtures::{AWKWARD, Draft, TestThread, ascending_ids, packed, stored, tuple_of, version},
 };
-use crate::{ChannelValue, CheckpointId, Storage, TASKS, Value, Version};
+use crate::{ChannelValue, CheckpointId, Storage, Value, Version, checkpoint::TASKS};
 
 pub(super) const CASES: &[Case] = cases!["checkpoints":
     what_was_never_put_is_none,

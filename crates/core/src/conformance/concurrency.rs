@@ -12,8 +12,8 @@ use super::{
     },
 };
 use crate::{
-    ChannelValue, Conversation, Entity, Error, Message, MessageFilter, MessageId, Role, Storage,
-    Turn,
+    ChannelValue, Conversation, Entity, Error, Message, MessageId, Role, Storage, Turn,
+    conversation::MessageFilter,
 };
 
 pub(super) const CASES: &[Case] = cases!["concurrency":

@@ -14,8 +14,8 @@ use super::{
     },
 };
 use crate::{
-    Conversation, ConversationFilter, ConversationId, Entity, Error, ListQuery, Message, Role,
-    Storage, Turn,
+    Conversation, ConversationId, Entity, Error, ListQuery, Message, Role, Storage, Turn,
+    conversation::ConversationFilter,
 };
 
 pub(super) const CASES: &[Case] = cases!["conversations":

@@ -6,7 +6,9 @@ use super::{
     Case,
     fixtures::{Draft, TestThread, packed, put_delta_chain, stored, text_of, version},
 };
-use crate::{ChannelValue, CheckpointId, DeltaChannelHistory, NewCheckpoint, Storage, Value};
+use crate::{
+    ChannelValue, CheckpointId, NewCheckpoint, Storage, Value, checkpoint::DeltaChannelHistory,
+};
 
 pub(super) const CASES: &[Case] = cases!["delta_channels":
     writes_come_oldest_first_since_the_nearest_snapshot,

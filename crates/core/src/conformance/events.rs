@@ -12,8 +12,9 @@ use super::{
     },
 };
 use crate::{
-    Conversation, ConversationId, Entity, EventBatch, Fence, LatestBatches, Message, MessageId,
-    NewCheckpoint, Result, Role, Storage, Stores, Turn, TurnId, TurnStatus, TurnStep, TurnStore,
+    Conversation, ConversationId, Entity, Fence, Message, MessageId, NewCheckpoint, Result, Role,
+    Storage, Stores, Turn, TurnId, TurnStatus, TurnStore,
+    turn::{EventBatch, LatestBatches, TurnStep},
     validate::MAX_DEPTH,
 };
 

@@ -11,8 +11,8 @@ use super::{
     },
 };
 use crate::{
-    Checkpoint, CheckpointId, ConflictKind, Error, Fence, NewCheckpoint, Parent, PruneStrategy,
-    PutOptions, Result, Storage,
+    Checkpoint, CheckpointId, ConflictKind, Error, Fence, NewCheckpoint, PruneStrategy, PutOptions,
+    Result, Storage, checkpoint::Parent,
 };
 
 pub(super) const CASES: &[Case] = cases!["fencing":

@@ -6,11 +6,11 @@ use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use crate::{
-    ChannelValue, ChannelWrite, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata,
-    CheckpointQuery, CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer,
-    Conversation, DeltaChannelHistory, Entity, Error, Fence, Namespace, NewCheckpoint, NewWrites,
-    PendingWrite, PutOptions, Repository, Result, Storage, Thread, ThreadId, Value, Values,
-    Version,
+    ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
+    CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer, Conversation, Entity,
+    Error, Fence, Namespace, NewCheckpoint, NewWrites, PutOptions, Repository, Result, Storage,
+    Thread, ThreadId, Value, Version,
+    checkpoint::{ChannelWrite, DeltaChannelHistory, PendingWrite, Values},
 };
 
 /// Text that a careless query, encoding or collation breaks.

@@ -12,8 +12,9 @@ use super::{
     fixtures::{add_conversation, all_at_once, assert_conflict, moment},
 };
 use crate::{
-    ConversationId, Entity, IdempotencyKey, Interrupt, InterruptId, MessageId, OwnerId, Result,
-    Storage, Turn, TurnChange, TurnId, TurnStatus, TurnStore, now,
+    ConversationId, Entity, InterruptId, MessageId, OwnerId, Result, Storage, Turn, TurnId,
+    TurnStatus, TurnStore, now,
+    turn::{IdempotencyKey, Interrupt, TurnChange},
 };
 
 pub(super) const CASES: &[Case] = cases!["leases":

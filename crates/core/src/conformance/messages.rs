@@ -11,7 +11,10 @@ use super::{
         replace,
     },
 };
-use crate::{ConversationId, Entity, ListQuery, Message, MessageFilter, MessageId, Role, Storage};
+use crate::{
+    ConversationId, Entity, ListQuery, Message, MessageId, Role, Storage,
+    conversation::MessageFilter,
+};
 
 pub(super) const CASES: &[Case] = cases!["messages":
     a_message_reads_back_equal_in_every_field,

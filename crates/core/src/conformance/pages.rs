@@ -7,8 +7,12 @@ use uuid::{NoContext, Timestamp, Uuid};
 
 use super::{Case, fixtures::add_conversation};
 use crate::{
-    Conversation, ConversationId, Cursor, Entity, ListQuery, Message, MessageFilter, MessageId,
-    Order, Repository, Role, Start, Storage, Turn, TurnFilter, TurnId, TurnStatus, now,
+    Conversation, ConversationId, Entity, ListQuery, Message, MessageId, Repository, Role, Storage,
+    Turn, TurnId, TurnStatus,
+    conversation::MessageFilter,
+    now,
+    storage::{Cursor, Order, Start},
+    turn::TurnFilter,
 };
 
 pub(super) const CASES: &[Case] = cases!["pages":

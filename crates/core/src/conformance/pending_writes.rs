@@ -6,7 +6,10 @@ use super::{
     Case,
     fixtures::{AWKWARD, TestThread, text_of},
 };
-use crate::{ChannelWrite, CheckpointId, PendingWrite, Storage, TASKS, Value};
+use crate::{
+    CheckpointId, Storage, Value,
+    checkpoint::{ChannelWrite, PendingWrite, TASKS},
+};
 
 pub(super) const CASES: &[Case] = cases!["pending_writes":
     every_field_reads_back_equal,

@@ -9,7 +9,8 @@ use super::{
     fixtures::{Draft, TestThread, ascending_ids, fresh, packed, put_delta_chain, stored, version},
 };
 use crate::{
-    ChannelValue, CheckpointId, CheckpointTuple, NewCheckpoint, PruneStrategy, Storage, TASKS,
+    ChannelValue, CheckpointId, CheckpointTuple, NewCheckpoint, PruneStrategy, Storage,
+    checkpoint::TASKS,
 };
 
 pub(super) const CASES: &[Case] = cases!["pruning":

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     ChannelValue, CheckpointMetadata, CheckpointSelector, CheckpointSource, CheckpointTuple,
-    CheckpointerExt, Storage, ThreadId, ThreadState, Values, join_lists,
+    CheckpointerExt, Storage, ThreadId, ThreadState,
+    checkpoint::{Values, join_lists},
 };
 
 pub(super) const CASES: &[Case] = cases!["state":

@@ -6,7 +6,7 @@ use super::{
     Case,
     fixtures::{Draft, TestThread, fresh, listed_until, moment, stored, version},
 };
-use crate::{PruneStrategy, Storage, Thread, ThreadCursor};
+use crate::{PruneStrategy, Storage, Thread, checkpoint::ThreadCursor};
 
 pub(super) const CASES: &[Case] = cases!["threads":
     the_last_written_thread_comes_first,

@@ -12,9 +12,10 @@ use super::{
     },
 };
 use crate::{
-    ConflictKind, ConversationId, Entity, Error, EventBatch, Fence, IdempotencyKey, ListQuery,
-    Message, MessageFilter, MessageId, OwnerId, Result, Role, Storage, Turn, TurnBegin, TurnChange,
-    TurnFilter, TurnId, TurnStatus,
+    ConflictKind, ConversationId, Entity, Error, Fence, ListQuery, Message, MessageId, OwnerId,
+    Result, Role, Storage, Turn, TurnId, TurnStatus,
+    conversation::MessageFilter,
+    turn::{EventBatch, IdempotencyKey, TurnBegin, TurnChange, TurnFilter},
 };
 
 pub(super) const CASES: &[Case] = cases!["turns":

@@ -10,8 +10,8 @@ use super::{
     },
 };
 use crate::{
-    CheckpointId, Conversation, Entity, Message, MessageFilter, NewCheckpoint, PruneStrategy,
-    PutOptions, Role, Storage, ThreadState, Turn, TurnStatus, UnitOfWork,
+    CheckpointId, Conversation, Entity, Message, NewCheckpoint, PruneStrategy, PutOptions, Role,
+    Storage, ThreadState, Turn, TurnStatus, UnitOfWork, conversation::MessageFilter,
 };
 
 pub(super) const CASES: &[Case] = cases!["unit_of_work":

@@ -6,9 +6,10 @@ use serde_json::Value as Json;
 use super::{Access, State};
 use crate::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
-    CheckpointSelector, CheckpointTuple, Checkpointer, ConflictKind, DeltaChannelHistory, Error,
-    Fence, Namespace, NewCheckpoint, NewWrites, Page, Parent, PendingWrite, PruneStrategy,
-    PutOptions, Result, TASKS, Thread, ThreadCursor, ThreadId, Value, Values, now,
+    CheckpointSelector, CheckpointTuple, Checkpointer, ConflictKind, Error, Fence, Namespace,
+    NewCheckpoint, NewWrites, Page, PruneStrategy, PutOptions, Result, Thread, ThreadId, Value,
+    checkpoint::{DeltaChannelHistory, Parent, PendingWrite, TASKS, ThreadCursor, Values},
+    now,
     retention::{CheckpointSummary, Place, Retention},
 };
 

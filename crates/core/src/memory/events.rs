@@ -4,7 +4,7 @@ use serde_json::Value as Json;
 use tokio::time::Instant;
 
 use super::State;
-use crate::{ConversationId, Error, EventBatch, Result, TurnId};
+use crate::{ConversationId, Error, Result, TurnId, turn::EventBatch};
 
 /// The events and the time of each batch.
 pub(super) type Batches = BTreeMap<(ConversationId, TurnId, u64), (Vec<Json>, Instant)>;

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    Checkpointer, Conversation, HasStores, IdempotencyKey, InConversation, Message, Repository,
-    Result, Storage, Stores, Turn, TurnId, TurnStore, UnitOfWork,
+    Checkpointer, Conversation, InConversation, Message, Repository, Result, Storage, Stores, Turn,
+    TurnId, TurnStore, UnitOfWork, storage::HasStores, turn::IdempotencyKey,
 };
 
 use checkpointer::Checkpoints;

@@ -6,8 +6,10 @@ use uuid::Uuid;
 
 use super::{Access, State};
 use crate::{
-    Change, Conversation, Cursor, Entity, Error, IdempotencyKey, InConversation, ListQuery,
-    Message, Order, Page, Repository, Result, Start, Turn, TurnStatus,
+    Conversation, Entity, Error, InConversation, ListQuery, Message, Page, Repository, Result,
+    Turn, TurnStatus,
+    storage::{Change, Cursor, Order, Start},
+    turn::IdempotencyKey,
 };
 
 pub(super) type Rows<E> = BTreeMap<<E as Entity>::Id, E>;

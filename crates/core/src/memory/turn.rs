@@ -9,9 +9,9 @@ use super::{
     repository::{add, check},
 };
 use crate::{
-    Announcements, ConversationId, Entity, Error, EventBatch, Fence, InConversation, LatestBatches,
-    OwnerId, PutOptions, Result, Turn, TurnBegin, TurnChange, TurnId, TurnStatus, TurnStep,
-    TurnStore, now,
+    ConversationId, Entity, Error, Fence, InConversation, OwnerId, PutOptions, Result, Turn,
+    TurnId, TurnStatus, TurnStore, now,
+    turn::{Announcements, EventBatch, LatestBatches, TurnBegin, TurnChange, TurnStep},
 };
 
 pub(super) struct MemoryTurns(pub(super) Access);

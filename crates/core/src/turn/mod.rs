@@ -1,4 +1,7 @@
+//! A message on its way to its answer: turns, and what becomes durable whole.
+
 mod event;
+mod idempotency;
 mod store;
 
 use std::time::Duration;
@@ -13,6 +16,7 @@ use crate::{
 
 pub use self::{
     event::{Announcements, EventBatch, LatestBatches},
+    idempotency::{IdempotencyKey, IdempotencyKeyFilter},
     store::{TurnBegin, TurnChange, TurnStep, TurnStore},
 };
 

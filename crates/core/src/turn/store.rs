@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use super::{Announcements, EventBatch, LatestBatches, Turn};
 use crate::{
-    ConversationId, Fence, IdempotencyKey, Message, NewCheckpoint, NewWrites, OwnerId, Result,
-    TurnId,
+    ConversationId, Fence, Message, NewCheckpoint, NewWrites, OwnerId, Result, TurnId,
+    turn::IdempotencyKey,
 };
 
 /// A turn that begins, and all that is stored with it.
@@ -113,9 +113,9 @@ impl TurnChange {
 /// ```
 /// use std::time::Duration;
 /// use yai_agentkit_core::{
-///     CheckpointMetadata, CheckpointSource, Conversation, EventBatch, Fence, Message, Role,
-///     OwnerId, Stores, ThreadState, Turn, TurnBegin, TurnChange, TurnStatus, TurnStep,
-///     memory::MemoryStorage,
+///     CheckpointMetadata, CheckpointSource, Conversation, Fence, Message, Role, OwnerId,
+///     Stores, ThreadState, Turn, TurnStatus, memory::MemoryStorage,
+///     turn::{EventBatch, TurnBegin, TurnChange, TurnStep},
 /// };
 ///
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {

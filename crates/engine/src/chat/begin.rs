@@ -1,8 +1,8 @@
 //! What begins: a turn, at once or after it has waited, and an instruction.
 
 use yai_agentkit_core::{
-    CheckpointSource, Error, Fence, IdempotencyKey, Message, Result, Role, Turn, TurnBegin,
-    TurnStatus, TurnStore, now,
+    CheckpointSource, Error, Fence, Message, Result, Role, Turn, TurnStatus, TurnStore, now,
+    turn::{IdempotencyKey, TurnBegin},
 };
 
 use super::{Chat, EventLog, Staged};

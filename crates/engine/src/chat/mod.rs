@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use yai_agentkit_core::{
     CheckpointMetadata, CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer,
-    Conversation, Error, ListQuery, MessageId, NewCheckpoint, PendingWrite, Result, Role,
-    ThreadState, Turn, TurnFilter, TurnId, TurnStatus, TurnStore, Values,
+    Conversation, Error, ListQuery, MessageId, NewCheckpoint, Result, Role, ThreadState, Turn,
+    TurnId, TurnStatus, TurnStore,
+    checkpoint::{PendingWrite, Values},
+    turn::TurnFilter,
 };
 
 pub(super) use self::run::{Progress, guarded};

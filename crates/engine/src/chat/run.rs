@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
 use tracing::Instrument;
 use yai_agentkit_core::{
-    CheckpointSource, Fence, Interrupt, Message, Result, Role, Turn, TurnChange, TurnStatus,
-    TurnStep, validate,
+    CheckpointSource, Fence, Message, Result, Role, Turn, TurnStatus,
+    turn::{Interrupt, TurnChange, TurnStep},
+    validate,
 };
 
 use super::{ASK, Chat, closed, ended, is_unavailable, log_of};

@@ -1,6 +1,6 @@
 //! Turns that were cut short.
 
-use yai_agentkit_core::{Error, Fence, Message, Result, Turn, TurnChange, TurnStatus};
+use yai_agentkit_core::{Error, Fence, Message, Result, Turn, TurnStatus, turn::TurnChange};
 
 use super::{Chat, EventLog, ended, is_unavailable, log_of};
 use crate::{TurnError, TurnOutcome, error_chain};

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use yai_agentkit_core::{Interrupt, Role};
+use yai_agentkit_core::{Role, turn::Interrupt};
 use yai_agentkit_engine::agent::{
     Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome,
 };

@@ -5,8 +5,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use yai_agentkit_core::{
-    CheckpointQuery, Conversation, ConversationId, ListQuery, Message, MessageFilter, Role,
-    Storage, ThreadState, Turn, TurnFilter, TurnStatus,
+    CheckpointQuery, Conversation, ConversationId, ListQuery, Message, Role, Storage, ThreadState,
+    Turn, TurnStatus, conversation::MessageFilter, turn::TurnFilter,
 };
 use yai_agentkit_engine::{
     Facts, RequestKey, SendOptions, TurnEngine, TurnError, TurnEvent, TurnLimits, TurnOutcome,

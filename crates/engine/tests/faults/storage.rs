@@ -4,11 +4,15 @@ use std::{collections::BTreeMap, ops::Deref, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use yai_agentkit_core::{
-    Announcements, Change, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple,
-    Checkpointer, Conversation, ConversationId, Cursor, DeltaChannelHistory, Entity, Error,
-    EventBatch, Fence, IdempotencyKey, LatestBatches, ListQuery, Message, NewCheckpoint, NewWrites,
-    OwnerId, Page, PruneStrategy, PutOptions, Repository, Result, Storage, Stores, Thread,
-    ThreadCursor, ThreadId, Turn, TurnBegin, TurnChange, TurnId, TurnStep, TurnStore, UnitOfWork,
+    CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
+    Conversation, ConversationId, Entity, Error, Fence, ListQuery, Message, NewCheckpoint,
+    NewWrites, OwnerId, Page, PruneStrategy, PutOptions, Repository, Result, Storage, Stores,
+    Thread, ThreadId, Turn, TurnId, TurnStore, UnitOfWork,
+    checkpoint::{DeltaChannelHistory, ThreadCursor},
+    storage::{Change, Cursor},
+    turn::{
+        Announcements, EventBatch, IdempotencyKey, LatestBatches, TurnBegin, TurnChange, TurnStep,
+    },
 };
 
 use crate::process::{OpenUnit, Process};

@@ -12,8 +12,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 use yai_agentkit_core::{
-    CheckpointQuery, Conversation, ConversationId, ListQuery, Message, MessageFilter, Role,
-    Storage, ThreadState, Turn, TurnFilter, TurnStatus, memory::MemoryStorage,
+    CheckpointQuery, Conversation, ConversationId, ListQuery, Message, Role, Storage, ThreadState,
+    Turn, TurnStatus, conversation::MessageFilter, memory::MemoryStorage, turn::TurnFilter,
 };
 use yai_agentkit_engine::{
     OnBusy, RequestKey, SendOptions, TurnEngine, TurnError, TurnEvent, TurnLimits, TurnOutcome,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::StreamExt;
-use yai_agentkit_core::{Conversation, Message, Role, Stores, TurnFilter};
+use yai_agentkit_core::{Conversation, Message, Role, Stores, turn::TurnFilter};
 use yai_agentkit_engine::{
     OnBusy, SendOptions, TurnEngine, TurnError, TurnLimits,
     test_kit::{FailingStorage, ScriptedAgent, answered, limits, said, send_with},

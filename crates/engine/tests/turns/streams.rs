@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    Conversation, ListQuery, Message, Role, Stores, Turn, TurnFilter, memory::MemoryStorage,
+    Conversation, ListQuery, Message, Role, Stores, Turn, memory::MemoryStorage, turn::TurnFilter,
 };
 use yai_agentkit_engine::{
     SendOptions, TurnEngine,

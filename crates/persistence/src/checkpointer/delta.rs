@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use sea_orm::DbErr;
 use serde_json::{Map, Value as Json};
 use yai_agentkit_core::{
-    ChannelValue, CheckpointSelector, DeltaChannelHistory, PendingWrite, Result, Value,
+    ChannelValue, CheckpointSelector, Result, Value,
+    checkpoint::{DeltaChannelHistory, PendingWrite},
 };
 
 use super::{

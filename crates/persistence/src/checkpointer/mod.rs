@@ -22,9 +22,10 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use yai_agentkit_core::{
-    CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
-    DeltaChannelHistory, EventBatch, Fence, NewCheckpoint, NewWrites, Page, Parent, PruneStrategy,
-    PutOptions, Result, Thread, ThreadCursor, ThreadId,
+    CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer, Fence,
+    NewCheckpoint, NewWrites, Page, PruneStrategy, PutOptions, Result, Thread, ThreadId,
+    checkpoint::{DeltaChannelHistory, Parent, ThreadCursor},
+    turn::EventBatch,
 };
 
 pub(crate) use self::group::Group;

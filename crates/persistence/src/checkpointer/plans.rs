@@ -1,9 +1,11 @@
 //! The hot statements are read and written by their indexes, however long the tables get.
 
 use yai_agentkit_core::{
-    ChannelWrite, CheckpointKey, CheckpointMetadata, CheckpointQuery, CheckpointSelector,
-    ConversationId, EventBatch, Fence, IdempotencyKey, Message, Namespace, NewWrites, Role,
-    ThreadCursor, ThreadState, Turn, TurnBegin, TurnChange, Value, Values, now,
+    CheckpointKey, CheckpointMetadata, CheckpointQuery, CheckpointSelector, ConversationId, Fence,
+    Message, Namespace, NewWrites, Role, ThreadState, Turn, Value,
+    checkpoint::{ChannelWrite, ThreadCursor, Values},
+    now,
+    turn::{EventBatch, IdempotencyKey, TurnBegin, TurnChange},
 };
 
 use super::{

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use yai_agentkit_core::{
     CheckpointId, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Error,
-    PendingWrite, PutOptions, Result, Value, validate,
+    PutOptions, Result, Value, checkpoint::PendingWrite, validate,
 };
 
 use super::{

@@ -10,8 +10,9 @@ use sea_orm::{DbErr, QueryResult};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
-    CheckpointId, CheckpointKey, CheckpointQuery, CheckpointSelector, Namespace, PendingWrite,
-    Result, ThreadId, Value, Values, Version,
+    CheckpointId, CheckpointKey, CheckpointQuery, CheckpointSelector, Namespace, Result, ThreadId,
+    Value, Version,
+    checkpoint::{PendingWrite, Values},
 };
 
 use super::{

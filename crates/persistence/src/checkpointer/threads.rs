@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sea_orm::{DbErr, QueryResult};
-use yai_agentkit_core::{Error, Page, Result, Thread, ThreadCursor, ThreadId};
+use yai_agentkit_core::{Error, Page, Result, Thread, ThreadId, checkpoint::ThreadCursor};
 
 use super::row::Columns;
 use crate::{

@@ -4,8 +4,9 @@
 use sea_orm::DbErr;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    CheckpointKey, Checkpointer, Entity, Error, EventBatch, Fence, IdempotencyKey, InConversation,
-    Message, MessageId, Repository, Result, Turn, TurnBegin, TurnChange, TurnId, TurnStep, now,
+    CheckpointKey, Checkpointer, Entity, Error, Fence, InConversation, Message, MessageId,
+    Repository, Result, Turn, TurnId, now,
+    turn::{EventBatch, IdempotencyKey, TurnBegin, TurnChange, TurnStep},
 };
 
 use super::{

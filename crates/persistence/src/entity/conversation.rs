@@ -1,5 +1,5 @@
 use sea_orm::{Condition, entity::prelude::*};
-use yai_agentkit_core::{Conversation, ConversationFilter, ConversationId};
+use yai_agentkit_core::{Conversation, ConversationId, conversation::ConversationFilter};
 
 use crate::StoredEntity;
 

@@ -1,7 +1,10 @@
 use std::time::Duration;
 
 use sea_orm::{Condition, entity::prelude::*};
-use yai_agentkit_core::{ConversationId, IdempotencyKey, IdempotencyKeyFilter, Result};
+use yai_agentkit_core::{
+    ConversationId, Result,
+    turn::{IdempotencyKey, IdempotencyKeyFilter},
+};
 
 use crate::{
     StoredEntity,

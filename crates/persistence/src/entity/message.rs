@@ -1,5 +1,5 @@
 use sea_orm::{Condition, entity::prelude::*};
-use yai_agentkit_core::{ConversationId, Message, MessageFilter, MessageId, Role};
+use yai_agentkit_core::{ConversationId, Message, MessageId, Role, conversation::MessageFilter};
 
 use crate::StoredEntity;
 

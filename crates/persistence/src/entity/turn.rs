@@ -1,7 +1,9 @@
 use std::time::Duration;
 
 use sea_orm::{Condition, entity::prelude::*};
-use yai_agentkit_core::{ConversationId, MessageId, OwnerId, Turn, TurnFilter, TurnId, TurnStatus};
+use yai_agentkit_core::{
+    ConversationId, MessageId, OwnerId, Turn, TurnId, TurnStatus, turn::TurnFilter,
+};
 
 use crate::StoredEntity;
 

@@ -6,11 +6,13 @@ use futures::future::join_all;
 use serde_json::json;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    ChannelValue, ChannelWrite, Checkpoint, CheckpointMetadata, CheckpointQuery,
-    CheckpointSelector, CheckpointSource, Checkpointer, Conversation, EventBatch, Fence,
-    IdempotencyKey, Message, Namespace, NewCheckpoint, NewWrites, PruneStrategy, PutOptions, Role,
-    Storage, Stores, ThreadCursor, ThreadId, Turn, TurnBegin, TurnChange, TurnStatus, TurnStep,
-    Value, Values, Version, now,
+    ChannelValue, Checkpoint, CheckpointMetadata, CheckpointQuery, CheckpointSelector,
+    CheckpointSource, Checkpointer, Conversation, Fence, Message, Namespace, NewCheckpoint,
+    NewWrites, PruneStrategy, PutOptions, Role, Storage, Stores, ThreadId, Turn, TurnStatus, Value,
+    Version,
+    checkpoint::{ChannelWrite, ThreadCursor, Values},
+    now,
+    turn::{EventBatch, IdempotencyKey, TurnBegin, TurnChange, TurnStep},
 };
 
 use super::Golden;

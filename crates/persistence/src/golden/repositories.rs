@@ -6,9 +6,10 @@ use futures::future::join_all;
 use serde_json::json;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    Conversation, ConversationFilter, EventBatch, IdempotencyKey, LatestBatches, ListQuery,
-    Message, MessageFilter, MessageId, OwnerId, Repository, Role, Storage, Stores, Turn,
-    TurnChange, TurnFilter, TurnStatus,
+    Conversation, ListQuery, Message, MessageId, OwnerId, Repository, Role, Storage, Stores, Turn,
+    TurnStatus,
+    conversation::{ConversationFilter, MessageFilter},
+    turn::{EventBatch, IdempotencyKey, LatestBatches, TurnChange, TurnFilter},
 };
 
 use super::Golden;

@@ -7,9 +7,9 @@ use serde_json::json;
 use yai_agentkit_core::{
     Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
     CheckpointSelector, CheckpointSource, CheckpointerExt, ConflictKind, Conversation,
-    ConversationId, Error, EventBatch, Fence, IdempotencyKey, Message, MessageId, Namespace,
-    NewCheckpoint, OwnerId, PutOptions, Result, Role, Storage, Stores, Turn, TurnBegin, TurnChange,
-    TurnId, TurnStatus, TurnStep, Value,
+    ConversationId, Error, Fence, Message, MessageId, Namespace, NewCheckpoint, OwnerId,
+    PutOptions, Result, Role, Storage, Stores, Turn, TurnId, TurnStatus, Value,
+    turn::{EventBatch, IdempotencyKey, TurnBegin, TurnChange, TurnStep},
 };
 use yai_agentkit_persistence::{Database, NewRawCheckpoint, RawCheckpoints, RawValue};
 

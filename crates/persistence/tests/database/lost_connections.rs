@@ -1,9 +1,11 @@
 use std::time::{Duration, Instant};
 
 use yai_agentkit_core::{
-    ChannelWrite, CheckpointQuery, CheckpointSelector, CheckpointerExt, Conversation,
-    ConversationFilter, Error, EventBatch, LatestBatches, ListQuery, NewWrites, Outcome,
-    PruneStrategy, Storage, Stores, TurnId, Value,
+    CheckpointQuery, CheckpointSelector, CheckpointerExt, Conversation, Error, ListQuery,
+    NewWrites, Outcome, PruneStrategy, Storage, Stores, TurnId, Value,
+    checkpoint::ChannelWrite,
+    conversation::ConversationFilter,
+    turn::{EventBatch, LatestBatches},
 };
 use yai_agentkit_persistence::Database;
 

@@ -2,8 +2,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
-    ChannelValue, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
-    DeltaChannelHistory, PendingWrite, Thread, Value,
+    ChannelValue, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer, Thread,
+    Value,
+    checkpoint::{DeltaChannelHistory, PendingWrite},
 };
 
 /// What we read, in the shape of `describe.py stored`.

@@ -1,8 +1,8 @@
 use serde_json::{Value as Json, json};
 use yai_agentkit_core::{
-    ChannelValue, ChannelWrite, Checkpoint, CheckpointKey, CheckpointMetadata, CheckpointSelector,
-    CheckpointSource, Checkpointer, NewCheckpoint, NewWrites, PutOptions, Stores, TASKS, Value,
-    Version,
+    ChannelValue, Checkpoint, CheckpointKey, CheckpointMetadata, CheckpointSelector,
+    CheckpointSource, Checkpointer, NewCheckpoint, NewWrites, PutOptions, Stores, Value, Version,
+    checkpoint::{ChannelWrite, TASKS},
 };
 
 use crate::{

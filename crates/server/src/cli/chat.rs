@@ -4,7 +4,7 @@ use std::{
 };
 
 use tokio::io::{AsyncBufReadExt, BufReader};
-use yai_agentkit_core::{BoxError, Conversation, ConversationId, Message, Role};
+use yai_agentkit_core::{Conversation, ConversationId, Message, Role, error::BoxError};
 use yai_agentkit_persistence::Database;
 
 use super::turn_engine;

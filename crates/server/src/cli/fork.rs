@@ -3,7 +3,7 @@ use std::{
     sync::Arc,
 };
 
-use yai_agentkit_core::{BoxError, ConversationId, MessageId};
+use yai_agentkit_core::{ConversationId, MessageId, error::BoxError};
 use yai_agentkit_persistence::Database;
 
 use crate::settings::Settings;

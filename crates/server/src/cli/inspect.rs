@@ -2,7 +2,8 @@ use std::io::{Write, stdout};
 
 use serde_json::json;
 use yai_agentkit_core::{
-    BoxError, CheckpointQuery, CheckpointSelector, Error, Namespace, Stores, ThreadId, Values,
+    CheckpointQuery, CheckpointSelector, Error, Namespace, Stores, ThreadId, checkpoint::Values,
+    error::BoxError,
 };
 use yai_agentkit_persistence::Database;
 

@@ -1,6 +1,6 @@
 use std::io::{Write, stdout};
 
-use yai_agentkit_core::BoxError;
+use yai_agentkit_core::error::BoxError;
 use yai_agentkit_persistence::{Database, MigrationState};
 
 use crate::settings::Settings;

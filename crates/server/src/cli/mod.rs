@@ -10,7 +10,7 @@ use std::{io, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand};
 use yai_agentkit_agents::{offline::OfflineAgent, openai::OpenAiAgent};
-use yai_agentkit_core::{BoxError, Error};
+use yai_agentkit_core::{Error, error::BoxError};
 use yai_agentkit_engine::{TurnEngine, agent::Agent, error_chain};
 use yai_agentkit_persistence::Database;
 

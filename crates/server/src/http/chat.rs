@@ -12,7 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 use yai_agentkit_core::{
     CheckpointId, CheckpointQuery, CheckpointSelector, Error, Message, MessageId, Namespace, Role,
-    Values,
+    checkpoint::Values,
 };
 
 use super::{

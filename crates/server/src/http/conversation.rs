@@ -11,7 +11,8 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    Conversation, ConversationId, Cursor, Error, ListQuery, MessageFilter, MessageId,
+    Conversation, ConversationId, Error, ListQuery, MessageId, conversation::MessageFilter,
+    storage::Cursor,
 };
 
 use super::{

@@ -10,7 +10,7 @@ use axum::{
 };
 use futures::{Stream, StreamExt, stream};
 use utoipa_axum::{router::OpenApiRouter, routes};
-use yai_agentkit_core::{BoxError, Turn};
+use yai_agentkit_core::{Turn, error::BoxError};
 
 use super::{
     App,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
-use yai_agentkit_core::{Cursor, InterruptId, ListQuery, Turn, TurnFilter, TurnId};
+use yai_agentkit_core::{InterruptId, ListQuery, Turn, TurnId, storage::Cursor, turn::TurnFilter};
 
 use super::{
     App,

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use yai_agentkit_core::{
-    CheckpointQuery, CheckpointTuple, ConversationFilter, ListQuery, Message, MessageFilter, Role,
-    Storage, ThreadState, Turn, TurnFilter, TurnStatus,
+    CheckpointQuery, CheckpointTuple, ListQuery, Message, Role, Storage, ThreadState, Turn,
+    TurnStatus,
+    conversation::{ConversationFilter, MessageFilter},
+    turn::TurnFilter,
 };
 use yai_agentkit_engine::{
     TurnEvent,

@@ -10,7 +10,7 @@ use axum::{
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use yai_agentkit_core::{ListQuery, Stores, TurnFilter, TurnId};
+use yai_agentkit_core::{ListQuery, Stores, TurnId, turn::TurnFilter};
 use yai_agentkit_engine::agent::{
     Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome,
 };

@@ -5,10 +5,10 @@ use serde_json::{Map, Value as Json, json};
 
 use super::{Names, Pair, listed_until};
 use crate::{
-    ChannelValue, ChannelWrite, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata,
-    CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer, Fence, Namespace,
-    NewCheckpoint, NewWrites, Parent, PruneStrategy, PutOptions, Result, TASKS, ThreadId, Value,
-    Values, Version,
+    ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
+    CheckpointSelector, CheckpointTuple, Checkpointer, Fence, Namespace, NewCheckpoint, NewWrites,
+    PruneStrategy, PutOptions, Result, ThreadId, Value, Version,
+    checkpoint::{ChannelWrite, Parent, TASKS, Values},
 };
 
 pub(super) const THREADS: u8 = 4;

@@ -7,9 +7,12 @@ use uuid::Uuid;
 
 use super::{Names, Pair};
 use crate::{
-    Conversation, ConversationFilter, ConversationId, Cursor, ListQuery, Message, MessageFilter,
-    MessageId, Order, Role, Start, Turn, TurnFilter, TurnId, TurnStatus,
-    conformance::fixtures::replace, now,
+    Conversation, ConversationId, ListQuery, Message, MessageId, Role, Turn, TurnId, TurnStatus,
+    conformance::fixtures::replace,
+    conversation::{ConversationFilter, MessageFilter},
+    now,
+    storage::{Cursor, Order, Start},
+    turn::TurnFilter,
 };
 
 pub(super) const CONVERSATIONS: u8 = 2;

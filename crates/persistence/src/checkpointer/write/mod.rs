@@ -11,7 +11,7 @@ mod tables;
 use std::collections::{BTreeMap, BTreeSet};
 
 use sea_orm::DbErr;
-use yai_agentkit_core::{ChannelWrite, CheckpointKey, Fence, NewWrites};
+use yai_agentkit_core::{CheckpointKey, Fence, NewWrites, checkpoint::ChannelWrite};
 
 use super::{
     NewRawCheckpoint, RawValue,

@@ -6,9 +6,11 @@ use futures::future::join_all;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use tempfile::TempDir;
 use yai_agentkit_core::{
-    ChannelWrite, CheckpointSelector, CheckpointerExt, Conversation, ConversationFilter, Error,
-    ListQuery, Message, MessageFilter, NewWrites, Result, Role, Storage, Stores, ThreadId, Turn,
-    TurnFilter, UnitOfWork, Value,
+    CheckpointSelector, CheckpointerExt, Conversation, Error, ListQuery, Message, NewWrites,
+    Result, Role, Storage, Stores, ThreadId, Turn, UnitOfWork, Value,
+    checkpoint::ChannelWrite,
+    conversation::{ConversationFilter, MessageFilter},
+    turn::TurnFilter,
 };
 use yai_agentkit_persistence::{Database, DatabaseConfig};
 

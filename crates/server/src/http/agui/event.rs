@@ -2,7 +2,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
-use yai_agentkit_core::{Interrupt, Turn};
+use yai_agentkit_core::{Turn, turn::Interrupt};
 use yai_agentkit_engine::{FactChanges, StepKind, TurnEvent};
 
 use crate::http::chat::MessageBody;

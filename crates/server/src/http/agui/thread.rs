@@ -1,8 +1,8 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    CheckpointSelector, Conversation, Error, ListQuery, Message, MessageFilter, MessageId, Role,
-    Turn, TurnFilter,
+    CheckpointSelector, Conversation, Error, ListQuery, Message, MessageId, Role, Turn,
+    conversation::MessageFilter, turn::TurnFilter,
 };
 use yai_agentkit_engine::{RequestKey, SendOptions, TurnError};
 

@@ -6,7 +6,8 @@ use serde_json::{Map, Value as Json};
 
 use crate::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, CheckpointTuple, Error, Fence,
-    Namespace, Page, PendingWrite, PutOptions, Result, ThreadId, Value, Version, validate,
+    Namespace, Page, PutOptions, Result, ThreadId, Value, Version, checkpoint::PendingWrite,
+    validate,
 };
 
 /// The place of one checkpoint.

@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Number, Value as Json};
 
 use super::list::{open_array, part_of, parts};
-use crate::{ChannelValue, EncodeError, Value, validate::MAX_DEPTH};
+use crate::{ChannelValue, Value, checkpoint::EncodeError, validate::MAX_DEPTH};
 
 /// The channel of a state that is not a struct or a map, LangGraph's name for it.
 const ROOT: &str = "__root__";

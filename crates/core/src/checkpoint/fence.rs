@@ -23,7 +23,7 @@ pub enum Fence {
 /// default asks nothing, as LangGraph.
 ///
 /// ```
-/// use yai_agentkit_core::{Fence, Parent, PutOptions};
+/// use yai_agentkit_core::{Fence, PutOptions, checkpoint::Parent};
 ///
 /// let owner = PutOptions::from(Fence::Hold(3));
 /// assert_eq!(owner.parent, Parent::Any);

@@ -38,7 +38,7 @@ impl Value {
     /// let value = Value::encode(&vec!["a", "b"])?;
     /// assert_eq!(value.type_tag(), "msgpack");
     /// assert_eq!(value.decode::<Vec<String>>()?, ["a", "b"]);
-    /// # Ok::<(), yai_agentkit_core::EncodeError>(())
+    /// # Ok::<(), yai_agentkit_core::checkpoint::EncodeError>(())
     /// ```
     pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, EncodeError> {
         let bytes = rmp_serde::to_vec_named(value).map_err(EncodeError::new)?;

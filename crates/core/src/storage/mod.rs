@@ -1,10 +1,16 @@
+//! Everything that is remembered, on one back end.
+
+mod repository;
+
+pub use repository::{Change, Cursor, Entity, ListQuery, Order, Page, Repository, Start};
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use crate::{
-    Checkpointer, Conversation, ConversationId, IdempotencyKey, Message, Repository, Result,
-    ThreadId, Turn, TurnStore,
+    Checkpointer, Conversation, ConversationId, Message, Result, ThreadId, Turn, TurnStore,
+    turn::IdempotencyKey,
 };
 
 /// The repositories and stores of a back end: each for itself, where a [`Storage`] hands them out,

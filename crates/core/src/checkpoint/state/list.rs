@@ -11,7 +11,7 @@ use rmp::{decode::read_array_len, encode::write_array_len};
 use serde_json::Value as Json;
 
 use super::encode::split_value;
-use crate::{EncodeError, Value, validate::MAX_DEPTH};
+use crate::{Value, checkpoint::EncodeError, validate::MAX_DEPTH};
 
 /// How many items the newest part may have, and how many parts a level.
 pub(super) const RADIX: usize = 8;

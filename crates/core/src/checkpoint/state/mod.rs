@@ -14,8 +14,9 @@ pub use self::list::join_lists;
 use self::list::{List, RADIX, Unread, channel, part_of, parts, size};
 use crate::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, CheckpointSelector,
-    CheckpointSource, CheckpointTuple, Checkpointer, EncodeError, Error, Namespace, NewCheckpoint,
-    PutOptions, Result, ThreadId, Values, Version,
+    CheckpointSource, CheckpointTuple, Checkpointer, Error, Namespace, NewCheckpoint, PutOptions,
+    Result, ThreadId, Version,
+    checkpoint::{EncodeError, Values},
 };
 
 /// The simple face of a [`Checkpointer`]: plain serde state, by the key of its thread.

@@ -1,11 +1,26 @@
-//! LangGraph's checkpoint format (langgraph-checkpoint 4.x, `base/__init__.py`).
+//! What an agent was doing: checkpoints in LangGraph's format (langgraph-checkpoint 4.x,
+//! `base/__init__.py`), its protocol on them, and a state of one's own in them.
+
+mod checkpointer;
+mod fence;
+mod state;
+mod value;
+
+pub use checkpointer::{
+    ChannelWrite, CheckpointKey, CheckpointQuery, CheckpointSelector, Checkpointer,
+    DeltaChannelHistory, NewCheckpoint, NewWrites, PruneStrategy, Thread, ThreadCursor, Values,
+    special_write_index,
+};
+pub use fence::{Fence, Parent, PutOptions};
+pub use state::{CheckpointerExt, ThreadState, join_lists};
+pub use value::{EncodeError, Value};
 
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
-use crate::{CheckpointId, CheckpointKey, Error, Result, Value, now, validate};
+use crate::{CheckpointId, Error, Result, now, validate};
 
 /// The channel that carries LangGraph's pending sends.
 pub const TASKS: &str = "__pregel_tasks";

@@ -1,3 +1,9 @@
+//! What was said: conversations and their messages.
+
+mod message;
+
+pub use message::{Message, MessageFilter, Role};
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;

@@ -2,9 +2,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, DbErr, EntityTrait, IntoActiveModel, Iterable,
-    ModelTrait, PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait, Select, SelectExt, Value as SqlValue,
+    ActiveModelTrait, ColumnTrait, ColumnType, Condition, DbErr, EntityTrait, IntoActiveModel,
+    Iterable, ModelTrait, PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter,
+    QueryOrder, QuerySelect, QueryTrait, Select, SelectExt, Value as SqlValue,
     sea_query::{self, Expr, Func, IntoValueTuple, LockType},
 };
 use yai_agentkit_core::{
@@ -402,7 +402,11 @@ fn page<E: StoredEntity>(query: &ListQuery<E>) -> Result<Select<E::Table>> {
 /// How many bytes the columns have that are counted.
 fn bytes<E: StoredEntity>() -> Expr {
     let bytes = |column: &Column<E>| {
-        let text = sea_query::ExprTrait::cast_as(column.into_expr(), "text");
+        let mut text = sea_query::ExprTrait::cast_as(column.into_expr(), "text");
+        // sqlx sends PostgreSQL a space before JSON.
+        if *column.def().get_column_type() == ColumnType::Json {
+            text = Func::cust("ltrim").arg(text).into();
+        }
         let bytes = Func::cust("octet_length").arg(text);
         Expr::from(Func::coalesce([bytes.into(), Expr::val(0)]))
     };

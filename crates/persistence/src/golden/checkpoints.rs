@@ -403,7 +403,8 @@ async fn maintenance(golden: &mut Golden) {
     golden
         .call("delete_for_runs", async |database| {
             let checkpointer = checkpointer(database);
-            let done = checkpointer.delete_for_runs(&[String::from("run")]).await;
+            let run = thread.thread_id.to_string();
+            let done = checkpointer.delete_for_runs(&[run]).await;
             done.unwrap();
         })
         .await;
@@ -448,7 +449,9 @@ fn checkpoint(thread: &ThreadId) -> NewCheckpoint {
         namespace: Namespace::root(),
         parent: None,
         checkpoint,
-        metadata: CheckpointMetadata::new(CheckpointSource::Loop, 0).with("run_id", "run"),
+        // A run a thread: what deletes one writes to no other.
+        metadata: CheckpointMetadata::new(CheckpointSource::Loop, 0)
+            .with("run_id", thread.to_string()),
         new_versions: BTreeMap::from([("messages".to_owned(), version)]),
     }
 }

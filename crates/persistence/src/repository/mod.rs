@@ -1,16 +1,18 @@
+mod page;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ColumnType, Condition, DbErr, EntityTrait, IntoActiveModel,
-    Iterable, ModelTrait, PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter,
-    QueryOrder, QuerySelect, QueryTrait, Select, SelectExt, Value as SqlValue,
-    sea_query::{self, Expr, Func, IntoValueTuple, LockType},
+    ActiveModelTrait, ColumnTrait, Condition, DbErr, EntityTrait, IntoActiveModel, Iterable,
+    ModelTrait, PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QuerySelect,
+    Select, SelectExt, Value as SqlValue,
+    sea_query::{IntoValueTuple, LockType},
 };
 use yai_agentkit_core::{
     Entity, Error, ListQuery, Page, Repository, Result,
     error::BoxError,
-    storage::{Change, Cursor, Order, Start},
+    storage::{Change, Cursor},
 };
 
 use crate::{
@@ -137,21 +139,6 @@ pub(crate) struct SqlRepository<E: StoredEntity> {
 }
 
 impl<E: StoredEntity> SqlRepository<E> {
-    /// How many of the rows of a page, `limit` at most, have so many bytes together; at least one.
-    async fn rows_within(&self, query: &ListQuery<E>, limit: u64, max_bytes: u64) -> Result<u64> {
-        let select = page(query)?.limit(limit).select_only().expr(bytes::<E>());
-        let sizes = || select.clone().into_tuple::<i64>();
-        let sizes = retrying!(self.connection, sizes().all(&self.connection));
-        let sizes = sizes.map_err(|error| storage_error("list", error))?;
-        let mut bytes = 0;
-        let fits = |size: &&i64| {
-            bytes += size.cast_unsigned();
-            bytes <= max_bytes
-        };
-        let count = sizes.iter().take_while(fits).count() as u64;
-        Ok(count.max(1).min(limit))
-    }
-
     pub(crate) fn on_pool(connection: Connection, calls: Arc<Calls<E>>) -> Self {
         Self {
             connection,
@@ -280,26 +267,6 @@ fn read_error<E: Entity>(operation: &'static str, id: &E::Id, error: DbErr) -> E
     storage_error(operation, error)
 }
 
-/// Which of the rows of `select` can't be read, where `error` says that one can't.
-async fn list_error<E: StoredEntity>(
-    connection: &Connection,
-    select: Select<E::Table>,
-    error: DbErr,
-) -> Error {
-    if is_unreadable(&error) {
-        let keys = select.select_only().columns(key_columns::<E>());
-        let keys = keys.into_tuple::<<PrimaryKey<E> as PrimaryKeyTrait>::ValueType>();
-        for key in keys.all(connection).await.unwrap_or_default() {
-            let what = format!("{} {key:?}", E::NAME);
-            let one = E::Table::find_by_id(key);
-            if let Err(error) = one.one(connection).await {
-                return Error::unreadable(what, error);
-            }
-        }
-    }
-    storage_error("list", error)
-}
-
 /// The columns of the key; SeaORM refuses an entity without.
 fn key_columns<E: StoredEntity>() -> impl Iterator<Item = Column<E>> {
     PrimaryKey::<E>::iter().map(PrimaryKeyToColumn::into_column)
@@ -380,59 +347,6 @@ async fn insert_together<E: StoredEntity>(
     }
 }
 
-/// The rows of `query`, of which a page takes the first.
-fn page<E: StoredEntity>(query: &ListQuery<E>) -> Result<Select<E::Table>> {
-    let column = E::POSITION.unwrap_or_else(last_key_column::<E>);
-    let select = E::Table::find().filter(E::condition(&query.filter));
-    let select = match query.order {
-        Order::NewestFirst => select.order_by_desc(column),
-        Order::OldestFirst => select.order_by_asc(column),
-    };
-    let place = match &query.start {
-        Start::Offset(0) => return Ok(select),
-        Start::Offset(offset) => return Ok(select.offset((*offset).min(i64::MAX as u64))),
-        Start::After(cursor) => place::<E>(cursor)?,
-    };
-    Ok(match query.order {
-        Order::NewestFirst => select.filter(sea_query::ExprTrait::lt(column.into_expr(), place)),
-        Order::OldestFirst => select.filter(sea_query::ExprTrait::gt(column.into_expr(), place)),
-    })
-}
-
-/// How many bytes the columns have that are counted.
-fn bytes<E: StoredEntity>() -> Expr {
-    let bytes = |column: &Column<E>| {
-        let mut text = sea_query::ExprTrait::cast_as(column.into_expr(), "text");
-        // sqlx sends PostgreSQL a space before JSON.
-        if *column.def().get_column_type() == ColumnType::Json {
-            text = Func::cust("ltrim").arg(text).into();
-        }
-        let bytes = Func::cust("octet_length").arg(text);
-        Expr::from(Func::coalesce([bytes.into(), Expr::val(0)]))
-    };
-    let counted = E::COUNTED.iter().map(bytes);
-    let sum = counted
-        .reduce(sea_query::ExprTrait::add)
-        .unwrap_or(Expr::val(0));
-    sea_query::ExprTrait::cast_as(sum, "bigint")
-}
-
-/// What the column by which rows are ordered holds at `cursor`.
-fn place<E: StoredEntity>(cursor: &Cursor<E::Id>) -> Result<Expr> {
-    match (cursor, E::POSITION) {
-        (Cursor::Position(position), Some(_)) => Ok((*position).into()),
-        (Cursor::Id(id), None) => {
-            let last = key::<E>(id).pop();
-            Ok(Expr::val(last.expect("a key has a column")))
-        }
-        (Cursor::Id(id), Some(position)) => {
-            let row = find::<E>(id).select_only().column(position).into_query();
-            Ok(Expr::SubQuery(None, Box::new(row.into())))
-        }
-        (Cursor::Position(_), None) => Err(Error::invalid("cursor", "must be an id")),
-    }
-}
-
 #[async_trait]
 impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     async fn get(&self, id: &E::Id) -> Result<Option<E>> {
@@ -455,31 +369,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     }
 
     async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, Cursor<E::Id>>> {
-        let mut limit = query.limit.min(i64::MAX as u64 - 1);
-        if let Some(max_bytes) = query.max_bytes {
-            limit = self.rows_within(query, limit, max_bytes).await?;
-        }
-        // One more tells whether there is a next page.
-        let select = page(query)?.limit(limit + 1);
-        let rows = retrying!(self.connection, select.clone().all(&self.connection));
-        let mut rows = match rows {
-            Ok(rows) => rows,
-            Err(error) => return Err(list_error::<E>(&self.connection, select, error).await),
-        };
-        let is_last = rows.len() as u64 <= limit;
-        rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        let position = E::POSITION
-            .zip(rows.last())
-            .map(|(position, last)| last.get(position));
-        let items: Vec<E> = rows.into_iter().map(entity_of).collect::<Result<_>>()?;
-        let next = items
-            .last()
-            .filter(|_| !is_last)
-            .map(|last| match position {
-                Some(SqlValue::BigInt(Some(position))) => Cursor::Position(position),
-                _ => Cursor::Id(last.id()),
-            });
-        Ok(Page { items, next })
+        page::read(&self.connection, query).await
     }
 
     async fn add(&self, entity: E) -> Result<E> {
@@ -541,7 +431,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::ConnectionTrait;
+    use sea_orm::{ConnectionTrait, QueryTrait};
     use yai_agentkit_core::{
         Conversation, ConversationId, Message, MessageId, conversation::MessageFilter,
     };
@@ -581,7 +471,10 @@ FROM (SELECT id FROM agent_conversations LIMIT 1000) c JOIN numbers ON i <= 20;"
     ) {
         let statement = |connection: &Connection| {
             let backend = connection.get_database_backend();
-            let statement = page(query).unwrap().limit(query.limit + 1).build(backend);
+            let statement = page::rows(query)
+                .unwrap()
+                .limit(query.limit + 1)
+                .build(backend);
             crate::sql::Query::of(connection, statement)
         };
         databases.assert_uses(statement, &[index]).await;

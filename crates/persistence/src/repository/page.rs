@@ -1,0 +1,142 @@
+//! Pages of rows: by keyset or offset, bounded in rows and in bytes.
+
+use sea_orm::{
+    ColumnTrait, ColumnType, DbErr, EntityTrait, ModelTrait, PrimaryKeyTrait, QueryFilter,
+    QueryOrder, QuerySelect, QueryTrait, Select, Value as SqlValue,
+    sea_query::{self, Expr, Func},
+};
+use yai_agentkit_core::{
+    Error, ListQuery, Page, Result,
+    storage::{Cursor, Order, Start},
+};
+
+use super::{Column, PrimaryKey, StoredEntity, entity_of, find, key, key_columns, last_key_column};
+use crate::{
+    connection::{Connection, retrying},
+    error::{is_unreadable, storage_error},
+};
+
+/// Reads a page.
+pub(super) async fn read<E: StoredEntity>(
+    connection: &Connection,
+    query: &ListQuery<E>,
+) -> Result<Page<E, Cursor<E::Id>>> {
+    let mut limit = query.limit.min(i64::MAX as u64 - 1);
+    if let Some(max_bytes) = query.max_bytes {
+        limit = rows_within(connection, query, limit, max_bytes).await?;
+    }
+    // One more tells whether there is a next page.
+    let select = rows(query)?.limit(limit + 1);
+    let found = retrying!(connection, select.clone().all(connection));
+    let mut found = match found {
+        Ok(found) => found,
+        Err(error) => return Err(list_error::<E>(connection, select, error).await),
+    };
+    let is_last = found.len() as u64 <= limit;
+    found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let position = E::POSITION
+        .zip(found.last())
+        .map(|(position, last)| last.get(position));
+    let items: Vec<E> = found.into_iter().map(entity_of).collect::<Result<_>>()?;
+    let next = items
+        .last()
+        .filter(|_| !is_last)
+        .map(|last| match position {
+            Some(SqlValue::BigInt(Some(position))) => Cursor::Position(position),
+            _ => Cursor::Id(last.id()),
+        });
+    Ok(Page { items, next })
+}
+
+/// How many of the rows of a page, `limit` at most, have so many bytes together; at least one.
+async fn rows_within<E: StoredEntity>(
+    connection: &Connection,
+    query: &ListQuery<E>,
+    limit: u64,
+    max_bytes: u64,
+) -> Result<u64> {
+    let select = rows(query)?.limit(limit).select_only().expr(bytes::<E>());
+    let sizes = || select.clone().into_tuple::<i64>();
+    let sizes = retrying!(connection, sizes().all(connection));
+    let sizes = sizes.map_err(|error| storage_error("list", error))?;
+    let mut bytes = 0;
+    let fits = |size: &&i64| {
+        bytes += size.cast_unsigned();
+        bytes <= max_bytes
+    };
+    let count = sizes.iter().take_while(fits).count() as u64;
+    Ok(count.max(1).min(limit))
+}
+
+/// Which of the rows of `select` can't be read, where `error` says that one can't.
+async fn list_error<E: StoredEntity>(
+    connection: &Connection,
+    select: Select<E::Table>,
+    error: DbErr,
+) -> Error {
+    if is_unreadable(&error) {
+        let keys = select.select_only().columns(key_columns::<E>());
+        let keys = keys.into_tuple::<<PrimaryKey<E> as PrimaryKeyTrait>::ValueType>();
+        for key in keys.all(connection).await.unwrap_or_default() {
+            let what = format!("{} {key:?}", E::NAME);
+            let one = E::Table::find_by_id(key);
+            if let Err(error) = one.one(connection).await {
+                return Error::unreadable(what, error);
+            }
+        }
+    }
+    storage_error("list", error)
+}
+
+/// The rows of `query`, of which a page takes the first.
+pub(super) fn rows<E: StoredEntity>(query: &ListQuery<E>) -> Result<Select<E::Table>> {
+    let column = E::POSITION.unwrap_or_else(last_key_column::<E>);
+    let select = E::Table::find().filter(E::condition(&query.filter));
+    let select = match query.order {
+        Order::NewestFirst => select.order_by_desc(column),
+        Order::OldestFirst => select.order_by_asc(column),
+    };
+    let place = match &query.start {
+        Start::Offset(0) => return Ok(select),
+        Start::Offset(offset) => return Ok(select.offset((*offset).min(i64::MAX as u64))),
+        Start::After(cursor) => place::<E>(cursor)?,
+    };
+    Ok(match query.order {
+        Order::NewestFirst => select.filter(sea_query::ExprTrait::lt(column.into_expr(), place)),
+        Order::OldestFirst => select.filter(sea_query::ExprTrait::gt(column.into_expr(), place)),
+    })
+}
+
+/// How many bytes the columns have that are counted.
+fn bytes<E: StoredEntity>() -> Expr {
+    let bytes = |column: &Column<E>| {
+        let mut text = sea_query::ExprTrait::cast_as(column.into_expr(), "text");
+        // sqlx sends PostgreSQL a space before JSON.
+        if *column.def().get_column_type() == ColumnType::Json {
+            text = Func::cust("ltrim").arg(text).into();
+        }
+        let bytes = Func::cust("octet_length").arg(text);
+        Expr::from(Func::coalesce([bytes.into(), Expr::val(0)]))
+    };
+    let counted = E::COUNTED.iter().map(bytes);
+    let sum = counted
+        .reduce(sea_query::ExprTrait::add)
+        .unwrap_or(Expr::val(0));
+    sea_query::ExprTrait::cast_as(sum, "bigint")
+}
+
+/// What the column by which rows are ordered holds at `cursor`.
+fn place<E: StoredEntity>(cursor: &Cursor<E::Id>) -> Result<Expr> {
+    match (cursor, E::POSITION) {
+        (Cursor::Position(position), Some(_)) => Ok((*position).into()),
+        (Cursor::Id(id), None) => {
+            let last = key::<E>(id).pop();
+            Ok(Expr::val(last.expect("a key has a column")))
+        }
+        (Cursor::Id(id), Some(position)) => {
+            let row = find::<E>(id).select_only().column(position).into_query();
+            Ok(Expr::SubQuery(None, Box::new(row.into())))
+        }
+        (Cursor::Position(_), None) => Err(Error::invalid("cursor", "must be an id")),
+    }
+}

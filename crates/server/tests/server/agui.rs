@@ -5,10 +5,16 @@ use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
     thread,
+    time::Duration,
 };
 
+use axum::{body::Body, http::Request};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tower::ServiceExt;
+use yai_agentkit_core::Stores;
 
 use crate::{
     crash::Installation,
@@ -114,4 +120,41 @@ async fn a_question_interrupts_the_run_until_it_is_answered_or_cancelled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_run_says_why_and_the_next_one_succeeds() {
     passes_scripted("failure").await;
+}
+
+#[tokio::test]
+async fn a_run_whose_events_are_gone_ends_as_its_turn_did() {
+    let api = Api::new(ScriptedAgent::default());
+    let ends = [
+        ("hello", r#""outcome":{"type":"success"}"#),
+        (
+            "refuse",
+            r#""type":"RUN_ERROR","message":"the model refused: no such model""#,
+        ),
+        ("ask", r#""outcome":{"type":"cancelled"}"#),
+    ];
+    for (content, end) in ends {
+        let message = json!({"id": "1", "role": "user", "content": content});
+        let run = json!({"threadId": content, "runId": "run", "messages": [message]});
+        run_of(&api, &run).await;
+        if content == "ask" {
+            let cancelled = api.post("/agui/cancel", json!({"threadId": content})).await;
+            assert_eq!(cancelled.body["status"], "cancelled");
+        }
+        assert!(run_of(&api, &run).await.contains(end), "{content}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let forgotten = api.storage.turn_store().forget_events(Duration::ZERO).await;
+        assert!(forgotten.unwrap() > 0);
+        let again = run_of(&api, &run).await;
+        assert!(again.contains(end) && !again.contains("STEP_"), "{again}");
+    }
+}
+
+/// What the client of a run is sent.
+async fn run_of(api: &Api, run: &Value) -> String {
+    let request = Request::post("/agui").header("content-type", "application/json");
+    let request = request.body(Body::from(run.to_string())).unwrap();
+    let response = api.router.clone().oneshot(request).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(body.to_vec()).unwrap()
 }

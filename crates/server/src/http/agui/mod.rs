@@ -11,7 +11,7 @@ use axum::{Json, extract::State, response::Response};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
-use yai_agentkit_core::{Conversation, Turn};
+use yai_agentkit_core::{Conversation, Turn, TurnStatus};
 use yai_agentkit_engine::TurnError;
 
 use self::{
@@ -101,7 +101,7 @@ async fn connect(State(app): State<App>, Body(input): Body<Input>) -> Result<Res
             run_id: input.run_id,
             messages: Vec::new(),
         };
-        return Ok(run.settled(no_facts(), Outcome::Success));
+        return Ok(run.settled(no_facts(), Ok(Outcome::Success)));
     };
     // Before the messages, so that those of the turn are among them.
     let turn = app.unfinished(&conversation).await?;
@@ -165,18 +165,22 @@ impl Told {
             run_id: input.run_id,
             messages: Vec::new(),
         };
-        let outcome = match self {
+        let end = match self {
             Self::Turn(turn, after) => {
                 if let Some(batches) = published(&app.turns, &turn, after).await? {
                     run.messages = history.snapshot(Some(turn.user_message_id));
                     return Ok(run.follow(*turn, batches));
                 }
                 // Its events are not kept any more.
-                Outcome::Success
+                match turn.status {
+                    TurnStatus::Failed => Err(turn.error.unwrap_or_default()),
+                    TurnStatus::Cancelled => Ok(Outcome::Cancelled),
+                    _ => Ok(Outcome::Success),
+                }
             }
-            Self::Settled(outcome) => outcome,
+            Self::Settled(outcome) => Ok(outcome),
         };
         run.messages = history.snapshot(None);
-        Ok(run.settled(app.state(conversation).await?, outcome))
+        Ok(run.settled(app.state(conversation).await?, end))
     }
 }

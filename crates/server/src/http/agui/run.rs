@@ -53,23 +53,30 @@ impl Run {
         answer(events)
     }
 
-    /// The answer where nothing goes on.
-    pub(super) fn settled(self, state: Value, outcome: Outcome) -> Response {
-        let events = [
-            Event::RunStarted {
+    /// The answer where nothing goes on: how it has ended, or why it has failed.
+    pub(super) fn settled(self, state: Value, end: Result<Outcome, String>) -> Response {
+        let last = match end {
+            Ok(outcome) => Event::RunFinished {
                 thread_id: self.thread_id.clone(),
                 run_id: self.run_id.clone(),
+                result: None,
+                outcome,
+            },
+            Err(message) => Event::RunError {
+                message,
+                code: "agent-failed",
+            },
+        };
+        let events = [
+            Event::RunStarted {
+                thread_id: self.thread_id,
+                run_id: self.run_id,
             },
             Event::StateSnapshot { snapshot: state },
             Event::MessagesSnapshot {
                 messages: self.messages,
             },
-            Event::RunFinished {
-                thread_id: self.thread_id,
-                run_id: self.run_id,
-                result: None,
-                outcome,
-            },
+            last,
         ];
         answer(stream::iter(events))
     }

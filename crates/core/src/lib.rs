@@ -3,9 +3,9 @@
 //! An agent that can be trusted with long work remembers two things: what was said
 //! ([`Conversation`], [`Message`], behind [`Repository`]) and what it was doing
 //! ([`Checkpoint`], behind [`Checkpointer`]). This crate holds the traits, the domain types, the
-//! one [`Error`], an in-memory implementation ([`memory`]) and, behind the feature `conformance`,
-//! the suites that every back end must pass. It does no I/O; `yai-agentkit-persistence`
-//! implements it on PostgreSQL and SQLite.
+//! one [`Error`] and an in-memory implementation ([`memory`]). It does no I/O;
+//! `yai-agentkit-persistence` implements it on PostgreSQL and SQLite, and
+//! `yai-agentkit-conformance` holds the suites that every back end must pass.
 //!
 //! ```
 //! use yai_agentkit_core::{memory::MemoryStorage, Conversation, ListQuery, Stores};
@@ -20,8 +20,6 @@
 
 pub mod checkpoint;
 mod clock;
-#[cfg(feature = "conformance")]
-pub mod conformance;
 pub mod conversation;
 pub mod error;
 mod id;

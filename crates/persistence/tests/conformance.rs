@@ -1,11 +1,12 @@
-//! The conformance suites of `yai-agentkit-core` on every back end, a named test each; on Citus where
+//! The conformance suites of `yai-agentkit-conformance` on every back end, a named test each; on Citus where
 //! `AGENTKIT_TEST_CITUS_URL` names a database of it.
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use libtest_mimic::{Arguments, Trial};
 use tokio::runtime::Runtime;
-use yai_agentkit_core::{Storage, conformance};
+use yai_agentkit_conformance::cases;
+use yai_agentkit_core::Storage;
 use yai_agentkit_persistence::{Database, DatabaseConfig};
 
 mod support;
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
     for (name, config) in configs.into_iter().chain(on_citus.clone()) {
         let database = runtime.block_on(Database::connect(&config)).expect(name);
         databases.push(database.clone());
-        for case in conformance::cases() {
+        for case in cases() {
             let (runtime, storage) = (Arc::clone(&runtime), Arc::new(database.clone()));
             trials.push(Trial::test(format!("{name}::{}", case.name), move || {
                 runtime.block_on((case.run)(storage as Arc<dyn Storage>));

@@ -83,6 +83,23 @@ pub struct ConversationFilter {
     pub title: Option<String>,
 }
 
+impl ConversationFilter {
+    /// The conversations with exactly `title`.
+    pub fn titled(title: impl Into<String>) -> Self {
+        Self {
+            title: Some(title.into()),
+            ..Self::default()
+        }
+    }
+
+    /// Only the conversation of `thread`.
+    #[must_use]
+    pub fn thread(mut self, thread: Uuid) -> Self {
+        self.checkpoint_thread_id = Some(thread);
+        self
+    }
+}
+
 impl Entity for Conversation {
     type Id = ConversationId;
     type Filter = ConversationFilter;

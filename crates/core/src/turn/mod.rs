@@ -154,18 +154,12 @@ pub struct TurnFilter {
 impl TurnFilter {
     /// The running turns, of which there is at most one a conversation.
     pub fn running() -> Self {
-        Self {
-            status: Some(TurnStatus::Running),
-            ..Self::default()
-        }
+        Self::default().status(TurnStatus::Running)
     }
 
     /// The turns that wait for those before them.
     pub fn queued() -> Self {
-        Self {
-            status: Some(TurnStatus::Queued),
-            ..Self::default()
-        }
+        Self::default().status(TurnStatus::Queued)
     }
 
     /// The turns that have not ended.
@@ -174,6 +168,13 @@ impl TurnFilter {
             unfinished: true,
             ..Self::default()
         }
+    }
+
+    /// Only those with `status`.
+    #[must_use]
+    pub fn status(mut self, status: TurnStatus) -> Self {
+        self.status = Some(status);
+        self
     }
 
     /// Only those of `conversation_id`.

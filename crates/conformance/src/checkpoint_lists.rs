@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value as Json, json};
+use yai_agentkit_core::{
+    ChannelValue, CheckpointId, CheckpointQuery, CheckpointSelector, Storage, Version,
+    checkpoint::Values,
+};
 
 use super::{
     Case,
     fixtures::{AWKWARD, Draft, TestThread, ascending_ids, fresh, stored, tuple_of, version},
-};
-use crate::{
-    ChannelValue, CheckpointId, CheckpointQuery, CheckpointSelector, Storage, Version,
-    checkpoint::Values,
 };
 
 pub(super) const CASES: &[Case] = cases!["checkpoint_lists":

@@ -4,16 +4,16 @@ use chrono::{DateTime, Utc};
 use proptest::{collection::btree_set, option, prelude::*};
 use serde_json::json;
 use uuid::Uuid;
-
-use super::{Names, Pair};
-use crate::{
+use yai_agentkit_core::{
     Conversation, ConversationId, ListQuery, Message, MessageId, Role, Turn, TurnId, TurnStatus,
-    conformance::fixtures::replace,
     conversation::{ConversationFilter, MessageFilter},
     now,
     storage::{Cursor, Order, Start},
     turn::TurnFilter,
 };
+
+use super::{Names, Pair};
+use crate::fixtures::replace;
 
 pub(super) const CONVERSATIONS: u8 = 2;
 const ROWS: u8 = 5;
@@ -199,10 +199,7 @@ impl RowOperation {
                     .await
             }
             Self::ListConversations(title) => {
-                let filter = ConversationFilter {
-                    title: Some(title_of(names, *title)),
-                    ..ConversationFilter::default()
-                };
+                let filter = ConversationFilter::titled(title_of(names, *title));
                 let query = ListQuery::filtered(filter.clone());
                 pair.same(async |parts| {
                     let count = parts.conversations.count(&filter).await?;

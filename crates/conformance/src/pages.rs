@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::{NoContext, Timestamp, Uuid};
-
-use super::{Case, fixtures::add_conversation};
-use crate::{
+use yai_agentkit_core::{
     Conversation, ConversationId, Entity, ListQuery, Message, MessageId, Repository, Role, Storage,
     Turn, TurnId, TurnStatus,
     conversation::MessageFilter,
@@ -14,6 +12,8 @@ use crate::{
     storage::{Cursor, Order, Start},
     turn::TurnFilter,
 };
+
+use super::{Case, fixtures::add_conversation};
 
 pub(super) const CASES: &[Case] = cases!["pages":
     the_default_is_the_hundred_newest,

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use yai_agentkit_core::{ChannelValue, CheckpointId, NewCheckpoint, Storage, checkpoint::TASKS};
+
 use super::{
     Case,
     fixtures::{Draft, TestThread, fresh, packed, put_delta_chain, stored, version},
 };
-use crate::{ChannelValue, CheckpointId, NewCheckpoint, Storage, checkpoint::TASKS};
 
 pub(super) const CASES: &[Case] = cases!["runs":
     the_checkpoints_of_the_runs_go_and_others_stay_as_they_were,

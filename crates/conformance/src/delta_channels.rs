@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use yai_agentkit_core::{
+    ChannelValue, CheckpointId, NewCheckpoint, Storage, Value, checkpoint::DeltaChannelHistory,
+};
+
 use super::{
     Case,
     fixtures::{Draft, TestThread, packed, put_delta_chain, stored, text_of, version},
-};
-use crate::{
-    ChannelValue, CheckpointId, NewCheckpoint, Storage, Value, checkpoint::DeltaChannelHistory,
 };
 
 pub(super) const CASES: &[Case] = cases!["delta_channels":

@@ -5,6 +5,10 @@ use std::sync::Arc;
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
+use yai_agentkit_core::{
+    Conversation, ConversationId, Entity, Error, ListQuery, Message, Role, Storage, Turn,
+    conversation::ConversationFilter,
+};
 
 use super::{
     Case,
@@ -12,10 +16,6 @@ use super::{
         AWKWARD, add_conversation, assert_conflict, assert_invalid, assert_not_found, fresh,
         replace,
     },
-};
-use crate::{
-    Conversation, ConversationId, Entity, Error, ListQuery, Message, Role, Storage, Turn,
-    conversation::ConversationFilter,
 };
 
 pub(super) const CASES: &[Case] = cases!["conversations":
@@ -275,24 +275,15 @@ async fn filters_take_exact_values(storage: Arc<dyn Storage>) {
             .await
             .unwrap();
         for filter in [
-            ConversationFilter {
-                title: Some(title.clone()),
-                ..ConversationFilter::default()
-            },
-            ConversationFilter {
-                checkpoint_thread_id: Some(added.checkpoint_thread_id),
-                ..ConversationFilter::default()
-            },
+            ConversationFilter::titled(title),
+            ConversationFilter::default().thread(added.checkpoint_thread_id),
         ] {
             assert_eq!(conversations.count(&filter).await.unwrap(), 1);
             let page = conversations.list(&ListQuery::filtered(filter)).await;
             let page = page.unwrap();
             assert_eq!((page.items, page.next), (vec![added.clone()], None));
         }
-        let neither = ConversationFilter {
-            checkpoint_thread_id: Some(Uuid::now_v7()),
-            title: Some(title.clone()),
-        };
+        let neither = ConversationFilter::titled(title).thread(Uuid::now_v7());
         assert_eq!(conversations.count(&neither).await.unwrap(), 0);
         let page = conversations.list(&ListQuery::filtered(neither)).await;
         assert!(page.unwrap().items.is_empty());

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use yai_agentkit_core::{ChannelValue, CheckpointId, Storage, Thread};
+
 use super::{
     Case,
     fixtures::{
@@ -9,7 +11,6 @@ use super::{
         put_delta_chain, stored, version,
     },
 };
-use crate::{ChannelValue, CheckpointId, Storage, Thread};
 
 pub(super) const CASES: &[Case] = cases!["copying":
     a_copy_equals_its_source_apart_from_the_thread,
@@ -85,7 +86,7 @@ async fn later_writes_to_either_do_not_show_in_the_other(storage: Arc<dyn Storag
                 .value("own", version(1), stored(&[text]));
         let id = thread.put(&draft).await;
         let again = chain[0].clone();
-        let again = crate::NewCheckpoint {
+        let again = yai_agentkit_core::NewCheckpoint {
             thread_id: thread.id.clone(),
             ..again.metadata("written to", text)
         };
@@ -146,7 +147,7 @@ fn pair(storage: &Arc<dyn Storage>) -> (TestThread, TestThread) {
     (TestThread::new(storage), TestThread::new(storage))
 }
 
-async fn copy(source: &TestThread, target: &TestThread) -> crate::Result<()> {
+async fn copy(source: &TestThread, target: &TestThread) -> yai_agentkit_core::Result<()> {
     source.copy_to(&target.id).await
 }
 

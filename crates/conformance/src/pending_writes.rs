@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use yai_agentkit_core::{
+    CheckpointId, Storage, Value,
+    checkpoint::{ChannelWrite, PendingWrite, TASKS},
+};
+
 use super::{
     Case,
     fixtures::{AWKWARD, TestThread, text_of},
-};
-use crate::{
-    CheckpointId, Storage, Value,
-    checkpoint::{ChannelWrite, PendingWrite, TASKS},
 };
 
 pub(super) const CASES: &[Case] = cases!["pending_writes":

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use yai_agentkit_core::{
+    ChannelValue, CheckpointId, CheckpointTuple, NewCheckpoint, PruneStrategy, Storage,
+    checkpoint::TASKS,
+};
 
 use super::{
     Case,
     fixtures::{Draft, TestThread, ascending_ids, fresh, packed, put_delta_chain, stored, version},
-};
-use crate::{
-    ChannelValue, CheckpointId, CheckpointTuple, NewCheckpoint, PruneStrategy, Storage,
-    checkpoint::TASKS,
 };
 
 pub(super) const CASES: &[Case] = cases!["pruning":

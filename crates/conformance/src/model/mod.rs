@@ -10,12 +10,12 @@ use proptest::{
     prelude::*,
     test_runner::{Config, TestCaseError, TestRunner},
 };
-
-use super::{Case, fixtures::listed_until};
-use crate::{
+use yai_agentkit_core::{
     CheckpointId, Checkpointer, Conversation, Message, PutOptions, Repository, Result, Storage,
     ThreadId, Turn, UnitOfWork, memory::MemoryStorage,
 };
+
+use super::{Case, fixtures::listed_until};
 
 use checkpoints::CheckpointOperation;
 use rows::RowOperation;

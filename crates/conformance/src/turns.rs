@@ -3,6 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
+use yai_agentkit_core::{
+    ConflictKind, ConversationId, Entity, Error, Fence, ListQuery, Message, MessageId, OwnerId,
+    Result, Role, Storage, Turn, TurnId, TurnStatus,
+    conversation::MessageFilter,
+    turn::{EventBatch, IdempotencyKey, TurnBegin, TurnChange, TurnFilter},
+};
 
 use super::{
     Case,
@@ -10,12 +16,6 @@ use super::{
         AWKWARD, TestThread, add_conversation, all_at_once, assert_conflict, assert_fenced,
         assert_invalid, assert_not_found, moment, replace,
     },
-};
-use crate::{
-    ConflictKind, ConversationId, Entity, Error, Fence, ListQuery, Message, MessageId, OwnerId,
-    Result, Role, Storage, Turn, TurnId, TurnStatus,
-    conversation::MessageFilter,
-    turn::{EventBatch, IdempotencyKey, TurnBegin, TurnChange, TurnFilter},
 };
 
 pub(super) const CASES: &[Case] = cases!["turns":
@@ -131,10 +131,7 @@ async fn filters_take_a_conversation_and_a_status(storage: Arc<dyn Storage>) {
     }
     storage.turns().add_many(turns.clone()).await.unwrap();
     let of = TurnFilter::default().of(conversation);
-    let with = |status| TurnFilter {
-        status: Some(status),
-        ..of.clone()
-    };
+    let with = |status| of.clone().status(status);
     let ids = |indexes: &[usize]| -> Vec<TurnId> {
         indexes.iter().map(|index| turns[*index].id).collect()
     };

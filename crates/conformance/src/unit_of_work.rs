@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
+use yai_agentkit_core::{
+    CheckpointId, Conversation, Entity, Message, NewCheckpoint, PruneStrategy, PutOptions, Role,
+    Storage, ThreadState, Turn, TurnStatus, UnitOfWork, conversation::MessageFilter,
+};
+
 use super::{
     Case,
     fixtures::{
         Draft, TestThread, add_conversation, all_at_once, assert_conflict, assert_invalid,
         assert_not_found, fresh, replace, stored, tuple_of, version,
     },
-};
-use crate::{
-    CheckpointId, Conversation, Entity, Message, NewCheckpoint, PruneStrategy, PutOptions, Role,
-    Storage, ThreadState, Turn, TurnStatus, UnitOfWork, conversation::MessageFilter,
 };
 
 pub(super) const CASES: &[Case] = cases!["unit_of_work":
@@ -158,7 +159,8 @@ async fn after_an_error_a_drop_leaves_nothing(storage: Arc<dyn Storage>) {
         match fault {
             0 => assert_conflict(unit.messages().add(work.message.clone()).await),
             1 => {
-                let orphan = Message::new(crate::ConversationId::new(), Role::User, "text");
+                let orphan =
+                    Message::new(yai_agentkit_core::ConversationId::new(), Role::User, "text");
                 assert_not_found(unit.messages().add(orphan).await);
             }
             2 => {
@@ -269,7 +271,8 @@ async fn pruning_and_copying_are_part_of_a_unit(storage: Arc<dyn Storage>) {
 
 async fn state_is_saved_within_a_unit(storage: Arc<dyn Storage>) {
     let thread = TestThread::new(&storage);
-    let metadata = || crate::CheckpointMetadata::new(crate::CheckpointSource::Loop, 0);
+    let metadata =
+        || yai_agentkit_core::CheckpointMetadata::new(yai_agentkit_core::CheckpointSource::Loop, 0);
     let checkpointer = storage.checkpointer();
     let mut state = ThreadState::load(&*checkpointer, thread.id.clone())
         .await

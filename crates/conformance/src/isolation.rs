@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use yai_agentkit_core::{CheckpointId, NewCheckpoint, PruneStrategy, Storage};
 
 use super::{
     Case,
     fixtures::{AWKWARD, Draft, TestThread, fresh, stored, tuple_of, version},
 };
-use crate::{CheckpointId, NewCheckpoint, PruneStrategy, Storage};
 
 pub(super) const CASES: &[Case] = cases!["isolation":
     threads_with_similar_ids_are_apart,

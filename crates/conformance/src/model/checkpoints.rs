@@ -2,14 +2,14 @@ use std::{collections::BTreeMap, fmt::Debug};
 
 use proptest::{collection::vec, option, prelude::*};
 use serde_json::{Map, Value as Json, json};
-
-use super::{Names, Pair, listed_until};
-use crate::{
+use yai_agentkit_core::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
     CheckpointSelector, CheckpointTuple, Checkpointer, Fence, Namespace, NewCheckpoint, NewWrites,
     PruneStrategy, PutOptions, Result, ThreadId, Value, Version,
     checkpoint::{ChannelWrite, Parent, TASKS, Values},
 };
+
+use super::{Names, Pair, listed_until};
 
 pub(super) const THREADS: u8 = 4;
 pub(super) const SLOTS: u8 = 4;
@@ -196,10 +196,8 @@ impl CheckpointOperation {
                     } else {
                         Parent::Any
                     };
-                    let options = PutOptions {
-                        fence: *fence,
-                        parent,
-                    };
+                    let mut options = PutOptions::default();
+                    (options.fence, options.parent) = (*fence, parent);
                     parts.checkpointer.put(new.clone(), options).await
                 })
                 .await

@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use serde_json::{Map, json};
+use yai_agentkit_core::{
+    ChannelValue, CheckpointId, CheckpointQuery, Error, NewCheckpoint, NewWrites, PruneStrategy,
+    PutOptions, Result, Storage, ThreadId, Value, Version,
+};
 
 use super::{
     Case,
     fixtures::{Draft, TestThread, assert_invalid, fresh, packed, stored, version},
-};
-use crate::{
-    ChannelValue, CheckpointId, CheckpointQuery, Error, NewCheckpoint, NewWrites, PruneStrategy,
-    PutOptions, Result, Storage, ThreadId, Value, Version,
 };
 
 pub(super) const CASES: &[Case] = cases!["refusals":
@@ -147,7 +147,7 @@ async fn a_key_that_is_too_long_for_an_index_is_refused_with_the_name_of_its_fie
         text.truncate(bytes);
         text
     };
-    let most = crate::validate::MAX_KEY_BYTES;
+    let most = yai_agentkit_core::validate::MAX_KEY_BYTES;
     let thread = TestThread::new(&storage);
     let parts = thread.id.as_str().len() + thread.draft(None).checkpoint.id.as_str().len();
     let others = thread.id.as_str().len() + version(1).to_string().len();

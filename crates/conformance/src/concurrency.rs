@@ -3,6 +3,10 @@
 use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
+use yai_agentkit_core::{
+    ChannelValue, Conversation, Entity, Error, Message, MessageId, Role, Storage, Turn,
+    conversation::MessageFilter,
+};
 
 use super::{
     Case,
@@ -10,10 +14,6 @@ use super::{
         Draft, TestThread, add_conversation, all_at_once, ascending_ids, assert_conflict, fresh,
         stored, tuple_of, version,
     },
-};
-use crate::{
-    ChannelValue, Conversation, Entity, Error, Message, MessageId, Role, Storage, Turn,
-    conversation::MessageFilter,
 };
 
 pub(super) const CASES: &[Case] = cases!["concurrency":
@@ -236,7 +236,7 @@ async fn puts_of_one_version_leave_one_value(storage: Arc<dyn Storage>) {
         }
     });
     assert_eq!(all_at_once(calls).await.len(), CALLERS);
-    let value = |tuple: crate::CheckpointTuple| -> ChannelValue {
+    let value = |tuple: yai_agentkit_core::CheckpointTuple| -> ChannelValue {
         let mut values = tuple.checkpoint.channel_values;
         values.remove("channel").expect("a value")
     };

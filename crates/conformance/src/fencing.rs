@@ -3,16 +3,17 @@
 
 use std::sync::Arc;
 
+use yai_agentkit_core::{
+    Checkpoint, CheckpointId, ConflictKind, Error, Fence, NewCheckpoint, PruneStrategy, Result,
+    Storage, checkpoint::Parent,
+};
+
 use super::{
     Case,
     fixtures::{
         TestThread, all_at_once, ascending_ids, assert_conflict, assert_fenced, assert_invalid,
         fresh, listed_until, text_of,
     },
-};
-use crate::{
-    Checkpoint, CheckpointId, ConflictKind, Error, Fence, NewCheckpoint, PruneStrategy, PutOptions,
-    Result, Storage, checkpoint::Parent,
 };
 
 pub(super) const CASES: &[Case] = cases!["fencing":
@@ -261,13 +262,9 @@ async fn put_next(thread: &TestThread, parent: Option<&CheckpointId>) -> Result<
 }
 
 fn following(thread: &TestThread) -> TestThread {
-    TestThread {
-        options: PutOptions {
-            parent: Parent::Latest,
-            ..thread.options
-        },
-        ..thread.clone()
-    }
+    let mut following = thread.clone();
+    following.options.parent = Parent::Latest;
+    following
 }
 
 async fn a_put_may_ask_to_follow_the_latest_checkpoint(storage: Arc<dyn Storage>) {

@@ -4,15 +4,15 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value as Json, json};
+use yai_agentkit_core::{
+    ChannelValue, CheckpointMetadata, CheckpointSelector, CheckpointSource, CheckpointTuple,
+    CheckpointerExt, Storage, ThreadId, ThreadState,
+    checkpoint::{Values, join_lists},
+};
 
 use super::{
     Case,
     fixtures::{AWKWARD, TestThread, assert_invalid, moment},
-};
-use crate::{
-    ChannelValue, CheckpointMetadata, CheckpointSelector, CheckpointSource, CheckpointTuple,
-    CheckpointerExt, Storage, ThreadId, ThreadState,
-    checkpoint::{Values, join_lists},
 };
 
 pub(super) const CASES: &[Case] = cases!["state":

@@ -3,6 +3,10 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use yai_agentkit_core::{
+    ConversationId, Entity, ListQuery, Message, MessageId, Role, Storage,
+    conversation::MessageFilter,
+};
 
 use super::{
     Case,
@@ -10,10 +14,6 @@ use super::{
         AWKWARD, add_conversation, assert_conflict, assert_invalid, assert_not_found, fresh,
         replace,
     },
-};
-use crate::{
-    ConversationId, Entity, ListQuery, Message, MessageId, Role, Storage,
-    conversation::MessageFilter,
 };
 
 pub(super) const CASES: &[Case] = cases!["messages":

@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
-
-use crate::{
+use yai_agentkit_core::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
     CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer, Conversation, Entity,
     Error, Fence, Namespace, NewCheckpoint, NewWrites, PutOptions, Repository, Result, Storage,

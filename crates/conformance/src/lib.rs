@@ -1,5 +1,5 @@
 //! What every back end of [`Storage`] must do, as tests that take the storage: the contracts of
-//! this crate's traits, and the rules that LangGraph relies on.
+//! `yai-agentkit-core`, and the rules that LangGraph relies on.
 //!
 //! A back end runs every one of [`cases`] as a test of its own. Each makes its own ids, so that
 //! all of them can run at once on one database, beside whatever else it holds.
@@ -7,7 +7,7 @@
 /// The cases of one topic. The functions are private: one that is not listed is dead code.
 macro_rules! cases {
     ($topic:literal: $($name:ident),+ $(,)?) => {
-        &[$($crate::conformance::Case {
+        &[$($crate::Case {
             name: concat!($topic, "::", stringify!($name)),
             run: |storage| Box::pin($name(storage)),
         }),+]
@@ -39,7 +39,7 @@ mod unit_of_work;
 
 use std::{pin::Pin, sync::Arc};
 
-use crate::Storage;
+use yai_agentkit_core::Storage;
 
 /// One behaviour of a storage.
 #[derive(Debug)]

@@ -3,6 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
+use yai_agentkit_core::{
+    Conversation, ConversationId, Entity, Fence, Message, MessageId, NewCheckpoint, Result, Role,
+    Storage, Stores, Turn, TurnId, TurnStatus, TurnStore,
+    turn::{EventBatch, LatestBatches, TurnStep},
+    validate::MAX_DEPTH,
+};
 
 use super::{
     Case,
@@ -10,12 +16,6 @@ use super::{
         AWKWARD, TestThread, add_conversation, all_at_once, assert_conflict, assert_fenced,
         assert_invalid, assert_not_found, moment, replace,
     },
-};
-use crate::{
-    Conversation, ConversationId, Entity, Fence, Message, MessageId, NewCheckpoint, Result, Role,
-    Storage, Stores, Turn, TurnId, TurnStatus, TurnStore,
-    turn::{EventBatch, LatestBatches, TurnStep},
-    validate::MAX_DEPTH,
 };
 
 pub(super) const CASES: &[Case] = cases!["events":

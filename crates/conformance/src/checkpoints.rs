@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Value as Json, json};
+use yai_agentkit_core::{ChannelValue, CheckpointId, Storage, Value, Version, checkpoint::TASKS};
 
 use super::{
     Case,
     fixtures::{AWKWARD, Draft, TestThread, ascending_ids, packed, stored, tuple_of, version},
 };
-use crate::{ChannelValue, CheckpointId, Storage, Value, Version, checkpoint::TASKS};
 
 pub(super) const CASES: &[Case] = cases!["checkpoints":
     what_was_never_put_is_none,

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use yai_agentkit_core::{PruneStrategy, Storage, Thread, checkpoint::ThreadCursor};
+
 use super::{
     Case,
     fixtures::{Draft, TestThread, fresh, listed_until, moment, stored, version},
 };
-use crate::{PruneStrategy, Storage, Thread, checkpoint::ThreadCursor};
 
 pub(super) const CASES: &[Case] = cases!["threads":
     the_last_written_thread_comes_first,

@@ -6,15 +6,15 @@ use std::{
 };
 
 use chrono::TimeDelta;
+use yai_agentkit_core::{
+    ConversationId, Entity, InterruptId, MessageId, OwnerId, Result, Storage, Turn, TurnId,
+    TurnStatus, TurnStore, now,
+    turn::{IdempotencyKey, Interrupt, TurnChange},
+};
 
 use super::{
     Case,
     fixtures::{add_conversation, all_at_once, assert_conflict, moment},
-};
-use crate::{
-    ConversationId, Entity, InterruptId, MessageId, OwnerId, Result, Storage, Turn, TurnId,
-    TurnStatus, TurnStore, now,
-    turn::{IdempotencyKey, Interrupt, TurnChange},
 };
 
 pub(super) const CASES: &[Case] = cases!["leases":

@@ -20,9 +20,12 @@ const CONCURRENT_RESUMES: usize = 8;
 /// How many turns one look takes.
 const DUE: u64 = 100;
 
-/// How often a lease is renewed while it lasts, and how often others are looked for: a turn is
-/// taken over at the latest 1 1/4 leases after its owner's last sign of life.
+/// How often a lease is renewed while it lasts, and how often at least others are looked for: a turn
+/// is taken over at the latest 1 1/4 leases after its owner's last sign of life.
 pub(super) const RENEWALS: u32 = 4;
+
+/// How often at least one looks for turns that others have left or given back.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// How often used keys are forgotten, and old events deleted.
 const FORGETTING: Duration = Duration::from_secs(600);
@@ -71,7 +74,7 @@ impl TurnEngine {
     }
 
     async fn keep_renewing(&self) {
-        let mut ticks = self.ticks();
+        let mut ticks = self.ticks(self.limits.lease);
         loop {
             ticks.tick().await;
             match self.storage.turn_store().renew(self.owner).await {
@@ -91,7 +94,7 @@ impl TurnEngine {
 
     async fn keep_taking_over(&self) {
         let permits = Arc::new(Semaphore::new(CONCURRENT_RESUMES));
-        let mut ticks = self.ticks();
+        let mut ticks = self.ticks(LOOK);
         loop {
             ticks.tick().await;
             if self.is_stopping() || permits.available_permits() == 0 {
@@ -140,8 +143,9 @@ impl TurnEngine {
         self.subscriptions.keep(&*turns).await;
     }
 
-    fn ticks(&self) -> tokio::time::Interval {
-        let period = (self.limits.lease / RENEWALS).max(Duration::from_millis(10));
+    fn ticks(&self, longest: Duration) -> tokio::time::Interval {
+        let period = self.limits.lease / RENEWALS;
+        let period = period.min(longest).max(Duration::from_millis(10));
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks

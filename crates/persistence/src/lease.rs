@@ -16,6 +16,8 @@ use crate::{
     connection::{Connection, retrying, retrying_undone},
     entity::turn::{Column, Entity as TurnTable, Model},
     error::{is_unique_violation, storage_error},
+    presence,
+    sql::Sql,
 };
 
 pub(crate) struct SqlLeases(pub(crate) Connection);
@@ -29,13 +31,31 @@ struct Clock {
 const POSTGRES: Clock = Clock {
     now: "statement_timestamp()",
     lease_has_ended: "(lease_owner IS NULL OR lease_renewed_at IS NULL
-        OR lease_renewed_at + lease_ms * INTERVAL '1 millisecond' <= statement_timestamp())",
+        OR GREATEST(lease_renewed_at, (
+            SELECT s.renewed_at FROM agent_servers s WHERE s.id = lease_owner
+        )) + lease_ms * INTERVAL '1 millisecond' <= statement_timestamp()
+        OR EXISTS (SELECT FROM agent_servers s WHERE s.id = lease_owner AND s.has_died))",
 };
 
 const SQLITE: Clock = Clock {
     now: "unixepoch('now', 'subsec')",
     lease_has_ended: "(lease_owner IS NULL OR lease_renewed_at IS NULL
-        OR lease_renewed_at + lease_ms / 1000.0 <= unixepoch('now', 'subsec'))",
+        OR max(lease_renewed_at, COALESCE((
+            SELECT s.renewed_at FROM agent_servers s WHERE s.id = lease_owner
+        ), 0)) + lease_ms / 1000.0 <= unixepoch('now', 'subsec')
+        OR EXISTS (SELECT 1 FROM agent_servers s WHERE s.id = lease_owner AND s.has_died))",
+};
+
+const OWNED: Sql = Sql::same(
+    "SELECT conversation_id FROM agent_turns WHERE status = 'running' AND lease_owner = $1",
+);
+
+/// A row for all of them.
+const RENEW: Sql = Sql {
+    postgres: "INSERT INTO agent_servers (id, renewed_at) VALUES ($1, statement_timestamp())
+ON CONFLICT (id) DO UPDATE SET renewed_at = EXCLUDED.renewed_at",
+    sqlite: "INSERT INTO agent_servers (id, renewed_at) VALUES ($1, unixepoch('now', 'subsec'))
+ON CONFLICT (id) DO UPDATE SET renewed_at = EXCLUDED.renewed_at",
 };
 
 /// No turn of the conversation goes before the queued one.
@@ -206,23 +226,27 @@ RETURNING attempt"
     }
 
     pub(crate) async fn renew(&self, owner: OwnerId) -> Result<Vec<ConversationId>> {
-        let sql = format!(
-            "UPDATE agent_turns SET lease_renewed_at = {}
-WHERE status = 'running' AND lease_owner = $1 RETURNING conversation_id",
-            self.clock().now
-        );
-        let statement = self.statement(sql, vec![owner.0.into()]);
-        let rows = retrying!(self.0, self.0.query_all_raw(statement.clone()));
-        let ids = rows.and_then(|rows| {
+        let renewed = async {
+            presence::show(&self.0, owner).await?;
+            let owned = OWNED.query(&self.0).with(owner.0);
+            let rows = retrying!(self.0, owned.clone().rows(&self.0))?;
+            if !rows.is_empty() {
+                let renew = RENEW.query(&self.0).with(owner.0);
+                retrying!(self.0, renew.clone().execute(&self.0))?;
+            }
             let ids = rows
                 .iter()
                 .map(|row| row.try_get_by_index(0).map(ConversationId));
             ids.collect::<Result<_, DbErr>>()
-        });
-        ids.map_err(|error| storage_error("renew leases", error))
+        };
+        renewed
+            .await
+            .map_err(|error| storage_error("renew leases", error))
     }
 
     pub(crate) async fn due(&self, limit: u64) -> Result<Vec<Turn>> {
+        let buried = presence::bury(&self.0).await;
+        buried.map_err(|error| storage_error("list due turns", error))?;
         let ended = self.clock().lease_has_ended;
         let mut due = self.due_with(TurnStatus::Running, ended, limit).await?;
         due.extend(self.due_with(TurnStatus::Queued, IS_NEXT, limit).await?);

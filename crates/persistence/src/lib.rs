@@ -20,6 +20,7 @@ mod lease;
 mod migration;
 mod open;
 mod precision;
+mod presence;
 mod repository;
 pub mod setting;
 mod sql;

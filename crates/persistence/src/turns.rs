@@ -9,7 +9,8 @@ use yai_agentkit_core::{
 };
 
 use crate::{
-    checkpointer::SqlCheckpointer, entity::idempotency_key, events::SqlTurnEvents, lease::SqlLeases,
+    checkpointer::SqlCheckpointer, entity::idempotency_key, error::storage_error,
+    events::SqlTurnEvents, lease::SqlLeases, presence,
 };
 
 /// With the checkpoints of the same connection.
@@ -75,6 +76,8 @@ impl TurnStore for SqlTurns {
     }
 
     async fn forget_keys(&self, age: Duration) -> Result<u64> {
+        let forgotten = presence::forget(self.0.connection()).await;
+        forgotten.map_err(|error| storage_error("forget servers", error))?;
         idempotency_key::forget(self.0.connection(), age).await
     }
 

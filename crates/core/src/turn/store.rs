@@ -101,7 +101,8 @@ impl TurnChange {
 /// The turns as an engine works on them: who owns which, and what becomes durable whole.
 ///
 /// A running turn has an owner until [`Turn::lease`] after it was stored, changed, taken or
-/// renewed, by the storage's own clock. Then anybody may [`take`](Self::take) it. Taking raises
+/// renewed, by the storage's own clock, or until the storage knows that the process in which the
+/// owner has renewed has died. Then anybody may [`take`](Self::take) it. Taking raises
 /// [`Turn::epoch`], with which the owner fences what it writes to the thread ([`Fence`]): an owner
 /// that lost its lease without knowing can do no harm.
 ///
@@ -205,7 +206,7 @@ pub trait TurnStore: Send + Sync {
     async fn take(&self, seen: &Turn, owner: OwnerId, lease: Duration) -> Result<Option<Turn>>;
 
     /// Renews all leases of `owner`, and returns the conversations whose running turn is its own.
-    /// One statement; may be repeated.
+    /// From then on the storage watches this process, if it can. May be repeated.
     async fn renew(&self, owner: OwnerId) -> Result<Vec<ConversationId>>;
 
     /// What waits for somebody to work on it, the first stored first: running turns whose lease

@@ -1,2 +1,4 @@
-UPDATE agent_turns SET lease_renewed_at = statement_timestamp()
-WHERE status = 'running' AND lease_owner = $1 RETURNING conversation_id;
+SELECT conversation_id FROM agent_turns WHERE status = 'running' AND lease_owner = $1;
+
+INSERT INTO agent_servers (id, renewed_at) VALUES ($1, statement_timestamp())
+ON CONFLICT (id) DO UPDATE SET renewed_at = EXCLUDED.renewed_at;

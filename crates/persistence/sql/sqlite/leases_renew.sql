@@ -1,2 +1,7 @@
-UPDATE agent_turns SET lease_renewed_at = unixepoch('now', 'subsec')
-WHERE status = 'running' AND lease_owner = $1 RETURNING conversation_id;
+INSERT INTO agent_servers (id, renewed_at)
+VALUES ($1, unixepoch('now', 'subsec')) ON CONFLICT (id) DO UPDATE SET has_died = 0;
+
+SELECT conversation_id FROM agent_turns WHERE status = 'running' AND lease_owner = $1;
+
+INSERT INTO agent_servers (id, renewed_at) VALUES ($1, unixepoch('now', 'subsec'))
+ON CONFLICT (id) DO UPDATE SET renewed_at = EXCLUDED.renewed_at;

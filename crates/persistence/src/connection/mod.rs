@@ -1,7 +1,7 @@
 //! Where statements run: a pool, or one transaction.
 
 pub(crate) mod files;
-mod pool;
+pub(crate) mod pool;
 mod postgres;
 pub(crate) mod servers;
 mod session;
@@ -231,8 +231,12 @@ impl Connection {
     /// Waits for what is under way and closes every connection.
     pub(crate) async fn close(&self) {
         match self {
-            Self::Postgres(postgres) => postgres.pool.close().await,
+            Self::Postgres(postgres) => {
+                postgres.presences.end();
+                postgres.pool.close().await;
+            }
             Self::Sqlite(sqlite) => {
+                sqlite.presences.end();
                 sqlite.readers.close().await;
                 sqlite.writer.close().await;
             }

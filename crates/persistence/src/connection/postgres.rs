@@ -18,7 +18,11 @@ use super::{
     servers::Watch,
     session::{Session, Unit, Work},
 };
-use crate::{error::from_sqlx, sql::Query};
+use crate::{
+    error::from_sqlx,
+    presence::{LockSession, Presences},
+    sql::Query,
+};
 
 /// More than a server in use takes to say that it is there.
 const TIME_TO_ANSWER: Duration = Duration::from_secs(2);
@@ -38,6 +42,7 @@ pub(crate) struct PostgresSource {
     pub(super) unit: Option<Unit<Postgres>>,
     /// How many writes are still to look for rows that are there.
     wary: Arc<AtomicU32>,
+    pub(crate) presences: Arc<Presences<LockSession>>,
     _watch: Arc<Watch>,
 }
 
@@ -54,6 +59,7 @@ impl PostgresSource {
             is_distributed,
             unit: None,
             wary: Arc::default(),
+            presences: Arc::default(),
             _watch: Arc::new(watch),
         }
     }

@@ -1,5 +1,5 @@
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
@@ -17,7 +17,10 @@ use super::{
     pool::{Pool, Pooled},
     session::{Session, Unit, Work},
 };
-use crate::error::from_sqlx;
+use crate::{
+    error::from_sqlx,
+    presence::{LockFile, Presences},
+};
 
 /// SQLite asks after this many of its instructions whether the time is up: some 10 µs.
 const INSTRUCTIONS_BETWEEN_CLOCK_READS: i32 = 2_000;
@@ -32,6 +35,7 @@ pub(crate) struct SqliteSource {
     file: FileIdentity,
     /// Holds the files of a database that is gone with its last connection.
     _directory: Option<Arc<ProcessDirectory>>,
+    pub(crate) presences: Arc<Presences<LockFile>>,
     /// The transaction to run in.
     pub(super) unit: Option<Unit<Sqlite>>,
 }
@@ -50,15 +54,19 @@ impl SqliteSource {
             query_timeout,
             file,
             _directory: directory,
+            presences: Arc::default(),
             unit: None,
         }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.writer.connect_options().get_filename().to_owned()
     }
 
     /// Refuses a file that is no longer the one that was opened: what is written now would be lost
     /// with it.
     pub(crate) fn check_file(&self) -> Result<(), Error> {
-        let options = self.writer.connect_options();
-        let reason = match FileIdentity::of(options.get_filename()) {
+        let reason = match FileIdentity::of(&self.path()) {
             now if now == self.file => return Ok(()),
             FileIdentity(None) => "the SQLite file was deleted: put it back, and restart",
             FileIdentity(Some(_)) => "the SQLite file was replaced: restart",

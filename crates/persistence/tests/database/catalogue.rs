@@ -34,7 +34,11 @@ WHERE t.type = 'table'
 ORDER BY 1"#;
 
 /// Of no conversation.
-const OF_THE_DATABASE: [&str; 2] = ["agentkit_migrations", "checkpoint_migrations"];
+const OF_THE_DATABASE: [&str; 3] = [
+    "agent_servers",
+    "agentkit_migrations",
+    "checkpoint_migrations",
+];
 
 fn assert_through_their_conversations(keys: &[String]) {
     let of_conversations = keys.iter().filter(|key| {

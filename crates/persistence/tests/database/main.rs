@@ -11,6 +11,7 @@ mod group_commit;
 mod limits;
 mod lost_connections;
 mod migrating;
+mod presence;
 mod proxy;
 mod schemas;
 mod sqlite;

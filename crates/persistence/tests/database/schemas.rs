@@ -46,10 +46,11 @@ async fn installations_are_apart(url: &str, direct_url: &str) {
     assert_eq!(tables(direct_url).await, expected.collect::<Vec<_>>());
 }
 
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 13] = [
     "agent_conversations",
     "agent_idempotency_keys",
     "agent_messages",
+    "agent_servers",
     "agent_turn_events",
     "agent_turns",
     "agentkit_migrations",

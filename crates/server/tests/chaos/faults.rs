@@ -7,7 +7,7 @@ use std::{
 use crate::{
     ledger::since_1970,
     random::Random,
-    servers::{LEASE, Postgres, Servers},
+    servers::{Postgres, Servers},
 };
 
 /// What is done to a run, and how it gets over it.
@@ -16,7 +16,7 @@ pub(crate) enum Fault {
     /// SIGKILL of this server.
     Kill(usize),
     Start(usize),
-    /// SIGSTOP of this server, for longer than a lease.
+    /// SIGSTOP of this server, for longer than a lease of a second.
     Stop(usize),
     Continue(usize),
     /// `pg_terminate_backend` of every nth connection.
@@ -85,12 +85,12 @@ pub(crate) fn schedule(
                     _ => (
                         Fault::Stop(server),
                         Fault::Continue(server),
-                        LEASE + milliseconds(200..3000),
+                        milliseconds(1200..4000),
                     ),
                 };
                 schedule.push((now, begin));
                 schedule.push((now + duration, end));
-                free_at[server] = now + duration + 2 * LEASE;
+                free_at[server] = now + duration + Duration::from_secs(2);
             }
         }
     }

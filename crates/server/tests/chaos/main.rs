@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `CHAOS_SEED` | decides on the messages and on the faults and their times; printed by each run |
 //! | `CHAOS_MINUTES` | how long there are faults; 0.3, unless set |
+//! | `CHAOS_LEASE` | seconds; 1, unless set. From 10 on no turn may pass from a server that lives, stopped or not |
 
 mod agent;
 mod check;
@@ -34,7 +35,7 @@ use client::{Chat, Clients, Ending};
 use faults::Done;
 use ledger::{Entry, Ledger};
 use plan::{Plan, SAFE};
-use servers::{Postgres, Servers};
+use servers::{Postgres, Servers, lease};
 
 /// How long everything may take once the faults are over.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -113,12 +114,17 @@ fn run(
         database.close().await;
         findings
     });
-    let (takeovers, times) = takeovers(&chats, &ledger, &faults);
+    let Takeovers {
+        count: takeovers,
+        of_the_living,
+        times,
+    } = takeovers(&chats, &ledger, &faults);
     println!(
         "{name}: seed {seed}: {} chats, {} turns in {:.1} s, the last {:.1} s after the faults\n\
          \x20 faults: {:?}\n\
          \x20 requests: {}, {} without a response; answers of people: {}\n\
-         \x20 turns passed to another process: {takeovers}, resumed: {}; from a kill to going on: {}\n\
+         \x20 turns passed to another process: {takeovers}, {of_the_living} of one that lived; resumed: {}; \
+         from a kill to going on: {}\n\
          \x20 safe calls: {}, {} of them repeated; unsafe calls: {} that ended, {} cut short \
          ({} with an effect)\n\
          \x20 checked: {} things, of {} checkpoints and {} events",
@@ -142,12 +148,24 @@ fn run(
         findings.events,
     );
     findings.assert_nothing_wrong();
+    let is_long = lease() >= Duration::from_secs(10);
+    assert!(
+        !is_long || of_the_living == 0,
+        "{of_the_living} were taken from a server that lived"
+    );
     std::fs::remove_dir_all(directory).unwrap();
 }
 
-/// How often a turn went on in another process, and how long after the kill of the one before, of
-/// turns that wait for nobody.
-fn takeovers(chats: &[Chat], ledger: &[Entry], faults: &Done) -> (usize, Vec<Duration>) {
+struct Takeovers {
+    /// How often a turn went on in another process,
+    count: usize,
+    /// and the one before had not been killed,
+    of_the_living: usize,
+    /// and how long after that was killed. Both of turns that wait for nobody.
+    times: Vec<Duration>,
+}
+
+fn takeovers(chats: &[Chat], ledger: &[Entry], faults: &Done) -> Takeovers {
     let plans = chats.iter().flat_map(|chat| &chat.exchanges);
     let plans = plans.map(|exchange| Plan::parse(&exchange.message));
     let waits_for_nobody: HashSet<_> = plans
@@ -160,21 +178,28 @@ fn takeovers(chats: &[Chat], ledger: &[Entry], faults: &Done) -> (usize, Vec<Dur
         .map(|kill| (kill.process, kill.at))
         .collect();
     let mut last = HashMap::new();
-    let mut takeovers = 0;
-    let mut times = Vec::new();
+    let mut takeovers = Takeovers {
+        count: 0,
+        of_the_living: 0,
+        times: Vec::new(),
+    };
     for entry in ledger {
         // `c1-m2-0-1` is a call of the turn `c1-m2`.
         let end = entry.id.match_indices('-').nth(1);
         let turn = &entry.id[..end.map_or(entry.id.len(), |(end, _)| end)];
         let before = last.insert(turn, entry.process);
         if let Some(before) = before.filter(|before| *before != entry.process) {
-            takeovers += 1;
-            let killed = killed.get(&before);
-            let killed = killed.filter(|_| waits_for_nobody.contains(turn));
-            times.extend(killed.and_then(|killed| entry.at.checked_sub(*killed)));
+            takeovers.count += 1;
+            if waits_for_nobody.contains(turn) {
+                let killed = killed.get(&before);
+                match killed.and_then(|killed| entry.at.checked_sub(*killed)) {
+                    Some(time) => takeovers.times.push(time),
+                    None => takeovers.of_the_living += 1,
+                }
+            }
         }
     }
-    (takeovers, times)
+    takeovers
 }
 
 fn percentiles(mut times: Vec<Duration>) -> String {

@@ -10,10 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{PATIENCE, agent::LEDGER};
+use crate::{PATIENCE, agent::LEDGER, variable};
 
 /// How long a server may be silent until another takes its turns over.
-pub(crate) const LEASE: Duration = Duration::from_secs(1);
+pub(crate) fn lease() -> Duration {
+    Duration::from_secs(variable("CHAOS_LEASE").unwrap_or(1))
+}
 
 /// Servers with the agent of the test on one database.
 pub(crate) struct Servers {
@@ -70,7 +72,7 @@ impl Servers {
             // PostgreSQL is killed too.
             .env("DB_START_TIMEOUT", "30")
             .env("AGENTKIT_BIND", "127.0.0.1:0")
-            .env("AGENTKIT_LEASE", LEASE.as_secs_f64().to_string())
+            .env("AGENTKIT_LEASE", lease().as_secs().to_string())
             // Every turn is to be answered, however often it is cut short.
             .env("AGENTKIT_MAX_ATTEMPTS", "1000000")
             .env("RUST_LOG", "warn,yai_agentkit_engine=info")

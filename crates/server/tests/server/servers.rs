@@ -4,7 +4,7 @@
 use std::{
     process::Command,
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -104,6 +104,64 @@ fn a_killed_server_s_turn_is_finished_by_another_and_a_retry_there_gets_its_answ
     });
 }
 
+/// Longer than anybody would wait for here, in seconds.
+const LONG_LEASE: &str = "600";
+
+/// Puts an owner's end by the sign of its process, and not by its lease, to the proof.
+fn assert_goes_on_after_a_kill(installation: &Installation, next: impl FnOnce() -> Server) {
+    let mut first = installation.start_with(STEP, LONG_LEASE);
+    let chat = new_chat(&first);
+    let asked = ask(&first, &chat, "a key");
+    wait_for_checkpoints(&first, &chat, 2);
+    first.process.kill().unwrap();
+    first.process.wait().unwrap();
+    let killed = Instant::now();
+    assert_eq!(asked.join().unwrap(), None);
+    let next = next();
+    let turn = wait_for_turn(&next, &chat, "completed");
+    let database = &installation.variables.first();
+    println!(
+        "from a kill to the answer, lease {LONG_LEASE} s, {database:?}: {:?}",
+        killed.elapsed()
+    );
+    assert_eq!(turn["attempt"], 2);
+    assert_answered_once(&next, &chat);
+}
+
+#[test]
+fn a_killed_server_that_comes_back_waits_for_no_lease() {
+    both(|installation| {
+        let back = || installation.start_with("0", LONG_LEASE);
+        assert_goes_on_after_a_kill(installation, back);
+    });
+}
+
+#[test]
+fn another_server_than_the_killed_one_waits_for_no_lease() {
+    both(|installation| {
+        let other = installation.start_with("0", LONG_LEASE);
+        assert_goes_on_after_a_kill(installation, || other);
+    });
+}
+
+#[test]
+fn a_server_that_is_stopped_keeps_its_turns_until_their_lease_ends() {
+    both(|installation| {
+        let first = installation.start_with(STEP, LONG_LEASE);
+        let second = installation.start_with("0", LONG_LEASE);
+        let chat = new_chat(&first);
+        let asked = ask(&first, &chat, "a key");
+        wait_for_checkpoints(&second, &chat, 2);
+        first.signal("-STOP");
+        // For many looks of the other.
+        thread::sleep(Duration::from_secs(4));
+        first.signal("-CONT");
+        let (status, answer) = asked.join().unwrap().unwrap();
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(wait_for_turn(&second, &chat, "completed")["attempt"], 1);
+    });
+}
+
 #[test]
 fn a_server_that_was_stopped_past_its_lease_writes_nothing_when_it_wakes() {
     both(|installation| {
@@ -126,8 +184,7 @@ fn a_server_that_was_stopped_past_its_lease_writes_nothing_when_it_wakes() {
 #[test]
 fn a_server_that_is_asked_to_stop_gives_its_turns_back() {
     both(|installation| {
-        // Longer than anybody would wait for here.
-        let first = installation.start_with(STEP, "40");
+        let first = installation.start_with(STEP, LONG_LEASE);
         let second = installation.start_with("0", LEASE);
         let chat = new_chat(&first);
         let asked = ask(&first, &chat, "a key");

@@ -1,4 +1,5 @@
--- A turn has a lease: an owner, until lease_ms after lease_renewed_at, by this database's clock.
+-- A turn has a lease: an owner, until lease_ms after lease_renewed_at, or after its server was
+-- renewed, by this database's clock; or until its server has died.
 CREATE TABLE agent_turns (
     conversation_id UUID NOT NULL REFERENCES agent_conversations (id) ON DELETE CASCADE,
     id UUID NOT NULL,
@@ -29,6 +30,21 @@ WHERE status = 'running';
 -- The turns that wait. One that runs through is never in it.
 CREATE INDEX agent_turns_waiting_idx ON agent_turns (conversation_id, position)
 WHERE status IN ('queued', 'waiting');
+
+CREATE INDEX agent_turns_queued_idx ON agent_turns (position) WHERE status = 'queued';
+
+-- Who owns turns: a run of a server. While it lives a session of it holds the advisory lock lock_key.
+CREATE TABLE agent_servers (
+    id UUID PRIMARY KEY,
+    renewed_at TIMESTAMPTZ NOT NULL,
+    lock_key BIGINT,
+    -- In which run of the database the session lives, and how many sessions had been terminated then.
+    database_started_at TIMESTAMPTZ,
+    sessions_killed BIGINT,
+    -- Since when nobody holds the lock.
+    suspected_at TIMESTAMPTZ,
+    has_died BOOLEAN NOT NULL DEFAULT FALSE
+);
 
 -- What a request with an Idempotency-Key has led to, in its conversation; of one that makes a
 -- conversation, for who sent it.

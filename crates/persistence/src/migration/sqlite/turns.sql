@@ -1,5 +1,5 @@
--- A turn has a lease: an owner, until lease_ms after lease_renewed_at, in seconds since 1970 by
--- SQLite's clock.
+-- A turn has a lease: an owner, until lease_ms after lease_renewed_at, or after its server was
+-- renewed, in seconds since 1970 by SQLite's clock; or until its server has died.
 CREATE TABLE agent_turns (
     -- As of messages.
     position INTEGER PRIMARY KEY,
@@ -30,6 +30,15 @@ WHERE status = 'running';
 -- The turns that wait. One that runs through is never in it.
 CREATE INDEX agent_turns_waiting_idx ON agent_turns (conversation_id, position)
 WHERE status IN ('queued', 'waiting');
+
+CREATE INDEX agent_turns_queued_idx ON agent_turns (position) WHERE status = 'queued';
+
+-- Who owns turns: a run of a server. While it lives it holds a file beside the database locked.
+CREATE TABLE agent_servers (
+    id BLOB NOT NULL PRIMARY KEY,
+    renewed_at REAL NOT NULL,
+    has_died INTEGER NOT NULL DEFAULT 0
+) STRICT;
 
 -- What a request with an Idempotency-Key has led to, in its conversation; of one that makes a
 -- conversation, for who sent it.

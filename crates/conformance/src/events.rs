@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use yai_agentkit_core::{
     Conversation, ConversationId, Entity, Fence, Message, MessageId, NewCheckpoint, Result, Role,
     Storage, Stores, Turn, TurnId, TurnStatus, TurnStore,
@@ -40,12 +40,13 @@ pub(super) const CASES: &[Case] = cases!["events":
 ];
 
 fn batch(turn: &Turn, sequence: u64) -> EventBatch {
-    EventBatch {
-        conversation_id: turn.conversation_id,
-        turn_id: turn.id,
-        sequence,
-        events: vec![json!({"type": "TEST", "n": sequence}), json!(AWKWARD)],
-    }
+    let events = vec![json!({"type": "TEST", "n": sequence}), json!(AWKWARD)];
+    EventBatch::new(turn.conversation_id, turn.id, sequence, events)
+}
+
+/// Under the first sequence.
+fn other(turn: &Turn, event: Json) -> EventBatch {
+    EventBatch::new(turn.conversation_id, turn.id, 1, vec![event])
 }
 
 async fn add_turn(storage: &Arc<dyn Storage>) -> Turn {
@@ -74,10 +75,7 @@ async fn batches_read_back_equal_and_in_order(storage: Arc<dyn Storage>) {
     let turn = add_turn(&storage).await;
     assert_eq!(read(&storage, &turn).await, []);
     let mut batches = append(&storage, &turn, &[1, 2, 10, 9, 3]).await;
-    let empty = EventBatch {
-        events: Vec::new(),
-        ..batch(&turn, 11)
-    };
+    let empty = EventBatch::new(turn.conversation_id, turn.id, 11, Vec::new());
     storage.turn_store().append(empty.clone()).await.unwrap();
     batches.push(empty);
     batches.sort_by_key(|batch| batch.sequence);
@@ -99,11 +97,8 @@ async fn a_page_starts_behind_a_batch_and_ends_at_the_limit(storage: Arc<dyn Sto
 async fn a_sequence_that_is_taken_is_a_conflict(storage: Arc<dyn Storage>) {
     let turn = add_turn(&storage).await;
     let batches = append(&storage, &turn, &[1]).await;
-    let other = EventBatch {
-        events: vec![json!("another")],
-        ..batch(&turn, 1)
-    };
-    assert_conflict(storage.turn_store().append(other).await);
+    let another = other(&turn, json!("another"));
+    assert_conflict(storage.turn_store().append(another).await);
     assert_eq!(read(&storage, &turn).await, batches);
 }
 
@@ -111,10 +106,7 @@ async fn of_writers_at_once_one_gets_a_sequence(storage: Arc<dyn Storage>) {
     let turn = add_turn(&storage).await;
     let calls = (0..8).map(|writer| {
         let turns = storage.turn_store();
-        let batch = EventBatch {
-            events: vec![json!(writer)],
-            ..batch(&turn, 1)
-        };
+        let batch = other(&turn, json!(writer));
         async move { turns.append(batch).await }
     });
     let results: Vec<Result<()>> = all_at_once(calls).await;
@@ -133,10 +125,7 @@ async fn turns_and_conversations_do_not_see_each_others_batches(storage: Arc<dyn
     let (turn, other) = (add_turn(&storage).await, add_turn(&storage).await);
     append(&storage, &turn, &[1]).await;
     assert_eq!(read(&storage, &other).await, []);
-    let moved = Turn {
-        conversation_id: other.conversation_id,
-        ..turn
-    };
+    let moved = turn.with(|turn| turn.conversation_id = other.conversation_id);
     assert_eq!(read(&storage, &moved).await, []);
 }
 
@@ -224,11 +213,7 @@ impl Teller {
     }
 
     async fn step_to(&self, checkpoint: NewCheckpoint) -> Result<()> {
-        let step = TurnStep {
-            epoch: self.epoch,
-            checkpoint,
-            events: self.batch.clone(),
-        };
+        let step = TurnStep::new(self.epoch, checkpoint, self.batch.clone());
         self.turns.step(step).await
     }
 }
@@ -266,10 +251,7 @@ async fn a_step_that_is_refused_tells_nothing(storage: Arc<dyn Storage>) {
 async fn what_can_not_be_told_is_not_stored(storage: Arc<dyn Storage>) {
     let (turn, thread) = (add_turn(&storage).await, TestThread::new(&storage));
     let batches = append(&storage, &turn, &[1]).await;
-    let taken = EventBatch {
-        events: vec![json!("another")],
-        ..batch(&turn, 1)
-    };
+    let taken = other(&turn, json!("another"));
     let nowhere = batch(&Turn::new(ConversationId::new(), MessageId::new()), 1);
     raise(&thread, 1).await;
     let teller = |batch| Teller::new(&*storage, &thread, 1, batch);

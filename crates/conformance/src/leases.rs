@@ -7,8 +7,8 @@ use std::{
 
 use chrono::TimeDelta;
 use yai_agentkit_core::{
-    ConversationId, Entity, InterruptId, MessageId, OwnerId, Result, Storage, Turn, TurnId,
-    TurnStatus, TurnStore, now,
+    ConversationId, Entity, MessageId, OwnerId, Result, Storage, Turn, TurnId, TurnStatus,
+    TurnStore, now,
     turn::{IdempotencyKey, Interrupt, TurnChange},
 };
 
@@ -31,12 +31,11 @@ pub(super) const CASES: &[Case] = cases!["leases":
 const LONG: Duration = Duration::from_secs(3600);
 
 async fn owned(storage: &Arc<dyn Storage>, conversation: ConversationId, lease: Duration) -> Turn {
-    let turn = Turn {
-        lease_owner: Some(OwnerId::new()),
-        lease,
-        epoch: 1,
-        ..Turn::new(conversation, MessageId::new())
-    };
+    let turn = Turn::new(conversation, MessageId::new()).with(|turn| {
+        turn.lease_owner = Some(OwnerId::new());
+        turn.lease = lease;
+        turn.epoch = 1;
+    });
     storage.turns().add(turn).await.unwrap()
 }
 
@@ -64,42 +63,31 @@ async fn a_turn_is_replaced_only_as_it_was_seen(storage: Arc<dyn Storage>) {
     let conversation = add_conversation(&storage).await.id;
     let turns = storage.turn_store();
     let seen = owned(&storage, conversation, LONG).await;
-    let next = Turn {
-        status: TurnStatus::Waiting,
-        interrupt: Some(Interrupt {
-            id: InterruptId::new(),
-            tool_call_id: "call".to_owned(),
-            question: "Really?".to_owned(),
-        }),
-        error: Some("error".to_owned()),
-        assistant_message_id: Some(MessageId::new()),
-        attempt: 3,
-        epoch: 2,
-        lease_owner: None,
-        started_at: None,
-        ..seen.clone()
-    };
+    let next = seen.clone().with(|turn| {
+        turn.status = TurnStatus::Waiting;
+        turn.interrupt = Some(Interrupt::new("call", "Really?"));
+        turn.error = Some("error".to_owned());
+        turn.assistant_message_id = Some(MessageId::new());
+        turn.attempt = 3;
+        turn.epoch = 2;
+        turn.lease_owner = None;
+        turn.started_at = None;
+    });
     let replaced = replace(&*turns, &seen, next.clone()).await.unwrap();
     assert!(replaced.updated_at > seen.updated_at);
     assert_eq!(
         replaced,
-        Turn {
-            updated_at: replaced.updated_at,
-            ..next.clone()
-        }
+        next.clone()
+            .with(|turn| turn.updated_at = replaced.updated_at)
     );
     let stored = storage.turns().get(&seen.id()).await.unwrap();
     assert_eq!(stored.as_ref(), Some(&replaced));
     for stale in [
         seen.clone(),
-        Turn {
-            epoch: 1,
-            ..replaced.clone()
-        },
-        Turn {
-            status: TurnStatus::Running,
-            ..replaced.clone()
-        },
+        replaced.clone().with(|turn| turn.epoch = 1),
+        replaced
+            .clone()
+            .with(|turn| turn.status = TurnStatus::Running),
     ] {
         assert_conflict(replace(&*turns, &stale, seen.clone()).await);
     }
@@ -107,10 +95,9 @@ async fn a_turn_is_replaced_only_as_it_was_seen(storage: Arc<dyn Storage>) {
 
     // Only one runs.
     owned(&storage, conversation, LONG).await;
-    let again = Turn {
-        status: TurnStatus::Running,
-        ..replaced.clone()
-    };
+    let again = replaced
+        .clone()
+        .with(|turn| turn.status = TurnStatus::Running);
     assert_conflict(replace(&*turns, &replaced, again).await);
     storage.conversations().delete(&conversation).await.unwrap();
     assert_conflict(replace(&*turns, &replaced, seen).await);
@@ -153,10 +140,9 @@ async fn a_lease_keeps_others_away_until_it_ends(storage: Arc<dyn Storage>) {
     assert!(!is_due(&storage, held.id).await);
     assert_conflict(replace(&*turns, &again, held).await);
 
-    let ended = Turn {
-        status: TurnStatus::Completed,
-        ..taken.clone()
-    };
+    let ended = taken
+        .clone()
+        .with(|turn| turn.status = TurnStatus::Completed);
     let ended = replace(&*turns, &taken, ended).await.unwrap();
     assert_eq!(turns.take(&ended, other, LONG).await.unwrap(), None);
     assert!(!is_due(&storage, ended.id).await);
@@ -165,10 +151,7 @@ async fn a_lease_keeps_others_away_until_it_ends(storage: Arc<dyn Storage>) {
 async fn a_turn_that_was_given_back_is_taken_without_a_new_attempt(storage: Arc<dyn Storage>) {
     let turns = storage.turn_store();
     let held = owned(&storage, add_conversation(&storage).await.id, LONG).await;
-    let given_back = Turn {
-        lease_owner: None,
-        ..held.clone()
-    };
+    let given_back = held.clone().with(|turn| turn.lease_owner = None);
     let given_back = replace(&*turns, &held, given_back).await.unwrap();
     assert!(is_due(&storage, held.id).await);
     let taken = turns
@@ -221,10 +204,8 @@ async fn the_first_turn_of_a_queue_is_due_once_nothing_goes_before_it(storage: A
     let running = owned(&storage, conversation, LONG).await;
     let mut queued = Vec::new();
     for _ in 0..2 {
-        let turn = Turn {
-            status: TurnStatus::Queued,
-            ..Turn::new(conversation, MessageId::new())
-        };
+        let turn =
+            Turn::new(conversation, MessageId::new()).with(|turn| turn.status = TurnStatus::Queued);
         queued.push(storage.turns().add(turn).await.unwrap());
     }
     let due = async || {
@@ -234,30 +215,24 @@ async fn the_first_turn_of_a_queue_is_due_once_nothing_goes_before_it(storage: A
         )
     };
     assert_eq!(due().await, (false, false));
-    let waiting = Turn {
-        status: TurnStatus::Waiting,
-        ..running.clone()
-    };
+    let waiting = running
+        .clone()
+        .with(|turn| turn.status = TurnStatus::Waiting);
     let waiting = replace(&*turns, &running, waiting).await.unwrap();
     assert_eq!(due().await, (false, false));
-    let ended = Turn {
-        status: TurnStatus::Completed,
-        ..waiting.clone()
-    };
+    let ended = waiting
+        .clone()
+        .with(|turn| turn.status = TurnStatus::Completed);
     replace(&*turns, &waiting, ended).await.unwrap();
     assert_eq!(due().await, (true, false));
-    let first = Turn {
-        status: TurnStatus::Running,
-        lease_owner: Some(OwnerId::new()),
-        lease: LONG,
-        ..queued[0].clone()
-    };
+    let first = queued[0].clone().with(|turn| {
+        turn.status = TurnStatus::Running;
+        turn.lease_owner = Some(OwnerId::new());
+        turn.lease = LONG;
+    });
     let first = replace(&*turns, &queued[0], first).await.unwrap();
     assert_eq!(due().await, (false, false));
-    let failed = Turn {
-        status: TurnStatus::Failed,
-        ..first.clone()
-    };
+    let failed = first.clone().with(|turn| turn.status = TurnStatus::Failed);
     replace(&*turns, &first, failed).await.unwrap();
     assert_eq!(due().await, (false, true));
 }
@@ -266,20 +241,16 @@ async fn no_clock_but_the_storages_ends_a_lease(storage: Arc<dyn Storage>) {
     for skew in [-48, -1, 1, 48] {
         let conversation = add_conversation(&storage).await.id;
         let wrong = now() + TimeDelta::hours(skew);
-        let turn = Turn {
-            lease_owner: Some(OwnerId::new()),
-            lease: LONG / 2,
-            started_at: Some(wrong),
-            created_at: wrong,
-            updated_at: wrong,
-            ..Turn::new(conversation, MessageId::new())
-        };
+        let turn = Turn::new(conversation, MessageId::new()).with(|turn| {
+            turn.lease_owner = Some(OwnerId::new());
+            turn.lease = LONG / 2;
+            turn.started_at = Some(wrong);
+            turn.created_at = wrong;
+            turn.updated_at = wrong;
+        });
         storage.turns().add(turn.clone()).await.unwrap();
         assert!(!is_due(&storage, turn.id).await, "{skew} hours");
-        let ending = Turn {
-            lease: Duration::ZERO,
-            ..turn.clone()
-        };
+        let ending = turn.clone().with(|turn| turn.lease = Duration::ZERO);
         replace(&*storage.turn_store(), &turn, ending)
             .await
             .unwrap();

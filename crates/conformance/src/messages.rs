@@ -109,9 +109,9 @@ async fn an_update_to_a_missing_conversation_changes_nothing(storage: Arc<dyn St
 async fn a_message_has_one_answer(storage: Arc<dyn Storage>) {
     let conversation = add_conversation(&storage).await.id;
     let question = Message::new(conversation, Role::User, "What is 17 * 23?");
-    let answer = |content: &str| Message {
-        id: question.id.answer(),
-        ..Message::new(conversation, Role::Assistant, content)
+    let answer = |content: &str| {
+        Message::new(conversation, Role::Assistant, content)
+            .with(|message| message.id = question.id.answer())
     };
     for message in [question.clone(), answer("391")] {
         storage.messages().add(message).await.unwrap();

@@ -56,18 +56,16 @@ async fn messages_and_turns_come_as_they_were_stored_whatever_the_clocks_say(
     let (mut messages, mut turns) = (Vec::new(), Vec::new());
     for skew in SKEWS {
         let (id, created_at) = by_clock(skew);
-        let question = Message {
-            id: MessageId(id),
-            created_at,
-            ..message(conversation)
-        };
-        let turn = Turn {
-            id: TurnId(id),
-            status: TurnStatus::Queued,
-            created_at,
-            updated_at: created_at,
-            ..Turn::new(conversation, question.id)
-        };
+        let question = message(conversation).with(|message| {
+            message.id = MessageId(id);
+            message.created_at = created_at;
+        });
+        let turn = Turn::new(conversation, question.id).with(|turn| {
+            turn.id = TurnId(id);
+            turn.status = TurnStatus::Queued;
+            turn.created_at = created_at;
+            turn.updated_at = created_at;
+        });
         let unit = storage.begin().await.unwrap();
         messages.push(unit.messages().add(question).await.unwrap().id());
         turns.push(unit.turns().add(turn).await.unwrap().id());
@@ -93,10 +91,7 @@ async fn pages_of<E: Entity>(
     filter: E::Filter,
     order: Order,
 ) -> Vec<E::Id> {
-    let mut query = ListQuery {
-        order,
-        ..ListQuery::filtered(filter).limit(2)
-    };
+    let mut query = ListQuery::filtered(filter).limit(2).order(order);
     let mut found = Vec::new();
     loop {
         let page = rows.list(&query).await.unwrap();
@@ -115,10 +110,11 @@ async fn limit_and_offset_cut_out_a_page(storage: Arc<dyn Storage>) {
         let expected = rows.ordered(order);
         for offset in 0..9 {
             for limit in 1..9 {
-                let query = ListQuery {
-                    order,
-                    ..rows.query().limit(limit as u64).offset(offset as u64)
-                };
+                let query = rows
+                    .query()
+                    .limit(limit as u64)
+                    .offset(offset as u64)
+                    .order(order);
                 let page = storage.messages().list(&query).await.unwrap();
                 let from = offset.min(7);
                 let to = (offset + limit).min(7);
@@ -172,12 +168,11 @@ async fn a_page_ends_where_its_bytes_do(storage: Arc<dyn Storage>) {
     let conversation = add_conversation(&storage).await.id;
     let mut added = Vec::new();
     for length in [100, 250, 400, 50, 10, 10] {
-        let message = Message {
+        let message = message(conversation).with(|message| {
             // Of two bytes each.
-            content: "é".repeat(length / 2),
-            metadata: (length == 50).then(|| "m".repeat(48).into()),
-            ..message(conversation)
-        };
+            message.content = "é".repeat(length / 2);
+            message.metadata = (length == 50).then(|| "m".repeat(48).into());
+        });
         added.push(storage.messages().add(message).await.unwrap());
     }
     let mut query = ListQuery::filtered(MessageFilter::of(conversation))
@@ -217,10 +212,7 @@ async fn a_cursor_outlives_its_row_and_new_rows_disturb_no_page(storage: Arc<dyn
         let rows = Rows::add(&storage, 9).await;
         let mut expected = rows.ordered(order);
         let mut found = Vec::new();
-        let mut query = ListQuery {
-            order,
-            ..rows.query().limit(2)
-        };
+        let mut query = rows.query().limit(2).order(order);
         loop {
             let page = storage.messages().list(&query).await.unwrap();
             found.extend(ids(&page.items));
@@ -312,10 +304,7 @@ impl Rows {
 
     async fn pages(&self, order: Order, limit: u64) -> Vec<Vec<MessageId>> {
         let mut pages = Vec::new();
-        let mut query = ListQuery {
-            order,
-            ..self.query().limit(limit)
-        };
+        let mut query = self.query().limit(limit).order(order);
         loop {
             let page = self.storage.messages().list(&query).await.unwrap();
             pages.push(ids(&page.items));

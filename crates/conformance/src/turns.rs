@@ -176,46 +176,38 @@ impl Begun {
         question.metadata = Some(json!({"from": AWKWARD}));
         Self {
             thread: TestThread::new(storage),
-            turn: Turn {
-                epoch: 1,
-                lease_owner: Some(OwnerId::new()),
-                lease: Duration::from_secs(60),
-                ..Turn::new(conversation, question.id)
-            },
+            turn: Turn::new(conversation, question.id).with(|turn| {
+                turn.epoch = 1;
+                turn.lease_owner = Some(OwnerId::new());
+                turn.lease = Duration::from_secs(60);
+            }),
             question,
         }
     }
 
     fn events(&self, sequence: u64) -> EventBatch {
-        EventBatch {
-            conversation_id: self.turn.conversation_id,
-            turn_id: self.turn.id,
+        EventBatch::new(
+            self.turn.conversation_id,
+            self.turn.id,
             sequence,
-            events: vec![json!(MessageId::new())],
-        }
+            vec![json!(MessageId::new())],
+        )
     }
 
     fn begin(&self) -> TurnBegin {
-        TurnBegin {
-            turn: self.turn.clone(),
-            message: self.question.clone(),
-            key: None,
-            queued: None,
-            checkpoint: self.thread.draft(None),
-            events: self.events(1),
-        }
+        let (turn, message) = (self.turn.clone(), self.question.clone());
+        TurnBegin::new(turn, message, self.thread.draft(None), self.events(1))
     }
 
     fn end(&self, fence: Fence, sequence: u64) -> TurnChange {
         let id = self.question.id.answer();
         let mut answer = Message::new(self.turn.conversation_id, Role::Assistant, "Yes");
         answer.id = id;
-        let ended = Turn {
-            status: TurnStatus::Completed,
-            assistant_message_id: Some(id),
-            lease_owner: None,
-            ..self.turn.clone()
-        };
+        let ended = self.turn.clone().with(|turn| {
+            turn.status = TurnStatus::Completed;
+            turn.assistant_message_id = Some(id);
+            turn.lease_owner = None;
+        });
         TurnChange::new(self.turn.clone(), ended)
             .with_answer(Some(answer))
             .with_checkpoint(self.thread.draft(None), fence)
@@ -265,10 +257,7 @@ async fn a_turn_begins_and_ends_with_its_checkpoints(storage: Arc<dyn Storage>) 
     let end = begun.end(Fence::Hold(1), 2);
     let ended = turns.change(end.clone()).await.unwrap();
     assert!(ended.updated_at > begun.turn.updated_at);
-    let as_asked = Turn {
-        updated_at: ended.updated_at,
-        ..end.next
-    };
+    let as_asked = end.next.with(|turn| turn.updated_at = ended.updated_at);
     assert_eq!(ended, as_asked);
     expected.messages.extend(end.answer);
     expected.turns = vec![ended];
@@ -279,11 +268,10 @@ async fn a_turn_begins_and_ends_with_its_checkpoints(storage: Arc<dyn Storage>) 
 async fn a_turn_that_fails_ends_without_an_answer(storage: Arc<dyn Storage>) {
     let begun = Begun::begun(&storage).await;
     let mut end = begun.end(Fence::Hold(1), 2).with_answer(None);
-    end.next = Turn {
-        status: TurnStatus::Failed,
-        error: Some(AWKWARD.to_owned()),
-        ..begun.turn.clone()
-    };
+    end.next = begun.turn.clone().with(|turn| {
+        turn.status = TurnStatus::Failed;
+        turn.error = Some(AWKWARD.to_owned());
+    });
     storage.turn_store().change(end).await.unwrap();
     let stored = begun.stored(&storage).await;
     assert_eq!(stored.messages, [begun.question]);
@@ -305,23 +293,17 @@ async fn a_turn_that_may_not_begin_leaves_nothing(storage: Arc<dyn Storage>) {
     let turns = storage.turn_store();
     let conversation = begun.turn.conversation_id;
     let message = Message::new(conversation, Role::User, "Another");
-    let begin = TurnBegin {
-        turn: Turn {
-            status: TurnStatus::Queued,
-            epoch: 2,
-            ..Turn::new(conversation, message.id)
-        },
-        message: message.clone(),
-        events: begun.events(2),
-        ..begun.begin()
-    };
+    let mut begin = begun.begin();
+    begin.turn = Turn::new(conversation, message.id).with(|turn| {
+        turn.status = TurnStatus::Queued;
+        turn.epoch = 2;
+    });
+    (begin.message, begin.events) = (message, begun.events(2));
     let mut refused = begin.clone();
     refused.turn.epoch = 1;
     assert_fenced(turns.begin(refused).await, 1);
-    let refused = TurnBegin {
-        events: begun.events(1),
-        ..begin.clone()
-    };
+    let mut refused = begin.clone();
+    refused.events = begun.events(1);
     assert_conflict_with(
         turns.begin(refused).await,
         ConflictKind::EventBatch {
@@ -329,10 +311,8 @@ async fn a_turn_that_may_not_begin_leaves_nothing(storage: Arc<dyn Storage>) {
             sequence: 1,
         },
     );
-    let refused = TurnBegin {
-        message: begun.question.clone(),
-        ..begin.clone()
-    };
+    let mut refused = begin.clone();
+    refused.message = begun.question.clone();
     assert_conflict_with(
         turns.begin(refused).await,
         ConflictKind::Message(begun.question.id),
@@ -341,11 +321,8 @@ async fn a_turn_that_may_not_begin_leaves_nothing(storage: Arc<dyn Storage>) {
     second.turn.status = TurnStatus::Running;
     let id = second.turn.id;
     assert_conflict_with(turns.begin(second).await, ConflictKind::Turn(id));
-    let nul = TurnBegin {
-        message: Message::new(conversation, Role::User, "\0"),
-        ..begin
-    };
-    assert_invalid(turns.begin(nul).await, "content");
+    begin.message = Message::new(conversation, Role::User, "\0");
+    assert_invalid(turns.begin(begin).await, "content");
     assert_eq!(begun.stored(&storage).await, before);
 
     let gone = Begun::new(&storage).await;
@@ -441,10 +418,8 @@ async fn a_key_is_used_by_the_turn_that_begins_with_it(storage: Arc<dyn Storage>
         if repeats {
             unit.idempotency_keys().add(key.clone()).await.unwrap();
         }
-        let begin = TurnBegin {
-            key: Some(key.clone()),
-            ..new.begin()
-        };
+        let mut begin = new.begin();
+        begin.key = Some(key.clone());
         let begun = unit.turn_store().begin(begin).await;
         if repeats {
             assert_conflict_with(begun, ConflictKind::IdempotencyKey(key.id));
@@ -460,47 +435,40 @@ async fn a_key_is_used_by_the_turn_that_begins_with_it(storage: Arc<dyn Storage>
 
 async fn a_turn_that_has_waited_begins_behind_what_was_said_meanwhile(storage: Arc<dyn Storage>) {
     let waiting = Begun::new(&storage).await;
-    let queued = Turn {
-        status: TurnStatus::Queued,
-        epoch: 0,
-        ..waiting.turn.clone()
-    };
+    let queued = waiting.turn.clone().with(|turn| {
+        turn.status = TurnStatus::Queued;
+        turn.epoch = 0;
+    });
     let messages = storage.messages();
     messages.add(waiting.question.clone()).await.unwrap();
     storage.turns().add(queued.clone()).await.unwrap();
     let meanwhile = Message::new(queued.conversation_id, Role::Assistant, "Meanwhile");
     messages.add(meanwhile.clone()).await.unwrap();
 
-    let begin = TurnBegin {
-        queued: Some(queued.clone()),
-        ..waiting.begin()
-    };
+    let mut begin = waiting.begin();
+    begin.queued = Some(queued.clone());
     let turns = storage.turn_store();
-    let running = turns.begin(begin).await.unwrap();
+    let running = turns.begin(begin.clone()).await.unwrap();
     assert_eq!((running.status, running.epoch), (TurnStatus::Running, 1));
     let stored = waiting.stored(&storage).await;
     assert_eq!(stored.messages, [meanwhile, waiting.question.clone()]);
     assert_eq!(stored.turns, [running]);
     assert_eq!((stored.batches, stored.checkpoints), (1, 1));
     // It does not wait any more.
-    let mut again = TurnBegin {
-        queued: Some(queued.clone()),
-        events: waiting.events(2),
-        ..waiting.begin()
-    };
-    again.turn.epoch = 2;
+    begin.events = waiting.events(2);
+    begin.turn.epoch = 2;
     let kind = ConflictKind::Turn(queued.id);
-    assert_conflict_with(turns.begin(again).await, kind);
+    assert_conflict_with(turns.begin(begin).await, kind);
     assert_eq!(waiting.stored(&storage).await, stored);
 }
 
 async fn a_turn_goes_on_with_what_is_written_and_told(storage: Arc<dyn Storage>) {
     let begun = Begun::begun(&storage).await;
     let turns = storage.turn_store();
-    let asking = Turn {
-        status: TurnStatus::Waiting,
-        ..begun.turn.clone()
-    };
+    let asking = begun
+        .turn
+        .clone()
+        .with(|turn| turn.status = TurnStatus::Waiting);
     let asks = TurnChange::new(begun.turn.clone(), asking).with_events(begun.events(2));
     let asking = turns.change(asks.clone()).await.unwrap();
     let kind = ConflictKind::Turn(asking.id);
@@ -508,11 +476,10 @@ async fn a_turn_goes_on_with_what_is_written_and_told(storage: Arc<dyn Storage>)
 
     let head = begun.thread.latest().await.unwrap();
     let writes = begun.thread.writes(&head, "call", "", &[("answer", "yes")]);
-    let next = Turn {
-        status: TurnStatus::Running,
-        epoch: 2,
-        ..asking.clone()
-    };
+    let next = asking.clone().with(|turn| {
+        turn.status = TurnStatus::Running;
+        turn.epoch = 2;
+    });
     let goes_on = |fence, sequence| {
         TurnChange::new(asking.clone(), next.clone())
             .with_writes(writes.clone(), fence)
@@ -544,15 +511,9 @@ async fn of_many_turns_that_begin_at_once_one_does(storage: Arc<dyn Storage>) {
             let message = Message::new(conversation, Role::User, "Me");
             let mut turn = Turn::new(conversation, message.id);
             turn.epoch = 2;
-            let begin = TurnBegin {
-                events: EventBatch {
-                    turn_id: turn.id,
-                    ..begun.events(1)
-                },
-                turn,
-                message,
-                ..begun.begin()
-            };
+            let mut begin = begun.begin();
+            begin.events.turn_id = turn.id;
+            (begin.turn, begin.message) = (turn, message);
             turns.begin(begin).await
         }
     });

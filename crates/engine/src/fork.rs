@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
     CheckpointId, CheckpointMetadata, CheckpointQuery, CheckpointSelector, CheckpointSource,
-    CheckpointTuple, Checkpointer, Conversation, ConversationId, Error, ListQuery, Message,
+    CheckpointTuple, Checkpointer, Conversation, ConversationId, Entity, Error, ListQuery, Message,
     MessageId, Namespace, Result, Role, ThreadState, UnitOfWork, conversation::MessageFilter,
 };
 
@@ -176,11 +176,10 @@ async fn copy_messages(
                     answers.insert(message.id.answer(), id.answer());
                 }
                 last_copy = Some(id);
-                Message {
-                    id,
-                    conversation_id: target,
-                    ..message
-                }
+                message.with(|message| {
+                    message.id = id;
+                    message.conversation_id = target;
+                })
             })
             .collect();
         if !copies.is_empty() {

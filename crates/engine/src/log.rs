@@ -151,12 +151,12 @@ impl EventLog {
     /// The next batch, for who stores it with something else and publishes it then.
     pub(super) fn stage(&mut self, events: Vec<TurnEvent>) -> (EventBatch, Unpublished) {
         self.sequence += 1;
-        let batch = EventBatch {
-            conversation_id: self.turn.conversation_id,
-            turn_id: self.turn.id,
-            sequence: self.sequence,
-            events: events.iter().map(TurnEvent::to_json).collect(),
-        };
+        let batch = EventBatch::new(
+            self.turn.conversation_id,
+            self.turn.id,
+            self.sequence,
+            events.iter().map(TurnEvent::to_json).collect(),
+        );
         let unpublished = Unpublished {
             subscriptions: self.subscriptions.clone(),
             turn_id: self.turn.id,
@@ -381,7 +381,7 @@ impl Text {
 
 #[cfg(test)]
 mod tests {
-    use yai_agentkit_core::{Conversation, OwnerId, Stores, TurnStatus, memory::MemoryStorage};
+    use yai_agentkit_core::{Conversation, OwnerId, Stores, memory::MemoryStorage};
 
     use super::*;
 
@@ -390,10 +390,7 @@ mod tests {
         let storage = MemoryStorage::default();
         let conversation = Conversation::titled("test");
         let conversation = storage.conversations().add(conversation).await.unwrap();
-        let turn = Turn {
-            status: TurnStatus::Running,
-            ..Turn::new(conversation.id, MessageId::new())
-        };
+        let turn = Turn::new(conversation.id, MessageId::new());
         let turn = storage.turns().add(turn).await.unwrap();
         let turns = storage.turn_store();
         let take = async |turn: &Turn| {

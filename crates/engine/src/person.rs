@@ -2,7 +2,7 @@
 
 use tokio::{sync::watch, time::Instant};
 use yai_agentkit_core::{
-    CheckpointSource, ConversationId, Error, Fence, InterruptId, ListQuery, Turn, TurnId,
+    CheckpointSource, ConversationId, Entity, Error, Fence, InterruptId, ListQuery, Turn, TurnId,
     TurnStatus, now,
     turn::{Interrupt, TurnChange, TurnFilter},
 };
@@ -116,12 +116,11 @@ impl TurnEngine {
             let asked_at = log.sequence();
             let batch = log.started(&chat.state);
             let (events, unpublished) = log.stage(batch);
-            let next = Turn {
-                status: TurnStatus::Running,
-                interrupt: None,
-                started_at: Some(now()),
-                ..chat.owned(turn.clone())
-            };
+            let next = chat.owned(turn.clone()).with(|turn| {
+                turn.status = TurnStatus::Running;
+                turn.interrupt = None;
+                turn.started_at = Some(now());
+            });
             let raise = Fence::Raise(next.epoch);
             let goes_on = TurnChange::new(turn, next)
                 .with_writes(writes, raise)
@@ -213,10 +212,7 @@ impl TurnEngine {
             Err(error) => return Err(error),
         };
         let mut chat = Chat::of(self.clone(), conversation);
-        let cancelled = Turn {
-            epoch,
-            ..ended(turn, TurnStatus::Cancelled, None)
-        };
+        let cancelled = ended(turn, TurnStatus::Cancelled, None).with(|turn| turn.epoch = epoch);
         let mut cancel = TurnChange::new(turn.clone(), cancelled);
         let mut state = AgentState::default();
         if has_thread {

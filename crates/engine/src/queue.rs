@@ -18,12 +18,11 @@ impl TurnEngine {
     pub(super) async fn enqueue(&self, incoming: &Incoming) -> Result<(), TurnError> {
         let message = &incoming.message;
         let conversation = message.conversation_id;
-        let turn = Turn {
-            id: incoming.turn_id,
-            status: TurnStatus::Queued,
-            started_at: None,
-            ..Turn::new(conversation, message.id)
-        };
+        let turn = Turn::new(conversation, message.id).with(|turn| {
+            turn.id = incoming.turn_id;
+            turn.status = TurnStatus::Queued;
+            turn.started_at = None;
+        });
         // One after the other, so that each counts those before it.
         let entry = self.enqueuing.enter(conversation.0).await;
         let unit = self.storage.begin().await?;

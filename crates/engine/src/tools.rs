@@ -10,7 +10,7 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::Semaphore;
 use yai_agentkit_core::{
-    CheckpointKey, Error, Fence, InterruptId, Namespace, NewWrites, Role, Turn, TurnStatus, Value,
+    CheckpointKey, Entity, Error, Fence, Namespace, NewWrites, Role, Turn, TurnStatus, Value,
     checkpoint::{ChannelWrite, PendingWrite},
     turn::{Interrupt, TurnChange},
 };
@@ -138,12 +138,11 @@ impl Chat {
         turn: Turn,
         interrupt: Interrupt,
     ) -> Result<TurnOutcome, TurnError> {
-        let waiting = Turn {
-            status: TurnStatus::Waiting,
-            interrupt: Some(interrupt.clone()),
-            lease_owner: None,
-            ..turn.clone()
-        };
+        let waiting = turn.clone().with(|turn| {
+            turn.status = TurnStatus::Waiting;
+            turn.interrupt = Some(interrupt.clone());
+            turn.lease_owner = None;
+        });
         self.set_running(false);
         let log = log_of(&mut self.log);
         let batch = log.waiting(&self.state, interrupt);
@@ -303,11 +302,7 @@ impl Chat {
 
 fn asked(call: &ToolCall, question: String, of_outcome: bool, answers: usize) -> Question {
     Question {
-        interrupt: Interrupt {
-            id: InterruptId::new(),
-            tool_call_id: call.id.clone(),
-            question: question.replace('\0', "\u{fffd}"),
-        },
+        interrupt: Interrupt::new(&*call.id, question.replace('\0', "\u{fffd}")),
         of_outcome,
         answers,
     }

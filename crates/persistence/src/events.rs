@@ -198,14 +198,14 @@ impl SqlTurnEvents {
         let batch = |row: &QueryResult| {
             let sequence: i64 = row.try_get_by_index(0).map_err(failed)?;
             let events: String = row.try_get_by_index(1).map_err(failed)?;
-            Ok(EventBatch {
+            Ok(EventBatch::new(
                 conversation_id,
                 turn_id,
-                sequence: sequence.cast_unsigned(),
-                events: serde_json::from_str(&events).map_err(|error| {
+                sequence.cast_unsigned(),
+                serde_json::from_str(&events).map_err(|error| {
                     Error::unreadable(format!("the events of turn {turn_id}"), error)
                 })?,
-            })
+            ))
         };
         rows.map_err(failed)?.iter().map(batch).collect()
     }

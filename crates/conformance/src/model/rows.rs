@@ -93,29 +93,23 @@ impl ConversationNames {
     }
 
     fn message(&self, number: u8, text: u8) -> Message {
-        Message {
-            id: self.messages[usize::from(number)],
-            conversation_id: self.id,
-            role: ROLES[usize::from(text % 2)].clone(),
-            content: text.to_string(),
-            metadata: (!text.is_multiple_of(3)).then(|| json!({"text": [text]})),
-            created_at: self.created_at,
-        }
+        let (id, role) = (
+            self.messages[usize::from(number)],
+            ROLES[usize::from(text % 2)].clone(),
+        );
+        let mut message = Message::stored(id, self.id, role, text.to_string(), self.created_at);
+        message.metadata = (!text.is_multiple_of(3)).then(|| json!({"text": [text]}));
+        message
     }
 
     fn turn(&self, number: u8, status: u8) -> Turn {
         let status = STATUSES[usize::from(status)];
-        Turn {
-            id: self.turns[usize::from(number)],
-            conversation_id: self.id,
-            user_message_id: self.messages[0],
-            status,
-            error: (status == TurnStatus::Failed).then(|| "failed".to_owned()),
-            created_at: self.created_at,
-            updated_at: self.created_at,
-            started_at: None,
-            ..Turn::new(self.id, self.messages[0])
-        }
+        let id = self.turns[usize::from(number)];
+        let mut turn = Turn::stored(id, self.id, self.messages[0], self.created_at);
+        turn.status = status;
+        turn.error = (status == TurnStatus::Failed).then(|| "failed".to_owned());
+        turn.started_at = None;
+        turn
     }
 }
 
@@ -259,23 +253,16 @@ impl RowOperation {
                         Start::After(Cursor::Id(names.id.key(id)))
                     }
                 };
-                let query = ListQuery {
-                    filter,
-                    order,
-                    start,
-                    limit: *limit,
-                    max_bytes: (limit % 2 == 0).then_some(20),
-                };
+                let mut query = ListQuery::filtered(filter).limit(*limit).order(order);
+                query.start = start;
+                query.max_bytes = (limit % 2 == 0).then_some(20);
                 pair.same(async |parts| {
                     let page = parts.messages.list(&query).await?;
                     // A position is each storage's own: what counts is where it leads.
                     let rest = match page.next {
                         None => None,
                         Some(cursor) => {
-                            let query = ListQuery {
-                                start: Start::After(cursor),
-                                ..query.clone()
-                            };
+                            let query = query.clone().after(cursor);
                             Some(parts.messages.list(&query).await?.items)
                         }
                     };
@@ -348,14 +335,9 @@ async fn same_turns(pair: &Pair, filter: TurnFilter) -> Result<bool, String> {
 }
 
 fn conversation(names: &ConversationNames, thread: Uuid, title: Option<String>) -> Conversation {
-    Conversation {
-        id: names.id,
-        checkpoint_thread_id: thread,
-        title,
-        metadata: None,
-        created_at: names.created_at,
-        updated_at: names.created_at,
-    }
+    let mut conversation = Conversation::stored(names.id, names.created_at).with_thread(thread);
+    conversation.title = title;
+    conversation
 }
 
 fn title_of(names: &Names, number: u8) -> String {

@@ -292,6 +292,7 @@ pub struct DeltaChannelHistory {
 
 /// A thread: one execution history.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Thread {
     /// Its id.
     pub id: ThreadId,
@@ -300,6 +301,17 @@ pub struct Thread {
     /// When its last checkpoint was stored, by the storage's clock; of a thread that has only
     /// pending writes, when the first of them was.
     pub updated_at: DateTime<Utc>,
+}
+
+impl Thread {
+    /// A thread, for a back end to return.
+    pub fn new(id: ThreadId, parent: Option<ThreadId>, updated_at: DateTime<Utc>) -> Self {
+        Self {
+            id,
+            parent,
+            updated_at,
+        }
+    }
 }
 
 /// Where a page of threads starts: behind this thread.

@@ -69,6 +69,7 @@ impl fmt::Display for Role {
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Message {
     /// Its id. Messages are ordered by when they were stored.
     pub id: MessageId,
@@ -87,13 +88,25 @@ pub struct Message {
 impl Message {
     /// A new message of `conversation_id`.
     pub fn new(conversation_id: ConversationId, role: Role, content: impl Into<String>) -> Self {
+        let content = content.into();
+        Self::stored(MessageId::new(), conversation_id, role, content, now())
+    }
+
+    /// The message with this id, for a back end to complete.
+    pub fn stored(
+        id: MessageId,
+        conversation_id: ConversationId,
+        role: Role,
+        content: String,
+        created_at: DateTime<Utc>,
+    ) -> Self {
         Self {
-            id: MessageId::new(),
+            id,
             conversation_id,
             role,
-            content: content.into(),
+            content,
             metadata: None,
-            created_at: now(),
+            created_at,
         }
     }
 }

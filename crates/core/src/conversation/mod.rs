@@ -13,6 +13,7 @@ use crate::{ConversationId, Entity, Result, ThreadId, clock, now, validate};
 
 /// A conversation: what was said, and the thread in which its agent works.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Conversation {
     /// Ordered by time of creation.
     pub id: ConversationId,
@@ -35,14 +36,22 @@ impl Conversation {
 
     /// A new conversation, whose thread has its own id.
     pub fn new(title: Option<String>, metadata: Option<Json>) -> Self {
-        let (now, id) = (now(), ConversationId::new());
+        Self {
+            title,
+            metadata,
+            ..Self::stored(ConversationId::new(), now())
+        }
+    }
+
+    /// The conversation with this id, for a back end to complete.
+    pub fn stored(id: ConversationId, created_at: DateTime<Utc>) -> Self {
         Self {
             id,
             checkpoint_thread_id: id.0,
-            title,
-            metadata,
-            created_at: now,
-            updated_at: now,
+            title: None,
+            metadata: None,
+            created_at,
+            updated_at: created_at,
         }
     }
 

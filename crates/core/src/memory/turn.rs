@@ -222,11 +222,8 @@ impl TurnStore for MemoryTurns {
             batches
                 .filter(|((.., sequence), _)| *sequence > after)
                 .take(limit)
-                .map(|((.., sequence), (events, _))| EventBatch {
-                    conversation_id,
-                    turn_id,
-                    sequence: *sequence,
-                    events: events.clone(),
+                .map(|((.., sequence), (events, _))| {
+                    EventBatch::new(conversation_id, turn_id, *sequence, events.clone())
                 })
                 .collect()
         }))

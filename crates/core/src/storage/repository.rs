@@ -41,6 +41,14 @@ pub trait Entity: Clone + Debug + PartialEq + Send + Sync + 'static {
         0
     }
 
+    /// The same row with other values, which a struct literal could not give it outside of the
+    /// crate that declares it: `turn.with(|turn| turn.attempt = 2)`.
+    #[must_use]
+    fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// What no back end may store is [`Error::InvalidInput`](crate::Error::InvalidInput).
     fn validate(&self) -> Result<()> {
         Ok(())
@@ -137,6 +145,7 @@ pub enum Start<Id> {
 
 /// Which rows [`Repository::list`] returns. The default: the 100 newest.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct ListQuery<E: Entity> {
     /// Which rows.
     pub filter: E::Filter,
@@ -200,11 +209,17 @@ impl<E: Entity> ListQuery<E> {
         self
     }
 
+    /// In this order.
+    #[must_use]
+    pub fn order(mut self, order: Order) -> Self {
+        self.order = order;
+        self
+    }
+
     /// In ascending order.
     #[must_use]
-    pub fn oldest_first(mut self) -> Self {
-        self.order = Order::OldestFirst;
-        self
+    pub fn oldest_first(self) -> Self {
+        self.order(Order::OldestFirst)
     }
 }
 

@@ -7,6 +7,7 @@ use crate::{ConflictKind, ConversationId, Result, TurnId, validate};
 
 /// Events of one turn that were stored together, for those who watch it.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct EventBatch {
     /// The conversation of the turn; deleted with it.
     pub conversation_id: ConversationId,
@@ -19,6 +20,21 @@ pub struct EventBatch {
 }
 
 impl EventBatch {
+    /// The batch of a turn with this sequence.
+    pub fn new(
+        conversation_id: ConversationId,
+        turn_id: TurnId,
+        sequence: u64,
+        events: Vec<Json>,
+    ) -> Self {
+        Self {
+            conversation_id,
+            turn_id,
+            sequence,
+            events,
+        }
+    }
+
     /// What [`Error::Conflict`](crate::Error::Conflict) says where its sequence is taken.
     pub fn conflict(&self) -> ConflictKind {
         ConflictKind::EventBatch {
@@ -26,9 +42,7 @@ impl EventBatch {
             sequence: self.sequence,
         }
     }
-}
 
-impl EventBatch {
     /// Refuses events that could not be read back.
     pub fn validate(&self) -> Result<()> {
         let mut events = self.events.iter();

@@ -8,6 +8,7 @@ use crate::{ConflictKind, ConversationId, Entity, InConversation};
 /// [`pending`](Self::pending). The key is used once in its scope: adding it again is
 /// [`Error::Conflict`](crate::Error::Conflict).
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct IdempotencyKey {
     /// The conversation in which the key was used; of a request that makes one, who sends it.
     pub scope: ConversationId,
@@ -23,10 +24,16 @@ impl IdempotencyKey {
     /// The use of `key` by `request` within `scope`, such as a conversation.
     pub fn new(scope: Uuid, key: &str, request: &[u8], resource_id: Uuid) -> Self {
         let id = Uuid::new_v5(&scope, key.as_bytes());
+        let fingerprint = Uuid::new_v5(&id, request);
+        Self::stored(ConversationId(scope), id, fingerprint, resource_id)
+    }
+
+    /// The key with this id, for a back end to complete.
+    pub fn stored(scope: ConversationId, id: Uuid, fingerprint: Uuid, resource_id: Uuid) -> Self {
         Self {
-            scope: ConversationId(scope),
+            scope,
             id,
-            fingerprint: Uuid::new_v5(&id, request),
+            fingerprint,
             resource_id,
         }
     }

@@ -70,6 +70,7 @@ impl TurnStatus {
 
 /// A question of the agent to a person, without whose answer it can't go on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Interrupt {
     /// An answer names it, so that one that comes late does not answer another question.
     pub id: InterruptId,
@@ -79,11 +80,23 @@ pub struct Interrupt {
     pub question: String,
 }
 
+impl Interrupt {
+    /// A new question, which the tool call asks.
+    pub fn new(tool_call_id: impl Into<String>, question: impl Into<String>) -> Self {
+        Self {
+            id: InterruptId::new(),
+            tool_call_id: tool_call_id.into(),
+            question: question.into(),
+        }
+    }
+}
+
 /// The record of one turn: a user message that the agent answers.
 ///
 /// It is stored with the user message and completed with the answer, each in one transaction, so
 /// that a turn which a crash cut short is found and finished.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Turn {
     /// Its id. Turns are ordered by when they were stored.
     pub id: TurnId,
@@ -119,9 +132,18 @@ pub struct Turn {
 impl Turn {
     /// A new running turn, without a lease: anybody may take it.
     pub fn new(conversation_id: ConversationId, user_message_id: MessageId) -> Self {
-        let now = now();
+        Self::stored(TurnId::new(), conversation_id, user_message_id, now())
+    }
+
+    /// The turn with this id, for a back end to complete.
+    pub fn stored(
+        id: TurnId,
+        conversation_id: ConversationId,
+        user_message_id: MessageId,
+        created_at: DateTime<Utc>,
+    ) -> Self {
         Self {
-            id: TurnId::new(),
+            id,
             conversation_id,
             user_message_id,
             assistant_message_id: None,
@@ -132,9 +154,9 @@ impl Turn {
             epoch: 0,
             lease_owner: None,
             lease: Duration::ZERO,
-            started_at: Some(now),
-            created_at: now,
-            updated_at: now,
+            started_at: Some(created_at),
+            created_at,
+            updated_at: created_at,
         }
     }
 }

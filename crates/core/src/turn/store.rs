@@ -10,6 +10,7 @@ use crate::{
 
 /// A turn that begins, and all that is stored with it.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct TurnBegin {
     /// The turn; its thread is raised to [`Turn::epoch`].
     pub turn: Turn,
@@ -22,19 +23,50 @@ pub struct TurnBegin {
     pub queued: Option<Turn>,
     /// The state that knows the message.
     pub checkpoint: NewCheckpoint,
-    /// What the turn tells first.
+    /// Its first events.
     pub events: EventBatch,
+}
+
+impl TurnBegin {
+    /// The begin of `turn`, which has not waited, by a message without a key.
+    pub fn new(
+        turn: Turn,
+        message: Message,
+        checkpoint: NewCheckpoint,
+        events: EventBatch,
+    ) -> Self {
+        Self {
+            turn,
+            message,
+            key: None,
+            queued: None,
+            checkpoint,
+            events,
+        }
+    }
 }
 
 /// A step of a turn.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct TurnStep {
     /// [`Turn::epoch`], which the thread must have.
     pub epoch: u64,
     /// The state after the step.
     pub checkpoint: NewCheckpoint,
-    /// What the turn tells of the step.
+    /// The events of the step.
     pub events: EventBatch,
+}
+
+impl TurnStep {
+    /// The step of a turn with this epoch.
+    pub fn new(epoch: u64, checkpoint: NewCheckpoint, events: EventBatch) -> Self {
+        Self {
+            epoch,
+            checkpoint,
+            events,
+        }
+    }
 }
 
 /// What becomes of a turn: it ends, asks a person, goes on, passes to somebody else. Made by
@@ -52,7 +84,7 @@ pub struct TurnChange {
     pub checkpoint: Option<(NewCheckpoint, Fence)>,
     /// What is written to its latest checkpoint, and what that asks of the thread.
     pub writes: Option<(NewWrites, Fence)>,
-    /// What it tells.
+    /// The events of the change.
     pub events: Option<EventBatch>,
 }
 
@@ -90,7 +122,7 @@ impl TurnChange {
         self
     }
 
-    /// With what it tells.
+    /// With its events.
     #[must_use]
     pub fn with_events(mut self, events: EventBatch) -> Self {
         self.events = Some(events);
@@ -114,7 +146,7 @@ impl TurnChange {
 /// ```
 /// use std::time::Duration;
 /// use yai_agentkit_core::{
-///     CheckpointMetadata, CheckpointSource, Conversation, Fence, Message, Role, OwnerId,
+///     CheckpointMetadata, CheckpointSource, Conversation, Entity, Fence, Message, OwnerId, Role,
 ///     Stores, ThreadState, Turn, TurnStatus, memory::MemoryStorage,
 ///     turn::{EventBatch, TurnBegin, TurnChange, TurnStep},
 /// };
@@ -124,43 +156,31 @@ impl TurnChange {
 /// let turns = storage.turn_store();
 /// let chat = storage.conversations().add(Conversation::titled("Sums")).await?;
 /// let message = Message::new(chat.id, Role::User, "What is 1 + 1?");
-/// let turn = Turn {
-///     epoch: 1,
-///     lease_owner: Some(OwnerId::new()),
-///     lease: Duration::from_secs(30),
-///     ..Turn::new(chat.id, message.id)
-/// };
-/// let events = |sequence, event: &str| EventBatch {
-///     conversation_id: chat.id,
-///     turn_id: turn.id,
-///     sequence,
-///     events: vec![event.into()],
-/// };
+/// let turn = Turn::new(chat.id, message.id).with(|turn| {
+///     turn.epoch = 1;
+///     turn.lease_owner = Some(OwnerId::new());
+///     turn.lease = Duration::from_secs(30);
+/// });
+/// let id = turn.id;
+/// let events =
+///     |sequence, event: &str| EventBatch::new(chat.id, id, sequence, vec![event.into()]);
 /// let metadata = || CheckpointMetadata::new(CheckpointSource::Loop, 0);
 ///
 /// let thread = ThreadState::new(chat.thread_id(), None);
 /// let (checkpoint, thread) = thread.next(&"asked", metadata())?;
-/// let begin = TurnBegin {
-///     turn: turn.clone(),
-///     message,
-///     key: None,
-///     queued: None,
-///     checkpoint,
-///     events: events(1, "begun"),
-/// };
+/// let begin = TurnBegin::new(turn, message, checkpoint, events(1, "begun"));
 /// let turn = turns.begin(begin).await?;
 ///
 /// let (checkpoint, thread) = thread.next(&"thought", metadata())?;
-/// turns.step(TurnStep { epoch: 1, checkpoint, events: events(2, "thinks") }).await?;
+/// turns.step(TurnStep::new(1, checkpoint, events(2, "thinks"))).await?;
 ///
 /// let (checkpoint, _) = thread.next(&"answered", metadata())?;
 /// let mut answer = Message::new(chat.id, Role::Assistant, "2");
 /// answer.id = turn.user_message_id.answer();
-/// let ended = Turn {
-///     status: TurnStatus::Completed,
-///     assistant_message_id: Some(answer.id),
-///     ..turn.clone()
-/// };
+/// let ended = turn.clone().with(|turn| {
+///     turn.status = TurnStatus::Completed;
+///     turn.assistant_message_id = Some(answer.id);
+/// });
 /// let end = TurnChange::new(turn.clone(), ended)
 ///     .with_answer(Some(answer))
 ///     .with_checkpoint(checkpoint, Fence::Hold(1))

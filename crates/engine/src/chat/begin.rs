@@ -1,7 +1,8 @@
 //! What begins: a turn, at once or after it has waited, and an instruction.
 
 use yai_agentkit_core::{
-    CheckpointSource, Error, Fence, Message, Result, Role, Turn, TurnStatus, TurnStore, now,
+    CheckpointSource, Entity, Error, Fence, Message, Result, Role, Turn, TurnStatus, TurnStore,
+    now,
     turn::{IdempotencyKey, TurnBegin},
 };
 
@@ -35,10 +36,7 @@ impl Chat {
     pub(crate) async fn begin(&mut self, incoming: &Incoming) -> Result<Turn> {
         let message = &incoming.message;
         let new = Turn::new(self.conversation.id, message.id);
-        let turn = Turn {
-            id: incoming.turn_id,
-            ..self.owned(new)
-        };
+        let turn = self.owned(new).with(|turn| turn.id = incoming.turn_id);
         let message = message.clone();
         let (turn, staged, unpublished) = if incoming.is_announced() {
             let unit = self.engine.storage.begin().await?;
@@ -87,11 +85,10 @@ impl Chat {
             .get(&queued.conversation_id.key(queued.user_message_id))
             .await?;
         let message = message.ok_or_else(|| Error::not_found("message", queued.user_message_id))?;
-        let running = Turn {
-            status: TurnStatus::Running,
-            started_at: Some(now()),
-            ..self.owned(queued.clone())
-        };
+        let running = self.owned(queued.clone()).with(|turn| {
+            turn.status = TurnStatus::Running;
+            turn.started_at = Some(now());
+        });
         let turns = self.turns();
         let begun = self.begin_turn(&*turns, running, message, None, Some(queued));
         let (turn, staged, unpublished) = begun.await.map_err(TurnError::of_owner)?;
@@ -124,14 +121,8 @@ impl Chat {
         let id = Some(turn.id);
         let staged = self.stage(&*checkpointer, state, source, message.id, epoch, id);
         let (checkpoint, staged) = staged.await?;
-        let begin = TurnBegin {
-            turn,
-            message,
-            key,
-            queued,
-            checkpoint,
-            events,
-        };
+        let mut begin = TurnBegin::new(turn, message, checkpoint, events);
+        (begin.key, begin.queued) = (key, queued);
         Ok((turns.begin(begin).await?, staged, unpublished))
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use yai_agentkit_core::{
     CheckpointMetadata, CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer,
-    Conversation, Error, ListQuery, MessageId, NewCheckpoint, Result, Role, ThreadState, Turn,
-    TurnId, TurnStatus, TurnStore,
+    Conversation, Entity, Error, ListQuery, MessageId, NewCheckpoint, Result, Role, ThreadState,
+    Turn, TurnId, TurnStatus, TurnStore,
     checkpoint::{PendingWrite, Values},
     turn::TurnFilter,
 };
@@ -172,12 +172,11 @@ impl Chat {
 
     /// `turn` with a lease of this engine and the next epoch.
     pub(super) fn owned(&self, turn: Turn) -> Turn {
-        Turn {
-            epoch: self.next_epoch(),
-            lease_owner: Some(self.engine.owner),
-            lease: self.engine.limits.lease,
-            ..turn
-        }
+        turn.with(|turn| {
+            turn.epoch = self.next_epoch();
+            turn.lease_owner = Some(self.engine.owner);
+            turn.lease = self.engine.limits.lease;
+        })
     }
 
     /// The checkpoint that holds `state`, and what this chat is once it is [stored](Self::stored).
@@ -269,12 +268,11 @@ pub(super) fn closed(mut state: AgentState, result: &str) -> AgentState {
 /// A turn that nobody works on any more.
 pub(super) fn ended(turn: &Turn, status: TurnStatus, error: Option<String>) -> Turn {
     let answer = turn.user_message_id.answer();
-    Turn {
-        status,
-        error,
-        assistant_message_id: (status == TurnStatus::Completed).then_some(answer),
-        interrupt: None,
-        lease_owner: None,
-        ..turn.clone()
-    }
+    turn.clone().with(|turn| {
+        turn.status = status;
+        turn.error = error;
+        turn.assistant_message_id = (status == TurnStatus::Completed).then_some(answer);
+        turn.interrupt = None;
+        turn.lease_owner = None;
+    })
 }

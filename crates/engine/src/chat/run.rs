@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
 use tracing::Instrument;
 use yai_agentkit_core::{
-    CheckpointSource, Fence, Message, Result, Role, Turn, TurnStatus,
+    CheckpointSource, Entity, Fence, Message, Result, Role, Turn, TurnStatus,
     turn::{Interrupt, TurnChange, TurnStep},
     validate,
 };
@@ -78,11 +78,7 @@ impl Chat {
         let (source, id) = (CheckpointSource::Loop, Some(turn.id));
         let staged = self.stage(&*checkpointer, state, source, message, epoch, id);
         let (checkpoint, staged) = staged.await?;
-        let step = TurnStep {
-            epoch,
-            checkpoint,
-            events,
-        };
+        let step = TurnStep::new(epoch, checkpoint, events);
         self.turns().step(step).await?;
         self.stored(staged);
         unpublished.publish();
@@ -207,10 +203,7 @@ impl Chat {
 
     /// Lets another server go on with the turn at once.
     async fn give_back(&self, turn: Turn) -> Result<(), TurnError> {
-        let given_back = Turn {
-            lease_owner: None,
-            ..turn.clone()
-        };
+        let given_back = turn.clone().with(|turn| turn.lease_owner = None);
         let given_back = self.turns().change(TurnChange::new(turn, given_back)).await;
         given_back.map(drop).map_err(TurnError::of_owner)
     }

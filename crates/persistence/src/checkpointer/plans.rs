@@ -170,17 +170,9 @@ async fn fenced_writes_use_indexes(databases: &Databases) {
     let end = TurnChange::new(begun.clone(), begun.clone()).with_answer(Some(message.clone()));
     let end = turn::end_statement(&checkpoint(), 1, &batch(), &end, &begun);
     let key = IdempotencyKey::new(begun.conversation_id.0, "key", b"request", begun.id.0);
-    let begin = TurnBegin {
-        turn: begun,
-        message,
-        key: Some(key),
-        queued: None,
-        checkpoint: ThreadState::new("thread-7".into(), None)
-            .next(&1, CheckpointMetadata::default())
-            .unwrap()
-            .0,
-        events: batch(),
-    };
+    let new = ThreadState::new("thread-7".into(), None).next(&1, CheckpointMetadata::default());
+    let mut begin = TurnBegin::new(begun, message, new.unwrap().0, batch());
+    begin.key = Some(key);
     let begin = turn::begin_statement(&checkpoint(), 1, &begin);
     for (query, indexes) in [(begin, &by_key[1..]), (end, &by_key[..])] {
         databases.assert_postgres_uses(query, indexes).await;
@@ -252,10 +244,10 @@ fn fenced(fence: Fence, tells: bool) -> Fenced {
 }
 
 fn batch() -> EventBatch {
-    EventBatch {
-        conversation_id: ConversationId::new(),
-        turn_id: yai_agentkit_core::TurnId::new(),
-        sequence: 1,
-        events: Vec::new(),
-    }
+    EventBatch::new(
+        ConversationId::new(),
+        yai_agentkit_core::TurnId::new(),
+        1,
+        Vec::new(),
+    )
 }

@@ -70,11 +70,12 @@ fn read(connection: &Connection, row: &QueryResult) -> Result<Thread> {
     };
     let (id, parent, updated_at) =
         columns().map_err(|error| storage_error("list threads", error))?;
-    Ok(Thread {
-        id: id.into(),
-        parent: parent.map(ThreadId::from),
-        updated_at: updated_at.map_err(|error| Error::unreadable("threads.updated_at", error))?,
-    })
+    let updated_at = updated_at.map_err(|error| Error::unreadable("threads.updated_at", error))?;
+    Ok(Thread::new(
+        id.into(),
+        parent.map(ThreadId::from),
+        updated_at,
+    ))
 }
 
 /// A time as `threads` holds it: on SQLite as text whose order is that of time.

@@ -40,14 +40,12 @@ impl StoredEntity for Conversation {
 
 impl From<Model> for Conversation {
     fn from(model: Model) -> Self {
-        Self {
-            id: ConversationId(model.id),
-            checkpoint_thread_id: model.checkpoint_thread_id,
-            title: model.title,
-            metadata: model.metadata_,
-            created_at: model.created_at,
-            updated_at: model.updated_at,
-        }
+        let mut conversation = Self::stored(ConversationId(model.id), model.created_at);
+        conversation.checkpoint_thread_id = model.checkpoint_thread_id;
+        conversation.title = model.title;
+        conversation.metadata = model.metadata_;
+        conversation.updated_at = model.updated_at;
+        conversation
     }
 }
 

@@ -60,12 +60,8 @@ pub(crate) async fn forget(connection: &Connection, age: Duration) -> Result<u64
 
 impl From<Model> for IdempotencyKey {
     fn from(model: Model) -> Self {
-        Self {
-            scope: ConversationId(model.conversation_id),
-            id: model.id,
-            fingerprint: model.fingerprint,
-            resource_id: model.resource_id,
-        }
+        let scope = ConversationId(model.conversation_id);
+        Self::stored(scope, model.id, model.fingerprint, model.resource_id)
     }
 }
 

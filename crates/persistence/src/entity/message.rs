@@ -47,14 +47,15 @@ impl StoredEntity for Message {
 
 impl From<Model> for Message {
     fn from(model: Model) -> Self {
-        Self {
-            id: MessageId(model.id),
-            conversation_id: ConversationId(model.conversation_id),
-            role: Role::from(model.role),
-            content: model.content,
-            metadata: model.metadata_,
-            created_at: model.created_at,
-        }
+        let mut message = Self::stored(
+            MessageId(model.id),
+            ConversationId(model.conversation_id),
+            Role::from(model.role),
+            model.content,
+            model.created_at,
+        );
+        message.metadata = model.metadata_;
+        message
     }
 }
 

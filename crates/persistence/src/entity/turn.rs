@@ -64,22 +64,24 @@ impl TryFrom<Model> for Turn {
             .into_iter()
             .find(|status| status.as_str() == model.status);
         let interrupt = model.interrupt.map(serde_json::from_value).transpose();
-        Ok(Self {
-            id: TurnId(model.id),
-            conversation_id: ConversationId(model.conversation_id),
-            user_message_id: MessageId(model.user_message_id),
-            assistant_message_id: model.assistant_message_id.map(MessageId),
-            status: status.ok_or_else(|| refused("status"))?,
-            error: model.error,
-            interrupt: interrupt.map_err(|_| refused("interrupt"))?,
-            attempt: model.attempt.try_into().map_err(|_| refused("attempt"))?,
-            epoch: model.epoch.try_into().map_err(|_| refused("epoch"))?,
-            lease_owner: model.lease_owner.map(OwnerId),
-            lease: Duration::from_millis(model.lease_ms.try_into().map_err(|_| refused("lease"))?),
-            started_at: model.started_at,
-            created_at: model.created_at,
-            updated_at: model.updated_at,
-        })
+        let mut turn = Self::stored(
+            TurnId(model.id),
+            ConversationId(model.conversation_id),
+            MessageId(model.user_message_id),
+            model.created_at,
+        );
+        turn.assistant_message_id = model.assistant_message_id.map(MessageId);
+        turn.status = status.ok_or_else(|| refused("status"))?;
+        turn.error = model.error;
+        turn.interrupt = interrupt.map_err(|_| refused("interrupt"))?;
+        turn.attempt = model.attempt.try_into().map_err(|_| refused("attempt"))?;
+        turn.epoch = model.epoch.try_into().map_err(|_| refused("epoch"))?;
+        turn.lease_owner = model.lease_owner.map(OwnerId);
+        let lease = model.lease_ms.try_into().map_err(|_| refused("lease"))?;
+        turn.lease = Duration::from_millis(lease);
+        turn.started_at = model.started_at;
+        turn.updated_at = model.updated_at;
+        Ok(turn)
     }
 }
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use futures::future::join_all;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use uuid::Uuid;
 use yai_agentkit_core::{
     ChannelValue, Checkpoint, CheckpointMetadata, CheckpointQuery, CheckpointSelector,
-    CheckpointSource, Checkpointer, Conversation, Fence, Message, Namespace, NewCheckpoint,
+    CheckpointSource, Checkpointer, Conversation, Entity, Fence, Message, Namespace, NewCheckpoint,
     NewWrites, PruneStrategy, PutOptions, Role, Storage, Stores, ThreadId, Turn, TurnStatus, Value,
     Version,
     checkpoint::{ChannelWrite, ThreadCursor, Values},
@@ -258,6 +258,10 @@ async fn fenced_groups(golden: &mut Golden) {
     golden.call("fenced_group_again", both).await;
 }
 
+fn first_event() -> Vec<Json> {
+    vec![json!({"type": "RUN_STARTED"})]
+}
+
 async fn turns(golden: &mut Golden) {
     let storage = golden.database.clone();
     let conversation = Conversation::titled("Golden");
@@ -266,31 +270,15 @@ async fn turns(golden: &mut Golden) {
     let question = Message::new(conversation.id, Role::User, "Hello");
     let mut turn = Turn::new(conversation.id, question.id);
     turn.epoch = 1;
-    let events = |sequence| EventBatch {
-        conversation_id: conversation.id,
-        turn_id: turn.id,
-        sequence,
-        events: vec![json!({"type": "RUN_STARTED"})],
-    };
+    let events = |sequence| EventBatch::new(conversation.id, turn.id, sequence, first_event());
     let first = checkpoint(&thread);
     golden
         .call("begin_turn", async |database| {
-            let begin = TurnBegin {
-                turn: turn.clone(),
-                message: question.clone(),
-                key: None,
-                queued: None,
-                checkpoint: first,
-                events: events(1),
-            };
+            let begin = TurnBegin::new(turn.clone(), question.clone(), first, events(1));
             database.turn_store().begin(begin).await.unwrap();
         })
         .await;
-    let step = TurnStep {
-        epoch: 1,
-        checkpoint: checkpoint(&thread),
-        events: events(2),
-    };
+    let step = TurnStep::new(1, checkpoint(&thread), events(2));
     let step = async |database: &Database| {
         database.turn_store().step(step.clone()).await.unwrap();
     };
@@ -317,23 +305,13 @@ async fn turns(golden: &mut Golden) {
     queued.status = TurnStatus::Queued;
     storage.messages().add(question.clone()).await.unwrap();
     storage.turns().add(queued.clone()).await.unwrap();
-    let events = |sequence| EventBatch {
-        turn_id: queued.id,
-        ..events(sequence)
-    };
-    let begun = Turn {
-        status: TurnStatus::Running,
-        epoch: 2,
-        ..queued.clone()
-    };
-    let begin = TurnBegin {
-        turn: begun.clone(),
-        message: question,
-        key: None,
-        queued: Some(queued.clone()),
-        checkpoint: checkpoint(&thread),
-        events: events(1),
-    };
+    let events = |sequence| EventBatch::new(conversation.id, queued.id, sequence, first_event());
+    let begun = queued.clone().with(|turn| {
+        turn.status = TurnStatus::Running;
+        turn.epoch = 2;
+    });
+    let mut begin = TurnBegin::new(begun.clone(), question, checkpoint(&thread), events(1));
+    begin.queued = Some(queued.clone());
     let head = begin.checkpoint.clone();
     golden
         .call("begin_queued_turn", async |database| {
@@ -348,7 +326,7 @@ async fn turns(golden: &mut Golden) {
             database.turn_store().change(ask).await.unwrap();
         })
         .await;
-    let goes_on = TurnChange::new(asking, Turn { epoch: 3, ..begun })
+    let goes_on = TurnChange::new(asking, begun.with(|turn| turn.epoch = 3))
         .with_writes(writes(&head, FIRST_WRITE_STAYS), Fence::Raise(3))
         .with_events(events(3));
     golden
@@ -363,18 +341,10 @@ async fn turns(golden: &mut Golden) {
     let mut turn = Turn::new(conversation.id, message.id);
     turn.epoch = 1;
     let key = IdempotencyKey::new(conversation.id.0, "key", b"request", turn.id.0);
-    let begin = TurnBegin {
-        events: EventBatch {
-            conversation_id: conversation.id,
-            turn_id: turn.id,
-            ..events(1)
-        },
-        turn,
-        message,
-        key: Some(key),
-        queued: None,
-        checkpoint: checkpoint(&conversation.thread_id()),
-    };
+    let events = EventBatch::new(conversation.id, turn.id, 1, first_event());
+    let checkpoint = checkpoint(&conversation.thread_id());
+    let mut begin = TurnBegin::new(turn, message, checkpoint, events);
+    begin.key = Some(key);
     golden
         .call("begin_turn_with_key", async |database| {
             database.turn_store().begin(begin).await.unwrap();

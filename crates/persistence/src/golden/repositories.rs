@@ -6,8 +6,8 @@ use futures::future::join_all;
 use serde_json::json;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    Conversation, ListQuery, Message, MessageId, OwnerId, Repository, Role, Storage, Stores, Turn,
-    TurnStatus,
+    Conversation, Entity, ListQuery, Message, MessageId, OwnerId, Repository, Role, Storage,
+    Stores, Turn, TurnStatus,
     conversation::{ConversationFilter, MessageFilter},
     turn::{EventBatch, IdempotencyKey, LatestBatches, TurnChange, TurnFilter},
 };
@@ -108,11 +108,10 @@ async fn turns(golden: &mut Golden, conversation: &Conversation) -> Turn {
 }
 
 async fn leases(golden: &mut Golden, queued: Turn) {
-    let running = Turn {
-        status: TurnStatus::Running,
-        epoch: 1,
-        ..queued.clone()
-    };
+    let running = queued.clone().with(|turn| {
+        turn.status = TurnStatus::Running;
+        turn.epoch = 1;
+    });
     let next = running.clone();
     golden
         .call("leases_replace", async |database| {
@@ -143,12 +142,12 @@ async fn leases(golden: &mut Golden, queued: Turn) {
 }
 
 async fn events(golden: &mut Golden, turn: &Turn) {
-    let batch = EventBatch {
-        conversation_id: turn.conversation_id,
-        turn_id: turn.id,
-        sequence: 1,
-        events: vec![json!({"type": "RUN_STARTED"})],
-    };
+    let batch = EventBatch::new(
+        turn.conversation_id,
+        turn.id,
+        1,
+        vec![json!({"type": "RUN_STARTED"})],
+    );
     golden
         .call("events_append", async |database| {
             database.turn_store().append(batch.clone()).await.unwrap();

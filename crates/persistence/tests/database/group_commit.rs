@@ -7,7 +7,7 @@ use serde_json::json;
 use yai_agentkit_core::{
     Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
     CheckpointSelector, CheckpointSource, CheckpointerExt, ConflictKind, Conversation,
-    ConversationId, Error, Fence, Message, MessageId, Namespace, NewCheckpoint, OwnerId,
+    ConversationId, Entity, Error, Fence, Message, MessageId, Namespace, NewCheckpoint, OwnerId,
     PutOptions, Result, Role, Storage, Stores, Turn, TurnId, TurnStatus, Value,
     turn::{EventBatch, IdempotencyKey, TurnBegin, TurnChange, TurnStep},
 };
@@ -240,23 +240,14 @@ impl Owned {
     }
 
     fn batch(&self, turn: TurnId, events: &str) -> EventBatch {
-        EventBatch {
-            conversation_id: self.conversation,
-            turn_id: turn,
-            sequence: 1,
-            events: vec![json!(events)],
-        }
+        EventBatch::new(self.conversation, turn, 1, vec![json!(events)])
     }
 
     /// A step of each turn, told with its checkpoint: what comes of each.
     async fn step(&self, database: &Database) -> Vec<Result<()>> {
         let steps = self.turns.iter().map(async |turn| {
             let batch = self.batch(*turn, "step");
-            let step = TurnStep {
-                epoch: 1,
-                checkpoint: next(&turn.to_string(), 1),
-                events: batch,
-            };
+            let step = TurnStep::new(1, next(&turn.to_string(), 1), batch);
             database.turn_store().step(step).await
         });
         join_all(steps).await
@@ -458,21 +449,10 @@ async fn a_turn_whose_acknowledgements_were_lost_begins_and_ends_once() {
     turn.epoch = 1;
     let mut answer = Message::new(conversation, Role::Assistant, "Hello!");
     answer.id = message.id.answer();
-    let batch = |sequence| EventBatch {
-        conversation_id: conversation,
-        turn_id: turn.id,
-        sequence,
-        events: Vec::new(),
-    };
+    let batch = |sequence| EventBatch::new(conversation, turn.id, sequence, Vec::new());
     let key = IdempotencyKey::new(conversation.0, "key", b"request", turn.id.0);
-    let mut begin = TurnBegin {
-        turn: turn.clone(),
-        message,
-        key: Some(key),
-        queued: None,
-        checkpoint: next("thread", 0),
-        events: batch(1),
-    };
+    let mut begin = TurnBegin::new(turn.clone(), message, next("thread", 0), batch(1));
+    begin.key = Some(key);
     let turns = database.turn_store();
     proxy.lose_answer("SELECT 1");
     turns.begin(begin.clone()).await.unwrap();
@@ -482,10 +462,9 @@ async fn a_turn_whose_acknowledgements_were_lost_begins_and_ends_once() {
     let again = turns.begin(begin).await;
     assert!(matches!(again, Err(Error::Fenced { .. })), "{again:?}");
 
-    let ended = Turn {
-        status: TurnStatus::Completed,
-        ..turn.clone()
-    };
+    let ended = turn
+        .clone()
+        .with(|turn| turn.status = TurnStatus::Completed);
     let end = |step| {
         TurnChange::new(turn.clone(), ended.clone())
             .with_answer(Some(answer.clone()))
@@ -512,10 +491,8 @@ async fn a_turn_ends_although_its_rows_change_meanwhile() {
     let conversation = Conversation::titled("Of one turn");
     let conversation = database.conversations().add(conversation).await.unwrap().id;
     let owner = OwnerId::new();
-    let turn = Turn {
-        lease_owner: Some(owner),
-        ..Turn::new(conversation, MessageId::new())
-    };
+    let turn =
+        Turn::new(conversation, MessageId::new()).with(|turn| turn.lease_owner = Some(owner));
     database.turns().add(turn.clone()).await.unwrap();
     let checkpointer = database.checkpointer();
     let raised = checkpointer.put(next("thread", 0), Fence::Raise(1).into());
@@ -530,16 +507,8 @@ async fn a_turn_ends_although_its_rows_change_meanwhile() {
         unit.turn_store().renew(owner).await.unwrap(),
         [conversation]
     );
-    let batch = EventBatch {
-        conversation_id: conversation,
-        turn_id: turn.id,
-        sequence: 1,
-        events: Vec::new(),
-    };
-    let failed = Turn {
-        status: TurnStatus::Failed,
-        ..turn.clone()
-    };
+    let batch = EventBatch::new(conversation, turn.id, 1, Vec::new());
+    let failed = turn.clone().with(|turn| turn.status = TurnStatus::Failed);
     let end = TurnChange::new(turn, failed)
         .with_checkpoint(next("thread", 2), Fence::Hold(1))
         .with_events(batch);

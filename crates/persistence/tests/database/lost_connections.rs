@@ -97,11 +97,13 @@ async fn events_survive_the_loss_of_all_connections() {
     let database = connect(url).await;
     let conversation_id = store_something(&database).await.id;
     let turn_id = TurnId::new();
-    let batch = |sequence| EventBatch {
-        conversation_id,
-        turn_id,
-        sequence,
-        events: vec![serde_json::json!({"type": "TEST"})],
+    let batch = |sequence| {
+        EventBatch::new(
+            conversation_id,
+            turn_id,
+            sequence,
+            vec![serde_json::json!({"type": "TEST"})],
+        )
     };
     let turns = database.turn_store();
     let mut announcements = turns.announcements().await.unwrap().unwrap();

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use yai_agentkit_core::{
-    Conversation, ConversationId, MessageId, OwnerId, Stores, Turn, TurnStatus, turn::TurnChange,
+    Conversation, ConversationId, Entity, MessageId, OwnerId, Stores, Turn, TurnStatus,
+    turn::TurnChange,
 };
 use yai_agentkit_persistence::Database;
 
@@ -29,12 +30,11 @@ async fn running(database: &Database, owner: OwnerId) -> ConversationId {
         .add(Conversation::titled("Work"))
         .await;
     let chat = chat.unwrap().id;
-    let turn = Turn {
-        lease_owner: Some(owner),
-        lease: LEASE,
-        epoch: 1,
-        ..Turn::new(chat, MessageId::new())
-    };
+    let turn = Turn::new(chat, MessageId::new()).with(|turn| {
+        turn.lease_owner = Some(owner);
+        turn.lease = LEASE;
+        turn.epoch = 1;
+    });
     let turn = database.turns().add(turn).await.unwrap();
     assert_eq!(turns.renew(owner).await.unwrap(), [chat]);
     assert_eq!(turn.status, TurnStatus::Running);
@@ -84,11 +84,10 @@ async fn passes(first: Database, second: &Database, chat: ConversationId) {
     let taken = taken.expect("its owner has died");
     assert_eq!((taken.attempt, taken.epoch), (2, 2));
     stays_away(second).await;
-    let ended = Turn {
-        status: TurnStatus::Completed,
-        lease_owner: None,
-        ..taken.clone()
-    };
+    let ended = taken.clone().with(|turn| {
+        turn.status = TurnStatus::Completed;
+        turn.lease_owner = None;
+    });
     turns.change(TurnChange::new(taken, ended)).await.unwrap();
     turns.forget_keys(LEASE).await.unwrap();
 }

@@ -30,7 +30,7 @@ VALUES ($1, $2, $3, $4, $5)",
 
 /// As [`APPEND`], unless it is there. (PostgreSQL has this within the statement of the checkpoint,
 /// unless Citus distributes that.)
-const TELL: Sql = Sql {
+const APPEND_ONCE: Sql = Sql {
     postgres:
         "INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
 SELECT $1, $2, $3, $4::json, now() WHERE $4 IS DISTINCT FROM (
@@ -108,8 +108,8 @@ impl From<&EventBatch> for EventRow {
 
 impl EventRow {
     /// Stores it, unless it is there.
-    pub(crate) async fn tell(&self, transaction: &Connection) -> Result<(), DbErr> {
-        self.execute(transaction, TELL).await
+    pub(crate) async fn append_once(&self, transaction: &Connection) -> Result<(), DbErr> {
+        self.execute(transaction, APPEND_ONCE).await
     }
 
     async fn execute(&self, connection: &Connection, sql: Sql) -> Result<(), DbErr> {
@@ -245,8 +245,8 @@ impl SqlTurnEvents {
         for turns in turns.chunks(TURNS_IN_A_NOTIFICATION) {
             let turns = json!(BTreeMap::from_iter(turns.iter().copied()));
             let notify = NOTIFY.query(&self.0).with(CHANNEL).with(turns.to_string());
-            let told = retrying!(self.0, notify.clone().rows(&self.0));
-            told.map_err(|error| storage_error("announce events", error))?;
+            let notified = retrying!(self.0, notify.clone().rows(&self.0));
+            notified.map_err(|error| storage_error("announce events", error))?;
         }
         Ok(())
     }
@@ -284,7 +284,7 @@ impl Announcements for Notifications {
     async fn next(&mut self) -> Result<Option<LatestBatches>> {
         let received = self.0.try_recv().await;
         let received = received.map_err(|error| storage_error("listen", from_sqlx(error)))?;
-        // What is not ours on this channel tells nothing.
+        // What is not ours on this channel names no turn.
         let latest = |payload: &str| serde_json::from_str(payload).unwrap_or_default();
         Ok(received.map(|notification| latest(notification.payload())))
     }

@@ -110,6 +110,20 @@ impl Databases {
         }
     }
 
+    /// That PostgreSQL keeps the plan of `query`, which must change nothing, for any values.
+    pub(crate) async fn assert_postgres_plans_once(&self, query: Query) {
+        let transaction = self.postgres.connection.begin().await.unwrap();
+        for _ in 0..10 {
+            query.clone().rows(&transaction).await.unwrap();
+        }
+        const PLANS: &str = "SELECT custom_plans FROM pg_prepared_statements WHERE statement = $1";
+        let plans = Query::new(&transaction, PLANS).with(query.text());
+        let plans = plans.rows(&transaction).await.unwrap();
+        let plans: i64 = plans[0].try_get_by_index(0).unwrap();
+        assert!(plans < 10, "planned {plans} times: {}", query.text());
+        transaction.undo().await.unwrap();
+    }
+
     pub(crate) async fn remove(self) {
         let drop = format!("DROP SCHEMA {} CASCADE", self.schema);
         self.postgres.execute_script(&drop).await.unwrap();

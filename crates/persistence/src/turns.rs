@@ -21,7 +21,7 @@ impl SqlTurns {
         SqlLeases(self.0.connection().clone())
     }
 
-    fn told(&self) -> SqlTurnEvents {
+    fn turn_events(&self) -> SqlTurnEvents {
         SqlTurnEvents(self.0.connection().clone())
     }
 }
@@ -53,7 +53,7 @@ impl TurnStore for SqlTurns {
     }
 
     async fn append(&self, batch: EventBatch) -> Result<()> {
-        self.told().append(&batch).await
+        self.turn_events().append(&batch).await
     }
 
     async fn events(
@@ -63,16 +63,16 @@ impl TurnStore for SqlTurns {
         after: u64,
         limit: u64,
     ) -> Result<Vec<EventBatch>> {
-        let told = self.told();
-        told.read(conversation_id, turn_id, [after, limit]).await
+        let events = self.turn_events();
+        events.read(conversation_id, turn_id, [after, limit]).await
     }
 
     async fn latest_events(&self, turns: &[(ConversationId, TurnId)]) -> Result<LatestBatches> {
-        self.told().latest(turns).await
+        self.turn_events().latest(turns).await
     }
 
     async fn forget_events(&self, age: Duration) -> Result<u64> {
-        self.told().delete_older(age).await
+        self.turn_events().delete_older(age).await
     }
 
     async fn forget_keys(&self, age: Duration) -> Result<u64> {
@@ -82,10 +82,10 @@ impl TurnStore for SqlTurns {
     }
 
     async fn announce(&self, latest: &LatestBatches) -> Result<()> {
-        self.told().announce(latest).await
+        self.turn_events().announce(latest).await
     }
 
     async fn announcements(&self) -> Result<Option<Box<dyn Announcements>>> {
-        self.told().announcements().await
+        self.turn_events().announcements().await
     }
 }

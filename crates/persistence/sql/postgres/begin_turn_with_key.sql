@@ -5,7 +5,7 @@ WITH thread AS (
     SET updated_at = GREATEST(t.updated_at, excluded.updated_at), epoch = excluded.epoch
     WHERE t.epoch < excluded.epoch
     RETURNING 1
-), told AS (
+), events AS (
     INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
     SELECT $4::uuid, $5::uuid, $6::bigint, $7::json, now()
     FROM thread
@@ -18,28 +18,28 @@ WITH thread AS (
     SELECT $1, $2, b.*
     FROM thread, unnest($8::text[], $9::text[], $10::text[], $11::bytea[]) b
     ON CONFLICT DO NOTHING
-), written AS (
+), checkpoint AS (
     INSERT INTO checkpoints
     (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
     SELECT $1, $2, $12, $13, $14::jsonb, $15::jsonb
     FROM thread
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
     DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
-), said AS (
+), message AS (
     INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at)
     SELECT m.id, m.conversation_id, m.role, m.content, m.metadata_::json, m.created_at
     FROM thread, unnest($16::uuid[], $17::uuid[], $18::text[], $19::text[],
         $20::text[], $21::timestamptz[])
         m (id, conversation_id, role, content, metadata_, created_at)
-), begun AS (
+), turn AS (
     INSERT INTO agent_turns (conversation_id, id, assistant_message_id, status, error, interrupt,
         attempt, epoch, lease_owner, lease_ms, started_at, updated_at, created_at, user_message_id)
     SELECT $22, $23, $24, $25, $26, $27::json,
         $28, $29, $30, $31, $32, $33, $34,
         $35
     FROM thread
-), used AS (
+), key AS (
     INSERT INTO agent_idempotency_keys (conversation_id, id, fingerprint, resource_id)
-    SELECT $36, $37, $38, $39 FROM thread
+    SELECT $37, $36, $38, $39 FROM thread WHERE $36 IS NOT NULL
 )
 SELECT true FROM thread;

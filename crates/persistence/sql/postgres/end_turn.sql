@@ -10,7 +10,7 @@ WITH thread AS MATERIALIZED (
 ), touched AS (
     UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
     WHERE thread_id = $1 AND EXISTS (SELECT FROM turn)
-), told AS (
+), events AS (
     INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
     SELECT $8::uuid, $9::uuid, $10::bigint, $11::json, now()
     FROM turn
@@ -23,20 +23,20 @@ WITH thread AS MATERIALIZED (
     SELECT $1, $2, b.*
     FROM turn, unnest($12::text[], $13::text[], $14::text[], $15::bytea[]) b
     ON CONFLICT DO NOTHING
-), written AS (
+), checkpoint AS (
     INSERT INTO checkpoints
     (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
     SELECT $1, $2, $16, $17, $18::jsonb, $19::jsonb
     FROM turn
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
     DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
-), said AS (
+), message AS (
     INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at)
     SELECT m.id, m.conversation_id, m.role, m.content, m.metadata_::json, m.created_at
     FROM turn, unnest($20::uuid[], $21::uuid[], $22::text[], $23::text[],
         $24::text[], $25::timestamptz[])
         m (id, conversation_id, role, content, metadata_, created_at)
-), ended AS (
+), changed AS (
     UPDATE agent_turns SET assistant_message_id = $26, status = $27,
         error = $28, interrupt = $29::json, attempt = $30, epoch = $31,
         lease_owner = $32, lease_ms = $33, started_at = $34,

@@ -1,33 +1,33 @@
 WITH patience AS MATERIALIZED (
-    SELECT set_config('lock_timeout', '100ms', true)
+    SELECT set_config('lock_timeout', COALESCE($1, current_setting('lock_timeout')), true)
 ), thread AS (
     INSERT INTO threads AS t (thread_id, updated_at)
-    SELECT u.id, clock_timestamp() FROM patience, unnest($1::text[]) u (id)
+    SELECT u.id, clock_timestamp() FROM patience, unnest($2::text[]) u (id)
     ON CONFLICT (thread_id) DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
-    WHERE excluded.thread_id = ANY ($2::text[])
+    WHERE excluded.thread_id = ANY ($3::text[])
     RETURNING 1
 ), held AS MATERIALIZED (
     SELECT t.thread_id
     FROM (SELECT count(*) FROM thread) before,
-        unnest($3::text[], $4::bigint[]) u (id, epoch)
+        unnest((SELECT $4::text[]), $5::bigint[]) u (id, epoch)
     CROSS JOIN LATERAL (
         SELECT thread_id FROM threads WHERE thread_id = u.id AND epoch = u.epoch FOR UPDATE
     ) t
 ), touched AS (
     UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
     WHERE thread_id = ANY (ARRAY(
-        SELECT thread_id FROM held WHERE thread_id = ANY ($2::text[])
+        SELECT thread_id FROM held WHERE thread_id = ANY ($3::text[])
     ))
 ), locked AS MATERIALIZED (
     SELECT ARRAY(
-        SELECT u.id FROM unnest($3::text[]) u (id)
+        SELECT u.id FROM unnest($4::text[]) u (id)
         WHERE u.id NOT IN (SELECT thread_id FROM held)
     ) AS refused
-), told AS (
+), events AS (
     INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
     SELECT r.conversation_id, r.turn_id, r.sequence, r.events::json, now()
-    FROM locked, unnest($5::text[], $6::uuid[], $7::uuid[],
-        $8::bigint[], $9::text[])
+    FROM locked, unnest((SELECT $6::text[]), $7::uuid[], $8::uuid[],
+        $9::bigint[], $10::text[])
         r (thread_id, conversation_id, turn_id, sequence, events)
     WHERE r.thread_id <> ALL (refused) AND r.events IS DISTINCT FROM (
         SELECT e.events::text FROM agent_turn_events e
@@ -36,28 +36,20 @@ WITH patience AS MATERIALIZED (
     )
 ), blobs AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-    SELECT r.* FROM locked, unnest($10::text[], $11::text[], $12::text[],
-        $13::text[], $14::text[], $15::bytea[]) r (thread_id) WHERE r.thread_id <> ALL (refused)
+    SELECT r.* FROM locked, unnest($11::text[], $12::text[], $13::text[],
+        $14::text[], $15::text[], $16::bytea[]) r (thread_id) WHERE r.thread_id <> ALL (refused)
 ), first_writes AS (
     INSERT INTO checkpoint_writes
-        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    SELECT r.* FROM locked, unnest($16::text[], $17::text[], $18::text[],
-        $19::text[], $20::text[], $21::int[], $22::text[], $23::text[],
-        $24::bytea[]) r (thread_id) WHERE r.thread_id <> ALL (refused)
-), last_writes AS (
-    INSERT INTO checkpoint_writes
-        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    SELECT r.* FROM locked, unnest($25::text[], $26::text[], $27::text[],
-        $28::text[], $29::text[], $30::int[], $31::text[], $32::text[],
-        $33::bytea[]) r (thread_id) WHERE r.thread_id <> ALL (refused)
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
-    DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob
-), written AS (
-INSERT INTO checkpoints
+    (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+    SELECT r.* FROM locked, unnest($17::text[], $18::text[], $19::text[],
+        $20::text[], $21::text[], $22::int[], $23::text[], $24::text[],
+        $25::bytea[]) r (thread_id) WHERE r.thread_id <> ALL (refused)
+), checkpoints AS (
+    INSERT INTO checkpoints
     (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
-SELECT r.thread_id, r.checkpoint_ns, r.id, r.parent, r.checkpoint::jsonb, r.metadata::jsonb
-FROM locked, unnest($34::text[], $35::text[], $36::text[], $37::text[],
-    $38::text[], $39::text[])
-    r (thread_id, checkpoint_ns, id, parent, checkpoint, metadata) WHERE r.thread_id <> ALL (refused)
+    SELECT r.thread_id, r.checkpoint_ns, r.id, r.parent, r.checkpoint::jsonb, r.metadata::jsonb
+    FROM locked, unnest($26::text[], $27::text[], $28::text[], $29::text[],
+        $30::text[], $31::text[])
+        r (thread_id, checkpoint_ns, id, parent, checkpoint, metadata) WHERE r.thread_id <> ALL (refused)
 )
 SELECT unnest(refused) FROM locked;

@@ -6,12 +6,12 @@ WITH thread AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
     SELECT $1, $2, b.*
     FROM thread, unnest($4::text[], $5::text[], $6::text[], $7::bytea[]) b
-), written AS (
+), checkpoint AS (
     INSERT INTO checkpoints
     (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
     SELECT $1, $2, $8, $9, $10::jsonb, $11::jsonb
     FROM thread
 )
-SELECT 1 FROM thread;
+SELECT $1 WHERE NOT EXISTS (SELECT FROM thread);
 
 SELECT epoch FROM threads WHERE thread_id = $1;

@@ -1,18 +1,18 @@
-//! What asks a [`Fence`]: the statements of a write that is alone, a put behind the latest checkpoint and `raise_epoch`.
+//! What asks a [`Fence`] by statements of its own: a write that raises an epoch, a put behind the
+//! latest checkpoint, and `raise_epoch`.
 
 use sea_orm::DbErr;
 use yai_agentkit_core::{CheckpointId, ConflictKind, Error, Fence, Result, ThreadId, now};
 
 use super::{
     NewRawCheckpoint, PUT_CHECKPOINT,
-    statement::{self, Conflicts, Place},
     threads::bind_time,
     write::{self, Fenced, New, Write},
 };
 use crate::{
     connection::{Connection, retrying_undone},
     error::storage_error,
-    sql::{Query, Sql},
+    sql::Sql,
 };
 
 /// Takes the row of a thread, whatever is written then. SQLite has no clock with microseconds; the
@@ -46,66 +46,6 @@ const LATEST: Sql = Sql::same(
 WHERE thread_id = $1 AND checkpoint_ns = $2 AND checkpoint_id <> $3
 ORDER BY checkpoint_id DESC LIMIT 1",
 );
-
-/// What writes something to its thread, if that admits it: then it returns a row.
-pub(super) fn write(new: &New, fenced: &Fenced, conflicts: Conflicts) -> Query {
-    let mut all = Query::on_postgres();
-    let query = &mut all;
-    let place = Place::of(query, new.key());
-    let is_checkpoint = matches!(new, New::Checkpoint(_));
-    let conflicts = match fenced.fence {
-        Fence::Raise(_) => {
-            query.push("WITH thread AS (\n    ");
-            statement::raised(query, place.thread, fenced.epoch, is_checkpoint);
-            query.push("\n)");
-            Conflicts::Possible
-        }
-        Fence::Hold(_) => {
-            query.push("WITH thread AS ");
-            held(query, place, fenced.epoch, is_checkpoint);
-            conflicts
-        }
-    };
-    if let Some(batch) = &fenced.events {
-        query.push(", told AS (\n    ");
-        statement::told(query, "thread", batch);
-        query.push("\n)");
-    }
-    match new {
-        New::Checkpoint(new) => {
-            query.push(", blobs AS (\n    ");
-            statement::values(query, place, "thread", new, conflicts);
-            query.push("\n), written AS (\n    ");
-            statement::checkpoint(query, place, "thread", new, conflicts);
-        }
-        New::Writes(new) => {
-            query.push(", written AS (\n    ");
-            statement::writes(query, place, "thread", new, conflicts);
-        }
-    }
-    query.push("\n)\nSELECT 1 FROM thread");
-    all
-}
-
-/// The thread, if it has `epoch`. The time of one that gets no checkpoint stays: it is indexed.
-fn held(query: &mut Query, place: Place, epoch: i64, is_checkpoint: bool) {
-    let (thread, epoch) = (place.thread, query.bind(epoch));
-    if is_checkpoint {
-        query.push(format_args!(
-            "(
-    UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
-    WHERE thread_id = {thread} AND epoch = {epoch}::bigint
-    RETURNING 1
-)"
-        ));
-    } else {
-        query.push(format_args!(
-            "MATERIALIZED (
-    SELECT 1 FROM threads WHERE thread_id = {thread} AND epoch = {epoch}::bigint FOR UPDATE
-)"
-        ));
-    }
-}
 
 /// Stores a checkpoint whose parent is the latest. The statement that looks comes after the one
 /// that locks the thread: a statement does not see what was committed while it waited.

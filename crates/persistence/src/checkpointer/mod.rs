@@ -99,7 +99,7 @@ impl SqlCheckpointer {
     }
 }
 
-/// What a write that tells `events` asks of its thread.
+/// What a write with `events` asks of its thread.
 fn fenced_with(fence: Option<Fence>, events: Option<&EventBatch>) -> Result<Option<Fenced>> {
     events.map_or(Ok(()), EventBatch::validate)?;
     let fenced = |fence: Fence| {

@@ -9,11 +9,11 @@ use yai_agentkit_core::{
 };
 
 use super::{
-    NewRawCheckpoint, RawValue, delta, fence,
+    NewRawCheckpoint, RawValue, delta,
     read::{get_query, list_query},
-    statement::Conflicts::{self, Possible, Unexpected},
+    statement::Conflicts::{Possible, Unexpected},
     threads, turn,
-    write::{Fenced, New, Rows, Write, postgres},
+    write::{Fenced, New, Write, postgres},
 };
 use crate::{connection::Connection, explain::Databases, sql::Query};
 
@@ -104,28 +104,16 @@ async fn reading_uses_indexes(databases: &Databases) {
 /// SQLite does not say by which index it finds a conflict.
 async fn writing_uses_indexes(databases: &Databases) {
     let of_checkpoint = ["threads_pkey", "checkpoints_pkey"];
-    let of_writes = ["threads_pkey", "checkpoint_writes_pkey"];
     let of_all = ["threads_pkey", "checkpoints_pkey", "checkpoint_writes_pkey"];
-    let (new, first, last) = (checkpoint(), writes("messages"), writes("__error__"));
-    let put = |conflicts| postgres::put(&new, conflicts);
-    assert_inserts_by(databases, put, &of_checkpoint).await;
-    let step = |conflicts| postgres::step(&new, &first, conflicts);
-    assert_inserts_by(databases, step, &of_all).await;
-    let put_writes = |conflicts| postgres::put_writes(&first, conflicts);
-    assert_inserts_by(databases, put_writes, &of_writes).await;
-    let replace = postgres::put_writes(&last, Unexpected);
-    assert_finds_conflicts_by(databases, replace, &of_writes).await;
-
-    let plain = [
-        write(New::Checkpoint(checkpoint()), None),
-        write(New::Writes(first), None),
-    ];
-    let group = |conflicts| postgres::group(&Rows::of(&plain), conflicts);
-    assert_inserts_by(databases, group, &of_all).await;
-    let replacing = write(New::Writes(last), None);
-    let all: Vec<&Write> = plain.iter().chain([&replacing]).collect();
-    let group = |conflicts| postgres::group(&Rows::of(all.iter().copied()), conflicts);
-    assert_inserts_by(databases, group, &of_all).await;
+    let put = || write(New::Checkpoint(checkpoint()), None);
+    let put_writes = |channel| write(New::Writes(writes(channel)), None);
+    assert_inserts_by(databases, &[put()], &of_checkpoint).await;
+    assert_inserts_by(databases, &[put_writes("messages")], &of_all).await;
+    assert_inserts_by(databases, &[put(), put_writes("messages")], &of_all).await;
+    assert_inserts_by(databases, &[put(), put()], &of_all).await;
+    let replacing = [put_writes("__error__")];
+    let replacing = postgres::statement(&replacing, Unexpected);
+    assert_finds_conflicts_by(databases, replacing, &of_all).await;
     fenced_writes_use_indexes(databases).await;
 }
 
@@ -134,36 +122,22 @@ async fn fenced_writes_use_indexes(databases: &Databases) {
         "Index Scan using threads_pkey",
         "Index Scan using agent_turn_events_pkey",
     ];
-    let new = New::Checkpoint(checkpoint());
-    for events in [false, true] {
-        let fenced = |fence| fenced(fence, events);
-        let raising = fence::write(&new, &fenced(Fence::Raise(1)), Possible);
-        let indexes = ["threads_pkey", "checkpoints_pkey"];
-        assert_finds_conflicts_by(databases, raising, &indexes).await;
-        let by_key = if events { &by_key[..] } else { &by_key[..1] };
+    let hold = |new| write(new, Some(fenced()));
+    let put = || hold(New::Checkpoint(checkpoint()));
+    let put_writes = || hold(New::Writes(writes("messages")));
+    for (writes, indexes) in [
+        (vec![put()], &by_key[..]),
+        (vec![put_writes()], &by_key[..1]),
+        (vec![put(), put_writes()], &by_key[..]),
+    ] {
         for conflicts in [Unexpected, Possible] {
-            let holding = fence::write(&new, &fenced(Fence::Hold(1)), conflicts);
-            databases.assert_postgres_uses(holding, by_key).await;
+            let query = postgres::statement(&writes, conflicts);
+            databases.assert_postgres_uses(query.clone(), indexes).await;
+            databases.assert_postgres_plans_once(query).await;
         }
     }
-    let writes = [
-        write(
-            New::Checkpoint(checkpoint()),
-            Some(fenced(Fence::Hold(1), true)),
-        ),
-        write(
-            New::Writes(writes("messages")),
-            Some(fenced(Fence::Hold(1), true)),
-        ),
-    ];
-    let group = |conflicts| postgres::fenced_group(&Rows::of(&writes), conflicts);
     let indexes = ["threads_pkey", "checkpoints_pkey", "checkpoint_writes_pkey"];
-    assert_inserts_by(databases, group, &indexes).await;
-    for conflicts in [Unexpected, Possible] {
-        databases
-            .assert_postgres_uses(group(conflicts), &by_key)
-            .await;
-    }
+    assert_inserts_by(databases, &[put(), put_writes()], &indexes).await;
 
     let message = Message::new(ConversationId::new(), Role::User, "Hello");
     let begun = Turn::new(message.conversation_id, message.id);
@@ -180,11 +154,8 @@ async fn fenced_writes_use_indexes(databases: &Databases) {
 }
 
 /// What takes its rows for new looks for the thread only.
-async fn assert_inserts_by(
-    databases: &Databases,
-    query: impl Fn(Conflicts) -> Query,
-    indexes: &[&str],
-) {
+async fn assert_inserts_by(databases: &Databases, writes: &[Write], indexes: &[&str]) {
+    let query = |conflicts| postgres::statement(writes, conflicts);
     assert_finds_conflicts_by(databases, query(Possible), indexes).await;
     assert_finds_conflicts_by(databases, query(Unexpected), &["threads_pkey"]).await;
 }
@@ -235,11 +206,11 @@ fn write(new: New, fenced: Option<Fenced>) -> Write {
     Write { new, fenced }
 }
 
-fn fenced(fence: Fence, tells: bool) -> Fenced {
+fn fenced() -> Fenced {
     Fenced {
-        fence,
+        fence: Fence::Hold(1),
         epoch: 1,
-        events: tells.then(|| (&batch()).into()),
+        events: Some((&batch()).into()),
     }
 }
 

@@ -30,18 +30,18 @@ impl Conflicts {
         self.or_nothing("\n    ON CONFLICT DO NOTHING")
     }
 
+    pub(super) fn first_write_stays(self) -> &'static str {
+        self.or_nothing(
+            "
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING",
+        )
+    }
+
     pub(super) fn checkpoint_is_replaced(self) -> &'static str {
         self.or_nothing(
             "
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
     DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata",
-        )
-    }
-
-    pub(super) fn first_write_stays(self) -> &'static str {
-        self.or_nothing(
-            "
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING",
         )
     }
 }
@@ -84,22 +84,24 @@ pub(super) fn locked(query: &mut Query, thread: Parameter) {
     ));
 }
 
-/// Raises the thread to `epoch`; the time of one that is there moves on where `touches`.
-pub(super) fn raised(query: &mut Query, thread: Parameter, epoch: i64, touches: bool) {
+/// The thread, if it has `epoch`. The time of one that gets no checkpoint stays: it is indexed.
+pub(super) fn held(query: &mut Query, thread: Parameter, epoch: i64, is_checkpoint: bool) {
     let epoch = query.bind(epoch);
-    let time = if touches {
-        "updated_at = GREATEST(t.updated_at, excluded.updated_at), "
+    if is_checkpoint {
+        query.push(format_args!(
+            "(
+    UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
+    WHERE thread_id = {thread} AND epoch = {epoch}::bigint
+    RETURNING 1
+)"
+        ));
     } else {
-        ""
-    };
-    query.push(format_args!(
-        "INSERT INTO threads AS t (thread_id, updated_at, epoch)
-    VALUES ({thread}, clock_timestamp(), {epoch}::bigint)
-    ON CONFLICT (thread_id) DO UPDATE
-    SET {time}epoch = excluded.epoch
-    WHERE t.epoch < excluded.epoch
-    RETURNING 1"
-    ));
+        query.push(format_args!(
+            "MATERIALIZED (
+    SELECT 1 FROM threads WHERE thread_id = {thread} AND epoch = {epoch}::bigint FOR UPDATE
+)"
+        ));
+    }
 }
 
 /// The values of a checkpoint.
@@ -145,14 +147,8 @@ pub(super) fn checkpoint(
     ));
 }
 
-/// The writes of a task.
-pub(super) fn writes(
-    query: &mut Query,
-    place: Place,
-    from: &str,
-    new: &NewWrites,
-    conflicts: Conflicts,
-) {
+/// The writes of a task, none of which is there.
+pub(super) fn writes(query: &mut Query, place: Place, from: &str, new: &NewWrites) {
     let Place { thread, namespace } = place;
     let rows = new.rows();
     let id = query.bind(new.key.checkpoint_id.as_str());
@@ -162,21 +158,16 @@ pub(super) fn writes(
     let channels = query.column(&rows, |(_, write)| write.channel.as_str());
     let types = query.column(&rows, |(_, write)| write.value.type_tag());
     let blobs = query.column(&rows, |(_, write)| write.value.bytes());
-    let on_conflict = if new.replaces() {
-        LAST_WRITE_COUNTS
-    } else {
-        conflicts.first_write_stays()
-    };
     query.push(format_args!(
         "INSERT INTO checkpoint_writes
     (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
     SELECT {thread}, {namespace}, {id}, {task}, {path}, w.*
-    FROM {from}, unnest({indexes}::int[], {channels}::text[], {types}::text[], {blobs}::bytea[]) w{on_conflict}"
+    FROM {from}, unnest({indexes}::int[], {channels}::text[], {types}::text[], {blobs}::bytea[]) w"
     ));
 }
 
-/// What a turn tells with a checkpoint. Events that are there already are not told again.
-pub(super) fn told(query: &mut Query, from: &str, batch: &EventRow) {
+/// The events that are stored with a checkpoint, unless they are there already.
+fn events(query: &mut Query, from: &str, batch: &EventRow) {
     let conversation = query.bind(batch.conversation_id);
     let turn = query.bind(batch.turn_id);
     let sequence = query.bind(batch.sequence);
@@ -190,4 +181,25 @@ pub(super) fn told(query: &mut Query, from: &str, batch: &EventRow) {
         WHERE e.conversation_id = {conversation} AND e.turn_id = {turn} AND e.sequence = {sequence}
     )"
     ));
+}
+
+/// A checkpoint with its values and events, as parts of a `WITH`.
+pub(super) fn checkpoint_and_events(
+    query: &mut Query,
+    place: Place,
+    from: &str,
+    new: &NewRawCheckpoint,
+    batch: Option<&EventRow>,
+    conflicts: Conflicts,
+) {
+    if let Some(batch) = batch {
+        query.push("events AS (\n    ");
+        events(query, from, batch);
+        query.push("\n), ");
+    }
+    query.push("blobs AS (\n    ");
+    values(query, place, from, new, conflicts);
+    query.push("\n), checkpoint AS (\n    ");
+    checkpoint(query, place, from, new, conflicts);
+    query.push("\n)");
 }

@@ -11,14 +11,14 @@ use yai_agentkit_core::{
 
 use super::{
     NewRawCheckpoint, PUT_CHECKPOINT, SqlCheckpointer, fence, row,
-    statement::{self, Conflicts, Place},
+    statement::{self, Conflicts::Possible, Place},
     write::New,
 };
 use crate::{
     connection::{Connection, retrying_undone},
     entity::{message, turn::Model},
     error::{Table, storage_error, taken_in},
-    events::{self, EventRow, SqlTurnEvents},
+    events::{self, SqlTurnEvents},
     lease::SqlLeases,
     repository::SqlRepository,
     sql::{Parameter, Query, Sql},
@@ -250,15 +250,12 @@ async fn execute(connection: &Connection, statement: Query) -> Result<Option<boo
 pub(super) fn begin_statement(new: &NewRawCheckpoint, epoch: i64, begin: &TurnBegin) -> Query {
     let mut query = Query::on_postgres();
     let place = Place::of(&mut query, &new.key);
-    query.push("WITH thread AS (\n    ");
-    statement::raised(&mut query, place.thread, epoch, true);
-    query.push("\n), ");
-    put_from(&mut query, place, "thread", new, &(&begin.events).into());
-    said(&mut query, "thread", Some(&begin.message));
-    begun(&mut query, begin.turn.clone().into());
-    if let Some(key) = &begin.key {
-        used(&mut query, key);
-    }
+    raised_thread(&mut query, place.thread, epoch);
+    let events = Some((&begin.events).into());
+    statement::checkpoint_and_events(&mut query, place, "thread", new, events.as_ref(), Possible);
+    message(&mut query, "thread", Some(&begin.message));
+    new_turn(&mut query, begin.turn.clone().into());
+    used_key(&mut query, begin.key.as_ref());
     query.push("\nSELECT true FROM thread");
     query
 }
@@ -275,32 +272,30 @@ pub(super) fn end_statement(
     let mut query = Query::on_postgres();
     let place = Place::of(&mut query, &new.key);
     let turn = seen_turn(&mut query, place, epoch, change.seen.clone().into());
-    put_from(&mut query, place, "turn", new, &events.into());
-    said(&mut query, "turn", change.answer.as_ref());
-    changed(&mut query, turn, next.clone().into());
+    let events = Some(events.into());
+    statement::checkpoint_and_events(&mut query, place, "turn", new, events.as_ref(), Possible);
+    message(&mut query, "turn", change.answer.as_ref());
+    changed_turn(&mut query, turn, next.clone().into());
     query.push("\nSELECT EXISTS (SELECT FROM turn) FROM thread");
     query
 }
 
-/// The checkpoint and what the turn tells with it.
-fn put_from(
-    query: &mut Query,
-    place: Place,
-    from: &str,
-    new: &NewRawCheckpoint,
-    events: &EventRow,
-) {
-    query.push("told AS (\n    ");
-    statement::told(query, from, events);
-    query.push("\n), blobs AS (\n    ");
-    statement::values(query, place, from, new, Conflicts::Possible);
-    query.push("\n), written AS (\n    ");
-    statement::checkpoint(query, place, from, new, Conflicts::Possible);
-    query.push("\n)");
+fn raised_thread(query: &mut Query, thread: Parameter, epoch: i64) {
+    let epoch = query.bind(epoch);
+    query.push(format_args!(
+        "WITH thread AS (
+    INSERT INTO threads AS t (thread_id, updated_at, epoch)
+    VALUES ({thread}, clock_timestamp(), {epoch}::bigint)
+    ON CONFLICT (thread_id) DO UPDATE
+    SET updated_at = GREATEST(t.updated_at, excluded.updated_at), epoch = excluded.epoch
+    WHERE t.epoch < excluded.epoch
+    RETURNING 1
+), "
+    ));
 }
 
 /// The message of a turn, if there is one.
-fn said(query: &mut Query, from: &str, message: Option<&Message>) {
+fn message(query: &mut Query, from: &str, message: Option<&Message>) {
     let message = message.map(|message| message::Model::from(message.clone()));
     let message = || message.as_slice();
     let id = query.column(message(), |message| message.id);
@@ -312,7 +307,7 @@ fn said(query: &mut Query, from: &str, message: Option<&Message>) {
     });
     let created_at = query.column(message(), |message| message.created_at);
     query.push(format_args!(
-        ", said AS (
+        ", message AS (
     INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at)
     SELECT m.id, m.conversation_id, m.role, m.content, m.metadata_::json, m.created_at
     FROM {from}, unnest({id}::uuid[], {conversation}::uuid[], {role}::text[], {content}::text[],
@@ -322,7 +317,7 @@ fn said(query: &mut Query, from: &str, message: Option<&Message>) {
     ));
 }
 
-fn begun(query: &mut Query, turn: Model) {
+fn new_turn(query: &mut Query, turn: Model) {
     let user_message = turn.user_message_id;
     let created_at = turn.created_at;
     let key = [query.bind(turn.conversation_id), query.bind(turn.id)];
@@ -341,7 +336,7 @@ fn begun(query: &mut Query, turn: Model) {
     } = TurnColumns::of(query, turn);
     let (created_at, user_message) = (query.bind(created_at), query.bind(user_message));
     query.push(format_args!(
-        ", begun AS (
+        ", turn AS (
     INSERT INTO agent_turns (conversation_id, id, assistant_message_id, status, error, interrupt,
         attempt, epoch, lease_owner, lease_ms, started_at, updated_at, created_at, user_message_id)
     SELECT {conversation}, {id}, {assistant_message}, {status}, {error}, {interrupt}::json,
@@ -352,13 +347,15 @@ fn begun(query: &mut Query, turn: Model) {
     ));
 }
 
-fn used(query: &mut Query, key: &IdempotencyKey) {
-    let (conversation, id) = (query.bind(key.scope.0), query.bind(key.id));
-    let (fingerprint, resource) = (query.bind(key.fingerprint), query.bind(key.resource_id));
+fn used_key(query: &mut Query, key: Option<&IdempotencyKey>) {
+    let id = query.bind(key.map(|key| key.id));
+    let conversation = query.bind(key.map(|key| key.scope.0));
+    let fingerprint = query.bind(key.map(|key| key.fingerprint));
+    let resource = query.bind(key.map(|key| key.resource_id));
     query.push(format_args!(
-        ", used AS (
+        ", key AS (
     INSERT INTO agent_idempotency_keys (conversation_id, id, fingerprint, resource_id)
-    SELECT {conversation}, {id}, {fingerprint}, {resource} FROM thread
+    SELECT {conversation}, {id}, {fingerprint}, {resource} FROM thread WHERE {id} IS NOT NULL
 )"
     ));
 }
@@ -387,7 +384,7 @@ fn seen_turn(query: &mut Query, place: Place, epoch: i64, seen: Model) -> [Param
     key
 }
 
-fn changed(query: &mut Query, [conversation, id]: [Parameter; 2], next: Model) {
+fn changed_turn(query: &mut Query, [conversation, id]: [Parameter; 2], next: Model) {
     let TurnColumns {
         assistant_message,
         status,
@@ -401,7 +398,7 @@ fn changed(query: &mut Query, [conversation, id]: [Parameter; 2], next: Model) {
         updated_at,
     } = TurnColumns::of(query, next);
     query.push(format_args!(
-        ", ended AS (
+        ", changed AS (
     UPDATE agent_turns SET assistant_message_id = {assistant_message}, status = {status},
         error = {error}, interrupt = {interrupt}::json, attempt = {attempt}, epoch = {epoch},
         lease_owner = {lease_owner}, lease_ms = {lease}, started_at = {started_at},

@@ -78,6 +78,10 @@ async fn messages(golden: &mut Golden, conversation: &Conversation) {
         ),
         ("messages_list_newest", of_one.clone()),
         (
+            "messages_list_within_bytes",
+            of_one.clone().max_bytes(1 << 20),
+        ),
+        (
             "messages_list_before",
             of_one.after(conversation.id.key(MessageId::new())),
         ),

@@ -243,7 +243,7 @@ impl Owned {
         EventBatch::new(self.conversation, turn, 1, vec![json!(events)])
     }
 
-    /// A step of each turn, told with its checkpoint: what comes of each.
+    /// A step of each turn, its events with its checkpoint: what comes of each.
     async fn step(&self, database: &Database) -> Vec<Result<()>> {
         let steps = self.turns.iter().map(async |turn| {
             let batch = self.batch(*turn, "step");
@@ -263,9 +263,11 @@ impl Owned {
             let checkpoints = database.checkpointer().list(&query).await.unwrap();
             assert_eq!(checkpoints.len(), 1 + steps, "{index}");
             let turns = database.turn_store();
-            let told = turns.events(self.conversation, *turn, 0, 10).await.unwrap();
-            let told = told.iter().filter(|batch| batch.events == [json!("step")]);
-            assert_eq!(told.count(), steps, "{index}");
+            let events = turns.events(self.conversation, *turn, 0, 10).await.unwrap();
+            let events = events
+                .iter()
+                .filter(|batch| batch.events == [json!("step")]);
+            assert_eq!(events.count(), steps, "{index}");
         }
     }
 }
@@ -282,7 +284,7 @@ fn next(thread: &str, step: i64) -> NewCheckpoint {
 }
 
 #[tokio::test]
-async fn steps_at_once_share_transactions_with_what_they_tell() {
+async fn steps_at_once_share_transactions_with_their_events() {
     let postgres = PostgresDatabase::create("group").await;
     let database = connect(&postgres.url).await;
     let owned = Owned::create(&database).await;
@@ -317,7 +319,7 @@ async fn of_steps_at_once_only_that_of_a_former_owner_is_refused() {
 }
 
 #[tokio::test]
-async fn of_steps_at_once_only_one_that_can_not_be_told_fails() {
+async fn of_steps_at_once_only_one_whose_events_are_refused_fails() {
     on_both(async |database| {
         let owned = Owned::create(&database).await;
         let other = owned.batch(owned.turns[7], "another");
@@ -346,12 +348,12 @@ async fn a_take_over_that_is_under_way_decides_over_a_group() {
         let mut steps = Box::pin(owned.step(&database));
         assert!(begins_to_wait(&mut steps).await);
         // The others are through while one waits for the end of the transaction.
-        let told = "SELECT count(*)::text FROM agent_turn_events";
+        let batches = "SELECT count(*)::text FROM agent_turn_events";
         let others = (THREADS - 1).to_string();
         loop {
             let waits = tokio::time::timeout(Duration::from_millis(20), &mut steps).await;
             assert!(waits.is_err(), "one can't be through");
-            if texts(&postgres.url, told).await == [others.as_str()] {
+            if texts(&postgres.url, batches).await == [others.as_str()] {
                 break;
             }
         }
@@ -418,13 +420,13 @@ async fn writes_of_one_thread_keep_their_order_whatever_they_ask() {
 }
 
 #[tokio::test]
-async fn steps_whose_acknowledgement_was_lost_are_stored_and_told_once() {
+async fn steps_whose_acknowledgement_was_lost_are_stored_once_with_their_events() {
     let postgres = PostgresDatabase::create("group").await;
     let direct = postgres.url.replace("localhost", "127.0.0.1");
     let proxy = Proxy::start(&format!("{direct}?sslmode=disable")).await;
     let database = connect(&proxy.url()).await;
     // The answer to a group that refused none, and to a step alone.
-    for (answer, turns) in [("SELECT 0", THREADS), ("SELECT 1", 1)] {
+    for (answer, turns) in [("SELECT 0", THREADS), ("SELECT 0", 1)] {
         let mut owned = Owned::create(&database).await;
         owned.turns.truncate(turns);
         proxy.lose_answer(answer);

@@ -59,6 +59,10 @@ impl Write {
         matches!(self.fence(), Some(Fence::Raise(_)))
     }
 
+    fn replaces(&self) -> bool {
+        matches!(&self.new, New::Writes(new) if new.replaces())
+    }
+
     /// What no other write of the same statement may have.
     pub(super) fn place(&self) -> (&CheckpointKey, Option<&str>) {
         match &self.new {
@@ -113,7 +117,7 @@ pub(super) async fn write(connection: &Connection, writes: &[Write]) -> Result<V
         }
     }
     match retrying!(connection, attempt(connection, writes, Possible)) {
-        // Events that were told while this waited for their thread: now they show.
+        // Events that were stored while this waited for their thread: now they show.
         Err(error) if is_unique_violation(&error) => {
             retrying_undone!(connection, attempt(connection, writes, Possible))
         }

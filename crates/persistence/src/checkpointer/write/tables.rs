@@ -196,7 +196,7 @@ pub(super) async fn write(connection: &Connection, writes: &[Write]) -> Result<V
     let is_admitted = |write: &Write| taken.get(&write.key().thread_id) != Some(&false);
     let rows = Rows::of(writes.iter().filter(|write| is_admitted(write)));
     for (_, events) in &rows.events {
-        events.tell(&transaction).await?;
+        events.append_once(&transaction).await?;
     }
     insert(&transaction, &rows).await?;
     transaction.commit().await?;

@@ -1,4 +1,4 @@
--- What turns have told, for those who watch them: a row for what was stored together.
+-- The events of turns, for those who watch them: a row for what was stored together.
 CREATE TABLE agent_turn_events (
     conversation_id BLOB NOT NULL REFERENCES agent_conversations (id) ON DELETE CASCADE,
     turn_id BLOB NOT NULL,

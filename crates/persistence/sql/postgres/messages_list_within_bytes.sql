@@ -1,0 +1,3 @@
+SELECT CAST((COALESCE(octet_length(CAST("agent_messages"."content" AS text)), $1) + COALESCE(octet_length(ltrim(CAST("agent_messages"."metadata_" AS text))), $2)) AS bigint) FROM "agent_messages" WHERE "agent_messages"."conversation_id" = $3 ORDER BY "agent_messages"."position" DESC LIMIT $4;
+
+SELECT "agent_messages"."conversation_id", "agent_messages"."id", "agent_messages"."role", "agent_messages"."content", "agent_messages"."metadata_", "agent_messages"."created_at", "agent_messages"."position" FROM "agent_messages" WHERE "agent_messages"."conversation_id" = $1 ORDER BY "agent_messages"."position" DESC LIMIT $2;

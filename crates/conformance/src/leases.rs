@@ -12,6 +12,8 @@ use yai_agentkit_core::{
     turn::{IdempotencyKey, Interrupt, TurnChange},
 };
 
+use serde_json::json;
+
 use super::{
     Case,
     fixtures::{add_conversation, all_at_once, assert_conflict, moment},
@@ -65,7 +67,9 @@ async fn a_turn_is_replaced_only_as_it_was_seen(storage: Arc<dyn Storage>) {
     let seen = owned(&storage, conversation, LONG).await;
     let next = seen.clone().with(|turn| {
         turn.status = TurnStatus::Waiting;
-        turn.interrupt = Some(Interrupt::new("call", "Really?"));
+        let calls = ["a", "b"].map(str::to_owned);
+        turn.interrupt = Some(Interrupt::new("call", "").for_client(calls));
+        turn.input = Some(json!({"tools": ["a", "b"]}));
         turn.error = Some("error".to_owned());
         turn.assistant_message_id = Some(MessageId::new());
         turn.attempt = 3;

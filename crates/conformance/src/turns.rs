@@ -41,6 +41,7 @@ pub(super) const CASES: &[Case] = cases!["turns":
 async fn a_turn_reads_back_equal_at_every_status(storage: Arc<dyn Storage>) {
     let conversation = add_conversation(&storage).await.id;
     let mut turn = Turn::new(conversation, MessageId::new());
+    turn.input = Some(json!({"tools": [AWKWARD]}));
     let added = storage.turns().add(turn.clone()).await.unwrap();
     assert_eq!(added, turn);
     for (status, error) in [
@@ -475,14 +476,19 @@ async fn a_turn_goes_on_with_what_is_written_and_told(storage: Arc<dyn Storage>)
     assert_conflict_with(turns.change(asks).await, kind);
 
     let head = begun.thread.latest().await.unwrap();
-    let writes = begun.thread.writes(&head, "call", "", &[("answer", "yes")]);
+    let writes = [("call", "yes"), ("other call", "no")];
+    let writes = writes.map(|(call, answer)| {
+        let answered = [("answer", answer)];
+        begun.thread.writes(&head, call, "", &answered)
+    });
     let next = asking.clone().with(|turn| {
         turn.status = TurnStatus::Running;
+        turn.input = Some(json!({"tools": []}));
         turn.epoch = 2;
     });
     let goes_on = |fence, sequence| {
         TurnChange::new(asking.clone(), next.clone())
-            .with_writes(writes.clone(), fence)
+            .with_writes(writes.to_vec(), fence)
             .with_events(begun.events(sequence))
     };
     assert_fenced(turns.change(goes_on(Fence::Raise(1), 3)).await, 1);
@@ -493,9 +499,10 @@ async fn a_turn_goes_on_with_what_is_written_and_told(storage: Arc<dyn Storage>)
     assert_conflict_with(turns.change(goes_on(Fence::Raise(2), 2)).await, taken);
     assert!(begun.thread.texts(&head).await.is_empty());
     turns.change(goes_on(Fence::Raise(2), 3)).await.unwrap();
-    assert_eq!(begun.thread.texts(&head).await, ["yes"]);
+    assert_eq!(begun.thread.texts(&head).await, ["yes", "no"]);
     let stored = begun.stored(&storage).await;
     assert_eq!(stored.turns[0].status, TurnStatus::Running);
+    assert_eq!(stored.turns[0].input, next.input);
     assert_eq!((stored.batches, stored.checkpoints), (3, 1));
 }
 

@@ -8,6 +8,8 @@ use serde_json::Value as Json;
 use tokio::sync::mpsc;
 use yai_agentkit_core::{MessageId, Role, error::BoxError};
 
+use crate::ClientInput;
+
 /// All that an agent knows in a thread. Its fields are the channels of the thread's checkpoints.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -21,6 +23,9 @@ pub struct AgentState {
     pub facts: BTreeMap<String, String>,
     /// The user message that the turn under way answers; kept by the turn engine.
     pub answering: Option<MessageId>,
+    /// What the client gives for the turn under way: it is stored with the turn.
+    #[serde(skip)]
+    pub client: Arc<ClientInput>,
 }
 
 /// What a state has beyond an earlier one: of lists what is added, of all else what it is.

@@ -13,6 +13,7 @@ mod event;
 mod excuses;
 mod fork;
 mod handle;
+mod input;
 mod lease;
 mod log;
 mod person;
@@ -36,6 +37,8 @@ pub use error::TurnError;
 pub use event::{FactChanges, Facts, Published, StepKind, TurnEvent};
 pub use fork::ForkPoint;
 pub use handle::{TurnHandle, TurnOutcome};
+pub use input::{ClientContext, ClientInput, ClientTool};
+pub use person::Answer;
 pub use send::{RequestKey, SendOptions};
 
 /// In the metadata of a checkpoint, the last message of the conversation that its state knows.

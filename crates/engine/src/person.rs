@@ -8,12 +8,61 @@ use yai_agentkit_core::{
 };
 
 use super::{
-    TurnEngine, TurnError, TurnHandle, TurnOutcome,
+    ClientInput, TurnEngine, TurnError, TurnHandle, TurnOutcome,
     chat::{Chat, closed, ended},
     event::TurnEvent,
     log::EventLog,
 };
 use crate::agent::AgentState;
+
+/// What a turn that waits goes on with.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// What a person says to its question; of a call of a tool of the client's, its result.
+    Text(String),
+    /// What the client's tools have come to, with what it gives the agent from now on. Where there
+    /// are more, the turn goes on waiting for them.
+    Results {
+        /// By tool call.
+        results: Vec<(String, String)>,
+        /// In place of what was given before.
+        client: ClientInput,
+    },
+}
+
+impl From<String> for Answer {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<&str> for Answer {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl Answer {
+    /// The results of the calls that `asked` waits for.
+    pub(super) fn to<'a>(&'a self, asked: &'a Interrupt) -> Vec<(&'a str, &'a str)> {
+        match self {
+            Self::Text(text) => vec![(&asked.tool_call_id, text)],
+            Self::Results { results, .. } => {
+                let results = results
+                    .iter()
+                    .filter(|(call, _)| asked.client_calls.contains(call));
+                results.map(|(call, result)| (&**call, &**result)).collect()
+            }
+        }
+    }
+
+    fn has_nul(&self) -> bool {
+        match self {
+            Self::Text(text) => text.contains('\0'),
+            Self::Results { results, .. } => results.iter().any(|(_, text)| text.contains('\0')),
+        }
+    }
+}
 
 const CANCELLED: &str = "the turn was cancelled";
 
@@ -24,7 +73,7 @@ impl TurnEngine {
         Ok(found.ok_or_else(|| Error::not_found("turn", id))?)
     }
 
-    /// What the conversation's turn asks a person, if it does.
+    /// What the conversation's turn waits for, if it does.
     pub async fn asking(
         &self,
         conversation: ConversationId,
@@ -35,7 +84,7 @@ impl TurnEngine {
         Ok(asking.find_map(|turn| Some((turn.id, turn.interrupt?))))
     }
 
-    /// Answers the question that a waiting turn asks, at any time and in any engine, and returns the
+    /// Gives a waiting turn what it waits for, at any time and in any engine, and returns the
     /// turn as soon as the answer is stored, to go on. [`TurnError::NotAsked`] where it does not ask
     /// this, or not any more.
     pub async fn resume(
@@ -43,8 +92,9 @@ impl TurnEngine {
         conversation: ConversationId,
         id: TurnId,
         interrupt: InterruptId,
-        answer: String,
+        answer: impl Into<Answer>,
     ) -> Result<TurnHandle, TurnError> {
+        let answer = answer.into();
         let (stored, mut goes_on) = watch::channel(None);
         let engine = self.clone();
         let mut work = Box::pin(async move {
@@ -87,10 +137,10 @@ impl TurnEngine {
         conversation: ConversationId,
         id: TurnId,
         interrupt: InterruptId,
-        answer: String,
+        answer: Answer,
         stored: watch::Sender<Option<u64>>,
     ) -> Result<TurnOutcome, TurnError> {
-        if answer.contains('\0') {
+        if answer.has_nul() {
             return Err(Error::invalid("answer", "must not contain a NUL character").into());
         }
         let engine = self;
@@ -118,6 +168,9 @@ impl TurnEngine {
             let (events, unpublished) = log.stage(batch);
             let next = chat.owned(turn.clone()).with(|turn| {
                 turn.status = TurnStatus::Running;
+                if let Answer::Results { client, .. } = &answer {
+                    turn.input = client.stored();
+                }
                 turn.interrupt = None;
                 turn.started_at = Some(now());
             });

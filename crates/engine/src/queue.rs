@@ -22,6 +22,7 @@ impl TurnEngine {
             turn.id = incoming.turn_id;
             turn.status = TurnStatus::Queued;
             turn.started_at = None;
+            turn.input.clone_from(&incoming.input);
         });
         // One after the other, so that each counts those before it.
         let entry = self.enqueuing.enter(conversation.0).await;

@@ -3,6 +3,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use serde_json::Value as Json;
 use tokio::sync::watch;
 use uuid::Uuid;
 use yai_agentkit_core::{
@@ -11,7 +12,9 @@ use yai_agentkit_core::{
     turn::{IdempotencyKey, TurnFilter},
 };
 
-use super::{OnBusy, TurnEngine, TurnError, TurnHandle, TurnOutcome, chat::Chat, entries::Entry};
+use super::{
+    ClientInput, OnBusy, TurnEngine, TurnError, TurnHandle, TurnOutcome, chat::Chat, entries::Entry,
+};
 
 /// How a message is sent.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +25,8 @@ pub struct SendOptions {
     pub on_busy: Option<OnBusy>,
     /// Makes a repetition lead to the first answer.
     pub key: Option<RequestKey>,
+    /// What the client gives the agent beside the message.
+    pub client: ClientInput,
 }
 
 /// The key of a request, and all that the request says.
@@ -45,6 +50,8 @@ pub(super) struct Incoming {
     pub(super) message: Message,
     /// The turn that answers it; a system message has none.
     pub(super) turn_id: TurnId,
+    /// What the turn is given, as it is stored.
+    pub(super) input: Option<Json>,
     pub(super) key: Option<IdempotencyKey>,
     /// Learns of the turn as soon as it is stored.
     turn: watch::Sender<Option<TurnId>>,
@@ -206,6 +213,7 @@ impl TurnEngine {
         let incoming = Incoming {
             message,
             turn_id,
+            input: options.client.stored(),
             key,
             turn: watch::Sender::default(),
             entry: Mutex::default(),

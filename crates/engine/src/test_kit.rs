@@ -31,7 +31,8 @@ use crate::{
 };
 
 /// Asks for two tools, then for one more, then answers with what the user said and the results.
-/// Users can make it misbehave: `refuse`, `unavailable`, `panic`, `tool panic`, `forever`, `nul`.
+/// With `client` it asks for the tools of the client. Users can
+/// make it misbehave: `refuse`, `unavailable`, `panic`, `tool panic`, `forever`, `nul`.
 #[derive(Clone)]
 pub struct ScriptedAgent {
     /// What it has done, over all clones.
@@ -129,6 +130,22 @@ impl Agent for ScriptedAgent {
             ("nul", _) => Ok(Step::Answer("a\0b".to_owned())),
             ("once", 0) => Ok(tools(&[("a", "once"), ("b", "note")])),
             ("tool asks", 0) => Ok(tools(&[("a", "once"), ("asks", "once")])),
+            ("client", 0) if !state.client.tools.is_empty() => {
+                let own = call("own", "note");
+                let tools = state.client.tools.iter();
+                let calls = tools.map(|tool| call(&format!("client-{}", tool.name), &tool.name));
+                Ok(Step::ToolCalls {
+                    content: "Look:".to_owned(),
+                    calls: calls.chain([own]).collect(),
+                })
+            }
+            ("client", 1) => {
+                let context = state.client.context.iter();
+                let context: String = context.map(|known| known.value.as_str()).collect();
+                let forwarded = &state.client.forwarded;
+                let results = results(&of_turn);
+                Ok(Step::Answer(format!("{results} {context} {forwarded}")))
+            }
             ("ask", 0) => Ok(Step::Ask("Which one?".to_owned())),
             ("once" | "tool asks" | "ask", 1) => Ok(Step::Answer(results(&of_turn))),
             ("forever", _) => Ok(decision(&["again"])),

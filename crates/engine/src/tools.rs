@@ -19,6 +19,7 @@ use super::{
     TurnError, TurnOutcome,
     chat::{ASK, Chat, Progress, guarded, log_of},
     event::{FactChanges, apply, changes},
+    person::Answer as Given,
 };
 use crate::agent::{ChatMessage, ToolCall, ToolOutcome};
 
@@ -69,11 +70,13 @@ enum Due {
     /// It is to run, with the answer that it has asked for.
     Run(Option<String>),
     Ask(Question),
+    /// The client is to run it.
+    Client,
 }
 
 impl Chat {
     /// Runs the calls that have no result yet, many at once: leads to the state with all results, or
-    /// to the question of the first that asks.
+    /// to the question of the first that asks, else to the calls that are the client's.
     pub(super) async fn run_tools(
         &self,
         turn: &Turn,
@@ -85,7 +88,8 @@ impl Chat {
         }
         // The last one is recorded by the checkpoint that holds all results.
         let left = AtomicUsize::new(due.iter().filter(|due| matches!(due, Due::Run(_))).count());
-        let asks = AtomicBool::new(due.iter().any(|due| matches!(due, Due::Ask(_))));
+        let waits = |due: &Due| matches!(due, Due::Ask(_) | Due::Client);
+        let asks = AtomicBool::new(due.iter().any(waits));
         let permits = Semaphore::new(self.engine.limits.tools_at_once.max(1));
         let (left, asks, permits) = (&left, &asks, &permits);
         let runs = calls.iter().zip(due).map(|(call, due)| async move {
@@ -111,11 +115,13 @@ impl Chat {
                         .await?;
                     Ok(Due::Ask(question))
                 }
-                done @ Due::Done(..) => Ok(done),
+                done @ (Due::Done(..) | Due::Client) => Ok(done),
             }
         });
         let done = join_all(runs).await;
         let mut state = self.state.clone();
+        let mut client_calls = Vec::new();
+        let mut asked = None;
         for (call, done) in calls.iter().zip(done) {
             match done? {
                 Due::Done(result, changes) => {
@@ -125,11 +131,17 @@ impl Chat {
                         ..ChatMessage::new(Role::Tool, result)
                     });
                 }
-                Due::Ask(question) => return Ok(Progress::Ask(question.interrupt)),
+                Due::Ask(question) => drop(asked.get_or_insert(question.interrupt)),
+                Due::Client => client_calls.push(call.id.clone()),
                 Due::Run(_) => return Err(TurnError::AgentCrashed),
             }
         }
-        Ok(Progress::Checkpoint(state))
+        // A question first: who answers it may not be the client that runs the calls.
+        let asked = asked.or_else(|| {
+            let asks = Interrupt::new(&**client_calls.first()?, "");
+            Some(asks.for_client(client_calls))
+        });
+        Ok(asked.map_or(Progress::Checkpoint(state), Progress::Ask))
     }
 
     /// Lets the turn wait for the answer to its question.
@@ -154,26 +166,34 @@ impl Chat {
         Ok(TurnOutcome::Waiting(Box::new(turn)))
     }
 
-    /// The write that records the answer to the question of a turn.
+    /// The writes that record what a turn waits for.
     pub(super) fn answer_writes(
         &self,
         interrupt: &Interrupt,
-        text: &str,
-    ) -> Result<NewWrites, TurnError> {
-        let mut record = self.record_of(&interrupt.tool_call_id)?;
-        let Some(question) = record
-            .asked
-            .filter(|asked| asked.interrupt.id == interrupt.id)
-        else {
-            return Err(TurnError::NotAsked);
-        };
-        record.answers.push(Answer {
-            text: text.to_owned(),
-            of_outcome: question.of_outcome,
-        });
-        let answered = vec![write(ANSWERED, &record.answers)?];
-        let writes = self.new_writes(&interrupt.tool_call_id, answered);
-        writes.ok_or(TurnError::NotAsked)
+        given: &Given,
+    ) -> Result<Vec<NewWrites>, TurnError> {
+        let mut writes = Vec::new();
+        for (call, text) in given.to(interrupt) {
+            let mut record = self.record_of(call)?;
+            let is_of_client = interrupt.client_calls.iter().any(|own| own == call);
+            let question = record
+                .asked
+                .filter(|asked| asked.interrupt.id == interrupt.id);
+            if !is_of_client && question.is_none() {
+                return Err(TurnError::NotAsked);
+            }
+            record.answers.push(Answer {
+                text: text.to_owned(),
+                of_outcome: question.is_some_and(|question| question.of_outcome),
+            });
+            let answered = vec![write(ANSWERED, &record.answers)?];
+            let answered = self.new_writes(call, answered);
+            writes.push(answered.ok_or(TurnError::NotAsked)?);
+        }
+        match writes.is_empty() {
+            true => Err(TurnError::NotAsked),
+            false => Ok(writes),
+        }
     }
 
     fn due(&self, call: &ToolCall) -> Result<Due, TurnError> {
@@ -198,6 +218,12 @@ impl Chat {
             return Ok(match own_answer {
                 Some(answer) => Due::Done(answer, FactChanges::new()),
                 None => Due::Ask(asked(call, question.to_owned(), false, answers)),
+            });
+        }
+        if self.state.client.has_tool(&call.name) {
+            return Ok(match own_answer {
+                Some(answer) => Due::Done(answer, FactChanges::new()),
+                None => Due::Client,
             });
         }
         // Begun with as many answers as there are now: nothing has come of it.

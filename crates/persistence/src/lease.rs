@@ -138,7 +138,7 @@ impl SqlLeases {
         let sql = format!(
             "UPDATE agent_turns SET assistant_message_id = $3, status = $4, error = $5,
     interrupt = $6, attempt = $7, epoch = $8, lease_owner = $9, lease_ms = $10, started_at = $11,
-    updated_at = $12, lease_renewed_at = {}
+    updated_at = $12, input = $15, lease_renewed_at = {}
 WHERE conversation_id = $1 AND id = $2 AND status = $13 AND epoch = $14",
             self.clock().now
         );
@@ -158,6 +158,7 @@ WHERE conversation_id = $1 AND id = $2 AND status = $13 AND epoch = $14",
             model.updated_at.into(),
             seen_model.status.into(),
             seen_model.epoch.into(),
+            model.input.into(),
         ];
         let statement = self.statement(sql, values);
         // Where the connection is lost it would refuse itself.

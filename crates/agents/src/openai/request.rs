@@ -34,6 +34,9 @@ pub(super) fn request(
         prompt.push_str("\n\nWhat you remember, by name:\n");
         prompt.push_str(&tools::facts(state));
     }
+    for known in &state.client.context {
+        prompt.push_str(&format!("\n\n{}:\n{}", known.description, known.value));
+    }
     let system = ChatCompletionRequestSystemMessage::from(prompt).into();
     let context = context::of(state, config.context_tokens);
     let instructions = context.instructions.iter();
@@ -49,13 +52,20 @@ pub(super) fn request(
         .messages
         .iter()
         .filter_map(|message| wire_message(message, &answered));
+    let own_tools = toolbox.tools().iter();
+    let own_tools = own_tools.filter(|tool| !state.client.has_tool(tool.name));
+    let own_tools =
+        own_tools.map(|tool| wire_tool(tool.name, tool.description, tool.parameters.clone()));
+    let client_tools = state.client.tools.iter();
+    let client_tools =
+        client_tools.map(|tool| wire_tool(&tool.name, &tool.description, tool.parameters.clone()));
     CreateChatCompletionRequest {
         model: config.model.clone(),
         messages: std::iter::once(system)
             .chain(instructions)
             .chain(said)
             .collect(),
-        tools: Some(toolbox.tools().iter().map(wire_tool).collect()),
+        tools: Some(own_tools.chain(client_tools).collect()),
         stream: Some(true),
         ..CreateChatCompletionRequest::default()
     }
@@ -106,12 +116,12 @@ fn wire_call(call: &ToolCall) -> ChatCompletionMessageToolCalls {
     })
 }
 
-fn wire_tool(tool: &tools::Tool) -> ChatCompletionTools {
+fn wire_tool(name: &str, description: &str, parameters: Json) -> ChatCompletionTools {
     ChatCompletionTools::Function(ChatCompletionTool {
         function: FunctionObject {
-            name: tool.name.to_owned(),
-            description: Some(tool.description.to_owned()),
-            parameters: Some(tool.parameters.clone()),
+            name: name.to_owned(),
+            description: Some(description.to_owned()),
+            parameters: Some(parameters).filter(|schema| !schema.is_null()),
             strict: None,
         },
     })

@@ -24,6 +24,7 @@ use yai_agentkit_core::Role;
 use yai_agentkit_engine::agent::{
     Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome,
 };
+use yai_agentkit_engine::{ClientContext, ClientInput, ClientTool};
 
 const KEY: &str = "sk-secret-of-the-tests";
 
@@ -249,6 +250,44 @@ async fn the_system_prompt_can_be_replaced() {
         endpoint.body(0)["messages"][0]["content"],
         "Talk like a pirate."
     );
+}
+
+#[tokio::test]
+async fn a_model_is_told_of_the_tools_and_the_context_of_the_client() {
+    let endpoint = Endpoint::start([Reply::text("Hello!")]).await;
+    let tool = |name: &str| ClientTool {
+        name: name.to_owned(),
+        description: "What the client does".to_owned(),
+        parameters: json!({"type": "object"}),
+    };
+    let mut state = saying("Hello");
+    state.client = Arc::new(ClientInput {
+        tools: vec![tool("pick"), tool("calculate")],
+        context: vec![ClientContext {
+            description: "The page".to_owned(),
+            value: "Prices".to_owned(),
+        }],
+        forwarded: Json::Null,
+    });
+    endpoint.step(&state).await.unwrap();
+    let body = endpoint.body(0);
+    let prompt = body["messages"][0]["content"].as_str().unwrap();
+    assert!(prompt.ends_with("The page:\nPrices"), "{prompt}");
+    let tools = body["tools"].as_array().unwrap().iter();
+    let tools = tools.map(|tool| &tool["function"]);
+    let named = |name: &str| {
+        let named = tools.clone().filter(|tool| tool["name"] == *name);
+        named.cloned().collect::<Vec<_>>()
+    };
+    for name in ["pick", "calculate"] {
+        let told = json!({
+            "name": name,
+            "description": "What the client does",
+            "parameters": {"type": "object"},
+        });
+        assert_eq!(named(name), [told], "the client's comes before its own");
+    }
+    assert_eq!(named("remember").len(), 1);
 }
 
 #[tokio::test]

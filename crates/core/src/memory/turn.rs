@@ -107,7 +107,9 @@ impl State {
             self.checkpoints.put_asking(checkpoint, fence.into())?;
         }
         if let Some((writes, fence)) = change.writes {
-            self.checkpoints.put_writes_asking(&writes, Some(fence))?;
+            for writes in &writes {
+                self.checkpoints.put_writes_asking(writes, Some(fence))?;
+            }
         }
         if let Some(answer) = change.answer {
             answer.validate()?;

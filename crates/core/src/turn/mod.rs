@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use crate::{
     ConflictKind, ConversationId, Entity, InConversation, InterruptId, MessageId, OwnerId, Result,
@@ -68,7 +69,8 @@ impl TurnStatus {
     }
 }
 
-/// A question of the agent to a person, without whose answer it can't go on.
+/// What a turn waits for: a person's answer to a question, or what tools have come to that only the
+/// client can run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Interrupt {
@@ -76,8 +78,11 @@ pub struct Interrupt {
     pub id: InterruptId,
     /// The tool call that asks.
     pub tool_call_id: String,
-    /// For the person to read.
+    /// For the person to read; empty where it is the client that is waited for.
     pub question: String,
+    /// The tool calls that the client is to run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub client_calls: Vec<String>,
 }
 
 impl Interrupt {
@@ -87,7 +92,15 @@ impl Interrupt {
             id: InterruptId::new(),
             tool_call_id: tool_call_id.into(),
             question: question.into(),
+            client_calls: Vec::new(),
         }
+    }
+
+    /// The same for these calls, which the client is to run.
+    #[must_use]
+    pub fn for_client(mut self, calls: impl IntoIterator<Item = String>) -> Self {
+        self.client_calls = calls.into_iter().collect();
+        self
     }
 }
 
@@ -108,6 +121,8 @@ pub struct Turn {
     pub assistant_message_id: Option<MessageId>,
     /// How far it is.
     pub status: TurnStatus,
+    /// What it is given beside its message, such as the tools of the client: the application's affair.
+    pub input: Option<Json>,
     /// Why it failed.
     pub error: Option<String>,
     /// What it waits for while it is waiting.
@@ -147,6 +162,7 @@ impl Turn {
             conversation_id,
             user_message_id,
             assistant_message_id: None,
+            input: None,
             status: TurnStatus::Running,
             error: None,
             interrupt: None,
@@ -225,10 +241,14 @@ impl Entity for Turn {
     }
 
     fn validate(&self) -> Result<()> {
-        let interrupt = self.interrupt.as_ref();
-        let texts = interrupt.map(|asked| [&asked.question, &asked.tool_call_id]);
-        for text in texts.into_iter().flatten() {
-            validate::text("interrupt", text)?;
+        if let Some(asked) = &self.interrupt {
+            let texts = [&asked.question, &asked.tool_call_id].into_iter();
+            for text in texts.chain(&asked.client_calls) {
+                validate::text("interrupt", text)?;
+            }
+        }
+        if let Some(input) = &self.input {
+            validate::json("input", input)?;
         }
         let error = self.error.as_ref();
         error.map_or(Ok(()), |error| validate::text("error", error))

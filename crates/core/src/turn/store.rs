@@ -83,7 +83,7 @@ pub struct TurnChange {
     /// The state that it leaves, and what that asks of the thread.
     pub checkpoint: Option<(NewCheckpoint, Fence)>,
     /// What is written to its latest checkpoint, and what that asks of the thread.
-    pub writes: Option<(NewWrites, Fence)>,
+    pub writes: Option<(Vec<NewWrites>, Fence)>,
     /// The events of the change.
     pub events: Option<EventBatch>,
 }
@@ -117,7 +117,7 @@ impl TurnChange {
 
     /// With pending writes that ask `fence`.
     #[must_use]
-    pub fn with_writes(mut self, writes: NewWrites, fence: Fence) -> Self {
+    pub fn with_writes(mut self, writes: Vec<NewWrites>, fence: Fence) -> Self {
         self.writes = Some((writes, fence));
         self
     }

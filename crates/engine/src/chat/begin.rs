@@ -36,7 +36,10 @@ impl Chat {
     pub(crate) async fn begin(&mut self, incoming: &Incoming) -> Result<Turn> {
         let message = &incoming.message;
         let new = Turn::new(self.conversation.id, message.id);
-        let turn = self.owned(new).with(|turn| turn.id = incoming.turn_id);
+        let turn = self.owned(new).with(|turn| {
+            turn.id = incoming.turn_id;
+            turn.input.clone_from(&incoming.input);
+        });
         let message = message.clone();
         let (turn, staged, unpublished) = if incoming.is_announced() {
             let unit = self.engine.storage.begin().await?;

@@ -272,6 +272,7 @@ pub(super) fn ended(turn: &Turn, status: TurnStatus, error: Option<String>) -> T
         turn.status = status;
         turn.error = error;
         turn.assistant_message_id = (status == TurnStatus::Completed).then_some(answer);
+        turn.input = None;
         turn.interrupt = None;
         turn.lease_owner = None;
     })

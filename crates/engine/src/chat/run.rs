@@ -12,7 +12,7 @@ use yai_agentkit_core::{
 
 use super::{ASK, Chat, closed, ended, is_unavailable, log_of};
 use crate::{
-    Claim, TurnError, TurnEvent, TurnOutcome,
+    Claim, ClientInput, TurnError, TurnEvent, TurnOutcome,
     agent::{AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall},
 };
 
@@ -20,7 +20,7 @@ use crate::{
 pub(crate) enum Progress {
     Checkpoint(AgentState),
     Answer(String),
-    /// A tool wants the answer of a person first.
+    /// A tool wants the answer of a person first, or is for the client to run.
     Ask(Interrupt),
 }
 
@@ -38,6 +38,7 @@ impl Chat {
     async fn run_steps(&mut self, turn: Turn) -> Result<TurnOutcome, TurnError> {
         let begun = Instant::now();
         self.set_running(true);
+        self.state.client = Arc::new(ClientInput::of(&turn)?);
         loop {
             if self.engine.is_stopping() {
                 self.give_back(turn).await?;

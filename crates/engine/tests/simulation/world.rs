@@ -196,6 +196,7 @@ impl World {
                     request: words.as_bytes().to_vec(),
                 }),
                 on_busy: Some(on_busy),
+                ..SendOptions::default()
             };
             match timeout(
                 Duration::from_secs(20),

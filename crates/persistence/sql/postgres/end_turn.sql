@@ -37,10 +37,10 @@ WITH thread AS MATERIALIZED (
         $24::text[], $25::timestamptz[])
         m (id, conversation_id, role, content, metadata_, created_at)
 ), changed AS (
-    UPDATE agent_turns SET assistant_message_id = $26, status = $27,
-        error = $28, interrupt = $29::json, attempt = $30, epoch = $31,
-        lease_owner = $32, lease_ms = $33, started_at = $34,
-        updated_at = $35, lease_renewed_at = statement_timestamp()
+    UPDATE agent_turns SET assistant_message_id = $27, status = $28,
+        input = $26::json, error = $29, interrupt = $30::json, attempt = $31, epoch = $32,
+        lease_owner = $33, lease_ms = $34, started_at = $35,
+        updated_at = $36, lease_renewed_at = statement_timestamp()
     WHERE conversation_id = $4 AND id = $5 AND EXISTS (SELECT FROM turn)
 )
 SELECT EXISTS (SELECT FROM turn) FROM thread;

@@ -224,7 +224,9 @@ async fn change_by_parts(connection: &Connection, change: TurnChange) -> Result<
             .await?;
     }
     if let Some((writes, fence)) = change.writes {
-        checkpointer.put_writes(writes, Some(fence)).await?;
+        for writes in writes {
+            checkpointer.put_writes(writes, Some(fence)).await?;
+        }
     }
     if let Some(answer) = change.answer {
         let messages = SqlRepository::within(transaction.clone());
@@ -323,6 +325,7 @@ fn new_turn(query: &mut Query, turn: Model) {
     let key = [query.bind(turn.conversation_id), query.bind(turn.id)];
     let [conversation, id] = key;
     let TurnColumns {
+        input,
         assistant_message,
         status,
         error,
@@ -338,10 +341,11 @@ fn new_turn(query: &mut Query, turn: Model) {
     query.push(format_args!(
         ", turn AS (
     INSERT INTO agent_turns (conversation_id, id, assistant_message_id, status, error, interrupt,
-        attempt, epoch, lease_owner, lease_ms, started_at, updated_at, created_at, user_message_id)
+        attempt, epoch, lease_owner, lease_ms, started_at, updated_at, created_at, user_message_id,
+        input)
     SELECT {conversation}, {id}, {assistant_message}, {status}, {error}, {interrupt}::json,
         {attempt}, {epoch}, {lease_owner}, {lease}, {started_at}, {updated_at}, {created_at},
-        {user_message}
+        {user_message}, {input}::json
     FROM thread
 )"
     ));
@@ -386,6 +390,7 @@ fn seen_turn(query: &mut Query, place: Place, epoch: i64, seen: Model) -> [Param
 
 fn changed_turn(query: &mut Query, [conversation, id]: [Parameter; 2], next: Model) {
     let TurnColumns {
+        input,
         assistant_message,
         status,
         error,
@@ -400,7 +405,7 @@ fn changed_turn(query: &mut Query, [conversation, id]: [Parameter; 2], next: Mod
     query.push(format_args!(
         ", changed AS (
     UPDATE agent_turns SET assistant_message_id = {assistant_message}, status = {status},
-        error = {error}, interrupt = {interrupt}::json, attempt = {attempt}, epoch = {epoch},
+        input = {input}::json, error = {error}, interrupt = {interrupt}::json, attempt = {attempt}, epoch = {epoch},
         lease_owner = {lease_owner}, lease_ms = {lease}, started_at = {started_at},
         updated_at = {updated_at}, lease_renewed_at = statement_timestamp()
     WHERE conversation_id = {conversation} AND id = {id} AND EXISTS (SELECT FROM turn)
@@ -410,6 +415,7 @@ fn changed_turn(query: &mut Query, [conversation, id]: [Parameter; 2], next: Mod
 
 /// The columns of a turn that change.
 struct TurnColumns {
+    input: Parameter,
     assistant_message: Parameter,
     status: Parameter,
     error: Parameter,
@@ -425,6 +431,7 @@ struct TurnColumns {
 impl TurnColumns {
     fn of(query: &mut Query, turn: Model) -> Self {
         Self {
+            input: query.bind(turn.input.map(|input| input.to_string())),
             assistant_message: query.bind(turn.assistant_message_id),
             status: query.bind(turn.status),
             error: query.bind(turn.error),

@@ -17,6 +17,7 @@ pub struct Model {
     pub(crate) id: Uuid,
     pub(crate) user_message_id: Uuid,
     pub(crate) assistant_message_id: Option<Uuid>,
+    pub(crate) input: Option<Json>,
     pub(crate) status: String,
     pub(crate) error: Option<String>,
     pub(crate) interrupt: Option<Json>,
@@ -72,6 +73,7 @@ impl TryFrom<Model> for Turn {
         );
         turn.assistant_message_id = model.assistant_message_id.map(MessageId);
         turn.status = status.ok_or_else(|| refused("status"))?;
+        turn.input = model.input;
         turn.error = model.error;
         turn.interrupt = interrupt.map_err(|_| refused("interrupt"))?;
         turn.attempt = model.attempt.try_into().map_err(|_| refused("attempt"))?;
@@ -92,6 +94,7 @@ impl From<Turn> for Model {
             conversation_id: turn.conversation_id.0,
             user_message_id: turn.user_message_id.0,
             assistant_message_id: turn.assistant_message_id.map(|id| id.0),
+            input: turn.input,
             status: turn.status.as_str().to_owned(),
             error: turn.error,
             interrupt: turn.interrupt.map(|asked| serde_json::json!(asked)),

@@ -327,7 +327,7 @@ async fn turns(golden: &mut Golden) {
         })
         .await;
     let goes_on = TurnChange::new(asking, begun.with(|turn| turn.epoch = 3))
-        .with_writes(writes(&head, FIRST_WRITE_STAYS), Fence::Raise(3))
+        .with_writes(vec![writes(&head, FIRST_WRITE_STAYS)], Fence::Raise(3))
         .with_events(events(3));
     golden
         .call("answer_turn", async |database| {

@@ -27,7 +27,8 @@ use super::{
 };
 use crate::inspect::{self, CheckpointSummary, CheckpointView};
 use yai_agentkit_engine::{
-    ForkPoint, OnBusy, RequestKey, SendOptions, TurnError, TurnHandle, TurnOutcome,
+    ClientInput, ClientTool, ForkPoint, OnBusy, RequestKey, SendOptions, TurnError, TurnHandle,
+    TurnOutcome,
 };
 
 const JSON_PATCH: &str = "application/json-patch+json";
@@ -87,6 +88,10 @@ struct NewMessage {
     role: Speaker,
     /// What the application keeps with it: any JSON.
     metadata: Option<Value>,
+    /// What the client can do for the agent: where it is asked to, the turn waits for the results.
+    #[serde(default)]
+    #[schema(value_type = Vec<Object>)]
+    tools: Vec<ClientTool>,
     /// What becomes of it where the chat is busy; the server's setting, unless given.
     #[schema(inline)]
     on_busy: Option<WhenBusy>,
@@ -243,6 +248,10 @@ async fn send(
             key,
             request: said.to_string().into_bytes(),
         }),
+        client: ClientInput {
+            tools: new.tools,
+            ..ClientInput::default()
+        },
     };
     let failed = |error| Problem::from(error).repeatable(has_key);
     if message.role == Role::System {

@@ -61,6 +61,9 @@ struct InterruptBody {
     /// The tool call that asks.
     tool_call_id: String,
     question: String,
+    /// The tool calls that are waited for, where it is the client that is to run them: there is no
+    /// question then.
+    client_calls: Vec<String>,
 }
 
 impl From<Turn> for TurnBody {
@@ -76,6 +79,7 @@ impl From<Turn> for TurnBody {
                 id: asked.id.0,
                 tool_call_id: asked.tool_call_id,
                 question: asked.question,
+                client_calls: asked.client_calls,
             }),
             attempt: turn.attempt,
             created_at: turn.created_at,

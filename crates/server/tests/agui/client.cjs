@@ -205,6 +205,48 @@ const scenarios = {
     assert.equal(no.last().outcome.type, "success");
   },
 
+  async tools(server) {
+    const named = (name) => ({ name, description: `Does ${name}`, parameters: { type: "object" } });
+    const given = {
+      tools: [named("pick"), named("look")],
+      context: [{ description: "The page", value: "the-page" }],
+      forwardedProps: { locale: "zh" },
+    };
+    const result = (agent, call, content) =>
+      agent.addMessage({ id: crypto.randomUUID(), role: "tool", toolCallId: call, content });
+    const agent = new Agent(server, "tools");
+    await agent.say("client", given);
+    assert.equal(agent.last().outcome.type, "success");
+    const { toolCalls, content } = agent.messages.at(-1);
+    assert.deepEqual(toolCalls.map(({ id }) => id), ["client-pick", "client-look", "own"]);
+    assert.equal(content, "Look:");
+
+    // With one of the results the agent waits for the other.
+    result(agent, "client-look", "nothing");
+    await agent.go(() => agent.runAgent(given));
+    assert.equal(agent.last().outcome.type, "success");
+    assert.ok(!agent.types().includes("TEXT_MESSAGE_START"));
+    // Another client that knows the thread alone sees the calls, and may answer.
+    const other = new Agent(server, "tools");
+    await other.go(() => other.connectAgent());
+    assert.deepEqual(other.messages.at(-1).toolCalls, toolCalls);
+    result(other, "client-pick", "red");
+    await other.go(() => other.runAgent(given));
+    const answer = 'red nothing result-own the-page {"locale":"zh"}';
+    assert.equal(other.messages.at(-1).content, answer);
+    const results = other.messages.filter(({ role }) => role === "tool");
+    assert.deepEqual(results.map(({ toolCallId }) => toolCallId).sort(), ["client-look", "client-pick", "own"]);
+    await other.say("hello");
+    assert.equal(other.last().outcome.type, "success");
+
+    // The first one says something else in place of the results that it still owes.
+    const away = new Agent(server, "tools not run");
+    await away.say("client", given);
+    await away.say("hello");
+    assert.match(away.messages.at(-1).content, /^hello: result-a result-b/);
+    assert.deepEqual((await stored(server, "tools not run")).talk.map(([, said]) => said.slice(0, 6)), ["client", "hello", "hello:"]);
+  },
+
   async failure(server) {
     const agent = new Agent(server, "a failure");
     await agent.say("refuse");

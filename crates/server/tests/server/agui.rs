@@ -118,6 +118,11 @@ async fn a_question_interrupts_the_run_until_it_is_answered_or_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tools_of_the_client_run_there_and_the_turn_goes_on_with_their_results() {
+    passes_scripted("tools").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_run_says_why_and_the_next_one_succeeds() {
     passes_scripted("failure").await;
 }

@@ -9,6 +9,7 @@ CREATE TABLE agent_turns (
     assistant_message_id UUID,
     status VARCHAR(20) NOT NULL,
     error TEXT,
+    input JSON,
     interrupt JSON,
     attempt INTEGER NOT NULL DEFAULT 1,
     epoch BIGINT NOT NULL DEFAULT 0,

@@ -9,6 +9,7 @@ CREATE TABLE agent_turns (
     assistant_message_id BLOB,
     status TEXT NOT NULL,
     error TEXT,
+    input TEXT,
     interrupt TEXT,
     attempt INTEGER NOT NULL DEFAULT 1,
     epoch INTEGER NOT NULL DEFAULT 0,

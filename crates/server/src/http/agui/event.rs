@@ -15,7 +15,8 @@ pub(in crate::http) enum Event {
     /// The turn begins, or goes on after a person's answer.
     #[serde(rename_all = "camelCase")]
     RunStarted { thread_id: String, run_id: String },
-    /// The turn has its answer, which is the `result`, waits for a person, or was cancelled.
+    /// The turn has its answer, which is the `result`, waits for a person or for the results of the
+    /// client's tools, or was cancelled.
     #[serde(rename_all = "camelCase")]
     RunFinished {
         thread_id: String,
@@ -90,7 +91,7 @@ pub(in crate::http) enum Event {
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub(in crate::http) enum Outcome {
-    /// With an answer.
+    /// With an answer, or with calls of the client's tools.
     Success,
     /// With questions to a person.
     Interrupt {
@@ -193,12 +194,14 @@ impl Event {
                 )]
             }
             TurnEvent::Waiting { interrupt } => {
-                let interrupts = vec![interrupt.into()];
-                vec![Self::finished(
-                    turn,
-                    None,
-                    Outcome::Interrupt { interrupts },
-                )]
+                // A client that is to run its tools does so when the run has ended.
+                let outcome = match interrupt.client_calls.is_empty() {
+                    true => Outcome::Interrupt {
+                        interrupts: vec![interrupt.into()],
+                    },
+                    false => Outcome::Success,
+                };
+                vec![Self::finished(turn, None, outcome)]
             }
             TurnEvent::Cancelled => vec![Self::finished(turn, None, Outcome::Cancelled)],
             TurnEvent::Failed {

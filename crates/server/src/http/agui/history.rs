@@ -124,6 +124,11 @@ impl History {
         })
     }
 
+    /// Whether nothing is stored yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.stored.is_empty()
+    }
+
     fn message(&self, said: &Said, role: Role) -> Message {
         let mut message = Message::new(self.conversation, role, &*said.text);
         message.id = derived(self.conversation, &said.id);

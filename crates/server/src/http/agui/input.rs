@@ -2,7 +2,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
-use yai_agentkit_core::ConversationId;
+use yai_agentkit_core::{ConversationId, turn::Interrupt};
+use yai_agentkit_engine::{ClientContext, ClientInput, ClientTool};
 
 use crate::http::problem::Problem;
 
@@ -12,9 +13,8 @@ const THREADS: Uuid = Uuid::from_u128(0x6b1f_93a2_5d0e_4c57_9c41_d7a0_3e8f_2b16)
 /// The longest id of a client, in characters.
 const MAX_ID: usize = 255;
 
-/// What a client of the AG-UI protocol sends to run the agent, as far as it counts here: `tools`,
-/// `context`, `forwardedProps` and whatever else it sends is left aside, and so is its `state`,
-/// since that of the agent is told to the client, not by it.
+/// What a client of the AG-UI protocol sends to run the agent, as far as it counts here: its `state`
+/// is left aside, since that of the agent is told to the client, not by it.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = RunAgentInput)]
 #[serde(rename_all = "camelCase")]
@@ -27,6 +27,19 @@ pub(super) struct Input {
     #[serde(default)]
     #[schema(value_type = Vec<Object>)]
     pub(super) messages: Vec<Value>,
+    /// What the client can do for the agent: calls of these end the run, and the next one brings
+    /// their results, as messages of the role `tool`.
+    #[serde(default)]
+    #[schema(value_type = Vec<Object>)]
+    pub(super) tools: Vec<ClientTool>,
+    /// What the agent is to know of where it is asked.
+    #[serde(default)]
+    #[schema(value_type = Vec<Object>)]
+    pub(super) context: Vec<ClientContext>,
+    /// Anything else for the agent.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub(super) forwarded_props: Value,
     /// The answer to what the run before has asked a person.
     #[serde(default)]
     pub(super) resume: Vec<Resume>,
@@ -58,6 +71,34 @@ impl Input {
     pub(super) fn check(&self) -> Result<(), Problem> {
         check_id("threadId", &self.thread_id)?;
         check_id("runId", &self.run_id)
+    }
+
+    /// What the agent is given beside the messages.
+    pub(super) fn client(&self) -> ClientInput {
+        let is_nothing = |json: &Value| json.as_object().is_some_and(|object| object.is_empty());
+        let forwarded = self.forwarded_props.clone();
+        ClientInput {
+            tools: self.tools.clone(),
+            context: self.context.clone(),
+            forwarded: Some(forwarded)
+                .filter(|json| !is_nothing(json))
+                .unwrap_or_default(),
+        }
+    }
+
+    /// What its tools have come to, by call: those that `asked` waits for.
+    pub(super) fn results(&self, asked: &Interrupt) -> Vec<(String, String)> {
+        let results = self.messages.iter().filter_map(|message| {
+            let call = message["toolCallId"].as_str()?;
+            let is_asked = asked.client_calls.iter().any(|own| own == call);
+            let result = match (&message["content"], &message["error"]) {
+                (Value::String(text), Value::Null) => text.clone(),
+                (Value::String(text), error) => format!("{text} (error: {error})"),
+                (json, _) => json.to_string(),
+            };
+            is_asked.then(|| (call.to_owned(), result))
+        });
+        results.collect()
     }
 
     pub(super) fn conversation_id(&self) -> ConversationId {

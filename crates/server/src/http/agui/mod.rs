@@ -63,6 +63,11 @@ async fn run(State(app): State<App>, Body(input): Body<Input>) -> Result<Respons
         if let Some(told) = app.resume(&conversation, &input, is_more).await? {
             return told.tell(&app, &conversation, input, history).await;
         }
+    } else if !history.is_new() {
+        let is_more = matches!(asked, Asked::New(_));
+        if let Some(told) = app.take_results(&conversation, &input, is_more).await? {
+            return told.tell(&app, &conversation, input, history).await;
+        }
     }
     let turn = match asked {
         Asked::New(messages) => {

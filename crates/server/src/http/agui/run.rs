@@ -101,6 +101,12 @@ impl Telling {
             _ => None,
         };
         let is_start = matches!(event, TurnEvent::Started { .. });
+        // Of its own tools the client knows the results, by ids of its own.
+        if let TurnEvent::ToolReturned { call_id, .. } = &event
+            && self.transcript.has_result(call_id)
+        {
+            return Vec::new();
+        }
         let mut events = Event::of(turn, event);
         for event in &mut events {
             event.rename(&self.thread_id, &self.run_id);

@@ -2,9 +2,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use yai_agentkit_core::{
     CheckpointSelector, Conversation, Error, ListQuery, Message, MessageId, Role, Turn,
-    conversation::MessageFilter, turn::TurnFilter,
+    conversation::MessageFilter,
+    turn::{Interrupt, TurnFilter},
 };
-use yai_agentkit_engine::{RequestKey, SendOptions, TurnError};
+use yai_agentkit_engine::{Answer, RequestKey, SendOptions, TurnError};
 
 use super::{
     Told,
@@ -79,11 +80,50 @@ impl App {
                 key: input.run_id.clone(),
                 request: said.to_string().into_bytes(),
             }),
+            client: input.client(),
         };
         let conversation = asked.conversation_id;
         let turn = self.turns.start(asked, options).await;
         let turn = turn.map_err(|error| Problem::from(error).repeatable(true))?;
         Ok(self.turns.turn(conversation, turn.turn_id()).await?)
+    }
+
+    /// Gives the turn that waits for the client's tools what they have come to. A turn that still waits
+    /// is none of the client's any more where it says something else (`is_more`): then it is cancelled.
+    /// `None` where there is more to answer.
+    pub(super) async fn take_results(
+        &self,
+        conversation: &Conversation,
+        input: &Input,
+        is_more: bool,
+    ) -> Result<Option<Told>, Problem> {
+        let asking = self.turns.asking(conversation.id).await?;
+        let of_client = |(_, asked): &(_, Interrupt)| !asked.client_calls.is_empty();
+        let Some((turn, asked)) = asking.filter(of_client) else {
+            return Ok(None);
+        };
+        let results = input.results(&asked);
+        let is_whole = results.len() == asked.client_calls.len();
+        if is_more && !is_whole {
+            self.turns.cancel(conversation.id, turn).await?;
+            return Ok(None);
+        }
+        if results.is_empty() {
+            return Ok(None);
+        }
+        let client = input.client();
+        let answer = Answer::Results { results, client };
+        let resumed = self
+            .turns
+            .resume(conversation.id, turn, asked.id, answer)
+            .await?;
+        if is_more {
+            drop(resumed.outcome().await?);
+            return Ok(None);
+        }
+        let after = resumed.after();
+        let turn = self.turns.turn(conversation.id, turn).await?;
+        Ok(Some(Told::Turn(Box::new(turn), after)))
     }
 
     /// Answers the question of the turn that asks. `None` where that is cancelled and there is more to

@@ -15,6 +15,12 @@ impl Transcript {
         self.0.clone()
     }
 
+    /// Whether there is what the call has come to.
+    pub(super) fn has_result(&self, call: &str) -> bool {
+        let is_result = |message: &Value| message["toolCallId"] == *call;
+        self.0.iter().any(is_result)
+    }
+
     /// Adds what `event` tells, as clients do.
     pub(super) fn add(&mut self, event: &Event) {
         match event {

@@ -7,8 +7,8 @@ use std::{
 
 use chrono::TimeDelta;
 use yai_agentkit_core::{
-    ConversationId, Entity, MessageId, OwnerId, Result, Storage, Turn, TurnId, TurnStatus,
-    TurnStore, now,
+    Clock, ConversationId, Entity, MessageId, OwnerId, Result, Storage, Turn, TurnId, TurnStatus,
+    TurnStore,
     turn::{IdempotencyKey, Interrupt, TurnChange},
 };
 
@@ -244,7 +244,7 @@ async fn the_first_turn_of_a_queue_is_due_once_nothing_goes_before_it(storage: A
 async fn no_clock_but_the_storages_ends_a_lease(storage: Arc<dyn Storage>) {
     for skew in [-48, -1, 1, 48] {
         let conversation = add_conversation(&storage).await.id;
-        let wrong = now() + TimeDelta::hours(skew);
+        let wrong = Clock::default().now() + TimeDelta::hours(skew);
         let turn = Turn::new(conversation, MessageId::new()).with(|turn| {
             turn.lease_owner = Some(OwnerId::new());
             turn.lease = LONG / 2;

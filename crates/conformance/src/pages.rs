@@ -5,10 +5,9 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::{NoContext, Timestamp, Uuid};
 use yai_agentkit_core::{
-    Conversation, ConversationId, Entity, ListQuery, Message, MessageId, Repository, Role, Storage,
-    Turn, TurnId, TurnStatus,
+    Clock, Conversation, ConversationId, Entity, ListQuery, Message, MessageId, Repository, Role,
+    Storage, Turn, TurnId, TurnStatus,
     conversation::MessageFilter,
-    now,
     storage::{Cursor, Order, Start},
     turn::TurnFilter,
 };
@@ -43,7 +42,7 @@ const SKEWS: [i64; 7] = [0, 20, -20, 86_400_000, 5, -3_600_000, 0];
 
 /// An id, and a time, of a server whose clock is wrong by `skew` milliseconds.
 fn by_clock(skew: i64) -> (Uuid, DateTime<Utc>) {
-    let time = now() + TimeDelta::milliseconds(skew);
+    let time = Clock::default().now() + TimeDelta::milliseconds(skew);
     let seconds = u64::try_from(time.timestamp()).unwrap();
     let timestamp = Timestamp::from_unix(NoContext, seconds, time.timestamp_subsec_nanos());
     (Uuid::new_v7(timestamp), time)

@@ -34,7 +34,7 @@ pub use checkpoint::{
     CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer, CheckpointerExt, Fence,
     NewCheckpoint, NewWrites, PruneStrategy, PutOptions, Thread, ThreadState, Value, Version,
 };
-pub use clock::now;
+pub use clock::Clock;
 pub use conversation::{Conversation, Message, Role};
 pub use error::{ConflictKind, Error, Outcome, Result};
 pub use id::{

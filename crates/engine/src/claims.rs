@@ -28,7 +28,7 @@ struct Work {
 
 /// The right to work on a conversation, alone in this process, until dropped.
 #[derive(Debug)]
-pub struct Claim {
+pub(super) struct Claim {
     claims: Claims,
     conversation_id: ConversationId,
     given_up: Arc<Notify>,

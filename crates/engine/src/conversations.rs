@@ -3,7 +3,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    ConflictKind, Conversation, ConversationId, Entity, Error, ListQuery, Result, Storage,
+    Clock, ConflictKind, Conversation, ConversationId, Entity, Error, ListQuery, Result, Storage,
     turn::TurnFilter,
 };
 
@@ -14,6 +14,7 @@ use super::{RequestKey, TurnEngine, TurnError, claims::Claims};
 pub struct Conversations {
     pub(super) storage: Arc<dyn Storage>,
     claims: Claims,
+    pub(super) clock: Clock,
 }
 
 /// What changes in a conversation: what is `None` stays, `Some(None)` clears.
@@ -31,6 +32,7 @@ impl TurnEngine {
         Conversations {
             storage: Arc::clone(&self.storage),
             claims: self.claims.clone(),
+            clock: self.clock.clone(),
         }
     }
 }
@@ -38,8 +40,11 @@ impl TurnEngine {
 impl Conversations {
     /// Those of a storage on which this process runs no turns.
     pub fn new(storage: Arc<dyn Storage>) -> Self {
-        let claims = Claims::default();
-        Self { storage, claims }
+        Self {
+            storage,
+            claims: Claims::default(),
+            clock: Clock::default(),
+        }
     }
 
     /// Stores a new conversation, and returns it.

@@ -42,7 +42,8 @@ impl Conversations {
         let original = found.ok_or_else(|| Error::not_found("conversation", source))?;
         let (checkpoint, last_message) = locate(&*unit, &original, point).await?;
 
-        let mut fork = Conversation::new(original.title.clone(), None);
+        let mut fork = Conversation::with_id(ConversationId::new(), self.clock.now());
+        fork.title = original.title.clone();
         let mut forked_from = Map::from_iter([("conversation_id".to_owned(), json!(source))]);
         if let Some(checkpoint) = &checkpoint {
             forked_from.insert("checkpoint_id".to_owned(), json!(checkpoint.as_str()));

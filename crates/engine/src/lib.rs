@@ -26,12 +26,11 @@ mod watch;
 use std::{str::FromStr, sync::Arc, time::Duration};
 
 use tracing::Instrument;
-use yai_agentkit_core::{ConversationId, Error, OwnerId, Result, Storage};
+use yai_agentkit_core::{Clock, ConversationId, Error, OwnerId, Result, Storage};
 
 use agent::Agent;
 use chat::Chat;
 
-pub use claims::Claim;
 pub use conversations::{ConversationChange, Conversations};
 pub use error::TurnError;
 pub use event::{FactChanges, Facts, Published, StepKind, TurnEvent};
@@ -56,6 +55,7 @@ pub struct TurnEngine {
     storage: Arc<dyn Storage>,
     agent: Arc<dyn Agent>,
     limits: TurnLimits,
+    clock: Clock,
     owner: OwnerId,
     claims: claims::Claims,
     subscriptions: subscriptions::Subscriptions,
@@ -142,6 +142,7 @@ impl TurnEngine {
             storage,
             agent,
             limits: TurnLimits::default(),
+            clock: Clock::default(),
             owner: OwnerId::new(),
             claims: claims::Claims::default(),
             subscriptions: subscriptions::Subscriptions::default(),
@@ -157,6 +158,12 @@ impl TurnEngine {
     #[must_use]
     pub fn with_limits(self, limits: TurnLimits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// The same engine, which stamps by `clock` the turns and messages that it makes.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 
     /// Finishes what is unfinished in a conversation and can be finished now: turns that nobody
@@ -179,7 +186,7 @@ impl TurnEngine {
 
     /// Keeps turns of this engine out of a conversation while the claim lives, for who changes it
     /// as a whole.
-    pub fn claim(&self, conversation_id: ConversationId) -> Result<Claim, TurnError> {
+    fn claim(&self, conversation_id: ConversationId) -> Result<claims::Claim, TurnError> {
         self.claims.claim(conversation_id)
     }
 

@@ -3,7 +3,7 @@
 use tokio::{sync::watch, time::Instant};
 use yai_agentkit_core::{
     CheckpointSource, ConversationId, Entity, Error, Fence, InterruptId, ListQuery, Turn, TurnId,
-    TurnStatus, now,
+    TurnStatus,
     turn::{Interrupt, TurnChange, TurnFilter},
 };
 
@@ -172,7 +172,7 @@ impl TurnEngine {
                     turn.input = client.stored();
                 }
                 turn.interrupt = None;
-                turn.started_at = Some(now());
+                turn.started_at = Some(engine.clock.now());
             });
             let raise = Fence::Raise(next.epoch);
             let goes_on = TurnChange::new(turn, next)

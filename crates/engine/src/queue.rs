@@ -18,8 +18,8 @@ impl TurnEngine {
     pub(super) async fn enqueue(&self, incoming: &Incoming) -> Result<(), TurnError> {
         let message = &incoming.message;
         let conversation = message.conversation_id;
-        let turn = Turn::new(conversation, message.id).with(|turn| {
-            turn.id = incoming.turn_id;
+        let (id, now) = (incoming.turn_id, self.clock.now());
+        let turn = Turn::with_id(id, conversation, message.id, now).with(|turn| {
             turn.status = TurnStatus::Queued;
             turn.started_at = None;
             turn.input.clone_from(&incoming.input);

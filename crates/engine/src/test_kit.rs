@@ -30,6 +30,14 @@ use crate::{
     agent::{Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome},
 };
 
+/// Keeps the turns of `engine` out of a conversation until dropped, as one that looks at it does.
+pub fn claim(
+    engine: &TurnEngine,
+    conversation: ConversationId,
+) -> Result<impl Drop + use<>, TurnError> {
+    engine.claim(conversation)
+}
+
 /// Asks for two tools, then for one more, then answers with what the user said and the results.
 /// With `client` it asks for the tools of the client. Users can
 /// make it misbehave: `refuse`, `unavailable`, `panic`, `tool panic`, `forever`, `nul`.

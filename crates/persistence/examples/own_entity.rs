@@ -7,7 +7,7 @@
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
-use yai_agentkit_core::{Conversation, Entity, ListQuery, Message, Result, Role, Stores, now};
+use yai_agentkit_core::{Clock, Conversation, Entity, ListQuery, Message, Result, Role, Stores};
 use yai_agentkit_persistence::{
     Database, DatabaseConfig, StoredEntity,
     sea_orm::{ColumnTrait, Condition},
@@ -52,7 +52,7 @@ mod note {
 impl Note {
     /// A new note. Its id sorts behind those of older notes: lists and pages go by id.
     pub(crate) fn new(author: &str, text: &str) -> Self {
-        let now = now();
+        let now = Clock::default().now();
         Self {
             id: Uuid::now_v7(),
             author: author.to_owned(),

@@ -1,6 +1,6 @@
 use std::{borrow::Cow, fmt, time::Duration};
 
-use yai_agentkit_core::{Error, Result};
+use yai_agentkit_core::{Clock, Error, Result};
 
 use crate::{
     conninfo::{self, Postgres, SqliteFile, Written},
@@ -89,6 +89,7 @@ pub struct DatabaseConfig {
     pub(crate) values: DatabaseSettings,
     /// By which name the URL was given.
     pub(crate) url_name: Cow<'static, str>,
+    pub(crate) clock: Clock,
 }
 
 /// The database that a URL means.
@@ -132,6 +133,7 @@ impl DatabaseConfig {
         let config = Self {
             values: DatabaseSettings::read(sources)?,
             url_name: sources.name("DATABASE_URL"),
+            clock: Clock::default(),
         };
         config.target()?;
         config.check_open_connections(&sources.name("DB_MIN_CONNECTIONS"))?;
@@ -141,6 +143,14 @@ impl DatabaseConfig {
     /// The database: `postgresql://…`, `sqlite:FILE` or `sqlite::memory:`.
     pub fn url(self, url: impl Into<String>) -> Result<Self> {
         self.url_named("url", url)
+    }
+
+    /// The same with a clock that stamps changes of rows and, on SQLite, which has none of its own,
+    /// what PostgreSQL's clock stamps there.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
     }
 
     /// [`url`](Self::url), which messages call `name`, as whoever gave it knows it.

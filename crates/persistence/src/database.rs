@@ -77,7 +77,7 @@ impl Database {
 
     /// Connects without looking at the schema, to [`migrate`](Self::migrate) by hand.
     pub async fn connect_unmigrated(config: &DatabaseConfig) -> Result<Self> {
-        let connection = open(config).await?;
+        let connection = open(config).await?.with_clock(config.clock.clone());
         Ok(Self {
             stores: SqlStores::on_pool(connection.clone(), config.values.connection_timeout),
             connection,

@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    ConversationId, Error, Result, TurnId, now,
+    ConversationId, Error, Result, TurnId,
     turn::{Announcements, EventBatch, LatestBatches},
 };
 
@@ -119,7 +119,11 @@ impl EventRow {
         query.bind(self.sequence);
         query.bind(self.events.as_str());
         if !connection.is_postgres() {
-            query.bind(now().to_rfc3339_opts(SecondsFormat::Micros, true));
+            query.bind(
+                connection
+                    .now()
+                    .to_rfc3339_opts(SecondsFormat::Micros, true),
+            );
         }
         query.execute(connection).await.map(drop)
     }
@@ -230,7 +234,7 @@ impl SqlTurnEvents {
             delete.bind(age.as_secs_f64());
         } else {
             let age = TimeDelta::from_std(age).unwrap_or(TimeDelta::MAX);
-            let limit = now().checked_sub_signed(age).unwrap_or_default();
+            let limit = self.0.now().checked_sub_signed(age).unwrap_or_default();
             delete.bind(limit.to_rfc3339_opts(SecondsFormat::Micros, true));
         }
         let deleted = retrying!(self.0, delete.clone().execute(&self.0));

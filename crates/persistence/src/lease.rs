@@ -9,7 +9,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 use yai_agentkit_core::{
-    ConversationId, Entity, Error, OwnerId, Result, Turn, TurnStatus, error::BoxError, now,
+    ConversationId, Entity, Error, OwnerId, Result, Turn, TurnStatus, error::BoxError,
 };
 
 use crate::{
@@ -133,7 +133,7 @@ impl SqlLeases {
     /// Replaces a turn that is as it was seen.
     pub(crate) async fn replace(&self, seen: &Turn, mut next: Turn) -> Result<Turn> {
         next.validate()?;
-        next.touch(now());
+        next.touch(self.0.now());
         let model = Model::from(next.clone());
         let sql = format!(
             "UPDATE agent_turns SET assistant_message_id = $3, status = $4, error = $5,
@@ -201,7 +201,7 @@ WHERE conversation_id = $1 AND id = (
 RETURNING attempt"
         );
         let mut turn = seen.clone();
-        turn.touch(now());
+        turn.touch(self.0.now());
         turn.epoch += 1;
         turn.lease_owner = Some(owner);
         turn.lease = lease;

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use chrono::{TimeZone, Utc};
-use yai_agentkit_core::Role;
+use yai_agentkit_core::{Clock, Role};
 use yai_agentkit_engine::agent::{
     Agent, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome,
 };
@@ -11,7 +11,7 @@ use crate::tools::{FAILED, Toolbox};
 
 fn agent() -> OfflineAgent {
     let noon = Utc.with_ymd_and_hms(2026, 3, 1, 12, 5, 0).unwrap();
-    OfflineAgent::new().with_toolbox(Toolbox::with_clock(move || noon))
+    OfflineAgent::new().with_toolbox(Toolbox::with_clock(Clock::new(move || noon)))
 }
 
 /// One turn, as a turn engine runs it; returns the answer and the tools that ran.

@@ -4,10 +4,10 @@ mod calculator;
 #[cfg(test)]
 mod tests;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::SecondsFormat;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value as Json, json};
-use yai_agentkit_core::{Role, now};
+use yai_agentkit_core::{Clock, Role};
 use yai_agentkit_engine::agent::{AgentState, ToolCall};
 
 /// How the result of a tool that failed begins.
@@ -50,13 +50,13 @@ enum Run {
 
 impl Default for Toolbox {
     fn default() -> Self {
-        Self::with_clock(now)
+        Self::with_clock(Clock::default())
     }
 }
 
 impl Toolbox {
     /// The tools, with `clock` for the time.
-    pub fn with_clock(clock: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
+    pub fn with_clock(clock: Clock) -> Self {
         let tools = vec![
             Tool::new(
                 "calculate",
@@ -74,7 +74,7 @@ impl Toolbox {
                 json!({}),
                 &[],
                 inline("current_time", move |CurrentTime {}, _| {
-                    Ok(clock().to_rfc3339_opts(SecondsFormat::Secs, true))
+                    Ok(clock.now().to_rfc3339_opts(SecondsFormat::Secs, true))
                 }),
             ),
             Tool::new(

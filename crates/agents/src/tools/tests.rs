@@ -1,3 +1,4 @@
+use chrono::DateTime;
 use std::collections::BTreeSet;
 
 use super::*;
@@ -9,7 +10,7 @@ fn run(state: &mut AgentState, name: &str, arguments: Json) -> String {
         name: name.to_owned(),
         arguments,
     };
-    let toolbox = Toolbox::with_clock(|| DateTime::UNIX_EPOCH);
+    let toolbox = Toolbox::with_clock(Clock::new(|| DateTime::UNIX_EPOCH));
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime
         .expect("a runtime")

@@ -5,9 +5,9 @@ use proptest::{collection::btree_set, option, prelude::*};
 use serde_json::json;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    Conversation, ConversationId, ListQuery, Message, MessageId, Role, Turn, TurnId, TurnStatus,
+    Clock, Conversation, ConversationId, ListQuery, Message, MessageId, Role, Turn, TurnId,
+    TurnStatus,
     conversation::{ConversationFilter, MessageFilter},
-    now,
     storage::{Cursor, Order, Start},
     turn::TurnFilter,
 };
@@ -88,7 +88,7 @@ impl ConversationNames {
             thread: Uuid::now_v7(),
             messages: (0..ROWS).map(|_| MessageId::new()).collect(),
             turns: (0..ROWS).map(|_| TurnId::new()).collect(),
-            created_at: now(),
+            created_at: Clock::default().now(),
         }
     }
 
@@ -97,7 +97,7 @@ impl ConversationNames {
             self.messages[usize::from(number)],
             ROLES[usize::from(text % 2)].clone(),
         );
-        let mut message = Message::stored(id, self.id, role, text.to_string(), self.created_at);
+        let mut message = Message::with_id(id, self.id, role, text.to_string(), self.created_at);
         message.metadata = (!text.is_multiple_of(3)).then(|| json!({"text": [text]}));
         message
     }
@@ -105,7 +105,7 @@ impl ConversationNames {
     fn turn(&self, number: u8, status: u8) -> Turn {
         let status = STATUSES[usize::from(status)];
         let id = self.turns[usize::from(number)];
-        let mut turn = Turn::stored(id, self.id, self.messages[0], self.created_at);
+        let mut turn = Turn::with_id(id, self.id, self.messages[0], self.created_at);
         turn.status = status;
         turn.error = (status == TurnStatus::Failed).then(|| "failed".to_owned());
         turn.started_at = None;
@@ -335,7 +335,7 @@ async fn same_turns(pair: &Pair, filter: TurnFilter) -> Result<bool, String> {
 }
 
 fn conversation(names: &ConversationNames, thread: Uuid, title: Option<String>) -> Conversation {
-    let mut conversation = Conversation::stored(names.id, names.created_at).with_thread(thread);
+    let mut conversation = Conversation::with_id(names.id, names.created_at).with_thread(thread);
     conversation.title = title;
     conversation
 }

@@ -20,7 +20,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
-use crate::{CheckpointId, Error, Result, now, validate};
+use crate::{CheckpointId, Error, Result, clock, validate};
 
 /// The channel that carries LangGraph's pending sends.
 pub const TASKS: &str = "__pregel_tasks";
@@ -129,7 +129,7 @@ impl Checkpoint {
         Self {
             v: Self::FORMAT,
             id: CheckpointId::after(parent),
-            ts: now().to_rfc3339_opts(chrono::SecondsFormat::Micros, false),
+            ts: clock::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, false),
             channel_values: BTreeMap::new(),
             channel_versions: BTreeMap::new(),
             versions_seen: BTreeMap::new(),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::{
-    ConflictKind, ConversationId, Entity, InConversation, MessageId, Result, now, validate,
+    ConflictKind, ConversationId, Entity, InConversation, MessageId, Result, clock, validate,
 };
 
 /// Who speaks. An open set: LangGraph and model providers add their own.
@@ -89,11 +89,17 @@ impl Message {
     /// A new message of `conversation_id`.
     pub fn new(conversation_id: ConversationId, role: Role, content: impl Into<String>) -> Self {
         let content = content.into();
-        Self::stored(MessageId::new(), conversation_id, role, content, now())
+        Self::with_id(
+            MessageId::new(),
+            conversation_id,
+            role,
+            content,
+            clock::now(),
+        )
     }
 
-    /// The message with this id, for a back end to complete.
-    pub fn stored(
+    /// The message with this id, made at that time.
+    pub fn with_id(
         id: MessageId,
         conversation_id: ConversationId,
         role: Role,

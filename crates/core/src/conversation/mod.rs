@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use crate::{ConversationId, Entity, Result, ThreadId, clock, now, validate};
+use crate::{ConversationId, Entity, Result, ThreadId, clock, validate};
 
 /// A conversation: what was said, and the thread in which its agent works.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,12 +39,12 @@ impl Conversation {
         Self {
             title,
             metadata,
-            ..Self::stored(ConversationId::new(), now())
+            ..Self::with_id(ConversationId::new(), clock::now())
         }
     }
 
-    /// The conversation with this id, for a back end to complete.
-    pub fn stored(id: ConversationId, created_at: DateTime<Utc>) -> Self {
+    /// The conversation with this id, made at that time.
+    pub fn with_id(id: ConversationId, created_at: DateTime<Utc>) -> Self {
         Self {
             id,
             checkpoint_thread_id: id.0,

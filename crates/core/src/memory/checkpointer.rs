@@ -6,16 +6,17 @@ use serde_json::Value as Json;
 use super::{Access, State};
 use crate::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
-    CheckpointSelector, CheckpointTuple, Checkpointer, ConflictKind, Error, Fence, Namespace,
-    NewCheckpoint, NewWrites, Page, PruneStrategy, PutOptions, Result, Thread, ThreadId, Value,
+    CheckpointSelector, CheckpointTuple, Checkpointer, Clock, ConflictKind, Error, Fence,
+    Namespace, NewCheckpoint, NewWrites, Page, PruneStrategy, PutOptions, Result, Thread, ThreadId,
+    Value,
     checkpoint::{DeltaChannelHistory, Parent, PendingWrite, TASKS, ThreadCursor, Values},
-    now,
     retention::{CheckpointSummary, Place, Retention},
 };
 
 /// The tables of checkpoints, as a database has them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Checkpoints {
+    pub(super) clock: Clock,
     threads: BTreeMap<ThreadId, Thread>,
     /// Of every thread that was raised.
     epochs: BTreeMap<ThreadId, u64>,
@@ -53,11 +54,8 @@ impl Row {
 impl Checkpoints {
     /// The thread, new where there is none.
     fn thread(&mut self, id: &ThreadId, parent: Option<&ThreadId>) -> &mut Thread {
-        self.threads.entry(id.clone()).or_insert_with(|| Thread {
-            id: id.clone(),
-            parent: parent.cloned(),
-            updated_at: now(),
-        })
+        let new = || Thread::new(id.clone(), parent.cloned(), self.clock.now());
+        self.threads.entry(id.clone()).or_insert_with(new)
     }
 
     fn epoch(&self, id: &ThreadId) -> Option<u64> {
@@ -146,7 +144,8 @@ impl Checkpoints {
                     .insert(channel, ChannelValue::Inline(json));
             }
         }
-        self.thread(&key.thread_id, None).updated_at = now();
+        let now = self.clock.now();
+        self.thread(&key.thread_id, None).updated_at = now;
         let row = Row {
             checkpoint,
             metadata: new.metadata,

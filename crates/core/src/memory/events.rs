@@ -25,7 +25,7 @@ impl State {
     }
 
     /// Whether exactly this batch is there.
-    pub(super) fn has_told(&self, batch: &EventBatch) -> bool {
+    pub(super) fn has_batch(&self, batch: &EventBatch) -> bool {
         let key = (batch.conversation_id, batch.turn_id, batch.sequence);
         let stored = self.events.get(&key);
         stored.is_some_and(|(events, _)| *events == batch.events)

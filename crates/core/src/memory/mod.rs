@@ -12,13 +12,14 @@ use std::{
 };
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    Checkpointer, Conversation, InConversation, Message, Repository, Result, Storage, Stores, Turn,
-    TurnId, TurnStore, UnitOfWork, storage::HasStores, turn::IdempotencyKey,
+    Checkpointer, Clock, Conversation, InConversation, Message, Repository, Result, Storage,
+    Stores, Turn, TurnId, TurnStore, UnitOfWork, storage::HasStores, turn::IdempotencyKey,
 };
 
 use checkpointer::Checkpoints;
@@ -39,6 +40,20 @@ impl Default for MemoryStorage {
             access: Access::Committed(Arc::clone(&shared)),
             shared,
         }
+    }
+}
+
+impl MemoryStorage {
+    /// The same storage, which stamps by `clock` what is stored from now on, through every clone.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        self.shared
+            .committed
+            .write()
+            .expect(POISONED)
+            .checkpoints
+            .clock = clock;
+        self
     }
 }
 
@@ -64,6 +79,12 @@ struct State {
     positions: BTreeMap<InConversation<Uuid>, i64>,
     last_position: i64,
     checkpoints: Checkpoints,
+}
+
+impl State {
+    fn now(&self) -> DateTime<Utc> {
+        self.checkpoints.clock.now()
+    }
 }
 
 /// What a repository or a checkpointer works on.

@@ -178,7 +178,7 @@ impl<E: MemoryEntity> Repository<E> for MemoryRepository<E> {
                 let stored = E::rows(state).get(id).cloned();
                 let mut entity = stored.ok_or_else(|| Error::not_found(E::NAME, id))?;
                 change(&mut entity)?;
-                entity.changed(id)?;
+                entity.changed(id, state.now())?;
                 check(state, &entity)?;
                 E::rows_mut(state).insert(entity.id(), entity.clone());
                 Ok(entity)

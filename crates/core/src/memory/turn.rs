@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     ConversationId, Entity, Error, Fence, InConversation, OwnerId, PutOptions, Result, Turn,
-    TurnId, TurnStatus, TurnStore, now,
+    TurnId, TurnStatus, TurnStore,
     turn::{Announcements, EventBatch, LatestBatches, TurnBegin, TurnChange, TurnStep},
 };
 
@@ -56,15 +56,15 @@ impl State {
             return Err(Error::Conflict(Turn::conflict(&seen.id())));
         }
         check(self, &next)?;
-        next.touch(now());
+        next.touch(self.now());
         self.store_turn(&next);
         Ok(next)
     }
 
     /// Adds a batch, unless exactly this one is there.
-    fn tell(&mut self, batch: EventBatch) -> Result<()> {
+    fn append_once(&mut self, batch: EventBatch) -> Result<()> {
         batch.validate()?;
-        if self.has_told(&batch) {
+        if self.has_batch(&batch) {
             return Ok(());
         }
         self.append(batch)
@@ -97,12 +97,12 @@ impl State {
             }
         };
         add(self, &message)?;
-        self.tell(events)?;
+        self.append_once(events)?;
         Ok(turn)
     }
 
     fn change_turn(&mut self, change: TurnChange) -> Result<Turn> {
-        let tells_with_checkpoint = change.checkpoint.is_some();
+        let may_repeat = change.checkpoint.is_some();
         if let Some((checkpoint, fence)) = change.checkpoint {
             self.checkpoints.put_asking(checkpoint, fence.into())?;
         }
@@ -117,7 +117,7 @@ impl State {
         }
         let turn = self.replace_turn(&change.seen, change.next)?;
         match change.events {
-            Some(events) if tells_with_checkpoint => self.tell(events)?,
+            Some(events) if may_repeat => self.append_once(events)?,
             Some(events) => self.append(events)?,
             None => {}
         }
@@ -148,7 +148,7 @@ impl TurnStore for MemoryTurns {
         let hold = PutOptions::from(Fence::Hold(step.epoch));
         let stepped = |state: &mut State| {
             state.checkpoints.put_asking(step.checkpoint, hold)?;
-            state.tell(step.events)
+            state.append_once(step.events)
         };
         self.whole(stepped).await
     }
@@ -168,7 +168,7 @@ impl TurnStore for MemoryTurns {
             turn.epoch += 1;
             turn.lease_owner = Some(owner);
             turn.lease = lease;
-            turn.touch(now());
+            turn.touch(state.now());
             may_take.then(|| {
                 state.store_turn(&turn);
                 turn

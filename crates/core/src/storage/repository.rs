@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, de};
 
-use crate::{ConflictKind, Error, Result, now};
+use crate::{ConflictKind, Error, Result};
 
 /// What a [`Repository`] keeps.
 pub trait Entity: Clone + Debug + PartialEq + Send + Sync + 'static {
@@ -54,16 +54,16 @@ pub trait Entity: Clone + Debug + PartialEq + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Told the time at every update, for an `updated_at`.
+    /// Takes the time of every update, for an `updated_at`.
     fn touch(&mut self, _now: DateTime<Utc>) {}
 
-    /// Completes a change of the row with `id`, or refuses what it has made of it: for back ends,
+    /// Completes a change of the row with `id`, or refuses what the change has made of it: for back ends,
     /// in [`Repository::update`].
-    fn changed(&mut self, id: &Self::Id) -> Result<()> {
+    fn changed(&mut self, id: &Self::Id, now: DateTime<Utc>) -> Result<()> {
         if self.id() != *id {
             return Err(Error::invalid("id", "must stay as it is"));
         }
-        self.touch(now());
+        self.touch(now);
         self.validate()
     }
 }

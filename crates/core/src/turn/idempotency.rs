@@ -25,11 +25,11 @@ impl IdempotencyKey {
     pub fn new(scope: Uuid, key: &str, request: &[u8], resource_id: Uuid) -> Self {
         let id = Uuid::new_v5(&scope, key.as_bytes());
         let fingerprint = Uuid::new_v5(&id, request);
-        Self::stored(ConversationId(scope), id, fingerprint, resource_id)
+        Self::with_id(ConversationId(scope), id, fingerprint, resource_id)
     }
 
-    /// The key with this id, for a back end to complete.
-    pub fn stored(scope: ConversationId, id: Uuid, fingerprint: Uuid, resource_id: Uuid) -> Self {
+    /// The key with this id, for a back end to return.
+    pub fn with_id(scope: ConversationId, id: Uuid, fingerprint: Uuid, resource_id: Uuid) -> Self {
         Self {
             scope,
             id,

@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 
 use crate::{
     ConflictKind, ConversationId, Entity, InConversation, InterruptId, MessageId, OwnerId, Result,
-    TurnId, clock, now, validate,
+    TurnId, clock, validate,
 };
 
 pub use self::{
@@ -147,11 +147,16 @@ pub struct Turn {
 impl Turn {
     /// A new running turn, without a lease: anybody may take it.
     pub fn new(conversation_id: ConversationId, user_message_id: MessageId) -> Self {
-        Self::stored(TurnId::new(), conversation_id, user_message_id, now())
+        Self::with_id(
+            TurnId::new(),
+            conversation_id,
+            user_message_id,
+            clock::now(),
+        )
     }
 
-    /// The turn with this id, for a back end to complete.
-    pub fn stored(
+    /// The turn with this id, made at that time.
+    pub fn with_id(
         id: TurnId,
         conversation_id: ConversationId,
         user_message_id: MessageId,

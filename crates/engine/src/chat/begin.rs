@@ -2,7 +2,6 @@
 
 use yai_agentkit_core::{
     CheckpointSource, Entity, Error, Fence, Message, Result, Role, Turn, TurnStatus, TurnStore,
-    now,
     turn::{IdempotencyKey, TurnBegin},
 };
 
@@ -35,11 +34,11 @@ impl Chat {
     /// [`Error::Fenced`], or [`Error::Conflict`] of the turn, where somebody else was faster.
     pub(crate) async fn begin(&mut self, incoming: &Incoming) -> Result<Turn> {
         let message = &incoming.message;
-        let new = Turn::new(self.conversation.id, message.id);
-        let turn = self.owned(new).with(|turn| {
-            turn.id = incoming.turn_id;
-            turn.input.clone_from(&incoming.input);
-        });
+        let (id, now) = (incoming.turn_id, self.engine.clock.now());
+        let new = Turn::with_id(id, self.conversation.id, message.id, now);
+        let turn = self
+            .owned(new)
+            .with(|turn| turn.input.clone_from(&incoming.input));
         let message = message.clone();
         let (turn, staged, unpublished) = if incoming.is_announced() {
             let unit = self.engine.storage.begin().await?;
@@ -90,7 +89,7 @@ impl Chat {
         let message = message.ok_or_else(|| Error::not_found("message", queued.user_message_id))?;
         let running = self.owned(queued.clone()).with(|turn| {
             turn.status = TurnStatus::Running;
-            turn.started_at = Some(now());
+            turn.started_at = Some(self.engine.clock.now());
         });
         let turns = self.turns();
         let begun = self.begin_turn(&*turns, running, message, None, Some(queued));

@@ -15,7 +15,7 @@ use yai_agentkit_core::{
 };
 
 pub(super) use self::run::{Progress, guarded};
-use super::{Claim, MESSAGE_ID, TurnEngine, TurnError, log::EventLog, send::Incoming};
+use super::{MESSAGE_ID, TurnEngine, TurnError, claims::Claim, log::EventLog, send::Incoming};
 use crate::agent::{AgentState, ChatMessage};
 
 /// The field of a checkpoint's metadata that holds the epoch with which it was written.

@@ -12,8 +12,9 @@ use yai_agentkit_core::{
 
 use super::{ASK, Chat, closed, ended, is_unavailable, log_of};
 use crate::{
-    Claim, ClientInput, TurnError, TurnEvent, TurnOutcome,
+    ClientInput, TurnError, TurnEvent, TurnOutcome,
     agent::{AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall},
+    claims::Claim,
 };
 
 /// What one step has led to.
@@ -129,8 +130,8 @@ impl Chat {
             .messages
             .push(ChatMessage::new(Role::Assistant, answer.as_str()));
         state.answering = None;
-        let mut message = Message::new(self.conversation.id, Role::Assistant, answer);
-        message.id = turn.user_message_id.answer();
+        let (id, now) = (turn.user_message_id.answer(), self.engine.clock.now());
+        let message = Message::with_id(id, self.conversation.id, Role::Assistant, answer, now);
         let batch = log_of(&mut self.log).completed(&self.state, &state, &message);
         let hold = Fence::Hold(turn.epoch);
         let ended = ended(&turn, TurnStatus::Completed, None);

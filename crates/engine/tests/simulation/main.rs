@@ -1,6 +1,6 @@
 //! The engine itself, under simulation: three servers with six clients on one storage in memory. By
 //! a seed calls are slow, fail, or lose their answers, and servers die or sleep for longer than a
-//! lease. Time is simulated: it passes when everybody waits, so that minutes take milliseconds.
+//! lease; each start of a server has another time of day. Time is simulated: it passes when everybody waits, so that minutes take milliseconds.
 //!
 //! `SIMULATION_SEED=7` runs one seed, `SIMULATION_SECONDS=600` looks for so long.
 
@@ -53,11 +53,12 @@ fn nothing_is_lost_doubled_or_stuck() {
         all.attempts += seen.attempts;
         all.deaths += seen.deaths;
         all.sleeps += seen.sleeps;
+        all.misdated += seen.misdated;
     }
     println!("{all:?}");
     assert!(all.attempts > all.turns, "no turn was taken over: {all:?}");
     assert!(
-        all.deaths > 0 && all.sleeps > 0,
+        all.deaths > 0 && all.sleeps > 0 && all.misdated > 0,
         "nobody was disturbed: {all:?}"
     );
 }

@@ -2,18 +2,19 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use fastrand::Rng;
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use yai_agentkit_core::{
-    CheckpointQuery, Conversation, ConversationId, ListQuery, Message, Role, Storage, ThreadState,
-    Turn, TurnStatus, conversation::MessageFilter, memory::MemoryStorage, turn::TurnFilter,
+    CheckpointQuery, Clock, Conversation, ConversationId, ListQuery, Message, Role, Storage,
+    ThreadState, Turn, TurnStatus, conversation::MessageFilter, memory::MemoryStorage,
+    turn::TurnFilter,
 };
 use yai_agentkit_engine::{
     OnBusy, RequestKey, SendOptions, TurnEngine, TurnError, TurnEvent, TurnLimits, TurnOutcome,
@@ -32,6 +33,8 @@ const CONVERSATIONS: usize = 3;
 /// Of each client; a conversation has two clients.
 const MESSAGES: usize = 3;
 const LEASE: Duration = Duration::from_secs(2);
+/// How far the clock of a server is wrong, at most.
+const SKEW: u64 = 24 * 3600;
 /// Until then the world is hostile.
 const HOSTILITIES: Duration = Duration::from_secs(60);
 /// More than what is not stuck takes, in simulated time.
@@ -53,6 +56,8 @@ pub(crate) struct Seen {
     pub(crate) attempts: usize,
     pub(crate) deaths: usize,
     pub(crate) sleeps: usize,
+    /// Messages that are stored behind others, and that a clock says to be older.
+    pub(crate) misdated: usize,
 }
 
 /// Lets the world of `seed` run to its end, and says what it finds wrong.
@@ -112,6 +117,7 @@ impl World {
             deadline: 2 * PATIENCE,
             ..TurnLimits::default()
         });
+        let engine = engine.with_clock(self.wrong_clock());
         tokio::spawn({
             let engine = engine.clone();
             async move { engine.keep().await }
@@ -119,11 +125,21 @@ impl World {
         (engine, process)
     }
 
+    /// A clock of a server, which is right in no other way than that it goes on.
+    fn wrong_clock(&self) -> Clock {
+        let skew = self.random(|random| random.u64(0..2 * SKEW));
+        let begun = Instant::now();
+        Clock::new(move || {
+            let noon: SystemTime = UNIX_EPOCH + Duration::from_secs(20_000 * SKEW + SKEW / 2);
+            (noon + Duration::from_secs(skew) + begun.elapsed()).into()
+        })
+    }
+
     /// Kills servers, which are started again, and puts them to sleep for longer than a lease.
     async fn disturb(self: Arc<Self>) -> Seen {
         let mut seen = Seen::default();
-        let peace = tokio::time::Instant::now() + HOSTILITIES;
-        while tokio::time::Instant::now() < peace {
+        let peace = Instant::now() + HOSTILITIES;
+        while Instant::now() < peace {
             let (wait, length, server, kills) = self.random(|random| {
                 let server = random.usize(0..SERVERS);
                 (
@@ -254,7 +270,15 @@ impl World {
         if asked.len() != 2 * MESSAGES || messages.len() != 2 * asked.len() {
             return Err(format!("messages lost or doubled: {messages:#?}"));
         }
+        let dates = messages.iter().map(|message| message.created_at);
+        let next = dates.clone().skip(1);
+        seen.misdated += dates.zip(next).filter(|(date, next)| next < date).count();
+        let order = messages.iter().map(|message| message.id);
         for message in &asked {
+            let mut behind = order.clone().skip_while(|id| *id != message.id);
+            if !behind.any(|id| id == message.id.answer()) {
+                return Err(format!("`{}` has no answer behind it", message.content));
+            }
             let answers = messages
                 .iter()
                 .filter(|other| other.content == answer(&message.content));

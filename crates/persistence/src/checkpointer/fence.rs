@@ -2,7 +2,7 @@
 //! latest checkpoint, and `raise_epoch`.
 
 use sea_orm::DbErr;
-use yai_agentkit_core::{CheckpointId, ConflictKind, Error, Fence, Result, ThreadId, now};
+use yai_agentkit_core::{CheckpointId, ConflictKind, Error, Fence, Result, ThreadId};
 
 use super::{
     NewRawCheckpoint, PUT_CHECKPOINT,
@@ -125,7 +125,7 @@ pub(super) async fn take(
         .with(thread_id.as_str())
         .with(fenced.epoch);
     if lends_time {
-        bind_time(&mut query, transaction, now());
+        bind_time(&mut query, transaction, transaction.now());
     }
     Ok(query.execute(transaction).await? > 0)
 }

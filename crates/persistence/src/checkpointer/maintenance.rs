@@ -10,7 +10,7 @@ use sea_orm::{DbErr, QueryResult};
 use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
     CheckpointId, CheckpointMetadata, ConflictKind, Error, Namespace, PruneStrategy, Result,
-    ThreadId, now,
+    ThreadId,
     retention::{CheckpointSummary, Place, Retention},
 };
 
@@ -226,7 +226,7 @@ pub(super) async fn copy_thread(
     }
     let mut copy = of_both(ADD_COPY);
     if !transaction.is_postgres() {
-        bind_time(&mut copy, &transaction, now());
+        bind_time(&mut copy, &transaction, transaction.now());
     }
     // By a copy that was under way.
     if copy.execute(&transaction).await.map_err(failed)? == 0 {

@@ -4,7 +4,6 @@ use yai_agentkit_core::{
     CheckpointKey, CheckpointMetadata, CheckpointQuery, CheckpointSelector, ConversationId, Fence,
     Message, Namespace, NewWrites, Role, ThreadState, Turn, Value,
     checkpoint::{ChannelWrite, ThreadCursor, Values},
-    now,
     turn::{EventBatch, IdempotencyKey, TurnBegin, TurnChange},
 };
 
@@ -90,7 +89,7 @@ async fn reading_uses_indexes(databases: &Databases) {
     }
 
     let after = ThreadCursor {
-        updated_at: now(),
+        updated_at: chrono::Utc::now(),
         id: "thread-7".into(),
     };
     for after in [None, Some(&after)] {

@@ -5,7 +5,7 @@ use sea_orm::DbErr;
 use uuid::Uuid;
 use yai_agentkit_core::{
     CheckpointKey, Checkpointer, Entity, Error, Fence, InConversation, Message, MessageId,
-    Repository, Result, Turn, TurnId, now,
+    Repository, Result, Turn, TurnId,
     turn::{EventBatch, IdempotencyKey, TurnBegin, TurnChange, TurnStep},
 };
 
@@ -90,7 +90,7 @@ impl SqlCheckpointer {
                 let epoch = Fence::Hold(*epoch).stored_epoch()?;
                 let new = row::to_raw(checkpoint.clone())?;
                 let mut next = change.next.clone();
-                next.touch(now());
+                next.touch(self.connection.now());
                 let statement = end_statement(&new, epoch, events, &change, &next);
                 let taken = Taken {
                     turn: change.seen.id(),

@@ -11,8 +11,10 @@ mod tls;
 use std::{ops::Deref, time::Duration};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, Statement};
 use sqlx::{AssertSqlSafe, Executor};
+use yai_agentkit_core::Clock;
 
 use crate::error::{Repeat, Repeatable};
 
@@ -134,6 +136,21 @@ const MOST_UNDONE: u32 = 5;
 const PAUSE_AFTER_UNDONE: Duration = Duration::from_millis(5);
 
 impl Connection {
+    pub(crate) fn with_clock(mut self, clock: Clock) -> Self {
+        match &mut self {
+            Self::Postgres(source) => source.clock = clock,
+            Self::Sqlite(source) => source.clock = clock,
+        }
+        self
+    }
+
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        match self {
+            Self::Postgres(source) => source.clock.now(),
+            Self::Sqlite(source) => source.clock.now(),
+        }
+    }
+
     pub(crate) fn is_postgres(&self) -> bool {
         matches!(self, Self::Postgres(_))
     }

@@ -12,6 +12,7 @@ use sqlx::{
     postgres::PgArguments, query,
 };
 use tokio::sync::Mutex;
+use yai_agentkit_core::Clock;
 
 use super::{
     pool::{Pool, Pooled},
@@ -38,6 +39,7 @@ pub(crate) struct PostgresSource {
     pub(crate) pooler_begin: Option<Arc<str>>,
     /// Whether Citus distributes LangGraph's tables and `threads`, each by its thread.
     pub(super) is_distributed: bool,
+    pub(super) clock: Clock,
     /// The transaction to run in.
     pub(super) unit: Option<Unit<Postgres>>,
     /// How many writes are still to look for rows that are there.
@@ -57,6 +59,7 @@ impl PostgresSource {
             pool: Pool::new(pool),
             pooler_begin,
             is_distributed,
+            clock: Clock::default(),
             unit: None,
             wary: Arc::default(),
             presences: Arc::default(),

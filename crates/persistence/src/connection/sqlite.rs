@@ -10,7 +10,7 @@ use std::{
 use sea_orm::DbErr;
 use sqlx::{SqlSafeStr, Sqlite, SqlitePool};
 use tokio::sync::Mutex;
-use yai_agentkit_core::{Error, Outcome};
+use yai_agentkit_core::{Clock, Error, Outcome};
 
 use super::{
     files::ProcessDirectory,
@@ -36,6 +36,7 @@ pub(crate) struct SqliteSource {
     /// Holds the files of a database that is gone with its last connection.
     _directory: Option<Arc<ProcessDirectory>>,
     pub(crate) presences: Arc<Presences<LockFile>>,
+    pub(super) clock: Clock,
     /// The transaction to run in.
     pub(super) unit: Option<Unit<Sqlite>>,
 }
@@ -55,6 +56,7 @@ impl SqliteSource {
             file,
             _directory: directory,
             presences: Arc::default(),
+            clock: Clock::default(),
             unit: None,
         }
     }

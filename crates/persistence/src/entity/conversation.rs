@@ -40,7 +40,7 @@ impl StoredEntity for Conversation {
 
 impl From<Model> for Conversation {
     fn from(model: Model) -> Self {
-        let mut conversation = Self::stored(ConversationId(model.id), model.created_at);
+        let mut conversation = Self::with_id(ConversationId(model.id), model.created_at);
         conversation.checkpoint_thread_id = model.checkpoint_thread_id;
         conversation.title = model.title;
         conversation.metadata = model.metadata_;

@@ -61,7 +61,7 @@ pub(crate) async fn forget(connection: &Connection, age: Duration) -> Result<u64
 impl From<Model> for IdempotencyKey {
     fn from(model: Model) -> Self {
         let scope = ConversationId(model.conversation_id);
-        Self::stored(scope, model.id, model.fingerprint, model.resource_id)
+        Self::with_id(scope, model.id, model.fingerprint, model.resource_id)
     }
 }
 

@@ -47,7 +47,7 @@ impl StoredEntity for Message {
 
 impl From<Model> for Message {
     fn from(model: Model) -> Self {
-        let mut message = Self::stored(
+        let mut message = Self::with_id(
             MessageId(model.id),
             ConversationId(model.conversation_id),
             Role::from(model.role),

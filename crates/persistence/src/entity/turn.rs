@@ -65,7 +65,7 @@ impl TryFrom<Model> for Turn {
             .into_iter()
             .find(|status| status.as_str() == model.status);
         let interrupt = model.interrupt.map(serde_json::from_value).transpose();
-        let mut turn = Self::stored(
+        let mut turn = Self::with_id(
             TurnId(model.id),
             ConversationId(model.conversation_id),
             MessageId(model.user_message_id),

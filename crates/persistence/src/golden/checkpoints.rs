@@ -11,7 +11,6 @@ use yai_agentkit_core::{
     NewWrites, PruneStrategy, PutOptions, Role, Storage, Stores, ThreadId, Turn, TurnStatus, Value,
     Version,
     checkpoint::{ChannelWrite, ThreadCursor, Values},
-    now,
     turn::{EventBatch, IdempotencyKey, TurnBegin, TurnChange, TurnStep},
 };
 
@@ -100,7 +99,7 @@ async fn reads(golden: &mut Golden) {
     }
 
     let after = ThreadCursor {
-        updated_at: now(),
+        updated_at: chrono::Utc::now(),
         id: thread.thread_id,
     };
     for (name, after) in [

@@ -214,7 +214,7 @@ impl<E: StoredEntity> SqlRepository<E> {
         let stored = stored.map_err(|error| read_error::<E>("update", id, error))?;
         let mut entity = entity_of(stored.ok_or_else(|| Error::not_found(E::NAME, id))?)?;
         change(&mut entity)?;
-        entity.changed(id)?;
+        entity.changed(id, transaction.now())?;
         let entity = Self::as_stored(entity)?;
         let updated = E::Table::update(Self::row(&entity)).exec(&*transaction);
         updated

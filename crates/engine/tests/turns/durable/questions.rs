@@ -1,5 +1,7 @@
 //! Tools that a crash cuts short, and questions to a person.
 
+use yai_agentkit_engine::test_kit;
+
 use super::*;
 
 /// An engine that has died while the tools of a turn about `content` hang after `calls` calls.
@@ -110,7 +112,7 @@ async fn an_answer_waits_for_who_looks_at_the_chat() {
     let asks = engine.send(servers.message("ask")).await;
     assert!(matches!(asks, Ok(TurnOutcome::Waiting(_))), "{asks:?}");
     let (turn, id) = asked(&servers).await;
-    let look = engine.claim(turn.conversation_id).unwrap();
+    let look = test_kit::claim(&engine, turn.conversation_id).unwrap();
     let answer = answered(reply(&engine, &turn, id, "yes"));
     let mut answer = std::pin::pin!(answer);
     let early = tokio::time::timeout(Duration::from_millis(20), &mut answer).await;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap, hash_map::Entry};
 
 use sea_orm::DbErr;
-use yai_agentkit_core::{CheckpointKey, now};
+use yai_agentkit_core::CheckpointKey;
 
 use super::{
     super::{NewRawCheckpoint, RawValue, fence, threads::time_text},
@@ -205,7 +205,7 @@ pub(super) async fn write(connection: &Connection, writes: &[Write]) -> Result<V
 
 async fn insert(transaction: &Connection, rows: &Rows<'_>) -> Result<(), DbErr> {
     // Only where the database has no clock.
-    let now = time_text(now());
+    let now = time_text(transaction.now());
     let mut script = Script {
         connection: transaction,
         queries: Vec::new(),

@@ -20,8 +20,9 @@ const FLUSH_AFTER: Duration = Duration::from_millis(100);
 /// or when it is this many bytes.
 const FLUSH_AT: usize = 4096;
 
-/// How many batches are read at once.
-const PAGE: u64 = 100;
+/// How many of the last batches tell where a turn stands. But for those of who took it over and was
+/// cut short again, one is enough.
+const TAIL: u64 = 16;
 
 /// Writes down what happens in one turn, for those who watch it.
 ///
@@ -107,35 +108,38 @@ impl EventLog {
         }
     }
 
-    /// Of a turn that has begun, as it is.
+    /// Of a turn that has begun, as it is. What it costs does not depend on how much was told.
     pub(super) async fn load(
         subscriptions: Subscriptions,
         turns: &dyn TurnStore,
         turn: &Turn,
     ) -> Result<Self> {
         let mut log = Self::new(subscriptions, turn);
-        loop {
-            let page = turns.events(turn.conversation_id, turn.id, log.sequence, PAGE);
-            let page = page.await?;
-            let is_last = (page.len() as u64) < PAGE;
-            for batch in page {
-                log.sequence = batch.sequence;
-                for event in batch.events {
-                    log.recall(&TurnEvent::from_json(event));
-                }
-            }
-            if is_last {
-                return Ok(log);
+        let place = (turn.conversation_id, turn.id);
+        let latest = turns.latest_events(&[place]).await?;
+        let before = latest
+            .get(&turn.id)
+            .map_or(0, |latest| latest.saturating_sub(TAIL));
+        if before > 0 {
+            // A step whose beginning is not read is one that says much.
+            log.step = Some(StepKind::Agent);
+        }
+        for batch in turns.events(place.0, place.1, before, TAIL).await? {
+            log.sequence = batch.sequence;
+            for event in batch.events {
+                log.recall(&TurnEvent::from_json(event));
             }
         }
+        Ok(log)
     }
 
     fn recall(&mut self, event: &TurnEvent) {
+        self.is_started = !event.ends_run();
         match event {
-            TurnEvent::Started { .. } => self.is_started = true,
+            TurnEvent::Started { .. } => self.step = None,
             TurnEvent::StepStarted { step } => self.step = Some(*step),
             TurnEvent::StepFinished { .. } => self.step = None,
-            TurnEvent::TextStarted { message_id } => {
+            TurnEvent::TextStarted { message_id } | TurnEvent::TextSaid { message_id, .. } => {
                 self.text = Some(Text {
                     message_id: *message_id,
                     said: String::new(),
@@ -143,7 +147,6 @@ impl EventLog {
                 });
             }
             TurnEvent::TextEnded { .. } => self.text = None,
-            event if event.ends_run() => self.is_started = false,
             _ => {}
         }
     }
@@ -410,7 +413,48 @@ mod tests {
             matches!(&refused, Some(Error::Conflict(ConflictKind::Turn(_)))),
             "{refused:?}"
         );
-        let published = turns.events(conversation.id, turn.id, 0, PAGE).await;
+        let published = turns.events(conversation.id, turn.id, 0, 10).await;
         assert_eq!(published.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn where_a_turn_stands_is_read_from_its_last_batches() {
+        let storage = MemoryStorage::default();
+        let conversation = Conversation::titled("test");
+        let conversation = storage.conversations().add(conversation).await.unwrap();
+        let turn = Turn::new(conversation.id, MessageId::new());
+        let turn = storage.turns().add(turn).await.unwrap();
+        let turns = storage.turn_store();
+        let state = AgentState::default();
+        let mut log = EventLog::new(Subscriptions::default(), &turn);
+        let store = async |log: &mut EventLog, events| {
+            let (events, _) = log.stage(events);
+            turns.append(events).await.unwrap();
+        };
+        let is_known = async |log: &EventLog| {
+            let read = EventLog::load(Subscriptions::default(), &*turns, &turn).await;
+            let read = read.unwrap();
+            let id = |log: &EventLog| log.text.as_ref().map(|text| text.message_id);
+            let known = |log: &EventLog| (log.sequence, log.is_started, log.step, id(log));
+            assert_eq!(known(&read), known(log));
+        };
+        is_known(&log).await;
+        let begun = log.started(&state);
+        store(&mut log, begun).await;
+        for _ in 0..200 {
+            log.collect("word");
+            log.flush(&*turns).await.unwrap();
+            is_known(&log).await;
+        }
+        log = EventLog::resume(Subscriptions::default(), &*turns, &turn, &state)
+            .await
+            .unwrap();
+        is_known(&log).await;
+        let stepped = log.stepped(&state, &state);
+        store(&mut log, stepped).await;
+        is_known(&log).await;
+        let cancelled = log.given_up(&state, &state, TurnEvent::Cancelled);
+        store(&mut log, cancelled).await;
+        is_known(&log).await;
     }
 }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, QuerySelect, Statement};
+use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QuerySelect, Statement};
 use sea_orm_migration::MigratorTrait;
 use uuid::Uuid;
 use yai_agentkit_core::{
@@ -15,7 +15,7 @@ use crate::{
     config::Target,
     connection::{Connection, Transaction, retrying},
     entity::conversation,
-    error::{not_writable, storage_error},
+    error::{code, not_writable, storage_error},
     migration,
     open::open,
     repository::StoredEntity,
@@ -181,9 +181,6 @@ impl Storage for Database {
     }
 
     async fn ping(&self) -> Result<()> {
-        if let Connection::Sqlite(sqlite) = &self.connection {
-            sqlite.check_file()?;
-        }
         let written = retrying!(self.connection, write_nothing(&self.connection));
         written.map_err(not_writable)
     }
@@ -224,16 +221,32 @@ impl UnitOfWork for DatabaseUnitOfWork {
 /// Goes the way of a write: PostgreSQL refuses it to a session that may only read, and SQLite puts it
 /// into its log, which a full disk has no room for. The row that it writes stays as it is.
 async fn write_nothing(connection: &Connection) -> Result<(), DbErr> {
-    let nothing = match connection.get_database_backend() {
-        DbBackend::Sqlite => "UPDATE agentkit_migrations SET version = version WHERE rowid = 1",
-        _ => "DELETE FROM threads WHERE 1 = 0",
+    let run = async |sql| {
+        let statement = Statement::from_string(connection.get_database_backend(), sql);
+        connection.execute_raw(statement).await.map(drop)
     };
-    let statement = Statement::from_string(connection.get_database_backend(), nothing);
-    connection.execute_raw(statement).await.map(drop)
+    if !connection.is_postgres() {
+        return run("UPDATE agentkit_migrations SET version = version WHERE rowid = 1").await;
+    }
+    run("DELETE FROM threads WHERE 1 = 0").await?;
+    match run(FILL_A_FILE).await {
+        // `temp_file_limit` is none of what a write meets.
+        Err(error) if code(&error).as_deref() == Some("53400") => Ok(()),
+        filled => filled,
+    }
 }
+
+/// Has PostgreSQL write some 150 kB to a temporary file, which is on the disk of the database unless
+/// `temp_tablespaces` says otherwise. A row would find room in a page that is there already, and leave
+/// work for a vacuum.
+const FILL_A_FILE: &str = "SELECT count(*)
+FROM (SELECT set_config('work_mem', '64kB', true) AS memory OFFSET 0) small,
+    LATERAL generate_series(length(memory), 10000)";
 
 #[cfg(test)]
 mod tests {
+    use sea_orm::DbBackend;
+
     use super::*;
 
     #[tokio::test]

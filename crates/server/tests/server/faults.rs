@@ -1,7 +1,10 @@
 //! The server beside what fails below it.
 
 use std::{
+    fs::File,
+    io::Write,
     net::TcpListener,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -65,6 +68,107 @@ fn a_disk_that_is_full_shows_in_readyz_and_writes_go_on_once_it_has_room() {
     wait_for(|| (ready() == 200).then_some(()));
     assert_eq!(ask().0, 200);
     new_chat(&server);
+}
+
+/// A database of its own on a small disk, both removed when dropped. The disk must be one that the
+/// server of the tests sees: it takes the rights of root to make it.
+struct SmallDisk {
+    directory: TempDir,
+    name: String,
+    url: String,
+}
+
+impl SmallDisk {
+    fn new() -> Self {
+        let url = std::env::var("AGENTKIT_TEST_POSTGRES_URL");
+        let url = url.expect("AGENTKIT_TEST_POSTGRES_URL is not set: run ./test");
+        let name = format!("small_{}", uuid::Uuid::new_v4().simple());
+        let disk = Self {
+            directory: TempDir::new().unwrap(),
+            name,
+            url,
+        };
+        let place = disk.directory.path();
+        run("mount", &["-t", "tmpfs", "-o", "size=48m", "tmpfs"], place);
+        let data = disk.sql("SHOW data_directory");
+        run("chown", &[&format!("--reference={data}")], place);
+        run("chmod", &["700"], place);
+        let name = &disk.name;
+        disk.sql(&format!(
+            "CREATE TABLESPACE {name} LOCATION '{}'",
+            place.display()
+        ));
+        disk.sql(&format!("CREATE DATABASE {name} TABLESPACE {name}"));
+        disk
+    }
+
+    fn sql(&self, statement: &str) -> String {
+        let psql = Command::new("psql")
+            .args([&*self.url, "-XAtqc", statement])
+            .output()
+            .expect("psql");
+        assert!(psql.status.success(), "{}", text(&psql.stderr));
+        text(&psql.stdout).trim().to_owned()
+    }
+
+    fn database(&self) -> String {
+        let (server, _) = self.url.rsplit_once('/').unwrap();
+        format!("{server}/{}", self.name)
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.directory.path().join("filler")
+    }
+
+    fn fill(&self) {
+        let mut filler = File::create(self.filler()).unwrap();
+        while filler.write_all(&[0; 4096]).is_ok() {}
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        self.sql(&format!("DROP DATABASE {} WITH (FORCE)", self.name));
+        self.sql(&format!("DROP TABLESPACE {}", self.name));
+        run("umount", &[], self.directory.path());
+    }
+}
+
+fn run(program: &str, arguments: &[&str], place: &Path) {
+    let done = Command::new(program).args(arguments).arg(place).output();
+    let done = done.unwrap();
+    assert!(done.status.success(), "{program}: {}", text(&done.stderr));
+}
+
+#[test]
+fn a_disk_of_postgres_that_is_full_shows_in_readyz_and_writes_go_on_once_it_has_room() {
+    let disk = SmallDisk::new();
+    let directory = TempDir::new().unwrap();
+    let mut command = agentkit(directory.path());
+    command.args(["--bind", "127.0.0.1:0"]);
+    let server = Server::spawn(command.env("DATABASE_URL", disk.database()));
+    let ready = || server.request("GET /readyz", "").0;
+    let chat = new_chat(&server);
+    let ask = |words: &str| {
+        let body = serde_json::json!({"content": words}).to_string();
+        server.request(&format!("POST /chats/{chat}/messages"), &body)
+    };
+    assert_eq!((ready(), ask("hi").0), (200, 200));
+    disk.fill();
+    wait_for(|| (ready() == 503).then_some(()));
+    // More than there is room for in the pages that are there.
+    let unlike: String = (0..100_000).map(|number| number.to_string()).collect();
+    let (status, problem) = ask(&unlike);
+    assert_eq!(status, 503, "{problem}");
+    let kind = problem["type"].as_str().unwrap();
+    assert!(kind.ends_with("storage-unavailable"), "{problem}");
+    assert_eq!(server.request("GET /healthz", "").0, 200);
+    let read = server.request(&format!("GET /conversations/{chat}"), "");
+    assert_eq!(read.0, 200);
+    std::fs::remove_file(disk.filler()).unwrap();
+    wait_for(|| (ready() == 200).then_some(()));
+    assert_eq!(ask(&unlike).0, 200);
+    drop(server);
 }
 
 #[test]

@@ -67,6 +67,9 @@ pub(crate) fn is_without_connection(error: &DbErr) -> bool {
 /// That the database takes no write now, and why as far as its code tells.
 pub(crate) fn not_writable(error: DbErr) -> Error {
     let why = match kind(&error) {
+        _ if matches!(sqlx_error(&error), Some(sqlx::Error::Io(error)) if is_stale(error)) => {
+            "the SQLite file was deleted or replaced: put it back, or restart"
+        }
         Kind::ReadOnly => "the database may only be read (a standby, or read-only by a setting)",
         Kind::Disconnected => "the database is out of reach",
         Kind::Busy | Kind::Undone => "the database is locked, full or overloaded",
@@ -206,6 +209,7 @@ fn outcome(error: &DbErr) -> Outcome {
         Some(sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::BeginFailed) => {
             Outcome::NotDone
         }
+        Some(sqlx::Error::Io(error)) if is_stale(error) => Outcome::NotDone,
         Some(sqlx::Error::Database(_))
             if matches!(kind(error), Kind::ReadOnly | Kind::Undone | Kind::Busy) =>
         {
@@ -227,6 +231,7 @@ fn kind(error: &DbErr) -> Kind {
         Some(sqlx::Error::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
             Kind::Misconfigured
         }
+        Some(sqlx::Error::Io(error)) if is_stale(error) => Kind::Busy,
         Some(sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed | sqlx::Error::Protocol(_)) => {
             Kind::Disconnected
         }
@@ -243,6 +248,11 @@ fn kind(error: &DbErr) -> Kind {
         }
         _ => Kind::Other,
     }
+}
+
+/// Whether SQLite's file is no longer where it was opened.
+fn is_stale(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::StaleNetworkFileHandle
 }
 
 fn is_postgres(error: &dyn DatabaseError) -> bool {

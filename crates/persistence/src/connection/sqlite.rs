@@ -1,4 +1,5 @@
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc, LazyLock,
@@ -10,7 +11,7 @@ use std::{
 use sea_orm::DbErr;
 use sqlx::{SqlSafeStr, Sqlite, SqlitePool};
 use tokio::sync::Mutex;
-use yai_agentkit_core::{Clock, Error, Outcome};
+use yai_agentkit_core::Clock;
 
 use super::{
     files::ProcessDirectory,
@@ -67,22 +68,21 @@ impl SqliteSource {
 
     /// Refuses a file that is no longer the one that was opened: what is written now would be lost
     /// with it.
-    pub(crate) fn check_file(&self) -> Result<(), Error> {
-        let reason = match FileIdentity::of(&self.path()) {
+    fn check_file(&self) -> Result<(), DbErr> {
+        let options = self.writer.connect_options();
+        let reason = match FileIdentity::of(options.get_filename()) {
             now if now == self.file => return Ok(()),
-            FileIdentity(None) => "the SQLite file was deleted: put it back, and restart",
+            FileIdentity(None) => "the SQLite file was deleted: put it back, or restart",
             FileIdentity(Some(_)) => "the SQLite file was replaced: restart",
         };
-        Err(Error::unavailable(
-            reason,
-            Outcome::NotDone,
-            "another device or inode",
-        ))
+        let stale = io::Error::new(io::ErrorKind::StaleNetworkFileHandle, reason);
+        Err(from_sqlx(sqlx::Error::Io(stale)))
     }
 
     /// A transaction that may write from its begin on: one that began reading could not be made to
     /// wait for another writer.
     pub(super) async fn begin(&self) -> Result<Self, DbErr> {
+        self.check_file()?;
         let begun = self.writer.begin("BEGIN IMMEDIATE".into_sql_str()).await;
         let unit = Arc::new(Mutex::new(Work::Open(begun.map_err(from_sqlx)?)));
         Ok(Self {
@@ -99,6 +99,7 @@ impl SqliteSource {
                 let pool = if reads(sql) {
                     &self.readers
                 } else {
+                    self.check_file()?;
                     &self.writer
                 };
                 Session::Alone(pool.acquire().await.map_err(from_sqlx)?)

@@ -1,6 +1,8 @@
 use std::time::{Duration, Instant};
 
-use yai_agentkit_core::{CheckpointerExt, ListQuery, Stores};
+use yai_agentkit_core::{
+    CheckpointerExt, Conversation, Error, ListQuery, Outcome, Storage, Stores,
+};
 
 use crate::fixture::{
     assert_configuration, child, child_url, config, connect, refusal, sqlite_file, store_something,
@@ -44,12 +46,39 @@ async fn what_is_no_database_is_refused_at_once() {
 }
 
 #[tokio::test]
+async fn nothing_is_acknowledged_that_would_go_with_a_deleted_file() {
+    let (directory, file, url) = sqlite_file();
+    let database = connect(&url).await;
+    let kept = store_something(&database).await;
+    let elsewhere = directory.path().join("elsewhere");
+    std::fs::rename(&file, &elsewhere).unwrap();
+    let is_refused = |error: Error| match error {
+        Error::Unavailable { outcome, .. } => assert_eq!(outcome, Outcome::NotDone),
+        other => panic!("{other:?}"),
+    };
+    let conversation = || Conversation::titled("lost");
+    let conversations = database.conversations();
+    is_refused(conversations.add(conversation()).await.unwrap_err());
+    is_refused(database.begin().await.map(drop).unwrap_err());
+    is_refused(database.ping().await.unwrap_err());
+    let state = serde_json::json!({"list": []});
+    let saved = database
+        .checkpointer()
+        .save(&kept.thread_id(), &state)
+        .await;
+    is_refused(saved.unwrap_err());
+    std::fs::rename(&elsewhere, &file).unwrap();
+    conversations.add(conversation()).await.unwrap();
+    database.ping().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_file_opened_for_reading_refuses_a_write() {
     let (_directory, _, url) = sqlite_file();
     let read_only = format!("{url}?mode=ro");
     connect(&url).await.close().await;
     let database = connect(&read_only).await;
-    let conversation = yai_agentkit_core::Conversation::titled("new");
+    let conversation = Conversation::titled("new");
     let error = database
         .conversations()
         .add(conversation)

@@ -114,7 +114,9 @@ struct ConversationPage {
     #[serde(default = "default_limit")]
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: u64,
-    /// How many to leave out at the start; costs more the more there are. Not with `cursor`.
+    /// How many to leave out at the start; costs more the more there are. Not with `cursor`, and
+    /// refused where fewer than `limit` fit into a page, since `offset` + `limit` would skip the
+    /// others.
     #[param(value_type = Option<u64>, maximum = 4294967295u64)]
     offset: Option<u32>,
     /// The `next_cursor` of the page before; costs the same at any depth.
@@ -188,9 +190,9 @@ async fn list(
     State(app): State<App>,
     Query(page): Query<ConversationPage>,
 ) -> Result<Json<List<ConversationBody>>, Problem> {
-    let query = ListQuery::default()
-        .limit(limit(page.limit, MAX_LIMIT)?)
-        .max_bytes(MAX_BYTES);
+    let wanted = limit(page.limit, MAX_LIMIT)?;
+    let query = ListQuery::default().limit(wanted).max_bytes(MAX_BYTES);
+    let has_offset = page.offset.is_some();
     let query = match (page.offset, page.cursor) {
         (Some(_), Some(_)) => return Err(Problem::invalid("cursor", "can't go with offset")),
         (Some(offset), None) => query.offset(offset.into()),
@@ -198,6 +200,13 @@ async fn list(
         (None, None) => query,
     };
     let page = app.storage.conversations().list(&query).await?;
+    if has_offset && page.next.is_some() && (page.items.len() as u64) < wanted {
+        let reason = format!(
+            "only {} of these fit into a page: ask for as many, or go on by `cursor`",
+            page.items.len()
+        );
+        return Err(Problem::invalid("limit", reason));
+    }
     Ok(Json(List::of(page)))
 }
 

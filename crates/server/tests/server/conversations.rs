@@ -78,6 +78,29 @@ async fn a_conversation_needs_neither_title_nor_metadata() {
 }
 
 #[tokio::test]
+async fn a_page_by_offset_that_bytes_would_cut_is_refused_since_the_next_offset_would_skip_rows() {
+    let api = api();
+    for _ in 0..6 {
+        let large = json!("x".repeat(1 << 20));
+        let conversation = Conversation::new(None, Some(large));
+        let conversations = api.storage.conversations();
+        conversations.add(conversation).await.unwrap();
+    }
+    let by_cursor = api.get("/conversations?limit=6").await;
+    let cursor = by_cursor.body["next_cursor"].as_str().unwrap();
+    let fitting = ids(&by_cursor.body).len();
+    assert!((1..6).contains(&fitting), "{fitting}");
+    let by_offset = api.get("/conversations?limit=6&offset=0").await;
+    assert_eq!(by_offset.invalid_field(), "limit");
+    let rest = format!("/conversations?limit=6&cursor={cursor}");
+    let same = format!("/conversations?limit={}&offset={fitting}", 6 - fitting);
+    assert_eq!(
+        ids(&api.get(&same).await.body),
+        ids(&api.get(&rest).await.body)
+    );
+}
+
+#[tokio::test]
 async fn conversations_are_listed_newest_first_by_cursor_and_by_offset() {
     let api = api();
     let mut all = Vec::new();

@@ -100,25 +100,27 @@ impl From<CheckpointTuple> for CheckpointView {
     }
 }
 
-/// The RFC 6902 patch that makes [`CheckpointView::values`] of `to` out of those of `from`. Both are
-/// checkpoints of the thread and the graph of `place`, else it is [`Error::NotFound`].
-pub async fn diff(
+/// Two checkpoints of the thread and the graph of `place`, else it is [`Error::NotFound`].
+pub async fn pair(
     checkpointer: &dyn Checkpointer,
     place: &CheckpointSelector,
-    from: CheckpointId,
-    to: CheckpointId,
-) -> Result<Patch> {
-    let values = async |id: CheckpointId| {
+    [from, to]: [CheckpointId; 2],
+) -> Result<[CheckpointTuple; 2]> {
+    let read = async |id: CheckpointId| {
         let selector = CheckpointSelector {
             checkpoint_id: Some(id.clone()),
             ..place.clone()
         };
         let tuple = checkpointer.get(&selector).await?;
-        let tuple = tuple.ok_or_else(|| Error::not_found("checkpoint", id))?;
-        let values = CheckpointView::from(tuple).values;
-        Ok::<_, Error>(Json::Object(values.into_iter().collect()))
+        tuple.ok_or_else(|| Error::not_found("checkpoint", id))
     };
-    Ok(json_patch::diff(&values(from).await?, &values(to).await?))
+    Ok([read(from).await?, read(to).await?])
+}
+
+/// The RFC 6902 patch that makes [`CheckpointView::values`] of `to` out of those of `from`.
+pub fn diff(from: CheckpointTuple, to: CheckpointTuple) -> Patch {
+    let values = |tuple| Json::Object(CheckpointView::from(tuple).values.into_iter().collect());
+    json_patch::diff(&values(from), &values(to))
 }
 
 fn decoded(value: ChannelValue) -> Json {

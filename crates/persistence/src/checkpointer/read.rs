@@ -118,9 +118,10 @@ async fn run(
 ) -> Result<Vec<RawCheckpoint>> {
     let rows = retrying!(connection, query.clone().rows(connection))
         .map_err(|error| storage_error(operation, error))?;
+    // What is read of a row is a copy: one at a time is there twice.
     let parts = rows
-        .iter()
-        .map(Part::read)
+        .into_iter()
+        .map(|row| Part::read(&row))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| storage_error(operation, error))?;
     assemble(parts)
@@ -403,6 +404,7 @@ fn assemble(parts: Vec<Part>) -> Result<Vec<RawCheckpoint>> {
         }
     }
     let mut found = Vec::with_capacity(checkpoints.len());
+    let is_only = checkpoints.len() == 1;
     for (key, parent, checkpoint, metadata) in checkpoints {
         let mut pending_writes = writes.remove(&key).unwrap_or_default();
         sort_writes(&mut pending_writes);
@@ -413,7 +415,12 @@ fn assemble(parts: Vec<Part>) -> Result<Vec<RawCheckpoint>> {
         let own_values = versions.channel_versions.into_iter();
         let own_values = own_values.filter_map(|(channel, version)| {
             let place = [thread, namespace, &channel, &version.to_string()].map(str::to_owned);
-            Some((channel, values.get(&place.into())?.clone()))
+            let value = if is_only {
+                values.remove(&place.into())
+            } else {
+                values.get(&place.into()).cloned()
+            };
+            Some((channel, value?))
         });
         found.push(RawCheckpoint {
             values: own_values.collect(),

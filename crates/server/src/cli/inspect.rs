@@ -155,7 +155,8 @@ pub(super) async fn diff(settings: Settings, arguments: DiffArguments) -> Result
         ..CheckpointSelector::latest(arguments.thread)
     };
     let (from, to) = (arguments.from.into(), arguments.to.into());
-    let patch = inspect::diff(&*database.checkpointer(), &place, from, to).await?;
+    let [from, to] = inspect::pair(&*database.checkpointer(), &place, [from, to]).await?;
+    let patch = inspect::diff(from, to);
     let mut out = stdout().lock();
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string(&patch)?)?;

@@ -1,49 +1,35 @@
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
-use yai_agentkit_core::{
-    CheckpointId, CheckpointQuery, CheckpointSelector, Error, Message, MessageId, Namespace, Role,
-    checkpoint::Values,
-};
+use yai_agentkit_core::{CheckpointId, Message, MessageId, Role};
 
 use super::{
     App,
     agui::Event,
     conversation::ConversationBody,
     event::{self, LastEventId},
-    extract::{Body, CheckpointPath, Id, Key, Query},
-    page::{List, limit},
+    extract::{Body, Id, Key},
     problem::{Problem, ProblemBody},
     turn::TurnBody,
 };
-use crate::inspect::{self, CheckpointSummary, CheckpointView};
 use yai_agentkit_engine::{
     ClientInput, ClientTool, ForkPoint, OnBusy, RequestKey, SendOptions, TurnError, TurnHandle,
     TurnOutcome,
 };
 
-const JSON_PATCH: &str = "application/json-patch+json";
-
-/// The most checkpoints of one page.
-const MAX_HISTORY: u64 = 100;
-
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(send))
-        .routes(routes!(state))
-        .routes(routes!(history))
-        .routes(routes!(checkpoint))
         .routes(routes!(fork))
-        .routes(routes!(diff))
 }
 
 /// A message.
@@ -153,23 +139,6 @@ impl IntoResponse for Reply {
     }
 }
 
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct HistoryPage {
-    /// How many at most.
-    #[serde(default = "default_history")]
-    #[param(minimum = 1, maximum = 100, default = 20)]
-    limit: u64,
-    /// The `next_cursor` of the page before, or the id of any checkpoint: only what is older.
-    #[param(value_type = Option<String>)]
-    before: Option<CheckpointId>,
-}
-
-fn default_history() -> u64 {
-    20
-}
-
 /// From where; without ids, from now.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -181,18 +150,6 @@ struct NewFork {
     /// `checkpoint_id` it must be the last message that the checkpoint knows.
     #[schema(value_type = Option<Uuid>)]
     message_id: Option<MessageId>,
-}
-
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct DiffRange {
-    /// The checkpoint to start from.
-    #[param(value_type = String)]
-    from: CheckpointId,
-    /// The checkpoint to arrive at.
-    #[param(value_type = String)]
-    to: CheckpointId,
 }
 
 /// Send a message and get the agent's answer
@@ -267,80 +224,6 @@ async fn send(
     Ok(reply.map_err(failed)?.into_response())
 }
 
-/// Get what the agent knows now: its latest checkpoint
-#[utoipa::path(
-    get, path = "/chats/{chat_id}/state", tag = "chats", operation_id = "get_state",
-    params(("chat_id" = Uuid, Path, description = "The id of the conversation")),
-    responses((status = 200, description = "The latest checkpoint", body = CheckpointView)),
-)]
-async fn state(State(app): State<App>, Id(chat_id): Id) -> Result<Json<CheckpointView>, Problem> {
-    let conversation = app.turns.conversations().get(chat_id).await?;
-    let latest = CheckpointSelector::latest(conversation.thread_id());
-    let tuple = app.storage.checkpointer().get(&latest).await?;
-    let tuple = tuple.ok_or_else(|| Error::not_found("a checkpoint of conversation", chat_id))?;
-    Ok(Json(tuple.into()))
-}
-
-/// List the agent's checkpoints, newest first
-///
-/// Without their values: `GET /chats/{chat_id}/history/{checkpoint_id}` has those of one.
-#[utoipa::path(
-    get, path = "/chats/{chat_id}/history", tag = "chats", operation_id = "list_history",
-    params(("chat_id" = Uuid, Path, description = "The id of the conversation"), HistoryPage),
-    responses((status = 200, description = "One page", body = List<CheckpointSummary>)),
-)]
-async fn history(
-    State(app): State<App>,
-    Id(chat_id): Id,
-    Query(page): Query<HistoryPage>,
-) -> Result<Json<List<CheckpointSummary>>, Problem> {
-    let limit = limit(page.limit, MAX_HISTORY)?;
-    let conversation = app.turns.conversations().get(chat_id).await?;
-    let query = CheckpointQuery {
-        namespace: Some(Namespace::root()),
-        before: page.before,
-        // One more tells whether this is the last page.
-        limit: Some(limit + 1),
-        values: Values::Nothing,
-        ..CheckpointQuery::of(conversation.thread_id())
-    };
-    let mut tuples = app.storage.checkpointer().list(&query).await?;
-    let is_last = tuples.len() as u64 <= limit;
-    if !is_last {
-        tuples.pop();
-    }
-    let items: Vec<_> = tuples.into_iter().map(CheckpointSummary::from).collect();
-    let oldest = items.last().map(|view| view.checkpoint_id.clone());
-    Ok(Json(List {
-        next_cursor: oldest.filter(|_| !is_last),
-        items,
-    }))
-}
-
-/// Get a checkpoint of the history with its values
-#[utoipa::path(
-    get, path = "/chats/{chat_id}/history/{checkpoint_id}", tag = "chats",
-    operation_id = "get_checkpoint",
-    params(
-        ("chat_id" = Uuid, Path, description = "The id of the conversation"),
-        ("checkpoint_id" = String, Path, description = "The id of the checkpoint"),
-    ),
-    responses((status = 200, description = "The checkpoint", body = CheckpointView)),
-)]
-async fn checkpoint(
-    State(app): State<App>,
-    path: CheckpointPath,
-) -> Result<Json<CheckpointView>, Problem> {
-    let conversation = app.turns.conversations().get(path.chat_id).await?;
-    let selector = CheckpointSelector {
-        checkpoint_id: Some(path.checkpoint_id.clone()),
-        ..CheckpointSelector::latest(conversation.thread_id())
-    };
-    let tuple = app.storage.checkpointer().get(&selector).await?;
-    let tuple = tuple.ok_or_else(|| Error::not_found("checkpoint", path.checkpoint_id))?;
-    Ok(Json(tuple.into()))
-}
-
 /// Fork a chat: a new conversation from a point in its past
 ///
 /// The new conversation has the messages up to there, under new ids, and one checkpoint with what
@@ -363,24 +246,4 @@ async fn fork(
     };
     let fork = app.turns.conversations().fork(chat_id, &point).await?;
     Ok(Json(fork.into()))
-}
-
-/// Get what changed between two checkpoints: an RFC 6902 JSON Patch of their `values`
-///
-/// Either may be the older one.
-#[utoipa::path(
-    get, path = "/chats/{chat_id}/diff", tag = "chats", operation_id = "diff_states",
-    params(("chat_id" = Uuid, Path, description = "The id of the conversation"), DiffRange),
-    responses((status = 200, description = "The patch", body = Vec<Object>, content_type = JSON_PATCH)),
-)]
-async fn diff(
-    State(app): State<App>,
-    Id(chat_id): Id,
-    Query(range): Query<DiffRange>,
-) -> Result<impl IntoResponse, Problem> {
-    let conversation = app.turns.conversations().get(chat_id).await?;
-    let checkpointer = app.storage.checkpointer();
-    let place = CheckpointSelector::latest(conversation.thread_id());
-    let patch = inspect::diff(&*checkpointer, &place, range.from, range.to).await?;
-    Ok(([(header::CONTENT_TYPE, JSON_PATCH)], Json(patch)))
 }

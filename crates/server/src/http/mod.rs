@@ -10,8 +10,10 @@ mod event;
 mod extract;
 mod health;
 pub mod host;
+mod large;
 mod page;
 mod problem;
+mod state;
 mod turn;
 
 use std::{sync::Arc, time::Duration};
@@ -56,6 +58,7 @@ pub fn router(app: App, access: Access, body_limit: usize) -> Router {
     let (router, api) = OpenApiRouter::with_openapi(document::base())
         .merge(conversation::routes())
         .merge(chat::routes())
+        .merge(state::routes())
         .merge(turn::routes())
         .merge(event::routes())
         .merge(agui::routes())
@@ -84,6 +87,10 @@ pub fn router(app: App, access: Access, body_limit: usize) -> Router {
                 .layer(middleware::from_fn_with_state(
                     Arc::new(access),
                     host::check,
+                ))
+                .layer(middleware::from_fn_with_state(
+                    large::Room::default(),
+                    large::bound,
                 ))
                 .layer(CatchPanicLayer::custom(problem::panicked))
                 .layer(RequestBodyDeadlineLayer::new(BODY_DEADLINE))

@@ -44,7 +44,7 @@ pub(super) struct ProblemBody {
     /// `agent-failed`,
     /// `agent-unavailable`, `storage-unavailable`,
     /// `shutting-down`, `turn-unfinished`, `events-gone`, `host-not-allowed`, `origin-not-allowed`,
-    /// `too-many-connections`.
+    /// `too-many-connections`, `too-many-answers`.
     r#type: String,
     /// The meaning of the status.
     title: &'static str,
@@ -142,6 +142,12 @@ impl Problem {
     pub(super) fn changed_meanwhile() -> Self {
         let detail = "it has changed since it had the `etag` in `if-match`";
         Self::new(StatusCode::PRECONDITION_FAILED, "changed-meanwhile", detail)
+    }
+
+    /// Clients have yet to read as many bytes of large answers as there may be.
+    pub(super) fn no_room() -> Self {
+        let detail = "Too many large answers have not been read yet, try again.";
+        Self::unavailable("too-many-answers", detail, 1)
     }
 
     /// No new work is taken.

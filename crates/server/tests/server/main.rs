@@ -14,6 +14,7 @@ mod problems;
 mod process;
 mod servers;
 mod settings;
+mod slow_readers;
 mod streams;
 mod support;
 mod unreadable;

@@ -191,7 +191,7 @@ async fn an_idle_stream_holds_little_memory() {
         turns.push((chat, turn));
         readers.push(reader);
     }
-    let before = resident(&server);
+    let before = server.resident();
     while readers.len() < CHATS + STREAMS {
         let opening = turns.iter().map(async |(chat, turn)| {
             let mut reader = Reader::get(&server.address, chat, turn, None).await;
@@ -203,17 +203,8 @@ async fn an_idle_stream_holds_little_memory() {
         });
         readers.extend(futures::future::join_all(opening).await);
     }
-    let a_stream = (resident(&server) - before) / STREAMS as u64;
+    let a_stream = (server.resident() - before) / STREAMS as u64;
     assert!(a_stream <= MOST, "{a_stream} KiB a stream");
-}
-
-/// The memory of a server, in KiB.
-fn resident(server: &Server) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.process.id()));
-    let status = status.unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.unwrap().split_whitespace().next().unwrap();
-    number.parse().unwrap()
 }
 
 fn last_id(events: &[Event]) -> Option<&str> {

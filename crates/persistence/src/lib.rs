@@ -3,8 +3,8 @@
 //! [`Database`] implements [`Storage`](yai_agentkit_core::Storage): application code connects once
 //! and from there depends on the traits of `yai-agentkit-core` alone.
 
-mod batch;
 mod checkpointer;
+mod coalescer;
 mod config;
 mod connection;
 mod conninfo;

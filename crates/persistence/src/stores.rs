@@ -12,7 +12,8 @@ use yai_agentkit_core::{
 };
 
 use crate::{
-    checkpointer::{Group, SqlCheckpointer},
+    checkpointer::{SqlCheckpointer, Write},
+    coalescer::{Coalescer, Policy},
     connection::Connection,
     repository::{Calls, SqlRepository, StoredEntity},
     turns::SqlTurns,
@@ -27,7 +28,9 @@ pub(crate) struct SqlStores {
 /// What calls on a pool do together.
 #[derive(Clone)]
 struct Pool {
-    writes: Group,
+    writes: Coalescer<Write>,
+    /// How long a call waits for its group.
+    patience: Duration,
     /// The [`Calls`] of each entity.
     calls: Arc<Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>>,
 }
@@ -35,7 +38,8 @@ struct Pool {
 impl SqlStores {
     pub(crate) fn on_pool(connection: Connection, patience: Duration) -> Self {
         let pool = Pool {
-            writes: Group::new(connection.clone(), patience),
+            writes: Coalescer::new(connection.clone(), Policy::of_writes(&connection, patience)),
+            patience,
             calls: Arc::default(),
         };
         Self {
@@ -61,7 +65,10 @@ impl SqlStores {
     pub(crate) fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
         let connection = self.connection.clone();
         Arc::new(match &self.pool {
-            Some(pool) => SqlRepository::on_pool(connection, pool.calls::<E>()),
+            Some(pool) => {
+                let calls = pool.calls::<E>(&connection);
+                SqlRepository::on_pool(connection, calls)
+            }
             None => SqlRepository::within(connection),
         })
     }
@@ -76,11 +83,11 @@ impl SqlStores {
 }
 
 impl Pool {
-    fn calls<E: StoredEntity>(&self) -> Arc<Calls<E>> {
+    fn calls<E: StoredEntity>(&self, connection: &Connection) -> Arc<Calls<E>> {
         let mut all = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let calls = all
             .entry(TypeId::of::<E>())
-            .or_insert_with(|| Arc::new(Calls::<E>::new()));
+            .or_insert_with(|| Arc::new(Calls::<E>::new(connection, self.patience)));
         let calls = Arc::clone(calls).downcast();
         calls.expect("each is entered under its type")
     }

@@ -6,7 +6,6 @@
 
 mod delta;
 mod fence;
-mod group;
 mod maintenance;
 #[cfg(test)]
 mod plans;
@@ -28,10 +27,11 @@ use yai_agentkit_core::{
     turn::EventBatch,
 };
 
-pub(crate) use self::group::Group;
 pub use self::raw::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
-use self::write::{Fenced, New, Write};
+pub(crate) use self::write::Write;
+use self::write::{Fenced, New};
 use crate::{
+    coalescer::Coalescer,
     connection::{Connection, retrying, retrying_undone},
     events,
 };
@@ -44,15 +44,15 @@ const PUT_WRITES: &str = "put writes";
 pub(crate) struct SqlCheckpointer {
     connection: Connection,
     /// Of a pool.
-    group: Option<Group>,
+    writes: Option<Coalescer<Write>>,
 }
 
 impl SqlCheckpointer {
     /// Writes in groups.
-    pub(crate) fn on_pool(connection: Connection, group: Group) -> Self {
+    pub(crate) fn on_pool(connection: Connection, writes: Coalescer<Write>) -> Self {
         Self {
             connection,
-            group: Some(group),
+            writes: Some(writes),
         }
     }
 
@@ -60,7 +60,7 @@ impl SqlCheckpointer {
     pub(crate) fn within(transaction: Connection) -> Self {
         Self {
             connection: transaction,
-            group: None,
+            writes: None,
         }
     }
 
@@ -87,8 +87,8 @@ impl SqlCheckpointer {
         let thread_id = new.key().thread_id.clone();
         let fenced = fenced_with(fence, events)?;
         let write = Write { new, fenced };
-        let admitted = match &self.group {
-            Some(group) if !write.raises() => group.write(write).await,
+        let admitted = match &self.writes {
+            Some(writes) if !write.raises() => writes.call(write).await,
             _ => {
                 let written = write::write(&self.connection, &[write]).await;
                 written.map(|admitted| admitted == [true])

@@ -1,3 +1,5 @@
+mod calls;
+mod entity;
 mod page;
 
 use std::sync::Arc;
@@ -5,109 +7,23 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, DbErr, EntityTrait, IntoActiveModel, Iterable,
-    ModelTrait, PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QuerySelect,
-    Select, SelectExt, Value as SqlValue,
+    PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QuerySelect, Select,
+    SelectExt, Value as SqlValue,
     sea_query::{IntoValueTuple, LockType},
 };
 use yai_agentkit_core::{
     Entity, Error, ListQuery, Page, Repository, Result,
-    error::BoxError,
     storage::{Change, Cursor},
 };
 
+pub(crate) use self::calls::Calls;
+use self::calls::{Add, Get};
+pub use self::entity::StoredEntity;
 use crate::{
-    batch::Batches,
     connection::{Connection, retrying, retrying_undone},
-    error::{
-        is_foreign_key_violation, is_transient, is_unique_violation, is_unreadable, storage_error,
-    },
+    error::{is_foreign_key_violation, is_unique_violation, is_unreadable, storage_error},
     precision::truncate_times,
 };
-
-/// How an [`Entity`] is stored: as a row of a SeaORM entity.
-///
-/// An application's own entity takes two steps: derive its SeaORM model, and say what its filter
-/// means. Then [`Database::repository`](crate::Database::repository) gives it the whole
-/// [`Repository`] on both databases:
-///
-/// ```
-/// use uuid::Uuid;
-/// use yai_agentkit_core::Entity;
-/// use yai_agentkit_persistence::{StoredEntity, sea_orm::{ColumnTrait, Condition}};
-///
-/// mod note {
-///     use yai_agentkit_persistence::sea_orm::{self, entity::prelude::*};
-///
-///     #[sea_orm::model]
-///     #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-///     #[sea_orm(table_name = "notes")]
-///     pub struct Model {
-///         #[sea_orm(primary_key, auto_increment = false)]
-///         pub id: Uuid,
-///         pub author: String,
-///         pub text: String,
-///     }
-///
-///     impl ActiveModelBehavior for ActiveModel {}
-/// }
-///
-/// #[derive(Clone, Debug, Default)]
-/// pub struct NoteFilter {
-///     pub author: Option<String>,
-/// }
-///
-/// impl Entity for note::Model {
-///     type Id = Uuid;
-///     type Filter = NoteFilter;
-///     const NAME: &'static str = "note";
-///
-///     fn id(&self) -> Uuid {
-///         self.id
-///     }
-/// }
-///
-/// impl StoredEntity for note::Model {
-///     type Table = note::Entity;
-///
-///     fn condition(filter: &NoteFilter) -> Condition {
-///         let author = filter.author.as_deref();
-///         Condition::all().add_option(author.map(|author| note::Column::Author.eq(author)))
-///     }
-/// }
-/// ```
-///
-/// `examples/own_entity.rs` goes on from there: it makes the table and uses the repository.
-///
-/// The model may be the entity itself, as here, or any type that converts from and into it. The
-/// primary key is set by the application; where it has several columns, [`Entity::Id`] converts into
-/// a tuple of them. Times are kept to the microsecond.
-pub trait StoredEntity: Entity {
-    /// The SeaORM entity.
-    type Table: EntityTrait<
-            Model: From<Self>
-                       + TryInto<Self, Error: Into<BoxError>>
-                       + IntoActiveModel<<Self::Table as EntityTrait>::ActiveModel>
-                       + Send
-                       + Sync,
-            ActiveModel: Send,
-            PrimaryKey: PrimaryKeyTrait<ValueType: From<Self::Id>>,
-        >;
-
-    /// Whether the rows that many callers [`add`](Repository::add) at once are one statement. For
-    /// ids that nobody else can have, such as random ones: a row that has to wait for another
-    /// transaction holds up those it came with.
-    const ADDED_TOGETHER: bool = false;
-
-    /// The column by which rows are ordered, where that is not their key: an integer that the
-    /// database assigns to each new row, greater than those before.
-    const POSITION: Option<<Self::Table as EntityTrait>::Column> = None;
-
-    /// The columns of text or JSON that [`ListQuery::max_bytes`] counts.
-    const COUNTED: &'static [<Self::Table as EntityTrait>::Column] = &[];
-
-    /// Which rows `filter` takes.
-    fn condition(filter: &Self::Filter) -> Condition;
-}
 
 type Model<E> = <<E as StoredEntity>::Table as EntityTrait>::Model;
 type ActiveModel<E> = <<E as StoredEntity>::Table as EntityTrait>::ActiveModel;
@@ -116,21 +32,6 @@ type PrimaryKey<E> = <<E as StoredEntity>::Table as EntityTrait>::PrimaryKey;
 
 /// PostgreSQL takes 65535 parameters in a statement, SQLite 32766.
 const MAX_PARAMETERS: usize = 32_000;
-
-/// The calls about single rows that are under way on a pool.
-pub(crate) struct Calls<E: StoredEntity> {
-    reads: Arc<Batches<E::Id, Option<Model<E>>>>,
-    adds: Arc<Batches<E, ()>>,
-}
-
-impl<E: StoredEntity> Calls<E> {
-    pub(crate) fn new() -> Self {
-        Self {
-            reads: Arc::new(Batches::new(|waiting| waiting)),
-            adds: Arc::new(Batches::new(power_of_two)),
-        }
-    }
-}
 
 pub(crate) struct SqlRepository<E: StoredEntity> {
     connection: Connection,
@@ -182,11 +83,7 @@ impl<E: StoredEntity> SqlRepository<E> {
 
     async fn insert_with_others(&self, entity: &E) -> Result<(), DbErr> {
         match &self.calls {
-            Some(calls) if E::ADDED_TOGETHER => {
-                let connection = self.connection.clone();
-                let insert = move |entities| insert_together(connection.clone(), entities);
-                calls.adds.get(entity.clone(), insert).await
-            }
+            Some(calls) if E::ADDED_TOGETHER => calls.adds.call(Add(entity.clone())).await,
             _ => self.insert(entity).await,
         }
     }
@@ -294,68 +191,13 @@ fn find<E: StoredEntity>(id: &E::Id) -> Select<E::Table> {
     E::Table::find().filter(has_key::<E>(id))
 }
 
-/// The row of each of `ids`, whose key is one column. The statement takes a power of two of them, so
-/// that there are few to be prepared.
-async fn find_all<E: StoredEntity>(
-    connection: Connection,
-    ids: Vec<E::Id>,
-) -> Vec<Result<Option<Model<E>>, DbErr>> {
-    let column = last_key_column::<E>();
-    let mut keys: Vec<SqlValue> = ids.iter().flat_map(key::<E>).collect();
-    keys.resize(ids.len().next_power_of_two(), keys[0].clone());
-    let select = E::Table::find().filter(column.is_in(keys.iter().cloned()));
-    let rows = retrying!(connection, select.clone().all(&connection));
-    if ids.len() > 1 && rows.as_ref().is_err_and(is_unreadable) {
-        // One of the rows: those who asked for the others get theirs.
-        let alone = ids.iter().map(|id| find::<E>(id).one(&connection));
-        return futures::future::join_all(alone).await;
-    }
-    let keys = keys.into_iter().take(ids.len());
-    let row_of = |key| {
-        let rows = rows.as_ref().map_err(DbErr::clone)?;
-        Ok(rows.iter().find(|row| row.get(column) == key).cloned())
-    };
-    keys.map(row_of).collect()
-}
-
-/// The statements that add take a power of two of rows, so that there are few to be prepared. Who is
-/// left goes with the next: a statement for each rest would be a commit for each.
-fn power_of_two(waiting: usize) -> usize {
-    1 << waiting.ilog2()
-}
-
-/// Inserts each of `entities`, as if alone.
-async fn insert_together<E: StoredEntity>(
-    connection: Connection,
-    entities: Vec<E>,
-) -> Vec<Result<(), DbErr>> {
-    let repository = SqlRepository::<E>::within(connection);
-    let insert = E::Table::insert_many(entities.iter().map(SqlRepository::row));
-    match insert.exec_without_returning(&repository.connection).await {
-        // One of the rows; none is stored.
-        Err(error) if entities.len() > 1 && !is_transient(&error) => {
-            let mut results = Vec::with_capacity(entities.len());
-            for entity in &entities {
-                results.push(repository.insert(entity).await);
-            }
-            results
-        }
-        outcome => {
-            let outcome = outcome.map(drop);
-            entities.iter().map(|_| outcome.clone()).collect()
-        }
-    }
-}
-
 #[async_trait]
 impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     async fn get(&self, id: &E::Id) -> Result<Option<E>> {
         let found = match &self.calls {
             // A statement about a conversation's own names no other.
             Some(calls) if key_columns::<E>().count() == 1 => {
-                let connection = self.connection.clone();
-                let read = move |ids| find_all::<E>(connection.clone(), ids);
-                calls.reads.get(id.clone(), read).await
+                calls.reads.call(Get(id.clone())).await
             }
             _ => {
                 let find = find::<E>(id);

@@ -11,20 +11,21 @@ mod tables;
 use std::collections::{BTreeMap, BTreeSet};
 
 use sea_orm::DbErr;
-use yai_agentkit_core::{CheckpointKey, Fence, NewWrites, checkpoint::ChannelWrite};
+use yai_agentkit_core::{CheckpointKey, Fence, NewWrites, ThreadId, checkpoint::ChannelWrite};
 
 use super::{
     NewRawCheckpoint, RawValue,
     statement::Conflicts::{self, Possible, Unexpected},
 };
 use crate::{
+    coalescer::Call,
     connection::{Connection, retrying, retrying_undone},
     error::is_unique_violation,
     events::EventRow,
 };
 
 /// One call of `put` or `put_writes`.
-pub(super) struct Write {
+pub(crate) struct Write {
     pub(super) new: New,
     /// What it asks of its thread.
     pub(super) fenced: Option<Fenced>,
@@ -50,7 +51,7 @@ impl Write {
         self.new.key()
     }
 
-    pub(super) fn fence(&self) -> Option<Fence> {
+    fn fence(&self) -> Option<Fence> {
         self.fenced.as_ref().map(|fenced| fenced.fence)
     }
 
@@ -64,15 +65,28 @@ impl Write {
     }
 
     /// What no other write of the same statement may have.
-    pub(super) fn place(&self) -> (&CheckpointKey, Option<&str>) {
+    fn place(&self) -> (&CheckpointKey, Option<&str>) {
         match &self.new {
             New::Checkpoint(new) => (&new.key, None),
             New::Writes(new) => (&new.key, Some(&new.task_id)),
         }
     }
 
-    /// About as many as go over the wire.
-    pub(super) fn bytes(&self) -> usize {
+    fn events(&self) -> Option<&EventRow> {
+        self.fenced.as_ref()?.events.as_ref()
+    }
+}
+
+impl Call for Write {
+    /// Whether its fence admitted it.
+    type Answer = bool;
+    type Key = ThreadId;
+
+    fn key(&self) -> Option<ThreadId> {
+        Some(Self::key(self).thread_id.clone())
+    }
+
+    fn bytes(&self) -> usize {
         let events = self.events().map_or(0, |events| events.events.len());
         events
             + match &self.new {
@@ -87,8 +101,12 @@ impl Write {
             }
     }
 
-    fn events(&self) -> Option<&EventRow> {
-        self.fenced.as_ref()?.events.as_ref()
+    fn goes_with(&self, other: &Self) -> bool {
+        self.fence() == other.fence() && self.place() != other.place()
+    }
+
+    async fn run(connection: &Connection, calls: &[Self]) -> Result<Vec<bool>, DbErr> {
+        write(connection, calls).await
     }
 }
 

@@ -14,21 +14,21 @@ use yai_agentkit_core::{
 
 use crate::{
     connection::{Connection, retrying, retrying_undone},
-    entity::turn::{Column, Entity as TurnTable, Model},
+    entity::turn::{Column, Entity as TurnTable, Model, assigned},
     error::{is_unique_violation, storage_error},
     presence,
-    sql::Sql,
+    sql::{Query, Sql},
 };
 
 pub(crate) struct SqlLeases(pub(crate) Connection);
 
 /// The present, and when a lease has ended.
-struct Clock {
+struct Time {
     now: &'static str,
     lease_has_ended: &'static str,
 }
 
-const POSTGRES: Clock = Clock {
+const POSTGRES: Time = Time {
     now: "statement_timestamp()",
     lease_has_ended: "(lease_owner IS NULL OR lease_renewed_at IS NULL
         OR GREATEST(lease_renewed_at, (
@@ -37,7 +37,7 @@ const POSTGRES: Clock = Clock {
         OR EXISTS (SELECT FROM agent_servers s WHERE s.id = lease_owner AND s.has_died))",
 };
 
-const SQLITE: Clock = Clock {
+const SQLITE: Time = Time {
     now: "unixepoch('now', 'subsec')",
     lease_has_ended: "(lease_owner IS NULL OR lease_renewed_at IS NULL
         OR max(lease_renewed_at, COALESCE((
@@ -69,7 +69,7 @@ const IS_NEXT: &str = "NOT EXISTS (
 )";
 
 impl SqlLeases {
-    fn clock(&self) -> Clock {
+    fn time(&self) -> Time {
         if self.0.is_postgres() {
             POSTGRES
         } else {
@@ -134,38 +134,23 @@ impl SqlLeases {
     pub(crate) async fn replace(&self, seen: &Turn, mut next: Turn) -> Result<Turn> {
         next.validate()?;
         next.touch(self.0.now());
-        let model = Model::from(next.clone());
-        let sql = format!(
-            "UPDATE agent_turns SET assistant_message_id = $3, status = $4, error = $5,
-    interrupt = $6, attempt = $7, epoch = $8, lease_owner = $9, lease_ms = $10, started_at = $11,
-    updated_at = $12, input = $15, lease_renewed_at = {}
-WHERE conversation_id = $1 AND id = $2 AND status = $13 AND epoch = $14",
-            self.clock().now
-        );
+        let mut query = Query::new(&self.0, "UPDATE agent_turns SET ");
+        let columns = assigned(&Model::from(next.clone()).bind(&mut query));
         let seen_model = Model::from(seen.clone());
-        let values = vec![
-            model.conversation_id.into(),
-            seen_model.id.into(),
-            model.assistant_message_id.into(),
-            model.status.into(),
-            model.error.into(),
-            model.interrupt.into(),
-            model.attempt.into(),
-            model.epoch.into(),
-            model.lease_owner.into(),
-            model.lease_ms.into(),
-            model.started_at.into(),
-            model.updated_at.into(),
-            seen_model.status.into(),
-            seen_model.epoch.into(),
-            model.input.into(),
-        ];
-        let statement = self.statement(sql, values);
+        let (conversation, id) = (
+            query.bind(seen_model.conversation_id),
+            query.bind(seen_model.id),
+        );
+        let (status, epoch) = (query.bind(seen_model.status), query.bind(seen_model.epoch));
+        query.push(format_args!(
+            "{columns},
+    lease_renewed_at = {}
+WHERE conversation_id = {conversation} AND id = {id} AND status = {status} AND epoch = {epoch}",
+            self.time().now
+        ));
         // Where the connection is lost it would refuse itself.
-        match retrying_undone!(self.0, self.0.execute_raw(statement.clone())) {
-            Ok(result) if result.rows_affected() == 0 => {
-                Err(Error::Conflict(Turn::conflict(&seen.id())))
-            }
+        match retrying_undone!(self.0, query.clone().execute(&self.0)) {
+            Ok(0) => Err(Error::Conflict(Turn::conflict(&seen.id()))),
             Ok(_) => Ok(next),
             Err(error) if is_unique_violation(&error) => {
                 Err(Error::Conflict(Turn::conflict(&seen.id())))
@@ -180,10 +165,10 @@ WHERE conversation_id = $1 AND id = $2 AND status = $13 AND epoch = $14",
         owner: OwnerId,
         lease: Duration,
     ) -> Result<Option<Turn>> {
-        let Clock {
+        let Time {
             now: clock,
             lease_has_ended,
-        } = self.clock();
+        } = self.time();
         let skip_locked = if self.0.is_postgres() {
             "FOR UPDATE SKIP LOCKED"
         } else {
@@ -248,7 +233,7 @@ RETURNING attempt"
     pub(crate) async fn due(&self, limit: u64) -> Result<Vec<Turn>> {
         let buried = presence::bury(&self.0).await;
         buried.map_err(|error| storage_error("list due turns", error))?;
-        let ended = self.clock().lease_has_ended;
+        let ended = self.time().lease_has_ended;
         let mut due = self.due_with(TurnStatus::Running, ended, limit).await?;
         due.extend(self.due_with(TurnStatus::Queued, IS_NEXT, limit).await?);
         due.sort_by_key(|(position, _)| *position);

@@ -27,10 +27,9 @@ DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
 
 DELETE FROM "agent_messages" WHERE "agent_messages"."conversation_id" = $1 AND "agent_messages"."id" = $2;
 
-UPDATE agent_turns SET assistant_message_id = $3, status = $4, error = $5,
-    interrupt = $6, attempt = $7, epoch = $8, lease_owner = $9, lease_ms = $10, started_at = $11,
-    updated_at = $12, input = $15, lease_renewed_at = statement_timestamp()
-WHERE conversation_id = $1 AND id = $2 AND status = $13 AND epoch = $14;
+UPDATE agent_turns SET assistant_message_id = $1, input = $2::json, status = $3, error = $4, interrupt = $5::json, attempt = $6, epoch = $7, lease_owner = $8, lease_ms = $9, started_at = $10, updated_at = $11,
+    lease_renewed_at = statement_timestamp()
+WHERE conversation_id = $12 AND id = $13 AND status = $14 AND epoch = $15;
 
 INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "metadata_", "created_at") VALUES ($1, $2, $3, $4, $5, $6);
 

@@ -32,12 +32,10 @@ WITH thread AS (
         $20::text[], $21::timestamptz[])
         m (id, conversation_id, role, content, metadata_, created_at)
 ), turn AS (
-    INSERT INTO agent_turns (conversation_id, id, assistant_message_id, status, error, interrupt,
-        attempt, epoch, lease_owner, lease_ms, started_at, updated_at, created_at, user_message_id,
-        input)
-    SELECT $22, $23, $25, $26, $27, $28::json,
-        $29, $30, $31, $32, $33, $34, $35,
-        $36, $24::json
+    INSERT INTO agent_turns (conversation_id, id, created_at, user_message_id,
+        assistant_message_id, input, status, error, interrupt, attempt, epoch, lease_owner, lease_ms, started_at, updated_at)
+    SELECT $22, $23, $24, $25,
+        $26, $27::json, $28, $29, $30::json, $31, $32, $33, $34, $35, $36
     FROM thread
 ), key AS (
     INSERT INTO agent_idempotency_keys (conversation_id, id, fingerprint, resource_id)

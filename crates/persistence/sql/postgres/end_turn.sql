@@ -37,10 +37,8 @@ WITH thread AS MATERIALIZED (
         $24::text[], $25::timestamptz[])
         m (id, conversation_id, role, content, metadata_, created_at)
 ), changed AS (
-    UPDATE agent_turns SET assistant_message_id = $27, status = $28,
-        input = $26::json, error = $29, interrupt = $30::json, attempt = $31, epoch = $32,
-        lease_owner = $33, lease_ms = $34, started_at = $35,
-        updated_at = $36, lease_renewed_at = statement_timestamp()
+    UPDATE agent_turns SET assistant_message_id = $26, input = $27::json, status = $28, error = $29, interrupt = $30::json, attempt = $31, epoch = $32, lease_owner = $33, lease_ms = $34, started_at = $35, updated_at = $36,
+        lease_renewed_at = statement_timestamp()
     WHERE conversation_id = $4 AND id = $5 AND EXISTS (SELECT FROM turn)
 )
 SELECT EXISTS (SELECT FROM turn) FROM thread;

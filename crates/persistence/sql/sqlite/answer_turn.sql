@@ -8,10 +8,9 @@ INSERT OR FAIL INTO checkpoint_writes
 SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT DO NOTHING;
 
-UPDATE agent_turns SET assistant_message_id = $3, status = $4, error = $5,
-    interrupt = $6, attempt = $7, epoch = $8, lease_owner = $9, lease_ms = $10, started_at = $11,
-    updated_at = $12, input = $15, lease_renewed_at = unixepoch('now', 'subsec')
-WHERE conversation_id = $1 AND id = $2 AND status = $13 AND epoch = $14;
+UPDATE agent_turns SET assistant_message_id = $1, input = $2, status = $3, error = $4, interrupt = $5, attempt = $6, epoch = $7, lease_owner = $8, lease_ms = $9, started_at = $10, updated_at = $11,
+    lease_renewed_at = unixepoch('now', 'subsec')
+WHERE conversation_id = $12 AND id = $13 AND status = $14 AND epoch = $15;
 
 INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
 VALUES ($1, $2, $3, $4, $5);

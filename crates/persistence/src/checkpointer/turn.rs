@@ -16,7 +16,10 @@ use super::{
 };
 use crate::{
     connection::{Connection, retrying_undone},
-    entity::{message, turn::Model},
+    entity::{
+        message,
+        turn::{Model, assigned},
+    },
     error::{Table, storage_error, taken_in},
     events::{self, SqlTurnEvents},
     lease::SqlLeases,
@@ -320,32 +323,17 @@ fn message(query: &mut Query, from: &str, message: Option<&Message>) {
 }
 
 fn new_turn(query: &mut Query, turn: Model) {
-    let user_message = turn.user_message_id;
-    let created_at = turn.created_at;
-    let key = [query.bind(turn.conversation_id), query.bind(turn.id)];
-    let [conversation, id] = key;
-    let TurnColumns {
-        input,
-        assistant_message,
-        status,
-        error,
-        interrupt,
-        attempt,
-        epoch,
-        lease_owner,
-        lease,
-        started_at,
-        updated_at,
-    } = TurnColumns::of(query, turn);
-    let (created_at, user_message) = (query.bind(created_at), query.bind(user_message));
+    let conversation = query.bind(turn.conversation_id);
+    let (id, created_at) = (query.bind(turn.id), query.bind(turn.created_at));
+    let user_message = query.bind(turn.user_message_id);
+    let (columns, values): (Vec<_>, Vec<_>) = turn.bind(query).into_iter().unzip();
+    let (columns, values) = (columns.join(", "), values.join(", "));
     query.push(format_args!(
         ", turn AS (
-    INSERT INTO agent_turns (conversation_id, id, assistant_message_id, status, error, interrupt,
-        attempt, epoch, lease_owner, lease_ms, started_at, updated_at, created_at, user_message_id,
-        input)
-    SELECT {conversation}, {id}, {assistant_message}, {status}, {error}, {interrupt}::json,
-        {attempt}, {epoch}, {lease_owner}, {lease}, {started_at}, {updated_at}, {created_at},
-        {user_message}, {input}::json
+    INSERT INTO agent_turns (conversation_id, id, created_at, user_message_id,
+        {columns})
+    SELECT {conversation}, {id}, {created_at}, {user_message},
+        {values}
     FROM thread
 )"
     ));
@@ -389,59 +377,12 @@ fn seen_turn(query: &mut Query, place: Place, epoch: i64, seen: Model) -> [Param
 }
 
 fn changed_turn(query: &mut Query, [conversation, id]: [Parameter; 2], next: Model) {
-    let TurnColumns {
-        input,
-        assistant_message,
-        status,
-        error,
-        interrupt,
-        attempt,
-        epoch,
-        lease_owner,
-        lease,
-        started_at,
-        updated_at,
-    } = TurnColumns::of(query, next);
+    let columns = assigned(&next.bind(query));
     query.push(format_args!(
         ", changed AS (
-    UPDATE agent_turns SET assistant_message_id = {assistant_message}, status = {status},
-        input = {input}::json, error = {error}, interrupt = {interrupt}::json, attempt = {attempt}, epoch = {epoch},
-        lease_owner = {lease_owner}, lease_ms = {lease}, started_at = {started_at},
-        updated_at = {updated_at}, lease_renewed_at = statement_timestamp()
+    UPDATE agent_turns SET {columns},
+        lease_renewed_at = statement_timestamp()
     WHERE conversation_id = {conversation} AND id = {id} AND EXISTS (SELECT FROM turn)
 )"
     ));
-}
-
-/// The columns of a turn that change.
-struct TurnColumns {
-    input: Parameter,
-    assistant_message: Parameter,
-    status: Parameter,
-    error: Parameter,
-    interrupt: Parameter,
-    attempt: Parameter,
-    epoch: Parameter,
-    lease_owner: Parameter,
-    lease: Parameter,
-    started_at: Parameter,
-    updated_at: Parameter,
-}
-
-impl TurnColumns {
-    fn of(query: &mut Query, turn: Model) -> Self {
-        Self {
-            input: query.bind(turn.input.map(|input| input.to_string())),
-            assistant_message: query.bind(turn.assistant_message_id),
-            status: query.bind(turn.status),
-            error: query.bind(turn.error),
-            interrupt: query.bind(turn.interrupt.map(|interrupt| interrupt.to_string())),
-            attempt: query.bind(turn.attempt),
-            epoch: query.bind(turn.epoch),
-            lease_owner: query.bind(turn.lease_owner),
-            lease: query.bind(turn.lease_ms),
-            started_at: query.bind(turn.started_at),
-            updated_at: query.bind(turn.updated_at),
-        }
-    }
 }

@@ -5,7 +5,7 @@ use yai_agentkit_core::{
     ConversationId, MessageId, OwnerId, Turn, TurnId, TurnStatus, turn::TurnFilter,
 };
 
-use crate::StoredEntity;
+use crate::{StoredEntity, sql::Query};
 
 /// The column `lease_renewed_at` is not here: only the database's clock writes it.
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
@@ -54,6 +54,45 @@ impl StoredEntity for Turn {
             .add_option(with_status.map(|status| Column::Status.eq(status.as_str())))
             .add_option(filter.unfinished.then_some(unfinished))
     }
+}
+
+impl Model {
+    /// Binds what may change of a turn: each column, with what is written to it.
+    pub(crate) fn bind(self, query: &mut Query) -> [(&'static str, String); 11] {
+        let json = |query: &mut Query, json: Option<Json>| {
+            let text = query.bind(json.map(|json| json.to_string()));
+            let cast = if query.is_for_postgres() {
+                "::json"
+            } else {
+                ""
+            };
+            format!("{text}{cast}")
+        };
+        [
+            (
+                "assistant_message_id",
+                query.bind(self.assistant_message_id).to_string(),
+            ),
+            ("input", json(query, self.input)),
+            ("status", query.bind(self.status).to_string()),
+            ("error", query.bind(self.error).to_string()),
+            ("interrupt", json(query, self.interrupt)),
+            ("attempt", query.bind(self.attempt).to_string()),
+            ("epoch", query.bind(self.epoch).to_string()),
+            ("lease_owner", query.bind(self.lease_owner).to_string()),
+            ("lease_ms", query.bind(self.lease_ms).to_string()),
+            ("started_at", query.bind(self.started_at).to_string()),
+            ("updated_at", query.bind(self.updated_at).to_string()),
+        ]
+    }
+}
+
+/// As an `UPDATE` sets them.
+pub(crate) fn assigned(columns: &[(&'static str, String)]) -> String {
+    let columns = columns
+        .iter()
+        .map(|(column, value)| format!("{column} = {value}"));
+    columns.collect::<Vec<_>>().join(", ")
 }
 
 impl TryFrom<Model> for Turn {

@@ -106,9 +106,10 @@ impl State {
         if let Some((checkpoint, fence)) = change.checkpoint {
             self.checkpoints.put_asking(checkpoint, fence.into())?;
         }
-        if let Some((writes, fence)) = change.writes {
+        if let Some((writes, mut fence)) = change.writes {
             for writes in &writes {
                 self.checkpoints.put_writes_asking(writes, Some(fence))?;
+                fence = Fence::Hold(fence.epoch());
             }
         }
         if let Some(answer) = change.answer {

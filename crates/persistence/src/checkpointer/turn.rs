@@ -226,9 +226,11 @@ async fn change_by_parts(connection: &Connection, change: TurnChange) -> Result<
             .write(PUT_CHECKPOINT, new, Some(fence), events)
             .await?;
     }
-    if let Some((writes, fence)) = change.writes {
+    if let Some((writes, mut fence)) = change.writes {
         for writes in writes {
             checkpointer.put_writes(writes, Some(fence)).await?;
+            // The first has raised it.
+            fence = Fence::Hold(fence.epoch());
         }
     }
     if let Some(answer) = change.answer {

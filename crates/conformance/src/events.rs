@@ -1,4 +1,4 @@
-//! What turns tell, batch by batch.
+//! What turns publish, batch by batch.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,12 +29,12 @@ pub(super) const CASES: &[Case] = cases!["events":
     batches_go_with_their_conversation,
     only_old_batches_of_turns_that_have_ended_are_deleted,
     batches_are_part_of_a_unit,
-    a_step_tells_what_is_stored_with_it,
-    a_step_that_is_refused_tells_nothing,
-    what_can_not_be_told_is_not_stored,
-    what_is_told_again_is_told_once,
-    what_a_unit_tells_goes_with_it,
-    of_many_that_tell_at_once_only_those_who_hold_their_threads_do,
+    a_step_publishes_what_is_stored_with_it,
+    a_step_that_is_refused_publishes_nothing,
+    a_step_whose_events_are_refused_is_not_stored,
+    events_that_are_published_again_are_stored_once,
+    what_a_unit_publishes_goes_with_it,
+    of_many_that_publish_at_once_only_those_who_hold_their_threads_do,
     an_announcement_disturbs_nobody,
     what_is_nested_too_deep_to_be_read_back_is_refused,
 ];
@@ -189,16 +189,16 @@ async fn batches_are_part_of_a_unit(storage: Arc<dyn Storage>) {
     assert_eq!(read(&storage, &turn).await, [batch(&turn, 1)]);
 }
 
-/// Who works on a turn, and tells the same batch with each step.
+/// Who works on a turn, and publishes the same batch with each step.
 #[derive(Clone)]
-struct Teller {
+struct Publisher {
     turns: Arc<dyn TurnStore>,
     thread: TestThread,
     epoch: u64,
     batch: EventBatch,
 }
 
-impl Teller {
+impl Publisher {
     fn new(stores: &dyn Stores, thread: &TestThread, epoch: u64, batch: EventBatch) -> Self {
         Self {
             turns: stores.turn_store(),
@@ -224,54 +224,54 @@ async fn raise(thread: &TestThread, epoch: u64) {
     raise.put(&raise.draft(None)).await;
 }
 
-async fn a_step_tells_what_is_stored_with_it(storage: Arc<dyn Storage>) {
+async fn a_step_publishes_what_is_stored_with_it(storage: Arc<dyn Storage>) {
     let (turn, thread) = (add_turn(&storage).await, TestThread::new(&storage));
     raise(&thread, 1).await;
     for sequence in 1..=3 {
-        let teller = Teller::new(&*storage, &thread, 1, batch(&turn, sequence));
-        teller.step().await.unwrap();
+        let publisher = Publisher::new(&*storage, &thread, 1, batch(&turn, sequence));
+        publisher.step().await.unwrap();
     }
-    let told: Vec<_> = (1..=3).map(|sequence| batch(&turn, sequence)).collect();
-    assert_eq!(read(&storage, &turn).await, told);
+    let published: Vec<_> = (1..=3).map(|sequence| batch(&turn, sequence)).collect();
+    assert_eq!(read(&storage, &turn).await, published);
     assert_eq!(thread.ids().await.len(), 4);
 }
 
-async fn a_step_that_is_refused_tells_nothing(storage: Arc<dyn Storage>) {
+async fn a_step_that_is_refused_publishes_nothing(storage: Arc<dyn Storage>) {
     let (turn, thread) = (add_turn(&storage).await, TestThread::new(&storage));
-    let teller = |epoch| Teller::new(&*storage, &thread, epoch, batch(&turn, 1));
-    assert_fenced(teller(1).step().await, 0);
+    let publisher = |epoch| Publisher::new(&*storage, &thread, epoch, batch(&turn, 1));
+    assert_fenced(publisher(1).step().await, 0);
     raise(&thread, 7).await;
     for epoch in [6, 8] {
-        assert_fenced(teller(epoch).step().await, 7);
+        assert_fenced(publisher(epoch).step().await, 7);
     }
     assert_eq!(read(&storage, &turn).await, []);
     assert_eq!(thread.ids().await.len(), 1);
 }
 
-async fn what_can_not_be_told_is_not_stored(storage: Arc<dyn Storage>) {
+async fn a_step_whose_events_are_refused_is_not_stored(storage: Arc<dyn Storage>) {
     let (turn, thread) = (add_turn(&storage).await, TestThread::new(&storage));
     let batches = append(&storage, &turn, &[1]).await;
     let taken = other(&turn, json!("another"));
     let nowhere = batch(&Turn::new(ConversationId::new(), MessageId::new()), 1);
     raise(&thread, 1).await;
-    let teller = |batch| Teller::new(&*storage, &thread, 1, batch);
-    assert_conflict(teller(taken).step().await);
-    assert_not_found(teller(nowhere).step().await);
+    let publisher = |batch| Publisher::new(&*storage, &thread, 1, batch);
+    assert_conflict(publisher(taken).step().await);
+    assert_not_found(publisher(nowhere).step().await);
     assert_eq!(read(&storage, &turn).await, batches);
     assert_eq!(thread.ids().await.len(), 1);
 }
 
-async fn what_is_told_again_is_told_once(storage: Arc<dyn Storage>) {
+async fn events_that_are_published_again_are_stored_once(storage: Arc<dyn Storage>) {
     let (turn, thread) = (add_turn(&storage).await, TestThread::new(&storage));
     raise(&thread, 1).await;
-    let teller = Teller::new(&*storage, &thread, 1, batch(&turn, 1));
+    let publisher = Publisher::new(&*storage, &thread, 1, batch(&turn, 1));
     let draft = thread.draft(None);
     for _ in 0..3 {
-        teller.step_to(draft.clone()).await.unwrap();
+        publisher.step_to(draft.clone()).await.unwrap();
     }
     let again = (0..8).map(|_| {
-        let (teller, draft) = (teller.clone(), draft.clone());
-        async move { teller.step_to(draft).await }
+        let (publisher, draft) = (publisher.clone(), draft.clone());
+        async move { publisher.step_to(draft).await }
     });
     for outcome in all_at_once(again).await {
         outcome.unwrap();
@@ -280,7 +280,7 @@ async fn what_is_told_again_is_told_once(storage: Arc<dyn Storage>) {
     assert_eq!(thread.ids().await.len(), 2);
 }
 
-async fn what_a_unit_tells_goes_with_it(storage: Arc<dyn Storage>) {
+async fn what_a_unit_publishes_goes_with_it(storage: Arc<dyn Storage>) {
     let (turn, thread) = (add_turn(&storage).await, TestThread::new(&storage));
     for commits in [false, true] {
         let unit = storage.begin().await.unwrap();
@@ -289,10 +289,10 @@ async fn what_a_unit_tells_goes_with_it(storage: Arc<dyn Storage>) {
             ..thread.clone()
         };
         raise(&within, 1).await;
-        let teller = Teller::new(&*unit, &within, 1, batch(&turn, 1));
+        let publisher = Publisher::new(&*unit, &within, 1, batch(&turn, 1));
         let draft = thread.draft(None);
         for _ in 0..2 {
-            teller.step_to(draft.clone()).await.unwrap();
+            publisher.step_to(draft.clone()).await.unwrap();
         }
         if commits {
             unit.commit().await.unwrap();
@@ -305,7 +305,9 @@ async fn what_a_unit_tells_goes_with_it(storage: Arc<dyn Storage>) {
     assert_eq!(thread.ids().await.len(), 2);
 }
 
-async fn of_many_that_tell_at_once_only_those_who_hold_their_threads_do(storage: Arc<dyn Storage>) {
+async fn of_many_that_publish_at_once_only_those_who_hold_their_threads_do(
+    storage: Arc<dyn Storage>,
+) {
     let mut threads = Vec::new();
     for _ in 0..12 {
         let (turn, thread) = (add_turn(&storage).await, TestThread::new(&storage));
@@ -315,13 +317,13 @@ async fn of_many_that_tell_at_once_only_those_who_hold_their_threads_do(storage:
     // Of each thread its owner, a former one, and somebody who asks nothing.
     let puts = threads.iter().flat_map(|(turn, thread)| {
         [Some(2), Some(3), None].map(|epoch| {
-            let teller = Teller::new(&*storage, thread, epoch.unwrap_or(0), batch(turn, 1));
+            let publisher = Publisher::new(&*storage, thread, epoch.unwrap_or(0), batch(turn, 1));
             async move {
                 let outcome = match epoch {
-                    Some(_) => teller.step().await,
-                    None => teller
+                    Some(_) => publisher.step().await,
+                    None => publisher
                         .thread
-                        .try_put(&teller.thread.draft(None))
+                        .try_put(&publisher.thread.draft(None))
                         .await
                         .map(drop),
                 };
@@ -365,13 +367,13 @@ async fn what_is_nested_too_deep_to_be_read_back_is_refused(storage: Arc<dyn Sto
     let nested = |depth| (0..depth).fold(json!("text"), |inner, _| json!({"inner": [inner]}));
     let turn = add_turn(&storage).await;
     let (deep, deeper) = (nested(MAX_DEPTH / 2), nested(MAX_DEPTH / 2 + 1));
-    let mut told = batch(&turn, 1);
-    told.events = vec![deeper.clone()];
-    let refused = storage.turn_store().append(told.clone()).await;
+    let mut batch = batch(&turn, 1);
+    batch.events = vec![deeper.clone()];
+    let refused = storage.turn_store().append(batch.clone()).await;
     assert_invalid(refused, "events");
-    told.events = vec![deep.clone()];
-    storage.turn_store().append(told.clone()).await.unwrap();
-    assert_eq!(read(&storage, &turn).await, [told]);
+    batch.events = vec![deep.clone()];
+    storage.turn_store().append(batch.clone()).await.unwrap();
+    assert_eq!(read(&storage, &turn).await, [batch]);
 
     let conversations = storage.conversations();
     let refused = Conversation::new(None, Some(deeper.clone()));

@@ -25,7 +25,7 @@ pub trait Stores: Send + Sync {
     /// The rows of the turns of all conversations.
     fn turns(&self) -> Arc<dyn Repository<Turn>>;
 
-    /// The turns as engines work on them, with what they tell.
+    /// The turns as engines work on them, with the events that they publish.
     fn turn_store(&self) -> Arc<dyn TurnStore>;
 
     /// The keys of requests.

@@ -205,7 +205,7 @@ pub trait TurnStore: Send + Sync {
 
     /// Stores a checkpoint and the events of a step, if the thread has the turn's epoch, else
     /// [`Error::Fenced`](crate::Error::Fenced). One round trip on PostgreSQL, shared with what
-    /// other threads write at that moment. May be repeated: equal events are told once, others
+    /// other threads write at that moment. May be repeated: equal events are stored once, others
     /// under a sequence that is taken are [`Error::Conflict`](crate::Error::Conflict).
     async fn step(&self, step: TurnStep) -> Result<()>;
 
@@ -262,10 +262,10 @@ pub trait TurnStore: Send + Sync {
     /// how many. May be repeated.
     async fn forget_keys(&self, age: Duration) -> Result<u64>;
 
-    /// Tells the other processes on this storage what the newest batches are. May be lost.
+    /// Notifies the other processes on this storage of the newest batches. May be lost.
     async fn announce(&self, latest: &LatestBatches) -> Result<()>;
 
-    /// Receives what any process announces from now on; `None` where the storage can't tell, so
-    /// that one must look oneself.
+    /// Receives what any process announces from now on; `None` where the storage notifies nobody,
+    /// so that one must look oneself.
     async fn announcements(&self) -> Result<Option<Box<dyn Announcements>>>;
 }

@@ -126,7 +126,7 @@ pub(super) async fn watch(
     let events = app.turns.watch(turn.conversation_id, turn.id, read);
     let events = events.flat_map(move |batch| {
         let events: Vec<_> = match batch {
-            Ok(batch) => told(&watched, batch, after).map(Ok).collect(),
+            Ok(batch) => behind(&watched, batch, after).map(Ok).collect(),
             Err(error) => vec![Err(error)],
         };
         stream::iter(events)
@@ -173,8 +173,8 @@ pub(super) fn respond<E: Into<BoxError>>(
     (unbuffered, Sse::new(events).keep_alive(heartbeat)).into_response()
 }
 
-/// The events that clients are told of a batch, those behind `after`.
-fn told(
+/// The events that clients get of a batch, those behind `after`.
+fn behind(
     turn: &Turn,
     batch: Published,
     after: Option<EventId>,

@@ -19,17 +19,17 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// The answer that tells the client of `batches` of `turn`.
+    /// The answer that streams `batches` of `turn` to the client.
     pub(super) fn follow(
         self,
         turn: Turn,
         batches: impl Stream<Item = Result<Published>> + Send + 'static,
     ) -> Response {
-        let mut telling = Telling {
+        let mut streamed = Streamed {
             transcript: Transcript::new(self.messages),
             thread_id: self.thread_id,
             run_id: self.run_id,
-            has_told_messages: false,
+            has_sent_messages: false,
         };
         let mut is_over = false;
         let batches = batches.map(Some).chain(stream::iter([None]));
@@ -38,7 +38,7 @@ impl Run {
                 Some(Ok(batch)) => {
                     is_over = batch.events.last().is_some_and(TurnEvent::ends_run);
                     let events = batch.events.into_iter();
-                    events.flat_map(|event| telling.tell(&turn, event)).collect()
+                    events.flat_map(|event| streamed.add(&turn, event)).collect()
                 }
                 Some(Err(error)) => {
                     tracing::error!(turn = %turn.id, error = error_chain(&error), "events not read");
@@ -82,16 +82,17 @@ impl Run {
     }
 }
 
-/// A run as far as it was told.
-struct Telling {
+/// A run as far as it was sent.
+struct Streamed {
     thread_id: String,
     run_id: String,
     transcript: Transcript,
-    has_told_messages: bool,
+    has_sent_messages: bool,
 }
 
-impl Telling {
-    fn tell(&mut self, turn: &Turn, event: TurnEvent) -> Vec<Event> {
+impl Streamed {
+    /// The events of AG-UI for one of `turn`.
+    fn add(&mut self, turn: &Turn, event: TurnEvent) -> Vec<Event> {
         // A client that knows no `agentkit.discarded` has to lose what was said in vain.
         let void = match &event {
             TurnEvent::TextEnded {
@@ -115,8 +116,8 @@ impl Telling {
         if let Some(void) = &void {
             self.transcript.remove(void);
         }
-        if void.is_some() || (is_start && !self.has_told_messages) {
-            self.has_told_messages = true;
+        if void.is_some() || (is_start && !self.has_sent_messages) {
+            self.has_sent_messages = true;
             let messages = self.transcript.messages();
             events.push(Event::MessagesSnapshot { messages });
         }

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::event::Event;
 
-/// The messages as a client has them that was told of a run.
+/// The messages as a client has them that has followed a run.
 pub(super) struct Transcript(Vec<Value>);
 
 impl Transcript {

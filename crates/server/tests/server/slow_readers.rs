@@ -15,14 +15,14 @@ use crate::{
 };
 
 /// The state of the chat: as large as that of a few thousand turns.
-const MESSAGES: usize = 7;
+const MESSAGES: usize = 4;
 const MESSAGE: usize = 900_000;
 
 const CLIENTS: usize = 8;
 
-/// What as many more of them may cost, in KiB. An answer has 6 MiB, and had them for each client, in
+/// What as many more of them may cost, in KiB. An answer has 3.4 MiB, and had them for each client, in
 /// part twice.
-const MOST: u64 = 40 * 1024;
+const MOST: u64 = 24 * 1024;
 
 #[test]
 fn clients_that_read_nothing_cost_bounded_memory_whatever_they_ask_for() {

@@ -3,7 +3,6 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +10,7 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMes
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 from pydantic import BaseModel
-from yai_agentkit import AgentkitSaver, Thread
+from yai_agentkit import AgentkitSaver, Thread, Turn
 
 from agent import State
 
@@ -49,15 +48,10 @@ class NotFound(Exception):
     """There is no such conversation."""
 
 
-class Busy(Exception):
-    """The conversation is in the middle of another turn."""
-
-
 class Conversations:
     def __init__(self, graph: CompiledStateGraph[State], checkpointer: AgentkitSaver) -> None:
         self._graph = graph
         self._checkpointer = checkpointer
-        self._busy: set[str] = set()
 
     async def create(self, title: str | None) -> Conversation:
         id = str(uuid.uuid4())
@@ -83,45 +77,43 @@ class Conversations:
         return Page(items=items, next_cursor=_cursor(threads[-1]) if full else None)
 
     async def rename(self, id: str, title: str | None) -> Conversation:
-        """Finishes a turn that was cut short, too: writing to a thread makes it go on."""
-        async with self.turn(id):
-            return await self._write_title(id, title)
+        await self.get(id)
+        return await self._write_title(id, title)
 
     async def delete(self, id: str) -> None:
-        async with self.turn(id):
-            await self._checkpointer.adelete_thread(id)
+        await self.get(id)
+        await self._checkpointer.conversations.adelete(id)
 
     async def messages(self, id: str) -> list[Message]:
         return [_message(message) for message in (await self._state(id)).get("messages", [])]
 
-    @asynccontextmanager
-    async def turn(self, id: str) -> AsyncIterator[None]:
-        """Keeps other turns of this process away from the conversation, which must exist."""
-        if id in self._busy:
-            raise Busy
-        self._busy.add(id)
-        try:
-            await self._state(id)
-            yield
-        finally:
-            self._busy.remove(id)
+    async def turn(self, id: str, content: str, key: str | None) -> Turn:
+        """To be entered: then no other process works on the conversation, which must exist.
 
-    async def answer(self, id: str, content: str) -> AsyncIterator[Event]:
-        """Within `turn`: what happens until the answer is there.
+        The same key is the same turn, and has the first one's answer.
+        """
+        await self.get(id)
+        return self._checkpointer.turn(
+            id, input={"messages": [HumanMessage(content)]}, key=key, message=content
+        )
+
+    async def answer(self, turn: Turn) -> AsyncIterator[Event]:
+        """What happens until the answer is there.
 
         Each step is durable before the next one begins. A turn that was cut short, by a crash or
-        by a client that went away, goes on from its last step first.
+        by a client that went away, goes on from its last step, here or in a worker.
         """
-        if (await self._graph.aget_state(_config(id))).next:
-            async for event in self._run(id, None):
+        if not turn.done:
+            async for event in self._run(turn):
                 yield event
-        async for event in self._run(id, {"messages": [HumanMessage(content)]}):
-            yield event
+            state = await self._state(turn.thread_id)
+            turn.result = {"messages": state["messages"][-1:]}
+        yield Event(kind="answer", message=_message(turn.result["messages"][-1]))
 
-    async def _run(self, id: str, input: dict[str, Any] | None) -> AsyncIterator[Event]:
+    async def _run(self, turn: Turn) -> AsyncIterator[Event]:
         modes = ["messages", "updates"]
         async for mode, part in self._graph.astream(
-            input, _config(id), stream_mode=modes, durability="sync"
+            turn.input, turn.config, stream_mode=modes, durability="sync"
         ):
             if mode == "messages":
                 message, metadata = part
@@ -133,11 +125,10 @@ class Conversations:
                     for message in update.get("messages", []):
                         if isinstance(message, ToolMessage):
                             yield Event(kind="tool", message=_message(message))
-                        elif not message.tool_calls:
-                            yield Event(kind="answer", message=_message(message))
 
     async def _write_title(self, id: str, title: str | None) -> Conversation:
-        await self._graph.ainvoke({"title": title}, _config(id), durability="sync")
+        async with self._checkpointer.turn(id) as turn:
+            await self._graph.ainvoke({"title": title}, turn.config, durability="sync")
         return Conversation(id=id, title=title)
 
     async def _state(self, id: str) -> dict[str, Any]:

@@ -3,19 +3,20 @@
 uvicorn main:app
 """
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Header, Query, Request
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import AfterValidator, BaseModel, Field
-from yai_agentkit import AgentkitSaver
+from yai_agentkit import AgentkitSaver, ConflictError, Turn, run_worker
 
 from agent import build_graph
-from conversations import Busy, Conversation, Conversations, Message, NotFound, Page, thread_at
+from conversations import Conversation, Conversations, Message, NotFound, Page, thread_at
 from scripted_model import ScriptedModel
 
 
@@ -26,7 +27,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     # DATABASE_URL and the other settings of AgentKit; it connects, migrates and closes.
     async with AgentkitSaver.from_config() as checkpointer:
         graph = build_graph(model, checkpointer)
+        # Goes on with the turns of processes that have died.
+        worker = asyncio.create_task(run_worker(graph))
         yield {"conversations": Conversations(graph, checkpointer)}
+        worker.cancel()
+        await asyncio.gather(worker, return_exceptions=True)
 
 
 app = FastAPI(title="Conversations with an agent that remembers", lifespan=lifespan)
@@ -87,29 +92,31 @@ async def messages(id: str, conversations: Injected) -> list[Message]:
     return await conversations.messages(id)
 
 
-async def turn(id: str, conversations: Injected) -> AsyncIterator[None]:
+async def turn(
+    id: str,
+    body: NewMessage,
+    conversations: Injected,
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> AsyncIterator[Turn]:
     # A dependency: it refuses before a stream begins, and ends after it.
-    async with conversations.turn(id):
-        yield
+    async with await conversations.turn(id, body.content, idempotency_key) as turn:
+        yield turn
 
 
-@app.post("/chats/{id}/messages", dependencies=[Depends(turn)])
-async def send(id: str, body: NewMessage, conversations: Injected) -> Message:
+Begun = Annotated[Turn, Depends(turn)]
+
+
+@app.post("/chats/{id}/messages")
+async def send(turn: Begun, conversations: Injected) -> Message:
     """Answers when the turn is done."""
-    events = [event async for event in conversations.answer(id, body.content)]
+    events = [event async for event in conversations.answer(turn)]
     return events[-1].message
 
 
-@app.post(
-    "/chats/{id}/messages/stream",
-    dependencies=[Depends(turn)],
-    response_class=EventSourceResponse,
-)
-async def stream(
-    id: str, body: NewMessage, conversations: Injected
-) -> AsyncIterator[ServerSentEvent]:
+@app.post("/chats/{id}/messages/stream", response_class=EventSourceResponse)
+async def stream(turn: Begun, conversations: Injected) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events: `token` for each piece of the answer, `tool`, and at the end `answer`."""
-    async for event in conversations.answer(id, body.content):
+    async for event in conversations.answer(turn):
         yield ServerSentEvent(event=event.kind, data=event.message)
 
 
@@ -118,7 +125,7 @@ async def not_found(*_: Any) -> JSONResponse:
     return JSONResponse({"detail": "no such conversation"}, status_code=404)
 
 
-@app.exception_handler(Busy)
+@app.exception_handler(ConflictError)
 async def busy(*_: Any) -> JSONResponse:
     return JSONResponse({"detail": "another turn is running"}, status_code=409)
 

@@ -25,6 +25,7 @@ mod fencing;
 mod fixtures;
 mod isolation;
 mod leases;
+mod ledger;
 mod messages;
 pub mod model;
 mod pages;
@@ -60,6 +61,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         turns::CASES,
         events::CASES,
         leases::CASES,
+        ledger::CASES,
         pages::CASES,
         checkpoints::CASES,
         checkpoint_lists::CASES,

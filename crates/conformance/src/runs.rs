@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use yai_agentkit_core::{ChannelValue, CheckpointId, NewCheckpoint, Storage, checkpoint::TASKS};
+use yai_agentkit_core::{
+    ChannelValue, CheckpointId, Fence, NewCheckpoint, Storage, checkpoint::TASKS,
+};
 
 use super::{
     Case,
@@ -16,6 +18,7 @@ pub(super) const CASES: &[Case] = cases!["runs":
     ancestors_of_a_kept_delta_channel_stay,
     a_parent_with_sends_of_a_kept_checkpoint_stays,
     a_thread_without_checkpoints_goes,
+    a_thread_that_was_raised_stays_its_owners,
     a_run_is_its_exact_id,
     no_runs_and_unknown_runs_change_nothing,
 ];
@@ -190,4 +193,19 @@ async fn delete_for_runs(storage: &Arc<dyn Storage>, runs: &[&str]) {
     let runs: Vec<String> = runs.iter().map(|run| (*run).to_owned()).collect();
     let deleted = storage.checkpointer().delete_for_runs(&runs).await;
     deleted.unwrap();
+}
+
+async fn a_thread_that_was_raised_stays_its_owners(storage: Arc<dyn Storage>) {
+    let thread = TestThread::new(&storage);
+    let run = fresh();
+    put_runs(&thread, &[&run]).await;
+    let checkpointer = storage.checkpointer();
+    checkpointer.raise_epoch(&thread.id, 1).await.unwrap();
+    let deleted = checkpointer.delete_for_runs(&[run.to_string()]).await;
+    deleted.unwrap();
+    assert!(thread.ids().await.is_empty());
+    let put = checkpointer
+        .put(thread.draft(None), Fence::Hold(1).into())
+        .await;
+    put.unwrap();
 }

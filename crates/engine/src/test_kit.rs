@@ -21,7 +21,8 @@ use yai_agentkit_core::{
     conversation::MessageFilter,
     memory::MemoryStorage,
     turn::{
-        Announcements, EventBatch, IdempotencyKey, LatestBatches, TurnBegin, TurnChange, TurnStep,
+        Announcements, EventBatch, IdempotencyKey, LatestBatches, TurnBegin, TurnChange,
+        TurnLedger, TurnStep,
     },
 };
 
@@ -268,6 +269,10 @@ impl Stores for FailingStorage {
             storage: self.clone(),
             inner: self.part().turn_store(),
         })
+    }
+
+    fn turn_ledger(&self) -> Arc<dyn TurnLedger> {
+        self.part().turn_ledger()
     }
 
     fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {

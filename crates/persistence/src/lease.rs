@@ -58,8 +58,26 @@ ON CONFLICT (id) DO UPDATE SET renewed_at = EXCLUDED.renewed_at",
 ON CONFLICT (id) DO UPDATE SET renewed_at = EXCLUDED.renewed_at",
 };
 
+/// Whose turns.
+#[derive(Clone, Copy)]
+pub(crate) enum Of {
+    /// Of engines.
+    Engines,
+    /// Of those who open turns.
+    Openers,
+}
+
+impl Of {
+    fn condition(self) -> &'static str {
+        match self {
+            Self::Engines => "NOT agent_turns.opened",
+            Self::Openers => "agent_turns.opened",
+        }
+    }
+}
+
 /// No turn of the conversation goes before the queued one.
-const IS_NEXT: &str = "NOT EXISTS (
+pub(crate) const IS_NEXT: &str = "NOT EXISTS (
     SELECT 1 FROM agent_turns o WHERE o.conversation_id = agent_turns.conversation_id
         AND o.status = 'running'
 ) AND NOT EXISTS (
@@ -83,6 +101,7 @@ impl SqlLeases {
 
     async fn due_with(
         &self,
+        of: Of,
         status: TurnStatus,
         is_due: &'static str,
         limit: u64,
@@ -91,6 +110,7 @@ impl SqlLeases {
         let of_status = format!("status = '{}'", status.as_str());
         let select = TurnTable::find()
             .filter(Expr::cust(of_status))
+            .filter(Expr::cust(of.condition()))
             .filter(Expr::cust(is_due))
             .order_by_asc(Column::Position)
             .limit(limit);
@@ -159,8 +179,10 @@ WHERE conversation_id = {conversation} AND id = {id} AND status = {status} AND e
         }
     }
 
+    /// One that is due for those who ask.
     pub(crate) async fn take(
         &self,
+        of: Of,
         seen: &Turn,
         owner: OwnerId,
         lease: Duration,
@@ -174,13 +196,14 @@ WHERE conversation_id = {conversation} AND id = {id} AND status = {status} AND e
         } else {
             ""
         };
+        let of = of.condition();
         let sql = format!(
             "UPDATE agent_turns SET epoch = epoch + 1,
     attempt = attempt + CASE WHEN lease_owner IS NULL THEN 0 ELSE 1 END,
     lease_owner = $4, lease_ms = $5, lease_renewed_at = {clock}, updated_at = $6
 WHERE conversation_id = $1 AND id = (
     SELECT id FROM agent_turns WHERE conversation_id = $1 AND id = $2
-        AND status = 'running' AND epoch = $3 AND (lease_owner = $4 OR {lease_has_ended})
+        AND status = 'running' AND {of} AND epoch = $3 AND (lease_owner = $4 OR {lease_has_ended})
     {skip_locked}
 )
 RETURNING attempt"
@@ -230,12 +253,15 @@ RETURNING attempt"
             .map_err(|error| storage_error("renew leases", error))
     }
 
-    pub(crate) async fn due(&self, limit: u64) -> Result<Vec<Turn>> {
+    pub(crate) async fn due(&self, of: Of, limit: u64) -> Result<Vec<Turn>> {
         let buried = presence::bury(&self.0).await;
         buried.map_err(|error| storage_error("list due turns", error))?;
         let ended = self.time().lease_has_ended;
-        let mut due = self.due_with(TurnStatus::Running, ended, limit).await?;
-        due.extend(self.due_with(TurnStatus::Queued, IS_NEXT, limit).await?);
+        let mut due = self.due_with(of, TurnStatus::Running, ended, limit).await?;
+        due.extend(
+            self.due_with(of, TurnStatus::Queued, IS_NEXT, limit)
+                .await?,
+        );
         due.sort_by_key(|(position, _)| *position);
         due.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         Ok(due.into_iter().map(|(_, turn)| turn).collect())

@@ -8,11 +8,12 @@ use std::{
 };
 
 use yai_agentkit_core::{
-    Checkpointer, Conversation, Message, Repository, Stores, Turn, TurnStore, turn::IdempotencyKey,
+    Checkpointer, Conversation, Message, Repository, Stores, Turn, TurnStore,
+    turn::{IdempotencyKey, TurnLedger},
 };
 
 use crate::{
-    checkpointer::{SqlCheckpointer, Write},
+    checkpointer::{SqlCheckpointer, SqlLedger, Write},
     coalescer::{Coalescer, Policy},
     connection::Connection,
     repository::{Calls, SqlRepository, StoredEntity},
@@ -108,6 +109,10 @@ impl Stores for SqlStores {
 
     fn turn_store(&self) -> Arc<dyn TurnStore> {
         Arc::new(SqlTurns(self.checkpoints()))
+    }
+
+    fn turn_ledger(&self) -> Arc<dyn TurnLedger> {
+        Arc::new(SqlLedger(self.connection.clone()))
     }
 
     fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {

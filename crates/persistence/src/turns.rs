@@ -9,8 +9,12 @@ use yai_agentkit_core::{
 };
 
 use crate::{
-    checkpointer::SqlCheckpointer, entity::idempotency_key, error::storage_error,
-    events::SqlTurnEvents, lease::SqlLeases, presence,
+    checkpointer::SqlCheckpointer,
+    entity::idempotency_key,
+    error::storage_error,
+    events::SqlTurnEvents,
+    lease::{Of, SqlLeases},
+    presence,
 };
 
 /// With the checkpoints of the same connection.
@@ -41,7 +45,7 @@ impl TurnStore for SqlTurns {
     }
 
     async fn take(&self, seen: &Turn, owner: OwnerId, lease: Duration) -> Result<Option<Turn>> {
-        self.leases().take(seen, owner, lease).await
+        self.leases().take(Of::Engines, seen, owner, lease).await
     }
 
     async fn renew(&self, owner: OwnerId) -> Result<Vec<ConversationId>> {
@@ -49,7 +53,7 @@ impl TurnStore for SqlTurns {
     }
 
     async fn due(&self, limit: u64) -> Result<Vec<Turn>> {
-        self.leases().due(limit).await
+        self.leases().due(Of::Engines, limit).await
     }
 
     async fn append(&self, batch: EventBatch) -> Result<()> {

@@ -90,7 +90,7 @@ impl From<ChannelWriteIn> for ChannelWrite {
     }
 }
 
-fn value(type_tag: String, bytes: &[u8]) -> Value {
+pub(crate) fn value(type_tag: String, bytes: &[u8]) -> Value {
     let type_tag = match type_tag.as_str() {
         "msgpack" => Cow::Borrowed("msgpack"),
         _ => Cow::Owned(type_tag),
@@ -184,6 +184,10 @@ fn writes<'a, 'py>(py: Python<'py>, writes: &'a [PendingWrite]) -> Vec<WriteOut<
 
 fn bytes<'py>(py: Python<'py>, value: &Value) -> Bound<'py, PyBytes> {
     PyBytes::new(py, value.bytes())
+}
+
+pub(crate) fn json_value(field: &'static str, text: &str) -> Result<Json> {
+    serde_json::from_str(text).map_err(|error| Error::invalid(field, error.to_string()))
 }
 
 pub(crate) fn json_object(field: &'static str, text: &str) -> Result<Map<String, Json>> {

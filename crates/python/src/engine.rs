@@ -9,19 +9,21 @@ use std::{
 use pyo3::{exceptions::PyRuntimeError, prelude::*};
 use tokio::sync::OnceCell;
 use yai_agentkit_core::{
-    CheckpointQuery, CheckpointSelector, Checkpointer, Error, NewWrites, PruneStrategy, Result,
-    Stores, ThreadId, checkpoint::Values,
+    CheckpointQuery, CheckpointSelector, Checkpointer, Error, Fence, NewWrites, PruneStrategy,
+    PutOptions, Result, Stores, ThreadId, checkpoint::Values,
 };
 use yai_agentkit_persistence::{Database, DatabaseConfig, NewRawCheckpoint, RawValue};
 
 use crate::{
     call::{Call, ToPython, made_before_a_fork},
+    conversations::Conversations,
     convert::{
         ChannelWriteIn, History, Place, Selection, StoredOut, ThreadOut, ValueIn, cursor,
         json_object,
     },
     error::to_python,
     runtime::{Runtime, runtime},
+    turns::Turns,
 };
 
 /// The checkpoints of one database. It connects, and migrates, at the first call.
@@ -32,13 +34,13 @@ pub(crate) struct Engine {
     closed: AtomicBool,
 }
 
-struct LazyDatabase {
+pub(crate) struct LazyDatabase {
     config: DatabaseConfig,
     connected: OnceCell<Database>,
 }
 
 impl LazyDatabase {
-    async fn get(&self) -> Result<&Database> {
+    pub(crate) async fn get(&self) -> Result<&Database> {
         self.connected
             .get_or_try_init(|| Database::connect(&self.config))
             .await
@@ -122,6 +124,16 @@ impl Engine {
         self.database.config.display_url()
     }
 
+    /// The turns in these threads, for one who owns them.
+    fn turns(&self) -> Turns {
+        Turns::new(self.runtime, Arc::clone(&self.database))
+    }
+
+    /// The conversations of these threads.
+    fn conversations(&self) -> Conversations {
+        Conversations::new(self.runtime, Arc::clone(&self.database))
+    }
+
     /// Connects.
     fn connect(&self) -> PyResult<Call> {
         self.call(|database| async move { database.get().await.map(drop) })
@@ -199,12 +211,13 @@ impl Engine {
         py: Python<'_>,
         place: Place,
         parent: Option<String>,
-        checkpoint: String,
-        metadata: String,
+        texts: (String, String),
         values: Vec<ValueIn>,
+        epoch: Option<u64>,
     ) -> PyResult<Call> {
         let values = values.into_iter().map(RawValue::try_from);
         let values = values.collect::<Result<_>>();
+        let (checkpoint, metadata) = texts;
         let new = NewRawCheckpoint {
             key: place.into(),
             parent: parent.map(Into::into),
@@ -212,7 +225,12 @@ impl Engine {
             metadata,
             values: values.map_err(|error| to_python(py, &error))?,
         };
-        self.call(|database| async move { database.get().await?.raw_checkpoints().put(new).await })
+        let options = epoch.map(|epoch| PutOptions::from(Fence::Hold(epoch)));
+        let options = options.unwrap_or_default();
+        self.call(move |database| async move {
+            let checkpoints = database.get().await?.raw_checkpoints();
+            checkpoints.put_asking(new, options).await
+        })
     }
 
     fn put_writes(
@@ -221,6 +239,7 @@ impl Engine {
         task_id: String,
         task_path: String,
         writes: Vec<ChannelWriteIn>,
+        epoch: Option<u64>,
     ) -> PyResult<Call> {
         let new = NewWrites {
             key: place.into(),
@@ -228,9 +247,10 @@ impl Engine {
             task_path,
             writes: writes.into_iter().map(Into::into).collect(),
         };
-        self.call(
-            |database| async move { database.checkpointer().await?.put_writes(new, None).await },
-        )
+        let fence = epoch.map(Fence::Hold);
+        self.call(move |database| async move {
+            database.checkpointer().await?.put_writes(new, fence).await
+        })
     }
 
     fn delete_thread(&self, thread_id: String) -> PyResult<Call> {

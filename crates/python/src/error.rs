@@ -19,6 +19,12 @@ create_exception!(
 );
 create_exception!(
     yai_agentkit,
+    Fenced,
+    ConflictError,
+    "The thread has passed to another owner: nothing was written, and this turn is over here."
+);
+create_exception!(
+    yai_agentkit,
     StorageError,
     PyRuntimeError,
     "The storage failed in a way that trying again won't mend; `__cause__` says how."
@@ -30,6 +36,7 @@ pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
     let text = error.to_string();
     let exception = match error {
         Error::NotFound { .. } => NotFoundError::new_err(text),
+        Error::Fenced { .. } => Fenced::new_err(text),
         Error::Conflict(_) => ConflictError::new_err(text),
         Error::InvalidInput { .. } | Error::Configuration { .. } => PyValueError::new_err(text),
         Error::Unavailable { .. } => PyConnectionError::new_err(text),

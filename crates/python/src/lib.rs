@@ -2,12 +2,14 @@
 //! AgentKit's checkpointer. What the bytes mean is decided in Python, by LangGraph's serializer.
 
 mod call;
+mod conversations;
 mod convert;
 mod engine;
 mod error;
 mod event_loop;
 mod file_locks;
 mod runtime;
+mod turns;
 
 use pyo3::{prelude::*, types::PyCFunction};
 
@@ -18,8 +20,10 @@ mod _native {
     #[pymodule_export]
     use super::{
         call::Call,
+        conversations::Conversations,
         engine::Engine,
-        error::{ConflictError, NotFoundError, StorageError},
+        error::{ConflictError, Fenced, NotFoundError, StorageError},
+        turns::{OwnedTurn, Turns},
     };
 
     #[pymodule_init]

@@ -372,7 +372,8 @@ pub trait Checkpointer: Send + Sync {
 
     /// Deletes the checkpoints whose metadata name one of the runs, with their pending writes and
     /// the values that no other checkpoint uses. An ancestor that a kept checkpoint needs to read
-    /// back its delta channels or its sends stays. A thread left without checkpoints is deleted.
+    /// back its delta channels or its sends stays. A thread left without checkpoints is deleted,
+    /// unless it was raised: who owns it goes on.
     async fn delete_for_runs(&self, run_ids: &[String]) -> Result<()>;
 
     /// Copies every checkpoint, value and pending write of `source` to `target`, whose

@@ -63,7 +63,7 @@ impl Checkpoints {
         self.threads.contains_key(id).then(epoch)
     }
 
-    fn check(&self, id: &ThreadId, fence: Option<Fence>) -> Result<()> {
+    pub(super) fn check(&self, id: &ThreadId, fence: Option<Fence>) -> Result<()> {
         let Some(fence) = fence else {
             return Ok(());
         };
@@ -82,6 +82,14 @@ impl Checkpoints {
         if let Some(fence) = fence {
             self.epochs.insert(id.clone(), fence.epoch());
         }
+    }
+
+    /// Raises the thread, new where there is none, to the next epoch, which it returns.
+    pub(super) fn raise_by_one(&mut self, id: &ThreadId) -> u64 {
+        self.thread(id, None);
+        let epoch = self.epochs.entry(id.clone()).or_default();
+        *epoch += 1;
+        *epoch
     }
 
     /// Puts a checkpoint, if the thread admits it.
@@ -321,7 +329,12 @@ impl Checkpoints {
             }
         }
         if !gone.is_empty() && !self.checkpoints.keys().any(|key| key.thread_id == *id) {
+            let raised = self.threads.remove_entry(id).zip(self.epochs.remove(id));
             self.delete_thread(id);
+            if let Some(((id, thread), epoch)) = raised {
+                self.epochs.insert(id.clone(), epoch);
+                self.threads.insert(id, thread);
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod checkpointer;
 mod events;
+mod ledger;
 mod repository;
 mod turn;
 
@@ -18,8 +19,10 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    Checkpointer, Clock, Conversation, InConversation, Message, Repository, Result, Storage,
-    Stores, Turn, TurnId, TurnStore, UnitOfWork, storage::HasStores, turn::IdempotencyKey,
+    Checkpointer, Clock, Conversation, ConversationId, InConversation, Message, Repository, Result,
+    Storage, Stores, ThreadId, Turn, TurnId, TurnStore, UnitOfWork, Value,
+    storage::HasStores,
+    turn::{IdempotencyKey, TurnLedger},
 };
 
 use checkpointer::Checkpoints;
@@ -78,6 +81,10 @@ struct State {
     /// Of every message and turn, where it stands among all of its kind.
     positions: BTreeMap<InConversation<Uuid>, i64>,
     last_position: i64,
+    /// The turns that were opened, and their threads.
+    opened: BTreeMap<InConversation<TurnId>, ThreadId>,
+    /// By conversation, turn and name.
+    records: BTreeMap<(ConversationId, TurnId, String), Option<Value>>,
     checkpoints: Checkpoints,
 }
 
@@ -131,6 +138,10 @@ impl Stores for Access {
 
     fn turn_store(&self) -> Arc<dyn TurnStore> {
         Arc::new(turn::MemoryTurns(self.clone()))
+    }
+
+    fn turn_ledger(&self) -> Arc<dyn TurnLedger> {
+        Arc::new(ledger::MemoryLedger(self.clone()))
     }
 
     fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {

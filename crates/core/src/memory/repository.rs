@@ -254,6 +254,10 @@ impl MemoryEntity for Conversation {
             .renewed_at
             .retain(|turn, _| turn.conversation_id != *id);
         state.positions.retain(|row, _| row.conversation_id != *id);
+        state.opened.retain(|turn, _| turn.conversation_id != *id);
+        state
+            .records
+            .retain(|(conversation, ..), _| conversation != id);
     }
 }
 

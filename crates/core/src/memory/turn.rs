@@ -30,7 +30,7 @@ impl State {
     }
 
     /// Whether a turn that waits is the next of its conversation.
-    fn is_next(&self, turn: &Turn) -> bool {
+    pub(super) fn is_next(&self, turn: &Turn) -> bool {
         let position = |turn: &Turn| self.positions.get(&turn.place());
         let mut others = self.turns.values();
         !others.any(|other| {
@@ -43,12 +43,43 @@ impl State {
         })
     }
 
+    pub(super) fn take(&mut self, seen: &Turn, owner: OwnerId, lease: Duration) -> Option<Turn> {
+        let stored = self.turns.get(&seen.id())?;
+        let may_take = stored.status == TurnStatus::Running
+            && stored.epoch == seen.epoch
+            && (stored.lease_owner == Some(owner) || self.lease_has_ended(stored));
+        let mut turn = stored.clone();
+        turn.attempt += u32::from(turn.lease_owner.is_some());
+        turn.epoch += 1;
+        turn.lease_owner = Some(owner);
+        turn.lease = lease;
+        turn.touch(self.now());
+        may_take.then(|| {
+            self.store_turn(&turn);
+            turn
+        })
+    }
+
+    /// The turns that wait for somebody, of those that were opened or of the others.
+    pub(super) fn due(&self, is_opened: bool, limit: u64) -> Vec<Turn> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let is_due = |turn: &&Turn| match turn.status {
+            _ if self.opened.contains_key(&turn.id()) != is_opened => false,
+            TurnStatus::Running => self.lease_has_ended(turn),
+            TurnStatus::Queued => self.is_next(turn),
+            _ => false,
+        };
+        let mut due: Vec<_> = self.turns.values().filter(is_due).collect();
+        due.sort_by_key(|turn| self.positions.get(&turn.place()));
+        due.into_iter().take(limit).cloned().collect()
+    }
+
     fn store_turn(&mut self, turn: &Turn) {
         self.turns.insert(turn.id(), turn.clone());
         self.renewed_at.insert(turn.id(), Some(Instant::now()));
     }
 
-    fn replace_turn(&mut self, seen: &Turn, mut next: Turn) -> Result<Turn> {
+    pub(super) fn replace_turn(&mut self, seen: &Turn, mut next: Turn) -> Result<Turn> {
         next.validate()?;
         let stored = self.turns.get(&seen.id());
         let as_seen = |turn: &Turn| (turn.status, turn.epoch) == (seen.status, seen.epoch);
@@ -128,7 +159,7 @@ impl State {
 
 impl MemoryTurns {
     /// Where `write` fails, nothing is changed.
-    async fn whole<R>(&self, write: impl FnOnce(&mut State) -> Result<R>) -> Result<R> {
+    pub(super) async fn whole<R>(&self, write: impl FnOnce(&mut State) -> Result<R>) -> Result<R> {
         let all_or_nothing = |state: &mut State| {
             let mut changed = state.clone();
             let written = write(&mut changed)?;
@@ -160,20 +191,10 @@ impl TurnStore for MemoryTurns {
 
     async fn take(&self, seen: &Turn, owner: OwnerId, lease: Duration) -> Result<Option<Turn>> {
         let taken = |state: &mut State| {
-            let stored = state.turns.get(&seen.id())?;
-            let may_take = stored.status == TurnStatus::Running
-                && stored.epoch == seen.epoch
-                && (stored.lease_owner == Some(owner) || state.lease_has_ended(stored));
-            let mut turn = stored.clone();
-            turn.attempt += u32::from(turn.lease_owner.is_some());
-            turn.epoch += 1;
-            turn.lease_owner = Some(owner);
-            turn.lease = lease;
-            turn.touch(state.now());
-            may_take.then(|| {
-                state.store_turn(&turn);
-                turn
-            })
+            let is_opened = state.opened.contains_key(&seen.id());
+            (!is_opened)
+                .then(|| state.take(seen, owner, lease))
+                .flatten()
         };
         Ok(self.0.write(taken).await)
     }
@@ -193,17 +214,7 @@ impl TurnStore for MemoryTurns {
     }
 
     async fn due(&self, limit: u64) -> Result<Vec<Turn>> {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        Ok(self.0.read(|state| {
-            let is_due = |turn: &&Turn| match turn.status {
-                TurnStatus::Running => state.lease_has_ended(turn),
-                TurnStatus::Queued => state.is_next(turn),
-                _ => false,
-            };
-            let mut due: Vec<_> = state.turns.values().filter(is_due).collect();
-            due.sort_by_key(|turn| state.positions.get(&turn.place()));
-            due.into_iter().take(limit).cloned().collect()
-        }))
+        Ok(self.0.read(|state| state.due(false, limit)))
     }
 
     async fn append(&self, batch: EventBatch) -> Result<()> {

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use crate::{
     Checkpointer, Conversation, ConversationId, Message, Result, ThreadId, Turn, TurnStore,
-    turn::IdempotencyKey,
+    turn::{IdempotencyKey, TurnLedger},
 };
 
 /// The repositories and stores of a back end: each for itself, where a [`Storage`] hands them out,
@@ -27,6 +27,9 @@ pub trait Stores: Send + Sync {
 
     /// The turns as engines work on them, with the events that they publish.
     fn turn_store(&self) -> Arc<dyn TurnStore>;
+
+    /// The turns whose state somebody else keeps, with what they record.
+    fn turn_ledger(&self) -> Arc<dyn TurnLedger>;
 
     /// The keys of requests.
     fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>>;
@@ -57,6 +60,10 @@ impl<T: HasStores> Stores for T {
 
     fn turn_store(&self) -> Arc<dyn TurnStore> {
         self.stores().turn_store()
+    }
+
+    fn turn_ledger(&self) -> Arc<dyn TurnLedger> {
+        self.stores().turn_ledger()
     }
 
     fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {

@@ -2,6 +2,7 @@
 
 mod event;
 mod idempotency;
+mod ledger;
 mod store;
 
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::{
 pub use self::{
     event::{Announcements, EventBatch, LatestBatches},
     idempotency::{IdempotencyKey, IdempotencyKeyFilter},
+    ledger::{DueTurn, Opened, TurnClosing, TurnLedger, TurnOpening, TurnOwner, TurnRecord},
     store::{TurnBegin, TurnChange, TurnStep, TurnStore},
 };
 

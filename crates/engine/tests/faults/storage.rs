@@ -11,7 +11,8 @@ use yai_agentkit_core::{
     checkpoint::{DeltaChannelHistory, ThreadCursor},
     storage::{Change, Cursor},
     turn::{
-        Announcements, EventBatch, IdempotencyKey, LatestBatches, TurnBegin, TurnChange, TurnStep,
+        Announcements, EventBatch, IdempotencyKey, LatestBatches, TurnBegin, TurnChange,
+        TurnLedger, TurnStep,
     },
 };
 
@@ -92,6 +93,10 @@ impl<P: Deref<Target: Stores> + Send + Sync> Stores for BoundedStores<P> {
 
     fn turn_store(&self) -> Arc<dyn TurnStore> {
         Bounded::part("turn store", self.inner.turn_store(), &self.process)
+    }
+
+    fn turn_ledger(&self) -> Arc<dyn TurnLedger> {
+        self.inner.turn_ledger()
     }
 
     fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {

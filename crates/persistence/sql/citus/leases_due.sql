@@ -8,13 +8,13 @@ WHERE NOT has_died AND COALESCE(suspected_at <= statement_timestamp() - INTERVAL
         FROM pg_stat_database d WHERE d.datname = current_database()
     );
 
-SELECT "agent_turns"."conversation_id", "agent_turns"."id", "agent_turns"."user_message_id", "agent_turns"."assistant_message_id", "agent_turns"."input", "agent_turns"."status", "agent_turns"."error", "agent_turns"."interrupt", "agent_turns"."attempt", "agent_turns"."epoch", "agent_turns"."lease_owner", "agent_turns"."lease_ms", "agent_turns"."started_at", "agent_turns"."created_at", "agent_turns"."updated_at", "agent_turns"."position" FROM "agent_turns" WHERE (status = 'running') AND ((lease_owner IS NULL OR lease_renewed_at IS NULL
+SELECT "agent_turns"."conversation_id", "agent_turns"."id", "agent_turns"."user_message_id", "agent_turns"."assistant_message_id", "agent_turns"."input", "agent_turns"."status", "agent_turns"."error", "agent_turns"."interrupt", "agent_turns"."attempt", "agent_turns"."epoch", "agent_turns"."lease_owner", "agent_turns"."lease_ms", "agent_turns"."started_at", "agent_turns"."created_at", "agent_turns"."updated_at", "agent_turns"."position" FROM "agent_turns" WHERE (status = 'running') AND (NOT agent_turns.opened) AND ((lease_owner IS NULL OR lease_renewed_at IS NULL
         OR GREATEST(lease_renewed_at, (
             SELECT s.renewed_at FROM agent_servers s WHERE s.id = lease_owner
         )) + lease_ms * INTERVAL '1 millisecond' <= statement_timestamp()
         OR EXISTS (SELECT FROM agent_servers s WHERE s.id = lease_owner AND s.has_died))) ORDER BY "agent_turns"."position" ASC LIMIT $1;
 
-SELECT "agent_turns"."conversation_id", "agent_turns"."id", "agent_turns"."user_message_id", "agent_turns"."assistant_message_id", "agent_turns"."input", "agent_turns"."status", "agent_turns"."error", "agent_turns"."interrupt", "agent_turns"."attempt", "agent_turns"."epoch", "agent_turns"."lease_owner", "agent_turns"."lease_ms", "agent_turns"."started_at", "agent_turns"."created_at", "agent_turns"."updated_at", "agent_turns"."position" FROM "agent_turns" WHERE (status = 'queued') AND (NOT EXISTS (
+SELECT "agent_turns"."conversation_id", "agent_turns"."id", "agent_turns"."user_message_id", "agent_turns"."assistant_message_id", "agent_turns"."input", "agent_turns"."status", "agent_turns"."error", "agent_turns"."interrupt", "agent_turns"."attempt", "agent_turns"."epoch", "agent_turns"."lease_owner", "agent_turns"."lease_ms", "agent_turns"."started_at", "agent_turns"."created_at", "agent_turns"."updated_at", "agent_turns"."position" FROM "agent_turns" WHERE (status = 'queued') AND (NOT agent_turns.opened) AND (NOT EXISTS (
     SELECT 1 FROM agent_turns o WHERE o.conversation_id = agent_turns.conversation_id
         AND o.status = 'running'
 ) AND NOT EXISTS (

@@ -33,7 +33,7 @@ AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1);
 DELETE FROM checkpoint_writes WHERE thread_id = $1
 AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1);
 
-DELETE FROM threads WHERE thread_id = $1
+DELETE FROM threads WHERE thread_id = $1 AND epoch = 0
 AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1);
 
 COMMIT;

@@ -36,7 +36,7 @@ AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1);
 DELETE FROM checkpoint_writes WHERE thread_id = $1
 AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1);
 
-DELETE FROM threads WHERE thread_id = $1
+DELETE FROM threads WHERE thread_id = $1 AND epoch = 0
 AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1);
 
 SELECT FROM threads WHERE thread_id = $1 FOR UPDATE;
@@ -72,7 +72,7 @@ AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1);
 DELETE FROM checkpoint_writes WHERE thread_id = $1
 AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1);
 
-DELETE FROM threads WHERE thread_id = $1
+DELETE FROM threads WHERE thread_id = $1 AND epoch = 0
 AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1);
 
 COMMIT;

@@ -35,7 +35,7 @@ AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1);
 DELETE FROM checkpoint_writes WHERE thread_id = $1
 AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1);
 
-DELETE FROM threads WHERE thread_id = $1
+DELETE FROM threads WHERE thread_id = $1 AND epoch = 0
 AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1);
 
 SELECT 1 FROM threads WHERE thread_id = $1;
@@ -70,7 +70,7 @@ AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1);
 DELETE FROM checkpoint_writes WHERE thread_id = $1
 AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1);
 
-DELETE FROM threads WHERE thread_id = $1
+DELETE FROM threads WHERE thread_id = $1 AND epoch = 0
 AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = $1);
 
 COMMIT;

@@ -6,6 +6,7 @@
 
 mod delta;
 mod fence;
+mod ledger;
 mod maintenance;
 #[cfg(test)]
 mod plans;
@@ -28,8 +29,8 @@ use yai_agentkit_core::{
 };
 
 pub use self::raw::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
-pub(crate) use self::write::Write;
 use self::write::{Fenced, New};
+pub(crate) use self::{ledger::SqlLedger, write::Write};
 use crate::{
     coalescer::Coalescer,
     connection::{Connection, retrying, retrying_undone},

@@ -76,8 +76,17 @@ impl RawCheckpoints {
 
     /// Stores a checkpoint and its new values.
     pub async fn put(&self, checkpoint: NewRawCheckpoint) -> Result<()> {
+        self.put_asking(checkpoint, PutOptions::default()).await
+    }
+
+    /// Stores a checkpoint and its new values, if the thread admits it.
+    pub async fn put_asking(
+        &self,
+        checkpoint: NewRawCheckpoint,
+        options: PutOptions,
+    ) -> Result<()> {
         checkpoint.validate()?;
-        self.0.put_raw(checkpoint, PutOptions::default()).await
+        self.0.put_raw(checkpoint, options).await
     }
 }
 

@@ -260,7 +260,7 @@ pub(super) fn begin_statement(new: &NewRawCheckpoint, epoch: i64, begin: &TurnBe
     raised_thread(&mut query, place.thread, epoch);
     let events = Some((&begin.events).into());
     statement::checkpoint_and_events(&mut query, place, "thread", new, events.as_ref(), Possible);
-    message(&mut query, "thread", Some(&begin.message));
+    messages(&mut query, "thread", std::slice::from_ref(&begin.message));
     new_turn(&mut query, begin.turn.clone().into());
     used_key(&mut query, begin.key.as_ref());
     query.push("\nSELECT true FROM thread");
@@ -281,7 +281,7 @@ pub(super) fn end_statement(
     let turn = seen_turn(&mut query, place, epoch, change.seen.clone().into());
     let events = Some(events.into());
     statement::checkpoint_and_events(&mut query, place, "turn", new, events.as_ref(), Possible);
-    message(&mut query, "turn", change.answer.as_ref());
+    messages(&mut query, "turn", change.answer.as_slice());
     changed_turn(&mut query, turn, next.clone().into());
     query.push("\nSELECT EXISTS (SELECT FROM turn) FROM thread");
     query
@@ -301,18 +301,18 @@ fn raised_thread(query: &mut Query, thread: Parameter, epoch: i64) {
     ));
 }
 
-/// The message of a turn, if there is one.
-fn message(query: &mut Query, from: &str, message: Option<&Message>) {
-    let message = message.map(|message| message::Model::from(message.clone()));
-    let message = || message.as_slice();
-    let id = query.column(message(), |message| message.id);
-    let conversation = query.column(message(), |message| message.conversation_id);
-    let role = query.column(message(), |message| message.role.as_str());
-    let content = query.column(message(), |message| message.content.as_str());
-    let metadata = query.column(message(), |message| {
+/// The messages of a turn.
+pub(super) fn messages(query: &mut Query, from: &str, messages: &[Message]) {
+    let messages = messages.iter().cloned().map(message::Model::from);
+    let messages: Vec<_> = messages.collect();
+    let id = query.column(&messages, |message| message.id);
+    let conversation = query.column(&messages, |message| message.conversation_id);
+    let role = query.column(&messages, |message| message.role.as_str());
+    let content = query.column(&messages, |message| message.content.as_str());
+    let metadata = query.column(&messages, |message| {
         message.metadata_.as_ref().map(ToString::to_string)
     });
-    let created_at = query.column(message(), |message| message.created_at);
+    let created_at = query.column(&messages, |message| message.created_at);
     query.push(format_args!(
         ", message AS (
     INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at)
@@ -341,7 +341,7 @@ fn new_turn(query: &mut Query, turn: Model) {
     ));
 }
 
-fn used_key(query: &mut Query, key: Option<&IdempotencyKey>) {
+pub(super) fn used_key(query: &mut Query, key: Option<&IdempotencyKey>) {
     let id = query.bind(key.map(|key| key.id));
     let conversation = query.bind(key.map(|key| key.scope.0));
     let fingerprint = query.bind(key.map(|key| key.fingerprint));
@@ -378,7 +378,7 @@ fn seen_turn(query: &mut Query, place: Place, epoch: i64, seen: Model) -> [Param
     key
 }
 
-fn changed_turn(query: &mut Query, [conversation, id]: [Parameter; 2], next: Model) {
+pub(super) fn changed_turn(query: &mut Query, [conversation, id]: [Parameter; 2], next: Model) {
     let columns = assigned(&next.bind(query));
     query.push(format_args!(
         ", changed AS (

@@ -6,6 +6,7 @@
 //! database takes.
 
 mod checkpoints;
+mod ledger;
 mod repositories;
 
 use std::{
@@ -124,6 +125,7 @@ impl Golden {
 
     async fn check(mut self) {
         checkpoints::call_all(&mut self).await;
+        ledger::call_all(&mut self).await;
         repositories::call_all(&mut self).await;
         self.finish().await;
     }

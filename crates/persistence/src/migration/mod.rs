@@ -48,12 +48,13 @@ macro_rules! script {
     };
 }
 
-const MIGRATIONS: [Script; 5] = [
+const MIGRATIONS: [Script; 6] = [
     script!("0001", "checkpoints"),
     script!("0002", "threads"),
     script!("0003", "conversations"),
     script!("0004", "turns"),
     script!("0005", "events"),
+    script!("0006", "ledger"),
 ];
 
 impl Script {

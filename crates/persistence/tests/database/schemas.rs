@@ -46,12 +46,13 @@ async fn installations_are_apart(url: &str, direct_url: &str) {
     assert_eq!(tables(direct_url).await, expected.collect::<Vec<_>>());
 }
 
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 14] = [
     "agent_conversations",
     "agent_idempotency_keys",
     "agent_messages",
     "agent_servers",
     "agent_turn_events",
+    "agent_turn_records",
     "agent_turns",
     "agentkit_migrations",
     "checkpoint_blobs",

@@ -6,13 +6,12 @@ import math
 import os
 import random
 import re
-import sys
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from langgraph.checkpoint.base import (
     BaseCheckpointSaver,
@@ -26,8 +25,11 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.types import TASKS, _DeltaSnapshot
 
+from yai_agentkit._conversations import Conversations
 from yai_agentkit._native import Engine
 from yai_agentkit._serializer import DataSerializer
+from yai_agentkit._turns import TURN, Turn, turn_of
+from yai_agentkit._wait import wait
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
 
     from yai_agentkit._native import Call, _Place, _Stored, _Write
 
-
-_T = TypeVar("_T")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -86,6 +86,9 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         """For `from_conn_string` and `from_config`."""
         super().__init__(serde=serde or DataSerializer())
         self._engine = engine
+        self._turns = engine.turns()
+        self.conversations = Conversations(engine.conversations())
+        """What is said in the threads that have turns."""
 
     @classmethod
     def from_conn_string(
@@ -138,7 +141,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         return f"{type(self).__name__}({self._engine.display_url!r})"
 
     def __enter__(self) -> Self:
-        _wait(self._engine.connect())
+        wait(self._engine.connect())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -153,7 +156,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
 
     def close(self) -> None:
         """Wait for what is under way, then close the connections. A second time does nothing."""
-        _wait(self._engine.close())
+        wait(self._engine.close())
 
     async def aclose(self) -> None:
         """Wait for what is under way, then close the connections. A second time does nothing."""
@@ -165,7 +168,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         The first call of any method does so too, unless `DB_GENERATE_SCHEMAS` is off. What is
         returned may be awaited, as with LangGraph's async savers: the work is done by then.
         """
-        _wait(self._engine.setup())
+        wait(self._engine.setup())
         return _Done()
 
     async def asetup(self) -> None:
@@ -174,7 +177,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, or the thread's latest; `None` if there is none."""
-        stored = _wait(self._get(config))
+        stored = wait(self._get(config))
         return None if stored is None else self._load(stored)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
@@ -200,7 +203,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
             limit: So many at most.
         """
         selected = _Selected(filter, limit)
-        for stored in selected.of(_wait(self._list(config, selected, before))):
+        for stored in selected.of(wait(self._list(config, selected, before))):
             yield self._load(stored)
 
     async def alist(
@@ -225,8 +228,8 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
     ) -> RunnableConfig:
         """Store a checkpoint and the values of its new versions; return where it is."""
         place, call = self._put(config, checkpoint, metadata, new_versions)
-        _wait(call)
-        return _config(*place)
+        wait(call)
+        return _written(config, place)
 
     async def aput(
         self,
@@ -238,7 +241,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         """Store a checkpoint and the values of its new versions; return where it is."""
         place, call = self._put(config, checkpoint, metadata, new_versions)
         await call
-        return _config(*place)
+        return _written(config, place)
 
     def put_writes(
         self,
@@ -248,7 +251,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Store what a task wrote, as pending writes of the checkpoint that it started from."""
-        _wait(self._put_writes(config, writes, task_id, task_path))
+        wait(self._put_writes(config, writes, task_id, task_path))
 
     async def aput_writes(
         self,
@@ -262,7 +265,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete everything of a thread. One that does not exist is no error."""
-        _wait(self._engine.delete_thread(str(thread_id)))
+        wait(self._engine.delete_thread(str(thread_id)))
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete everything of a thread. One that does not exist is no error."""
@@ -270,7 +273,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete what the runs made, save what a remaining checkpoint needs to read back."""
-        _wait(self._engine.delete_for_runs(_ids("run_ids", run_ids)))
+        wait(self._engine.delete_for_runs(_ids("run_ids", run_ids)))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete what the runs made, save what a remaining checkpoint needs to read back."""
@@ -283,7 +286,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
             NotFoundError: If the source has no checkpoints.
             ConflictError: If the target exists.
         """
-        _wait(self._engine.copy_thread(str(source_thread_id), str(target_thread_id)))
+        wait(self._engine.copy_thread(str(source_thread_id), str(target_thread_id)))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy everything of a thread to a new one. See `copy_thread`."""
@@ -297,7 +300,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
             strategy: `"keep_latest"` keeps the latest checkpoint of each namespace, with all that
                 it needs to read back unchanged, delta channels included; `"delete"` keeps nothing.
         """
-        _wait(self._prune(thread_ids, strategy))
+        wait(self._prune(thread_ids, strategy))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Delete of each thread what `strategy` does not keep. See `prune`."""
@@ -307,7 +310,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """For each channel its nearest stored value among the ancestors, and the writes since."""
-        found = _wait(self._delta_channel_history(config, channels))
+        found = wait(self._delta_channel_history(config, channels))
         return self._load_histories(channels, found)
 
     async def aget_delta_channel_history(
@@ -317,6 +320,55 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         found = await self._delta_channel_history(config, channels)
         return self._load_histories(channels, found)
 
+    def turn(
+        self,
+        thread_id: str,
+        *,
+        input: Any = None,
+        key: str | None = None,
+        message: str | None = None,
+        on_busy: Literal["reject", "enqueue", "interrupt", "rollback"] = "reject",
+        lease: float = 30.0,
+        timeout: float | None = None,
+    ) -> Turn:
+        """One turn of a thread, for `with` or `async with`: what is run in it has the thread alone.
+
+        ```python
+        async with saver.turn(thread_id, input={"messages": ["hi"]}, key=request_id) as turn:
+            if not turn.done:
+                turn.result = await graph.ainvoke(turn.input, turn.config)
+        ```
+
+        Args:
+            thread_id: The thread, a UUID: its conversation has the same id, and is made where
+                there is none.
+            input: What the graph is to be called with, kept with the turn until it ends.
+            key: Of equal keys in one thread the first opens the turn. The others wait for its
+                result, or go on with it where its worker has died.
+            message: What the person says: a message of the conversation, stored with the turn.
+            on_busy: What becomes of the turn where another one has not ended: it is refused with
+                `Busy`, it waits, it cancels the other, or it takes back what the other has done.
+            lease: For how many seconds the turn is this process's when it no longer renews: when
+                it is stopped or has lost the database. One that has died is known sooner.
+            timeout: For how many seconds to wait, before `Busy`.
+        """
+        turn = Turn(self, str(thread_id), lease, timeout)
+        stored = self.serde.dumps_typed(input)
+        turn._request = (turn.thread_id, key, stored, message, on_busy, lease)
+        return turn
+
+    def due(self, *, limit: int = 10, lease: float = 30.0) -> builtins.list[Turn]:
+        """Turns that wait for somebody: their worker has died, or those before them have ended.
+
+        Enter one to go on with it: `Busy` is raised where somebody else was faster and `timeout`
+        has passed, and it is `done` where it has ended meanwhile.
+        """
+        return [self._due(lease, *found) for found in wait(self._turns.due(limit))]
+
+    async def adue(self, *, limit: int = 10, lease: float = 30.0) -> builtins.list[Turn]:
+        """Turns that wait for somebody. See `due`."""
+        return [self._due(lease, *found) for found in await self._turns.due(limit)]
+
     def threads(self, *, limit: int = 100, after: Thread | None = None) -> builtins.list[Thread]:
         """The threads, the last written first.
 
@@ -324,7 +376,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
             limit: So many at most.
             after: The last one of the page before.
         """
-        return [_thread(*found) for found in _wait(self._threads(limit, after))]
+        return [_thread(*found) for found in wait(self._threads(limit, after))]
 
     async def athreads(
         self, *, limit: int = 100, after: Thread | None = None
@@ -342,6 +394,14 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
             return _number_after(current)
         count = 0 if current is None else int(current.split(".")[0])
         return f"{count + 1:032}.{random.random():016}"
+
+    def _due(self, lease: float, thread_id: str, conversation_id: str, turn_id: str) -> Turn:
+        turn = Turn(self, thread_id, lease, 0)
+        turn._place = (conversation_id, turn_id)
+        return turn
+
+    def _metadata(self, metadata: Mapping[str, Any] | None) -> str | None:
+        return None if metadata is None else _json("metadata", metadata)
 
     def _get(self, config: RunnableConfig) -> Call[_Stored | None]:
         thread_id, namespace, checkpoint_id = _selector(config)
@@ -375,12 +435,20 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
             if channel in new_versions:
                 dumped = self.serde.dumps_typed(value)
                 values.append((channel, new_versions[channel], *dumped))
+        described = get_serializable_checkpoint_metadata(config, metadata)
+        turn = turn_of(config)
+        if turn is not None:
+            described["run_id"] = turn.id
+        texts = (
+            _json("checkpoint", {**checkpoint, "channel_values": inline}),
+            _json("metadata", described),
+        )
         call = self._engine.put(
             place,
             parent,
-            _json("checkpoint", {**checkpoint, "channel_values": inline}),
-            _json("metadata", get_serializable_checkpoint_metadata(config, metadata)),
+            texts,
             values,
+            _epoch(turn, thread_id),
         )
         return place, call
 
@@ -398,7 +466,8 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
             )
         dumped = [(channel, *self.serde.dumps_typed(value)) for channel, value in writes]
         place = (thread_id, namespace or "", checkpoint_id)
-        return self._engine.put_writes(place, task_id, task_path, dumped)
+        epoch = _epoch(turn_of(config), thread_id)
+        return self._engine.put_writes(place, task_id, task_path, dumped, epoch)
 
     def _prune(self, thread_ids: Sequence[str], strategy: str) -> Call[None]:
         if strategy not in ("keep_latest", "delete"):
@@ -512,16 +581,6 @@ class _Done:
         yield
 
 
-def _wait(call: Call[_T]) -> _T:
-    """What comes of `call`. Where the thread runs gevent's greenlets, the others run meanwhile."""
-    gevent = sys.modules.get("gevent._hub_local")
-    hub = gevent.get_hub_if_exists() if gevent else None
-    if hub is None or hub is sys.modules["greenlet"].getcurrent():
-        return call.wait()
-    done: _T = hub.threadpool.apply(call.wait)
-    return done
-
-
 def _is_inline(value: object) -> bool:
     """Whether a value stays within the checkpoint's JSON, as in LangGraph's PostgreSQL saver.
 
@@ -560,6 +619,19 @@ def _selector(config: RunnableConfig) -> tuple[str, str | None, str | None]:
         configurable.get("checkpoint_ns"),
         configurable.get("checkpoint_id") or None,
     )
+
+
+def _written(config: RunnableConfig, place: _Place) -> RunnableConfig:
+    """Where it was written, for who goes on from there."""
+    written = _config(*place)
+    if (turn := turn_of(config)) is not None:
+        written["configurable"][TURN] = turn
+    return written
+
+
+def _epoch(turn: Turn | None, thread_id: str) -> int | None:
+    """What a write asks of its thread."""
+    return turn.epoch if turn is not None and turn.thread_id == thread_id else None
 
 
 def _config(thread_id: str, namespace: str, checkpoint_id: str) -> RunnableConfig:

@@ -17,6 +17,8 @@ CREATE TABLE agent_turns (
     lease_ms BIGINT NOT NULL DEFAULT 0,
     lease_renewed_at TIMESTAMPTZ DEFAULT clock_timestamp(),
     started_at TIMESTAMPTZ,
+    -- Its owner keeps its state by itself, see TurnLedger. Only that writes it.
+    opened BOOLEAN NOT NULL DEFAULT false,
     created_at TIMESTAMPTZ NOT NULL,
     updated_at TIMESTAMPTZ NOT NULL,
     PRIMARY KEY (id, conversation_id)

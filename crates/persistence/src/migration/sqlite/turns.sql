@@ -17,6 +17,8 @@ CREATE TABLE agent_turns (
     lease_ms INTEGER NOT NULL DEFAULT 0,
     lease_renewed_at REAL DEFAULT (unixepoch('now', 'subsec')),
     started_at TEXT,
+    -- Its owner keeps its state by itself, see TurnLedger. Only that writes it.
+    opened INTEGER NOT NULL DEFAULT 0,
     created_at TEXT NOT NULL,
     updated_at TEXT NOT NULL,
     UNIQUE (id, conversation_id)

@@ -1,0 +1,26 @@
+UPDATE agent_servers SET has_died = suspected_at IS NOT NULL,
+    suspected_at = COALESCE(suspected_at, statement_timestamp())
+WHERE NOT has_died AND COALESCE(suspected_at <= statement_timestamp() - INTERVAL '0.5 s', TRUE)
+    AND pg_try_advisory_xact_lock_shared(lock_key)
+    AND database_started_at = pg_postmaster_start_time()
+    AND sessions_killed = (
+        SELECT COALESCE((to_jsonb(d) ->> 'sessions_killed')::bigint, 0)
+        FROM pg_stat_database d WHERE d.datname = current_database()
+    );
+
+SELECT "agent_turns"."conversation_id", "agent_turns"."id", "agent_turns"."user_message_id", "agent_turns"."assistant_message_id", "agent_turns"."input", "agent_turns"."status", "agent_turns"."error", "agent_turns"."interrupt", "agent_turns"."attempt", "agent_turns"."epoch", "agent_turns"."lease_owner", "agent_turns"."lease_ms", "agent_turns"."started_at", "agent_turns"."created_at", "agent_turns"."updated_at", "agent_turns"."position" FROM "agent_turns" WHERE (status = 'running') AND (agent_turns.opened) AND ((lease_owner IS NULL OR lease_renewed_at IS NULL
+        OR GREATEST(lease_renewed_at, (
+            SELECT s.renewed_at FROM agent_servers s WHERE s.id = lease_owner
+        )) + lease_ms * INTERVAL '1 millisecond' <= statement_timestamp()
+        OR EXISTS (SELECT FROM agent_servers s WHERE s.id = lease_owner AND s.has_died))) ORDER BY "agent_turns"."position" ASC LIMIT $1;
+
+SELECT "agent_turns"."conversation_id", "agent_turns"."id", "agent_turns"."user_message_id", "agent_turns"."assistant_message_id", "agent_turns"."input", "agent_turns"."status", "agent_turns"."error", "agent_turns"."interrupt", "agent_turns"."attempt", "agent_turns"."epoch", "agent_turns"."lease_owner", "agent_turns"."lease_ms", "agent_turns"."started_at", "agent_turns"."created_at", "agent_turns"."updated_at", "agent_turns"."position" FROM "agent_turns" WHERE (status = 'queued') AND (agent_turns.opened) AND (NOT EXISTS (
+    SELECT 1 FROM agent_turns o WHERE o.conversation_id = agent_turns.conversation_id
+        AND o.status = 'running'
+) AND NOT EXISTS (
+    SELECT 1 FROM agent_turns o WHERE o.conversation_id = agent_turns.conversation_id
+        AND o.status IN ('queued', 'waiting')
+        AND (o.status = 'waiting' OR o.position < agent_turns.position)
+)) ORDER BY "agent_turns"."position" ASC LIMIT $1;
+
+SELECT "agent_conversations"."id", "agent_conversations"."checkpoint_thread_id", "agent_conversations"."title", "agent_conversations"."metadata_", "agent_conversations"."created_at", "agent_conversations"."updated_at" FROM "agent_conversations" WHERE "agent_conversations"."id" = $1 LIMIT $2;

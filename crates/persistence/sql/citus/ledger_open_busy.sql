@@ -1,0 +1,3 @@
+BEGIN;
+
+SELECT COUNT(*) AS num_items FROM (SELECT "agent_turns"."conversation_id", "agent_turns"."id", "agent_turns"."user_message_id", "agent_turns"."assistant_message_id", "agent_turns"."input", "agent_turns"."status", "agent_turns"."error", "agent_turns"."interrupt", "agent_turns"."attempt", "agent_turns"."epoch", "agent_turns"."lease_owner", "agent_turns"."lease_ms", "agent_turns"."started_at", "agent_turns"."created_at", "agent_turns"."updated_at", "agent_turns"."position" FROM "agent_turns" WHERE "agent_turns"."conversation_id" = $1 AND ("agent_turns"."status" = $2 OR "agent_turns"."status" IN ($3, $4))) AS "sub_query";

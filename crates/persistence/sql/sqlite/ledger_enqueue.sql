@@ -1,0 +1,18 @@
+BEGIN IMMEDIATE;
+
+INSERT INTO "agent_idempotency_keys" ("conversation_id", "id", "fingerprint", "resource_id") VALUES (?, ?, ?, ?);
+
+SELECT 1 FROM "agent_conversations" WHERE "agent_conversations"."id" = ?;
+
+INSERT INTO "agent_turns" ("conversation_id", "id", "user_message_id", "assistant_message_id", "input", "status", "error", "interrupt", "attempt", "epoch", "lease_owner", "lease_ms", "started_at", "created_at", "updated_at") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+UPDATE agent_turns SET opened = true WHERE conversation_id = $1 AND id = $2;
+
+INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "metadata_", "created_at") VALUES (?, ?, ?, ?, ?, ?);
+
+INSERT INTO agent_turn_records AS r (conversation_id, turn_id, name, type, blob)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (conversation_id, turn_id, name) DO UPDATE
+SET type = excluded.type, blob = excluded.blob WHERE r.type IS NULL;
+
+COMMIT;

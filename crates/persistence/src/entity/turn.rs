@@ -58,7 +58,7 @@ impl StoredEntity for Turn {
 
 impl Model {
     /// Binds what may change of a turn: each column, with what is written to it.
-    pub(crate) fn bind(self, query: &mut Query) -> [(&'static str, String); 11] {
+    pub(crate) fn bind(self, query: &mut Query) -> Vec<(&'static str, String)> {
         let json = |query: &mut Query, json: Option<Json>| {
             let text = query.bind(json.map(|json| json.to_string()));
             let cast = if query.is_for_postgres() {
@@ -68,7 +68,7 @@ impl Model {
             };
             format!("{text}{cast}")
         };
-        [
+        vec![
             (
                 "assistant_message_id",
                 query.bind(self.assistant_message_id).to_string(),

@@ -9,7 +9,7 @@ use chrono::TimeDelta;
 use yai_agentkit_core::{
     Clock, ConversationId, Entity, MessageId, OwnerId, Result, Storage, Turn, TurnId, TurnStatus,
     TurnStore,
-    turn::{IdempotencyKey, Interrupt, TurnChange},
+    turn::{IdempotencyKey, Interrupt, ProposedCall, TurnChange},
 };
 
 use serde_json::json;
@@ -67,8 +67,12 @@ async fn a_turn_is_replaced_only_as_it_was_seen(storage: Arc<dyn Storage>) {
     let seen = owned(&storage, conversation, LONG).await;
     let next = seen.clone().with(|turn| {
         turn.status = TurnStatus::Waiting;
+        let proposed = ProposedCall {
+            name: "pay".to_owned(),
+            arguments: json!({"to": "a\0b"}),
+        };
         let calls = ["a", "b"].map(str::to_owned);
-        turn.interrupt = Some(Interrupt::new("call", "").for_client(calls));
+        turn.interrupt = Some(Interrupt::new("call", "").for_client(calls).about(proposed));
         turn.input = Some(json!({"tools": ["a", "b"]}));
         turn.error = Some("error".to_owned());
         turn.assistant_message_id = Some(MessageId::new());

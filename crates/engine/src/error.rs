@@ -56,6 +56,9 @@ pub enum TurnError {
     /// message stays.
     #[error("the thread's latest checkpoint does not belong to the turn")]
     ForeignState,
+    /// The conversation's metadata name an agent that this server does not have; nothing was stored.
+    #[error("there is no agent `{0}` here")]
+    NoAgent(String),
     /// The storage refused or failed. What it had begun stays to be finished.
     #[error(transparent)]
     Storage(#[from] Error),
@@ -81,6 +84,7 @@ impl TurnError {
             | Self::Cancelled
             | Self::Failed(_)
             | Self::Lost
+            | Self::NoAgent(_)
             | Self::Storage(_) => false,
         }
     }

@@ -1,16 +1,9 @@
-use std::collections::BTreeMap;
-
+use json_patch::{Patch, PatchOperation};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use yai_agentkit_core::{Message, MessageId, turn::Interrupt};
 
 use crate::agent::ToolCall;
-
-/// What the agent remembers, by name.
-pub type Facts = BTreeMap<String, String>;
-
-/// What has changed in the facts: by name, what was remembered, or `None` for what was forgotten.
-pub type FactChanges = BTreeMap<String, Option<String>>;
 
 /// What happens in a turn, as it is stored and published.
 ///
@@ -23,9 +16,9 @@ pub type FactChanges = BTreeMap<String, Option<String>>;
 pub enum TurnEvent {
     /// The turn begins, or goes on after a person's answer.
     Started {
-        /// What the agent remembers now, to which later changes apply; `None` of a turn that ends
-        /// with the next event.
-        facts: Option<Facts>,
+        /// The agent's own state now, to which later changes apply; `None` of a turn that ends with
+        /// the next event.
+        state: Option<Json>,
     },
     /// Another engine goes on with the turn after it was cut short.
     Resumed {
@@ -75,10 +68,10 @@ pub enum TurnEvent {
         /// For the agent to read.
         result: String,
     },
-    /// The agent has remembered or forgotten something.
-    FactsChanged {
-        /// What has changed since the last such event or [`Started`](Self::Started).
-        changes: FactChanges,
+    /// The agent's own state has changed.
+    StateChanged {
+        /// What has changed since the last such event or [`Started`](Self::Started), RFC 6902.
+        patch: Patch,
     },
     /// The turn is completed.
     Answered {
@@ -143,23 +136,18 @@ impl TurnEvent {
     }
 }
 
-/// What leads from the facts `before` to those `after`.
-pub(super) fn changes(before: &Facts, after: &Facts) -> FactChanges {
-    let gone = before.keys().filter(|name| !after.contains_key(*name));
-    let gone = gone.map(|name| (name.clone(), None));
-    let new = after
-        .iter()
-        .filter(|(name, value)| before.get(*name) != Some(value));
-    let new = new.map(|(name, value)| (name.clone(), Some(value.clone())));
-    gone.chain(new).collect()
+/// What leads from `before` to `after`.
+pub(super) fn changes(before: &Json, after: &Json) -> Patch {
+    json_patch::diff(before, after)
 }
 
-/// Makes of `facts` what they are after `changes`.
-pub(super) fn apply(changes: FactChanges, facts: &mut Facts) {
-    for (name, change) in changes {
-        match change {
-            Some(value) => drop(facts.insert(name, value)),
-            None => drop(facts.remove(&name)),
+/// Makes of `state` what it is after `patch`, as far as what that names is there: of two tools that
+/// worked at the same time, one may have taken away what the other has changed.
+pub(super) fn apply(patch: &Patch, state: &mut Json) {
+    for operation in &patch.0 {
+        let operation: &[PatchOperation] = std::slice::from_ref(operation);
+        if let Err(error) = json_patch::patch(state, operation) {
+            tracing::warn!(%error, "a change of two tools at once is left out");
         }
     }
 }

@@ -206,7 +206,7 @@ async fn copy_state(
         ..CheckpointSelector::latest(original.thread_id())
     };
     let thread = ThreadState::load_at(&*checkpointer, selector).await?;
-    let state = AgentState {
+    let state: AgentState = AgentState {
         answering: None,
         ..thread.state()?.unwrap_or_default()
     };

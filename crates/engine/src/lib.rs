@@ -4,6 +4,7 @@ pub mod agent;
 #[cfg(feature = "test-kit")]
 pub mod test_kit;
 
+mod approval;
 mod chat;
 mod claims;
 mod conversations;
@@ -28,12 +29,13 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 use tracing::Instrument;
 use yai_agentkit_core::{Clock, ConversationId, Error, OwnerId, Result, Storage};
 
-use agent::Agent;
+use agent::Agents;
 use chat::Chat;
 
+pub use approval::Approval;
 pub use conversations::{ConversationChange, Conversations};
 pub use error::TurnError;
-pub use event::{FactChanges, Facts, Published, StepKind, TurnEvent};
+pub use event::{Published, StepKind, TurnEvent};
 pub use fork::ForkPoint;
 pub use handle::{TurnHandle, TurnOutcome};
 pub use input::{ClientContext, ClientInput, ClientTool};
@@ -53,7 +55,7 @@ pub(crate) const MESSAGE_ID: &str = "message_id";
 #[derive(Clone)]
 pub struct TurnEngine {
     storage: Arc<dyn Storage>,
-    agent: Arc<dyn Agent>,
+    agents: Agents,
     limits: TurnLimits,
     clock: Clock,
     owner: OwnerId,
@@ -136,11 +138,11 @@ impl FromStr for OnBusy {
 }
 
 impl TurnEngine {
-    /// An engine without turns.
-    pub fn new(storage: Arc<dyn Storage>, agent: Arc<dyn Agent>) -> Self {
+    /// An engine without turns, of an agent or of several.
+    pub fn new(storage: Arc<dyn Storage>, agents: impl Into<Agents>) -> Self {
         Self {
             storage,
-            agent,
+            agents: agents.into(),
             limits: TurnLimits::default(),
             clock: Clock::default(),
             owner: OwnerId::new(),

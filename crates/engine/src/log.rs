@@ -286,7 +286,7 @@ impl EventLog {
     fn start(&mut self, state: Option<&AgentState>) -> TurnEvent {
         self.is_started = true;
         TurnEvent::Started {
-            facts: state.map(|state| state.facts.clone()),
+            state: state.map(|state| state.own.clone()),
         }
     }
 
@@ -320,9 +320,9 @@ impl EventLog {
                 }),
             }
         }
-        let changes = changes(&before.facts, &state.facts);
-        if !changes.is_empty() {
-            batch.push(TurnEvent::FactsChanged { changes });
+        let patch = changes(&before.own, &state.own);
+        if !patch.0.is_empty() {
+            batch.push(TurnEvent::StateChanged { patch });
         }
         let step = self.step.take();
         batch.extend(step.map(|step| TurnEvent::StepFinished { step }));

@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::Semaphore;
 use yai_agentkit_core::{
@@ -28,7 +29,10 @@ use yai_agentkit_core::{
 
 use crate::{
     SendOptions, TurnEngine, TurnError, TurnLimits, TurnOutcome,
-    agent::{Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome},
+    agent::{
+        Agent, AgentError, AgentState, ChatMessage, Context, Step, ToolCall, ToolOutcome,
+        ToolTraits, Tools,
+    },
 };
 
 /// Keeps the turns of `engine` out of a conversation until dropped, as one that looks at it does.
@@ -107,16 +111,21 @@ fn tools(calls: &[(&str, &str)]) -> Step {
 }
 
 fn call(id: &str, name: &str) -> ToolCall {
-    ToolCall {
-        id: id.to_owned(),
-        name: name.to_owned(),
-        arguments: json!({}),
-    }
+    ToolCall::new(id, name, json!({}))
+}
+
+/// What the [`ScriptedAgent`] keeps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Noted {
+    /// By the id of a call, that it ran.
+    pub facts: BTreeMap<String, String>,
 }
 
 #[async_trait]
 impl Agent for ScriptedAgent {
-    async fn step(&self, state: &AgentState, _: &Deltas) -> Result<Step, AgentError> {
+    type State = Noted;
+
+    async fn step(&self, _: &Context, state: &mut AgentState<Noted>) -> Result<Step, AgentError> {
         let is_of_turn = |message: &&ChatMessage| !is_user(message);
         let newest_first = || state.messages.iter().rev().map(Arc::as_ref);
         let question = newest_first().find(is_user).unwrap();
@@ -156,7 +165,8 @@ impl Agent for ScriptedAgent {
                 Ok(Step::Answer(format!("{results} {context} {forwarded}")))
             }
             ("ask", 0) => Ok(Step::Ask("Which one?".to_owned())),
-            ("once" | "tool asks" | "ask", 1) => Ok(Step::Answer(results(&of_turn))),
+            ("pay", 0) => Ok(tools(&[("pay", "pay"), ("b", "note")])),
+            ("once" | "tool asks" | "ask" | "pay", 1) => Ok(Step::Answer(results(&of_turn))),
             ("forever", _) => Ok(decision(&["again"])),
             (_, 0) => Ok(decision(&["a", "b"])),
             (_, 1) => Ok(decision(&["c"])),
@@ -164,14 +174,26 @@ impl Agent for ScriptedAgent {
         }
     }
 
-    fn is_repeatable(&self, call: &ToolCall) -> bool {
-        call.name != "once"
+    fn tools(&self) -> &dyn Tools<Noted> {
+        self
+    }
+}
+
+#[async_trait]
+impl Tools<Noted> for ScriptedAgent {
+    fn traits(&self, call: &ToolCall) -> ToolTraits {
+        ToolTraits {
+            is_repeatable: call.name == "note",
+            needs_approval: call.name == "pay",
+            reads_all_messages: false,
+        }
     }
 
-    async fn run_tool(
+    async fn run(
         &self,
+        _: &Context,
         call: &ToolCall,
-        state: &mut AgentState,
+        state: &mut AgentState<Noted>,
         answer: Option<&str>,
     ) -> ToolOutcome {
         self.record(format!("tool {}", call.id)).await;
@@ -184,11 +206,16 @@ impl Agent for ScriptedAgent {
             .iter()
             .any(|message| is_bug(&message.content))
         {
-            state.facts.clear();
+            state.own.facts.clear();
             panic!("a bug in a tool");
         }
-        state.facts.insert(call.id.clone(), "noted".to_owned());
+        state.own.facts.insert(call.id.clone(), "noted".to_owned());
+        let arguments = call
+            .arguments
+            .as_object()
+            .filter(|fields| !fields.is_empty());
         let answer = answer.map(|answer| format!(" ({answer})"));
+        let answer = answer.or(arguments.map(|_| call.arguments.to_string()));
         ToolOutcome::Result(format!("result-{}{}", call.id, answer.unwrap_or_default()))
     }
 }

@@ -1,27 +1,25 @@
 //! The tool calls of one step: run at once, recorded one by one as pending writes of the checkpoint
 //! that decided on them, in LangGraph's special channels where it has one for that.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
-};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures::future::join_all;
+use json_patch::Patch;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::Semaphore;
 use yai_agentkit_core::{
     CheckpointKey, Entity, Error, Fence, Namespace, NewWrites, Role, Turn, TurnStatus, Value,
     checkpoint::{ChannelWrite, PendingWrite},
-    turn::{Interrupt, TurnChange},
+    turn::{Interrupt, ProposedCall, TurnChange},
 };
 
 use super::{
-    TurnError, TurnOutcome,
+    Approval, TurnError, TurnOutcome,
     chat::{ASK, Chat, Progress, guarded, log_of},
-    event::{FactChanges, apply, changes},
+    event::{apply, changes},
     person::Answer as Given,
 };
-use crate::agent::{ChatMessage, ToolCall, ToolOutcome};
+use crate::agent::{ChatMessage, ToolCall, ToolOutcome, ToolTraits};
 
 /// That a call has begun, with how many answers.
 const BEGUN: &str = "__scheduled__";
@@ -32,17 +30,19 @@ const ANSWERED: &str = "__resume__";
 /// What it has come to.
 const RESULT: &str = "messages";
 /// What it has changed.
-const FACTS: &str = "facts";
+const STATE: &str = "state";
 
 /// The answer by which a call runs again although it may have taken effect.
 const RETRY: &str = "retry";
+
+/// How the result of a call begins that was not approved of, before the reason.
+const REJECTED: &str = "Error: a person has refused this call. ";
 
 /// A question that was recorded.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Question {
     pub(super) interrupt: Interrupt,
-    /// Whether it asks what came of a call that was cut short, and not what the call wants to know.
-    of_outcome: bool,
+    about: About,
     /// How many answers there were before.
     answers: usize,
 }
@@ -51,7 +51,19 @@ pub(super) struct Question {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Answer {
     text: String,
-    of_outcome: bool,
+    about: About,
+}
+
+/// What a question is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum About {
+    /// What the call itself wants to know.
+    Call,
+    /// Whether the call may run.
+    Approval,
+    /// What came of a call that was cut short.
+    Outcome,
 }
 
 /// What is recorded of one call.
@@ -60,15 +72,15 @@ struct Record {
     begun: Option<usize>,
     asked: Option<Question>,
     answers: Vec<Answer>,
-    result: Option<(String, FactChanges)>,
+    result: Option<(String, Patch)>,
 }
 
 /// What is to be done about a call.
 enum Due {
     /// It is done.
-    Done(String, FactChanges),
+    Done(String, Patch),
     /// It is to run, with the answer that it has asked for.
-    Run(Option<String>),
+    Run(ToolCall, Option<String>),
     Ask(Question),
     /// The client is to run it.
     Client,
@@ -87,14 +99,15 @@ impl Chat {
             due.push(self.due(call)?);
         }
         // The last one is recorded by the checkpoint that holds all results.
-        let left = AtomicUsize::new(due.iter().filter(|due| matches!(due, Due::Run(_))).count());
+        let left = AtomicUsize::new(due.iter().filter(|due| matches!(due, Due::Run(..))).count());
         let waits = |due: &Due| matches!(due, Due::Ask(_) | Due::Client);
         let asks = AtomicBool::new(due.iter().any(waits));
         let permits = Semaphore::new(self.engine.limits.tools_at_once.max(1));
         let (left, asks, permits) = (&left, &asks, &permits);
         let runs = calls.iter().zip(due).map(|(call, due)| async move {
             match due {
-                Due::Run(answer) => {
+                Due::Run(call, answer) => {
+                    let call = &call;
                     let _permit = permits.acquire().await.ok();
                     let done = self.run_tool(turn, call, answer.as_deref()).await?;
                     if let Due::Ask(_) = done {
@@ -105,7 +118,7 @@ impl Chat {
                         && (!is_last || asks.load(Ordering::SeqCst))
                     {
                         let message = write(RESULT, result)?;
-                        let writes = vec![message, write(FACTS, changes)?];
+                        let writes = vec![message, write(STATE, changes)?];
                         self.record(turn, call, writes).await?;
                     }
                     Ok::<_, TurnError>(done)
@@ -122,10 +135,11 @@ impl Chat {
         let mut state = self.state.clone();
         let mut client_calls = Vec::new();
         let mut asked = None;
+        state.own = self.agent()?.own(state.own)?;
         for (call, done) in calls.iter().zip(done) {
             match done? {
                 Due::Done(result, changes) => {
-                    apply(changes, &mut state.facts);
+                    apply(&changes, &mut state.own);
                     state.messages.push(ChatMessage {
                         tool_call_id: Some(call.id.clone()),
                         ..ChatMessage::new(Role::Tool, result)
@@ -133,7 +147,7 @@ impl Chat {
                 }
                 Due::Ask(question) => drop(asked.get_or_insert(question.interrupt)),
                 Due::Client => client_calls.push(call.id.clone()),
-                Due::Run(_) => return Err(TurnError::AgentCrashed),
+                Due::Run(..) => return Err(TurnError::AgentCrashed),
             }
         }
         // A question first: who answers it may not be the client that runs the calls.
@@ -182,9 +196,13 @@ impl Chat {
             if !is_of_client && question.is_none() {
                 return Err(TurnError::NotAsked);
             }
+            let about = question.map_or(About::Call, |question| question.about);
+            if about == About::Approval {
+                text.parse::<Approval>()?;
+            }
             record.answers.push(Answer {
                 text: text.to_owned(),
-                of_outcome: question.is_some_and(|question| question.of_outcome),
+                about,
             });
             let answered = vec![write(ANSWERED, &record.answers)?];
             let answered = self.new_writes(call, answered);
@@ -206,40 +224,53 @@ impl Chat {
         if let Some(question) = record.asked.filter(|asked| asked.answers == answers) {
             return Ok(Due::Ask(question));
         }
-        let last = record.answers.last();
-        let own_answer = record
-            .answers
-            .iter()
-            .rev()
-            .find(|answer| !answer.of_outcome);
-        let own_answer = own_answer.map(|answer| answer.text.clone());
+        let answer = |about: About| {
+            let mut newest_first = record.answers.iter().rev();
+            newest_first.find(|answer| answer.about == about)
+        };
+        let own_answer = answer(About::Call).map(|answer| answer.text.clone());
         if call.name == ASK {
             let question = call.arguments["question"].as_str().unwrap_or_default();
             return Ok(match own_answer {
-                Some(answer) => Due::Done(answer, FactChanges::new()),
-                None => Due::Ask(asked(call, question.to_owned(), false, answers)),
+                Some(answer) => Due::Done(answer, Patch::default()),
+                None => Due::Ask(asked(call, question.to_owned(), About::Call, answers)),
             });
         }
         if self.state.client.has_tool(&call.name) {
             return Ok(match own_answer {
-                Some(answer) => Due::Done(answer, FactChanges::new()),
+                Some(answer) => Due::Done(answer, Patch::default()),
                 None => Due::Client,
             });
         }
+        let traits = self.agent()?.traits(call);
+        let call = match answer(About::Approval) {
+            Some(answer) => match answer.text.parse()? {
+                Approval::Approved { arguments } => ToolCall {
+                    arguments: arguments.map_or(call.arguments.clone(), Into::into),
+                    ..call.clone()
+                },
+                Approval::Rejected { reason } => {
+                    let result = format!("{REJECTED}{}", reason.replace('\0', "\u{fffd}"));
+                    return Ok(Due::Done(result.trim_end().to_owned(), Patch::default()));
+                }
+            },
+            None if traits.needs_approval => return Ok(Due::Ask(proposed(call, answers))),
+            None => call.clone(),
+        };
         // Begun with as many answers as there are now: nothing has come of it.
-        if record.begun == Some(answers) && !self.engine.agent.is_repeatable(call) {
+        if record.begun == Some(answers) && !traits.is_repeatable {
             let question = format!(
                 "The tool `{}` was cut short with {}: it may or may not have taken effect. Answer \
                  with the result to go on with, or `{RETRY}` to run it again.",
                 call.name, call.arguments
             );
-            return Ok(Due::Ask(asked(call, question, true, answers)));
+            return Ok(Due::Ask(asked(&call, question, About::Outcome, answers)));
         }
-        Ok(match last {
-            Some(answer) if answer.of_outcome && answer.text.trim() != RETRY => {
-                Due::Done(answer.text.clone(), FactChanges::new())
+        Ok(match record.answers.last() {
+            Some(answer) if answer.about == About::Outcome && answer.text.trim() != RETRY => {
+                Due::Done(answer.text.clone(), Patch::default())
             }
-            _ => Due::Run(own_answer),
+            _ => Due::Run(call, own_answer),
         })
     }
 
@@ -249,47 +280,62 @@ impl Chat {
         call: &ToolCall,
         answer: Option<&str>,
     ) -> Result<Due, TurnError> {
-        let agent = Arc::clone(&self.engine.agent);
-        let answers = self.record_of(&call.id)?.answers.len();
-        if !agent.is_repeatable(call) {
+        let agent = self.agent()?;
+        let ToolTraits {
+            is_repeatable,
+            reads_all_messages,
+            ..
+        } = agent.traits(call);
+        let record = self.record_of(&call.id)?;
+        let answers = record.answers.len();
+        if !is_repeatable {
             let begun = vec![write(BEGUN, &answers)?];
             self.record(turn, call, begun).await?;
         }
         let mut state = self.state.clone();
-        if state.messages.before() > 0 && agent.reads_all_messages(call) {
+        if state.messages.before() > 0 && reads_all_messages {
             state = self.whole_state().await?;
         }
+        let before = agent.own(state.own)?;
+        state.own = before.clone();
+        let (context, _alive) = self.context(turn).alive();
         let (own_call, answer) = (call.clone(), answer.map(str::to_owned));
         let run = guarded(async move {
-            let outcome = agent
-                .run_tool(&own_call, &mut state, answer.as_deref())
-                .await;
-            (outcome, state)
+            let run = agent.run_tool(&context, &own_call, &mut state, answer.as_deref());
+            (run.await, state.own)
         });
         Ok(match run.await {
-            Ok((ToolOutcome::Result(result), state)) => {
-                Due::Done(result, changes(&self.state.facts, &state.facts))
+            Ok((Ok(ToolOutcome::Result(result)), own)) => {
+                let result = match record.answers.iter().any(Answer::edits) {
+                    true => format!(
+                        "[A person has changed the arguments to {}.]\n{result}",
+                        call.arguments
+                    ),
+                    false => result,
+                };
+                Due::Done(result, changes(&before, &own))
             }
-            Ok((ToolOutcome::Ask(question), _)) => {
-                let question = asked(call, question, false, answers);
+            Ok((Ok(ToolOutcome::Ask(question)), _)) => {
+                let question = asked(call, question, About::Call, answers);
                 self.record(turn, call, vec![write(ASKED, &question)?])
                     .await?;
                 Due::Ask(question)
             }
-            Err(_) => Due::Done("the tool crashed".to_owned(), FactChanges::new()),
+            Ok((Err(error), _)) => Due::Done(error.to_string(), Patch::default()),
+            Err(_) => Due::Done("the tool crashed".to_owned(), Patch::default()),
         })
     }
 
     fn record_of(&self, call_id: &str) -> Result<Record, TurnError> {
         let mut record = Record::default();
-        let (mut result, mut changes) = (None, FactChanges::new());
+        let (mut result, mut changes) = (None, Patch::default());
         for write in self.writes.iter().filter(|write| write.task_id == call_id) {
             match write.channel.as_str() {
                 BEGUN => record.begun = Some(read(write)?),
                 ASKED => record.asked = Some(read(write)?),
                 ANSWERED => record.answers = read(write)?,
                 RESULT => result = Some(read(write)?),
-                FACTS => changes = read(write)?,
+                STATE => changes = read(write)?,
                 _ => {}
             }
         }
@@ -326,12 +372,34 @@ impl Chat {
     }
 }
 
-fn asked(call: &ToolCall, question: String, of_outcome: bool, answers: usize) -> Question {
+impl Answer {
+    /// Whether it has a call run with other arguments than were proposed.
+    fn edits(&self) -> bool {
+        let approval = (self.about == About::Approval).then(|| self.text.parse());
+        matches!(
+            approval,
+            Some(Ok(Approval::Approved { arguments: Some(_) }))
+        )
+    }
+}
+
+fn asked(call: &ToolCall, question: String, about: About, answers: usize) -> Question {
     Question {
         interrupt: Interrupt::new(&*call.id, question.replace('\0', "\u{fffd}")),
-        of_outcome,
+        about,
         answers,
     }
+}
+
+/// Whether the call may run.
+fn proposed(call: &ToolCall, answers: usize) -> Question {
+    let question = format!("May the tool `{}` run with {}?", call.name, call.arguments);
+    let mut asked = asked(call, question, About::Approval, answers);
+    asked.interrupt.proposed = Some(ProposedCall {
+        name: call.name.clone(),
+        arguments: call.arguments.clone(),
+    });
+    asked
 }
 
 fn write<T: Serialize>(channel: &str, value: &T) -> Result<ChannelWrite, TurnError> {

@@ -11,13 +11,14 @@ use yai_agentkit_core::error::BoxError;
 use yai_agentkit_persistence::Database;
 
 use crate::{
+    cli::log,
     http::{self, App, connection},
     settings::Settings,
 };
-use yai_agentkit_engine::{TurnEngine, agent::Agent};
+use yai_agentkit_engine::{TurnEngine, agent::Agents};
 
-/// Serves HTTP with `agent`, which answers in place of the one that the settings name, and says on
-/// stdout where. Keeps the turns of all servers on the same database going. Returns when SIGTERM or
+/// Serves HTTP with `agents`, which answer in place of the one that the settings name, and says on
+/// stdout where. Starts the log, unless the program has one. Keeps the turns of all servers on the same database going. Returns when SIGTERM or
 /// SIGINT asks to stop and running turns have reached their next checkpoint, or when the time for
 /// that is over. An error is one of the settings, of the database, or of the network.
 ///
@@ -35,7 +36,8 @@ use yai_agentkit_engine::{TurnEngine, agent::Agent};
 /// serve(settings, Arc::new(OfflineAgent::new())).await
 /// # }
 /// ```
-pub async fn serve(settings: Settings, agent: Arc<dyn Agent>) -> Result<(), BoxError> {
+pub async fn serve(settings: Settings, agents: impl Into<Agents>) -> Result<(), BoxError> {
+    log::start(&settings, "info")?;
     let mut signals = StopSignals::register()?;
     tracing::debug!(database = settings.database.display_url(), "connecting");
     let database = tokio::select! {
@@ -43,7 +45,7 @@ pub async fn serve(settings: Settings, agent: Arc<dyn Agent>) -> Result<(), BoxE
         database = Database::connect(&settings.database) => database?,
     };
     let storage = Arc::new(database.clone());
-    let turns = TurnEngine::new(storage.clone(), agent).with_limits(settings.limits.clone());
+    let turns = TurnEngine::new(storage.clone(), agents).with_limits(settings.limits.clone());
     let listener = TcpListener::bind(settings.bind).await.map_err(|error| {
         let reason = format!("can't listen on {}: {error}", settings.bind);
         settings.refused("AGENTKIT_BIND", reason)

@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::json;
-use yai_agentkit_core::Role;
+use yai_agentkit_core::{Clock, Role};
 use yai_agentkit_engine::agent::{
-    Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome,
+    Agent, AgentError, AgentState, Context, Step, ToolCall, ToolOutcome, ToolSpec, ToolTraits,
+    Toolbox, Tools,
 };
 
 use self::request::{Intent, Language, Request};
-use crate::tools::{self, Toolbox};
+use crate::tools::{Memory, builtin};
 
 /// How many characters it says at once.
 const DELTA: usize = 12;
@@ -27,21 +28,23 @@ const DELTA: usize = 12;
 /// Answers what it recognises in the last message of the user, in English and Chinese: facts to
 /// remember and to recall, arithmetic, the time, a search in the chat. It decides from the state
 /// alone, so a turn that is resumed goes on as it would have.
-#[derive(Default)]
 pub struct OfflineAgent {
-    toolbox: Toolbox,
+    toolbox: Toolbox<Memory>,
     step_delay: Duration,
 }
 
 impl OfflineAgent {
     /// An agent with the default tools, as fast as it can.
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            toolbox: builtin(Clock::default()),
+            step_delay: Duration::ZERO,
+        }
     }
 
     /// Replaces the tools, for a clock of one's own.
     #[must_use]
-    pub fn with_toolbox(self, toolbox: Toolbox) -> Self {
+    pub fn with_toolbox(self, toolbox: Toolbox<Memory>) -> Self {
         Self { toolbox, ..self }
     }
 
@@ -53,38 +56,58 @@ impl OfflineAgent {
     }
 }
 
+impl Default for OfflineAgent {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 #[async_trait]
 impl Agent for OfflineAgent {
-    async fn step(&self, state: &AgentState, deltas: &Deltas) -> Result<Step, AgentError> {
+    type State = Memory;
+
+    async fn step(
+        &self,
+        context: &Context,
+        state: &mut AgentState<Memory>,
+    ) -> Result<Step, AgentError> {
         pause(self.step_delay).await;
         let step = decide(state);
         if let Step::Answer(answer) = &step {
             let characters: Vec<char> = answer.chars().collect();
             for delta in characters.chunks(DELTA) {
-                deltas.say(&delta.iter().collect::<String>()).await;
+                context.say(&delta.iter().collect::<String>()).await;
                 pause(self.step_delay / 10).await;
             }
         }
         Ok(step)
     }
 
-    fn is_repeatable(&self, _call: &ToolCall) -> bool {
-        // The tools change nothing but the state.
-        true
+    fn tools(&self) -> &dyn Tools<Memory> {
+        self
+    }
+}
+
+/// The tools, as slow as the steps.
+#[async_trait]
+impl Tools<Memory> for OfflineAgent {
+    fn specs(&self) -> Vec<ToolSpec> {
+        self.toolbox.specs()
     }
 
-    fn reads_all_messages(&self, call: &ToolCall) -> bool {
-        tools::read_all_messages(call)
+    fn traits(&self, call: &ToolCall) -> ToolTraits {
+        self.toolbox.traits(call)
     }
 
-    async fn run_tool(
+    async fn run(
         &self,
+        context: &Context,
         call: &ToolCall,
-        state: &mut AgentState,
-        _answer: Option<&str>,
+        state: &mut AgentState<Memory>,
+        answer: Option<&str>,
     ) -> ToolOutcome {
         pause(self.step_delay).await;
-        ToolOutcome::Result(self.toolbox.run(call, state).await)
+        self.toolbox.run(context, call, state, answer).await
     }
 }
 
@@ -95,7 +118,7 @@ async fn pause(time: Duration) {
     }
 }
 
-fn decide(state: &AgentState) -> Step {
+fn decide(state: &AgentState<Memory>) -> Step {
     let is_user = |role: &Role| *role == Role::User;
     let Some(asked_at) = state
         .messages
@@ -152,9 +175,5 @@ fn tool_call(id: String, request: &Request) -> ToolCall {
         Intent::TellTime => ("current_time", json!({})),
         Intent::Search { words } => ("search_history", json!({"words": words, "role": "user"})),
     };
-    ToolCall {
-        id,
-        name: name.to_owned(),
-        arguments,
-    }
+    ToolCall::new(id, name, arguments)
 }

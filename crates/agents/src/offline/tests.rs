@@ -3,24 +3,24 @@ use std::time::Duration;
 use chrono::{TimeZone, Utc};
 use yai_agentkit_core::{Clock, Role};
 use yai_agentkit_engine::agent::{
-    Agent, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome,
+    Agent, AgentState, ChatMessage, Context, Step, ToolCall, ToolOutcome, Tools,
 };
 
 use super::OfflineAgent;
-use crate::tools::{FAILED, Toolbox};
+use crate::tools::{FAILED, Memory, builtin};
 
 fn agent() -> OfflineAgent {
     let noon = Utc.with_ymd_and_hms(2026, 3, 1, 12, 5, 0).unwrap();
-    OfflineAgent::new().with_toolbox(Toolbox::with_clock(Clock::new(move || noon)))
+    OfflineAgent::new().with_toolbox(builtin(Clock::new(move || noon)))
 }
 
 /// One turn, as a turn engine runs it; returns the answer and the tools that ran.
-async fn turn(state: &mut AgentState, text: &str) -> (String, Vec<ToolCall>) {
+async fn turn(state: &mut AgentState<Memory>, text: &str) -> (String, Vec<ToolCall>) {
     let agent = agent();
     let mut ran = Vec::new();
     state.messages.push(ChatMessage::new(Role::User, text));
     loop {
-        match agent.step(state, &Deltas::ignored()).await.unwrap() {
+        match agent.step(&Context::detached(), state).await.unwrap() {
             Step::Answer(answer) => {
                 state
                     .messages
@@ -34,7 +34,8 @@ async fn turn(state: &mut AgentState, text: &str) -> (String, Vec<ToolCall>) {
                     ..ChatMessage::new(Role::Assistant, content)
                 });
                 for call in calls {
-                    let outcome = agent.run_tool(&call, state, None).await;
+                    let context = Context::detached();
+                    let outcome = agent.run(&context, &call, state, None).await;
                     let ToolOutcome::Result(result) = outcome else {
                         panic!("{outcome:?}");
                     };
@@ -232,7 +233,7 @@ async fn a_resumed_turn_runs_only_the_tools_without_result() {
         Role::User,
         "My name is Ada. What is 17 * 23?",
     ));
-    let Step::ToolCalls { calls, .. } = agent.step(&state, &Deltas::ignored()).await.unwrap()
+    let Step::ToolCalls { calls, .. } = agent.step(&Context::detached(), &mut state).await.unwrap()
     else {
         panic!("tools come first");
     };
@@ -240,7 +241,7 @@ async fn a_resumed_turn_runs_only_the_tools_without_result() {
         tool_call_id: Some(calls[0].id.clone()),
         ..ChatMessage::new(Role::Tool, "Remembered: name = Ada")
     });
-    let resumed = agent.step(&state, &Deltas::ignored()).await.unwrap();
+    let resumed = agent.step(&Context::detached(), &mut state).await.unwrap();
     let rest = Step::ToolCalls {
         content: String::new(),
         calls: vec![calls[1].clone()],
@@ -254,7 +255,7 @@ async fn a_tool_that_fails_is_reported() {
     let (answer, _) = turn(&mut state, &format!("My motto is {}", "é".repeat(450))).await;
     assert!(answer.starts_with("I'll remember"), "{answer}");
 
-    state.facts = (0..1_000).map(|n| (n.to_string(), n.to_string())).collect();
+    state.own.facts = (0..1_000).map(|n| (n.to_string(), n.to_string())).collect();
     let (answer, _) = turn(&mut state, "My name is Ada.").await;
     assert_eq!(
         answer,
@@ -267,7 +268,7 @@ async fn a_tool_that_fails_is_reported() {
 #[tokio::test]
 async fn an_empty_chat_gets_help() {
     let step = agent()
-        .step(&AgentState::default(), &Deltas::ignored())
+        .step(&Context::detached(), &mut AgentState::default())
         .await
         .unwrap();
     assert!(matches!(step, Step::Answer(text) if text.contains("My name is Ada.")));
@@ -292,10 +293,11 @@ async fn steps_and_tools_wait_for_the_delay() {
         .messages
         .push(ChatMessage::new(Role::User, "What time is it?"));
     let start = tokio::time::Instant::now();
-    let Step::ToolCalls { calls, .. } = agent.step(&state, &Deltas::ignored()).await.unwrap()
+    let Step::ToolCalls { calls, .. } = agent.step(&Context::detached(), &mut state).await.unwrap()
     else {
         panic!("a tool comes first");
     };
-    agent.run_tool(&calls[0], &mut state, None).await;
+    let context = Context::detached();
+    agent.run(&context, &calls[0], &mut state, None).await;
     assert_eq!(start.elapsed(), Duration::from_secs(6));
 }

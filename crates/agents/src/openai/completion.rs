@@ -214,7 +214,10 @@ impl Call {
 }
 
 /// What the model wants. A model that declines in words has answered.
-pub(super) fn step(completion: Completion, state: &AgentState) -> Result<Step, AgentError> {
+pub(super) fn step<S: Default>(
+    completion: Completion,
+    state: &AgentState<S>,
+) -> Result<Step, AgentError> {
     if !completion.has_choices {
         return Err(refused("its answer has no choices"));
     }
@@ -247,7 +250,7 @@ pub(super) fn step(completion: Completion, state: &AgentState) -> Result<Step, A
     }
 }
 
-fn tool_calls(calls: Vec<Call>, state: &AgentState) -> Vec<ToolCall> {
+fn tool_calls<S: Default>(calls: Vec<Call>, state: &AgentState<S>) -> Vec<ToolCall> {
     let earlier = state
         .messages
         .iter()
@@ -261,11 +264,11 @@ fn tool_calls(calls: Vec<Call>, state: &AgentState) -> Vec<ToolCall> {
     };
     let calls = calls.into_iter().enumerate();
     calls
-        .map(|(index, mut call)| ToolCall {
+        .map(|(index, mut call)| {
             // Some endpoints number the calls of each answer anew, or not at all.
-            id: unique_id(call.id.take(), index),
-            arguments: call.arguments(),
-            name: call.name,
+            let id = unique_id(call.id.take(), index);
+            let arguments = call.arguments();
+            ToolCall::new(id, call.name, arguments)
         })
         .collect()
 }

@@ -19,7 +19,7 @@ pub(super) struct Context<'a> {
 /// What fits into so many `tokens`: of the instructions, before all else, the newest, in half of
 /// them; of the messages the newest, the turn under way in any case, a tool's result never without
 /// its call.
-pub(super) fn of(state: &AgentState, tokens: usize) -> Context<'_> {
+pub(super) fn of<S: Default>(state: &AgentState<S>, tokens: usize) -> Context<'_> {
     let budget = tokens.saturating_mul(BYTES_OF_A_TOKEN);
     let instructions = newest(&state.instructions, budget / 2, |text| text.len() + AROUND);
     let bytes: usize = instructions.iter().map(|text| text.len() + AROUND).sum();
@@ -75,7 +75,7 @@ mod tests {
 
     /// A chat of turns with a call each, of about 100 bytes a message, and what the model sees of it.
     fn seen(turns: usize, instructed_in: usize, tokens: usize) -> (Vec<String>, Vec<String>) {
-        let mut state = AgentState::default();
+        let mut state: AgentState = AgentState::default();
         let mut push = |role: Role, text: &str| {
             state.messages.push(ChatMessage {
                 tool_call_id: (role == Role::Tool).then(|| "call".to_owned()),
@@ -106,11 +106,7 @@ mod tests {
     }
 
     fn call() -> ToolCall {
-        ToolCall {
-            id: "call".to_owned(),
-            name: "tool".to_owned(),
-            arguments: json!({}),
-        }
+        ToolCall::new("call", "tool", json!({}))
     }
 
     #[test]

@@ -10,16 +10,14 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use reqwest::{Url, header::HeaderValue};
-use yai_agentkit_core::{Error, Result};
-use yai_agentkit_engine::agent::{
-    Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome,
-};
+use yai_agentkit_core::{Clock, Error, Result};
+use yai_agentkit_engine::agent::{Agent, AgentError, AgentState, Context, Step, Toolbox, Tools};
 
 use self::{
     completion::Completion,
     transport::{Endpoint, Event},
 };
-use crate::tools::{self, Toolbox};
+use crate::tools::{Memory, builtin};
 
 /// How to reach a model. `Debug` does not show the key.
 #[derive(Clone)]
@@ -70,7 +68,7 @@ impl fmt::Debug for OpenAiConfig {
 pub struct OpenAiAgent {
     config: OpenAiConfig,
     endpoint: Endpoint,
-    toolbox: Toolbox,
+    toolbox: Toolbox<Memory>,
 }
 
 impl OpenAiAgent {
@@ -96,13 +94,13 @@ impl OpenAiAgent {
         Ok(Self {
             endpoint: Endpoint::new(&config)?,
             config,
-            toolbox: Toolbox::default(),
+            toolbox: builtin(Clock::default()),
         })
     }
 
     /// Replaces the tools, for a clock of one's own.
     #[must_use]
-    pub fn with_toolbox(self, toolbox: Toolbox) -> Self {
+    pub fn with_toolbox(self, toolbox: Toolbox<Memory>) -> Self {
         Self { toolbox, ..self }
     }
 }
@@ -110,8 +108,8 @@ impl OpenAiAgent {
 impl OpenAiAgent {
     async fn complete(
         &self,
-        state: &AgentState,
-        deltas: &Deltas,
+        context: &Context,
+        state: &AgentState<Memory>,
     ) -> Result<Completion, AgentError> {
         let request = request::request(&self.config, &self.toolbox, state);
         let mut answer = self.endpoint.ask(&request).await?;
@@ -120,7 +118,7 @@ impl OpenAiAgent {
             match event {
                 Event::Data(chunk) => {
                     let said = completion.add(&chunk, &self.config.api_key)?;
-                    deltas.say(&said).await;
+                    context.say(&said).await;
                 }
                 Event::Done => {
                     completion.end();
@@ -134,8 +132,14 @@ impl OpenAiAgent {
 
 #[async_trait]
 impl Agent for OpenAiAgent {
-    async fn step(&self, state: &AgentState, deltas: &Deltas) -> Result<Step, AgentError> {
-        let completion = tokio::time::timeout(self.config.timeout, self.complete(state, deltas));
+    type State = Memory;
+
+    async fn step(
+        &self,
+        context: &Context,
+        state: &mut AgentState<Memory>,
+    ) -> Result<Step, AgentError> {
+        let completion = tokio::time::timeout(self.config.timeout, self.complete(context, state));
         let completion = completion
             .await
             .map_err(|elapsed| AgentError::Unavailable {
@@ -145,21 +149,7 @@ impl Agent for OpenAiAgent {
         completion::step(completion, state)
     }
 
-    fn is_repeatable(&self, _call: &ToolCall) -> bool {
-        // The tools change nothing but the state.
-        true
-    }
-
-    fn reads_all_messages(&self, call: &ToolCall) -> bool {
-        tools::read_all_messages(call)
-    }
-
-    async fn run_tool(
-        &self,
-        call: &ToolCall,
-        state: &mut AgentState,
-        _answer: Option<&str>,
-    ) -> ToolOutcome {
-        ToolOutcome::Result(self.toolbox.run(call, state).await)
+    fn tools(&self) -> &dyn Tools<Memory> {
+        &self.toolbox
     }
 }

@@ -11,10 +11,10 @@ use async_openai::types::chat::{
 };
 use serde_json::Value as Json;
 use yai_agentkit_core::Role;
-use yai_agentkit_engine::agent::{AgentState, ChatMessage, ToolCall};
+use yai_agentkit_engine::agent::{AgentState, ChatMessage, ToolCall, Toolbox, Tools};
 
 use super::{OpenAiConfig, context};
-use crate::tools::{self, Toolbox};
+use crate::tools::{self, Memory};
 
 const SYSTEM_PROMPT: &str = "You are a helpful assistant with a durable memory. Call `remember` when \
 the user tells you something worth keeping, `search_history` to look up what was said before, \
@@ -23,16 +23,16 @@ the user tells you something worth keeping, `search_history` to look up what was
 /// What to ask the model.
 pub(super) fn request(
     config: &OpenAiConfig,
-    toolbox: &Toolbox,
-    state: &AgentState,
+    toolbox: &Toolbox<Memory>,
+    state: &AgentState<Memory>,
 ) -> CreateChatCompletionRequest {
     let mut prompt = config
         .system_prompt
         .clone()
         .unwrap_or_else(|| SYSTEM_PROMPT.to_owned());
-    if !state.facts.is_empty() {
+    if !state.own.facts.is_empty() {
         prompt.push_str("\n\nWhat you remember, by name:\n");
-        prompt.push_str(&tools::facts(state));
+        prompt.push_str(&tools::facts(&state.own));
     }
     for known in &state.client.context {
         prompt.push_str(&format!("\n\n{}:\n{}", known.description, known.value));
@@ -52,10 +52,9 @@ pub(super) fn request(
         .messages
         .iter()
         .filter_map(|message| wire_message(message, &answered));
-    let own_tools = toolbox.tools().iter();
-    let own_tools = own_tools.filter(|tool| !state.client.has_tool(tool.name));
-    let own_tools =
-        own_tools.map(|tool| wire_tool(tool.name, tool.description, tool.parameters.clone()));
+    let own_tools = toolbox.specs().into_iter();
+    let own_tools = own_tools.filter(|tool| !state.client.has_tool(&tool.name));
+    let own_tools = own_tools.map(|tool| wire_tool(&tool.name, &tool.description, tool.parameters));
     let client_tools = state.client.tools.iter();
     let client_tools =
         client_tools.map(|tool| wire_tool(&tool.name, &tool.description, tool.parameters.clone()));

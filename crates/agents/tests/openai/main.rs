@@ -19,10 +19,13 @@ use axum::{
 };
 use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
-use yai_agentkit_agents::openai::{OpenAiAgent, OpenAiConfig};
+use yai_agentkit_agents::{
+    openai::{OpenAiAgent, OpenAiConfig},
+    tools::Memory,
+};
 use yai_agentkit_core::Role;
 use yai_agentkit_engine::agent::{
-    Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome,
+    Agent, AgentError, AgentState, ChatMessage, Context, Step, ToolCall, ToolOutcome,
 };
 use yai_agentkit_engine::{ClientContext, ClientInput, ClientTool};
 
@@ -153,9 +156,9 @@ impl Endpoint {
         }
     }
 
-    async fn step(&self, state: &AgentState) -> Result<Step, AgentError> {
+    async fn step(&self, state: &AgentState<Memory>) -> Result<Step, AgentError> {
         let agent = OpenAiAgent::new(self.config()).unwrap();
-        agent.step(state, &Deltas::ignored()).await
+        decide(&agent, state).await
     }
 
     fn asked(&self) -> usize {
@@ -167,7 +170,20 @@ impl Endpoint {
     }
 }
 
-fn saying(text: &str) -> AgentState {
+async fn decide(agent: &OpenAiAgent, state: &AgentState<Memory>) -> Result<Step, AgentError> {
+    agent.step(&Context::detached(), &mut state.clone()).await
+}
+
+async fn run(agent: &OpenAiAgent, call: &ToolCall, state: &mut AgentState<Memory>) -> String {
+    let context = Context::detached();
+    let outcome = agent.tools().run(&context, call, state, None);
+    match outcome.await {
+        ToolOutcome::Result(result) => result,
+        ToolOutcome::Ask(question) => panic!("the tool asks {question}"),
+    }
+}
+
+fn saying(text: &str) -> AgentState<Memory> {
     AgentState {
         messages: vec![ChatMessage::new(Role::User, text)].into(),
         ..AgentState::default()
@@ -195,7 +211,7 @@ fn outcome(step: Result<Step, AgentError>) -> (String, bool) {
 async fn a_plain_answer_is_the_answer() {
     let endpoint = Endpoint::start([Reply::text("Hello, Ada.")]).await;
     let mut state = saying("Hello");
-    state.facts.insert("name".to_owned(), "Ada".to_owned());
+    state.own.facts.insert("name".to_owned(), "Ada".to_owned());
 
     let step = endpoint.step(&state).await.unwrap();
     assert_eq!(step, Step::Answer("Hello, Ada.".to_owned()));
@@ -241,11 +257,8 @@ async fn the_system_prompt_can_be_replaced() {
         base_url: format!("{}/", endpoint.base_url),
         ..endpoint.config()
     };
-    OpenAiAgent::new(config)
-        .unwrap()
-        .step(&saying("Hi"), &Deltas::ignored())
-        .await
-        .unwrap();
+    let agent = OpenAiAgent::new(config).unwrap();
+    decide(&agent, &saying("Hi")).await.unwrap();
     assert_eq!(
         endpoint.body(0)["messages"][0]["content"],
         "Talk like a pirate."
@@ -300,8 +313,7 @@ async fn tool_calls_and_their_results_go_round() {
     let agent = OpenAiAgent::new(endpoint.config()).unwrap();
     let mut state = saying("My name is Ada. What is 17 * 23?");
 
-    let Step::ToolCalls { content, calls } = agent.step(&state, &Deltas::ignored()).await.unwrap()
-    else {
+    let Step::ToolCalls { content, calls } = decide(&agent, &state).await.unwrap() else {
         panic!("the model calls tools");
     };
     assert_eq!(calls[0].arguments, json!({"expression": "17 * 23"}));
@@ -310,17 +322,15 @@ async fn tool_calls_and_their_results_go_round() {
         ..ChatMessage::new(Role::Assistant, content)
     });
     for call in calls {
-        let ToolOutcome::Result(result) = agent.run_tool(&call, &mut state, None).await else {
-            panic!("the tool asks");
-        };
+        let result = run(&agent, &call, &mut state).await;
         state.messages.push(ChatMessage {
             tool_call_id: Some(call.id),
             ..ChatMessage::new(Role::Tool, result)
         });
     }
-    let step = agent.step(&state, &Deltas::ignored()).await.unwrap();
+    let step = decide(&agent, &state).await.unwrap();
     assert_eq!(step, Step::Answer("391, Ada.".to_owned()));
-    assert_eq!(state.facts["name"], "Ada");
+    assert_eq!(state.own.facts["name"], "Ada");
 
     let body = endpoint.body(1);
     let messages = body["messages"].as_array().unwrap();
@@ -343,13 +353,10 @@ async fn broken_arguments_reach_the_tool_and_go_back_unchanged() {
     let endpoint = Endpoint::start([calls, Reply::text("Sorry.")]).await;
     let agent = OpenAiAgent::new(endpoint.config()).unwrap();
     let mut state = saying("What is 17 * 23?");
-    let Step::ToolCalls { calls, .. } = agent.step(&state, &Deltas::ignored()).await.unwrap()
-    else {
+    let Step::ToolCalls { calls, .. } = decide(&agent, &state).await.unwrap() else {
         panic!("the model calls a tool");
     };
-    let ToolOutcome::Result(result) = agent.run_tool(&calls[0], &mut state, None).await else {
-        panic!("the tool asks");
-    };
+    let result = run(&agent, &calls[0], &mut state).await;
     assert!(
         result.starts_with("Error: the arguments do not fit"),
         "{result}"
@@ -362,7 +369,7 @@ async fn broken_arguments_reach_the_tool_and_go_back_unchanged() {
         tool_call_id: Some("call_a".to_owned()),
         ..ChatMessage::new(Role::Tool, result)
     });
-    agent.step(&state, &Deltas::ignored()).await.unwrap();
+    decide(&agent, &state).await.unwrap();
     let call = &endpoint.body(1)["messages"][2]["tool_calls"][0];
     assert_eq!(call["function"]["arguments"], "{\"expression\": ");
 }
@@ -376,11 +383,7 @@ async fn call_ids_are_made_unique_in_the_thread() {
         ("", "current_time", "{}"),
     ]);
     let endpoint = Endpoint::start([calls]).await;
-    let earlier = ToolCall {
-        id: "call_a".to_owned(),
-        name: "current_time".to_owned(),
-        arguments: json!({}),
-    };
+    let earlier = ToolCall::new("call_a", "current_time", json!({}));
     let mut state = saying("What time is it?");
     state.messages.push(ChatMessage {
         tool_calls: vec![earlier],
@@ -471,10 +474,7 @@ async fn a_slow_answer_is_unavailable_within_the_timeout() {
         ..endpoint.config()
     };
     let start = Instant::now();
-    let step = OpenAiAgent::new(config)
-        .unwrap()
-        .step(&saying("Hello"), &Deltas::ignored())
-        .await;
+    let step = decide(&OpenAiAgent::new(config).unwrap(), &saying("Hello")).await;
     let (reason, can_help) = outcome(step);
     assert_eq!(reason, "it did not answer within 300ms");
     assert!(can_help);
@@ -490,10 +490,7 @@ async fn a_refused_connection_is_unavailable() {
         base_url: format!("http://{address}/v1"),
         ..OpenAiConfig::new(KEY, "test-model")
     };
-    let step = OpenAiAgent::new(config)
-        .unwrap()
-        .step(&saying("Hello"), &Deltas::ignored())
-        .await;
+    let step = decide(&OpenAiAgent::new(config).unwrap(), &saying("Hello")).await;
     assert_eq!(outcome(step), ("can't connect to it".to_owned(), true));
 }
 

@@ -12,9 +12,9 @@ fn delta(delta: Json, finish_reason: Option<&str>) -> Json {
 /// A step, and what was said while it was made.
 async fn heard(endpoint: &Endpoint) -> (Result<Step, AgentError>, Vec<String>) {
     let agent = OpenAiAgent::new(endpoint.config()).unwrap();
-    let (deltas, mut receiver) = Deltas::channel();
-    let step = agent.step(&saying("Hello"), &deltas).await;
-    drop(deltas);
+    let (context, mut receiver) = Context::detached().heard();
+    let step = agent.step(&context, &mut saying("Hello")).await;
+    drop(context);
     let mut heard = Vec::new();
     while let Some(delta) = receiver.recv().await {
         heard.push(delta);
@@ -52,11 +52,7 @@ async fn streamed_tool_calls_are_put_together_by_their_index() {
     ];
     let endpoint = Endpoint::start([Reply::stream(deltas, DONE)]).await;
     let (step, heard) = heard(&endpoint).await;
-    let call = |id: &str, name: &str, arguments: Json| ToolCall {
-        id: id.to_owned(),
-        name: name.to_owned(),
-        arguments,
-    };
+    let call = |id: &str, name: &str, arguments: Json| ToolCall::new(id, name, arguments);
     let expected = Step::ToolCalls {
         content: "Let me see.".to_owned(),
         calls: vec![
@@ -214,7 +210,7 @@ async fn an_answer_without_end_is_refused() {
             ..OpenAiConfig::new(KEY, "test-model")
         };
         let agent = OpenAiAgent::new(config).unwrap();
-        let step = agent.step(&saying("Hello"), &Deltas::ignored()).await;
+        let step = decide(&agent, &saying("Hello")).await;
         let (reason, can_help) = outcome(step);
         assert!(reason.starts_with("its answer has no end"), "{reason}");
         assert!(!can_help);

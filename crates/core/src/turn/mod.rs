@@ -85,6 +85,18 @@ pub struct Interrupt {
     /// The tool calls that the client is to run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub client_calls: Vec<String>,
+    /// The call that is not to run before a person has approved of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proposed: Option<ProposedCall>,
+}
+
+/// A tool call that waits for approval.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProposedCall {
+    /// The tool.
+    pub name: String,
+    /// With what it is to run.
+    pub arguments: Json,
 }
 
 impl Interrupt {
@@ -95,6 +107,7 @@ impl Interrupt {
             tool_call_id: tool_call_id.into(),
             question: question.into(),
             client_calls: Vec::new(),
+            proposed: None,
         }
     }
 
@@ -102,6 +115,13 @@ impl Interrupt {
     #[must_use]
     pub fn for_client(mut self, calls: impl IntoIterator<Item = String>) -> Self {
         self.client_calls = calls.into_iter().collect();
+        self
+    }
+
+    /// The same about a call that waits for approval.
+    #[must_use]
+    pub fn about(mut self, proposed: ProposedCall) -> Self {
+        self.proposed = Some(proposed);
         self
     }
 }

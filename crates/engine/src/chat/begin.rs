@@ -6,7 +6,12 @@ use yai_agentkit_core::{
 };
 
 use super::{Chat, EventLog, Staged};
-use crate::{TurnError, TurnOutcome, agent::ChatMessage, log::Unpublished, send::Incoming};
+use crate::{
+    TurnError, TurnOutcome,
+    agent::{AgentState, ChatMessage},
+    log::Unpublished,
+    send::Incoming,
+};
 
 impl Chat {
     /// Finishes the turns that were cut short and those that wait, and returns what the last one
@@ -66,6 +71,7 @@ impl Chat {
             message.content.as_str(),
         ));
         state.instructions.push(message.content.clone());
+        self.prepare_own(&mut state);
         let unit = self.engine.storage.begin().await?;
         let stored = incoming.store(&*unit).await?;
         let epoch = self.next_epoch();
@@ -78,6 +84,16 @@ impl Chat {
         unit.commit().await?;
         self.stored(staged);
         Ok(stored)
+    }
+
+    /// Makes the agent's own state what the agent reads in it. One that it can't read fails the turn
+    /// where it is used.
+    fn prepare_own(&self, state: &mut AgentState) {
+        if let Ok(agent) = self.agent()
+            && let Ok(own) = agent.own(state.own.clone())
+        {
+            state.own = own;
+        }
     }
 
     /// Begins a turn that has waited, and runs it to its end.
@@ -114,6 +130,7 @@ impl Chat {
             .messages
             .push(ChatMessage::new(Role::User, message.content.as_str()));
         state.answering = Some(message.id);
+        self.prepare_own(&mut state);
         let subscriptions = self.engine.subscriptions.clone();
         let log = self.log.insert(EventLog::new(subscriptions, &turn));
         let batch = log.started(&state);

@@ -6,6 +6,7 @@ mod take_over;
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use yai_agentkit_core::{
     CheckpointMetadata, CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer,
     Conversation, Entity, Error, ListQuery, MessageId, NewCheckpoint, Result, Role, ThreadState,
@@ -16,7 +17,7 @@ use yai_agentkit_core::{
 
 pub(super) use self::run::{Progress, guarded};
 use super::{MESSAGE_ID, TurnEngine, TurnError, claims::Claim, log::EventLog, send::Incoming};
-use crate::agent::{AgentState, ChatMessage};
+use crate::agent::{AgentState, AnyAgent, ChatMessage, Context};
 
 /// The field of a checkpoint's metadata that holds the epoch with which it was written.
 const EPOCH: &str = "epoch";
@@ -26,7 +27,7 @@ const MESSAGES: &str = "messages";
 
 /// What a chat is opened with: of its lists the newest items.
 const LISTS: [&str; 2] = [MESSAGES, "instructions"];
-const FIELDS: [&str; 2] = ["facts", "answering"];
+const FIELDS: [&str; 2] = ["state", "answering"];
 /// At least 73 of each.
 const DEPTH: usize = 2;
 
@@ -37,6 +38,7 @@ pub(super) const ASK: &str = "ask";
 /// storage its view may be wrong.
 pub(super) struct Chat {
     pub(super) engine: TurnEngine,
+    agent: Result<Arc<dyn AnyAgent>, String>,
     claim: Option<Claim>,
     pub(super) conversation: Conversation,
     /// Oldest first.
@@ -47,6 +49,8 @@ pub(super) struct Chat {
     pub(super) writes: Vec<PendingWrite>,
     /// What the turn under way publishes.
     pub(super) log: Option<EventLog>,
+    /// When the turn under way has taken too long. No clock that can be set decides.
+    deadline: Option<Instant>,
     /// The greatest epoch that the thread is known to have had.
     epoch: u64,
     /// The message that waits for what is unfinished.
@@ -82,6 +86,7 @@ impl Chat {
                 epoch,
                 ..Self::of(engine.clone(), conversation)
             };
+            chat.agent()?;
             let checkpointer = chat.engine.storage.checkpointer();
             chat.read(&*checkpointer).await?;
             // On the state of a turn that began after the list was read no other may begin: that
@@ -106,7 +111,9 @@ impl Chat {
     pub(super) fn of(engine: TurnEngine, conversation: Conversation) -> Self {
         Self {
             thread: ThreadState::new(conversation.thread_id(), None),
+            agent: engine.agents.of(&conversation),
             engine,
+            deadline: None,
             claim: None,
             conversation,
             unfinished: Vec::new(),
@@ -116,6 +123,17 @@ impl Chat {
             epoch: 0,
             next: None,
         }
+    }
+
+    /// Who answers here.
+    pub(super) fn agent(&self) -> Result<Arc<dyn AnyAgent>, TurnError> {
+        self.agent.clone().map_err(TurnError::NoAgent)
+    }
+
+    /// What the agent and its tools know of where they work.
+    pub(super) fn context(&self, turn: &Turn) -> Context {
+        let step = self.state.messages.total();
+        Context::new(self.conversation.clone(), turn.clone(), self.deadline, step)
     }
 
     /// Reads the latest checkpoint.

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde_json::Value as Json;
 use tokio::{task::JoinSet, time::Instant};
 use tracing::Instrument;
 use yai_agentkit_core::{
@@ -13,14 +14,15 @@ use yai_agentkit_core::{
 use super::{ASK, Chat, closed, ended, is_unavailable, log_of};
 use crate::{
     ClientInput, TurnError, TurnEvent, TurnOutcome,
-    agent::{AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall},
+    agent::{AgentError, AgentState, ChatMessage, Step, ToolCall},
     claims::Claim,
 };
 
 /// What one step has led to.
 pub(crate) enum Progress {
     Checkpoint(AgentState),
-    Answer(String),
+    /// With the agent's own state.
+    Answer(String, Json),
     /// A tool wants the answer of a person first, or is for the client to run.
     Ask(Interrupt),
 }
@@ -37,7 +39,7 @@ impl Chat {
     }
 
     async fn run_steps(&mut self, turn: Turn) -> Result<TurnOutcome, TurnError> {
-        let begun = Instant::now();
+        self.deadline = Some(Instant::now() + self.engine.limits.deadline);
         self.set_running(true);
         self.state.client = Arc::new(ClientInput::of(&turn)?);
         loop {
@@ -45,7 +47,7 @@ impl Chat {
                 self.give_back(turn).await?;
                 return Err(TurnError::Stopped);
             }
-            let progress = match self.time_left(begun) {
+            let progress = match self.time_left() {
                 None => Err(TurnError::TooLong(self.engine.limits.deadline.as_secs())),
                 Some(left) => {
                     let given_up = given_up(self.claim.as_ref());
@@ -63,7 +65,9 @@ impl Chat {
                     let recorded = self.record_step(&turn, state).await;
                     recorded.map_err(TurnError::of_owner)?;
                 }
-                Ok(Progress::Answer(answer)) => return self.complete(turn, answer).await,
+                Ok(Progress::Answer(answer, own)) => {
+                    return self.complete(turn, answer, own).await;
+                }
                 Ok(Progress::Ask(interrupt)) => return self.wait(turn, interrupt).await,
                 Err(error) if error.ends_turn() => return Err(self.fail(turn, error).await),
                 Err(error) => return Err(error),
@@ -89,31 +93,34 @@ impl Chat {
 
     /// One step: the tools that are due, else a decision of the agent.
     async fn step(&mut self, turn: &Turn) -> Result<Progress, TurnError> {
-        let agent = Arc::clone(&self.engine.agent);
+        let agent = self.agent()?;
         let calls = self.state.open_tool_calls();
         if !calls.is_empty() {
             return self.run_tools(turn, &calls).await;
         }
-        let state = self.state.clone();
+        let mut state = self.state.clone();
         if steps_taken(&state) >= self.engine.limits.max_steps {
             return Err(TurnError::TooManySteps(self.engine.limits.max_steps));
         }
-        let (deltas, said) = Deltas::channel();
+        let (context, said) = self.context(turn).heard();
+        let (context, _alive) = context.alive();
         let turns = self.turns();
+        let mut agents = state.clone();
         let step = guarded(async move {
-            let step = agent.step(&state, &deltas).await;
-            (step, state)
+            let step = agent.step(&context, &mut agents).await;
+            (step, agents.own)
         });
         let step = log_of(&mut self.log)
             .publish_during(&*turns, said, step)
             .await;
-        let (step, mut state) = step.map_err(TurnError::of_owner)??;
+        let (step, own) = step.map_err(TurnError::of_owner)??;
         let step = step?;
         let (content, tool_calls) = match step {
             Step::ToolCalls { content, calls } => (content, bounded(calls)?),
             Step::Ask(question) => (String::new(), vec![question_call(&state, question)]),
-            Step::Answer(answer) => return Ok(Progress::Answer(answer)),
+            Step::Answer(answer) => return Ok(Progress::Answer(answer, own)),
         };
+        state.own = own;
         state.messages.push(ChatMessage {
             tool_calls,
             ..ChatMessage::new(Role::Assistant, content)
@@ -121,7 +128,12 @@ impl Chat {
         Ok(Progress::Checkpoint(state))
     }
 
-    async fn complete(&mut self, turn: Turn, answer: String) -> Result<TurnOutcome, TurnError> {
+    async fn complete(
+        &mut self,
+        turn: Turn,
+        answer: String,
+        own: Json,
+    ) -> Result<TurnOutcome, TurnError> {
         // PostgreSQL can't store a NUL, and an answer that can't be stored would come back at
         // every resume.
         let answer = answer.replace('\0', "\u{fffd}");
@@ -129,6 +141,7 @@ impl Chat {
         state
             .messages
             .push(ChatMessage::new(Role::Assistant, answer.as_str()));
+        state.own = own;
         state.answering = None;
         let (id, now) = (turn.user_message_id.answer(), self.engine.clock.now());
         let message = Message::with_id(id, self.conversation.id, Role::Assistant, answer, now);
@@ -210,9 +223,9 @@ impl Chat {
         given_back.map(drop).map_err(TurnError::of_owner)
     }
 
-    /// Of a turn that this engine began to run then. No clock that can be set decides.
-    fn time_left(&self, begun: Instant) -> Option<Duration> {
-        self.engine.limits.deadline.checked_sub(begun.elapsed())
+    fn time_left(&self) -> Option<Duration> {
+        let deadline = self.deadline?;
+        deadline.checked_duration_since(Instant::now())
     }
 }
 
@@ -251,12 +264,9 @@ fn steps_taken(state: &AgentState) -> usize {
 }
 
 fn question_call(state: &AgentState, question: String) -> ToolCall {
-    ToolCall {
-        // Messages are only ever appended, so their number makes an id that no other call has.
-        id: format!("{ASK}_{}", state.messages.total()),
-        name: ASK.to_owned(),
-        arguments: serde_json::json!({ "question": question }),
-    }
+    // Messages are only ever appended, so their number makes an id that no other call has.
+    let id = format!("{ASK}_{}", state.messages.total());
+    ToolCall::new(id, ASK, serde_json::json!({ "question": question }))
 }
 
 /// Refuses arguments that could not be read back within what is stored around them: the state, and

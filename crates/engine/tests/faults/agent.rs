@@ -10,14 +10,19 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use yai_agentkit_core::{Role, turn::Interrupt};
-use yai_agentkit_engine::agent::{
-    Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome,
+use yai_agentkit_engine::{
+    agent::{
+        Agent, AgentError, AgentState, Context, Step, ToolCall, ToolOutcome, ToolTraits, Tools,
+    },
+    test_kit::Noted,
 };
 
 use crate::process::Process;
 
 /// What has an effect once more whenever it runs.
 const CHARGE: &str = "charge";
+/// The same, after a person has approved of it.
+const PAY: &str = "pay";
 /// What comes of it.
 const CHARGED: &str = "charged";
 
@@ -28,6 +33,8 @@ pub(crate) enum Script {
     Tools,
     /// A question to the person; two tools, of which one wants to be allowed first; the answer.
     Questions,
+    /// Two tools at once, of which a person has to approve of one; one more; the answer.
+    Approval,
     /// The answer.
     Hello,
 }
@@ -37,6 +44,7 @@ impl Script {
         match self {
             Self::Tools => "tools",
             Self::Questions => "questions",
+            Self::Approval => "approval",
             Self::Hello => "hello",
         }
     }
@@ -87,7 +95,8 @@ impl Person {
         match asked.question.as_str() {
             "Which one?" => "the red one",
             "Really?" => "yes",
-            question if question.contains("`charge` was cut short") => {
+            question if question.starts_with("May the tool `pay` run") => "approve",
+            question if question.contains("was cut short") => {
                 if self == Self::Looks && ledger.charges() == 0 {
                     "retry"
                 } else {
@@ -107,21 +116,28 @@ pub(crate) struct BoundedAgent {
 
 #[async_trait]
 impl Agent for BoundedAgent {
-    async fn step(&self, state: &AgentState, deltas: &Deltas) -> Result<Step, AgentError> {
+    type State = Noted;
+
+    async fn step(
+        &self,
+        context: &Context,
+        state: &mut AgentState<Noted>,
+    ) -> Result<Step, AgentError> {
         // So much that it is stored before the decision is.
         let thoughts = "I think. ".repeat(500);
         let decided = async {
             let (said, step, results) = situation(state);
             match (said, step) {
                 ("tools", 0) => {
-                    deltas.say(&thoughts).await;
+                    context.say(&thoughts).await;
                     tokio::task::yield_now().await;
                     tools(&thoughts, &["charge", "look"])
                 }
                 ("questions", 0) => Step::Ask("Which one?".to_owned()),
-                ("tools", 1) => tools("", &["look"]),
+                ("approval", 0) => tools("", &["pay", "look"]),
+                ("tools" | "approval", 1) => tools("", &["look"]),
                 ("questions", 1) => tools("", &["charge", "look"]),
-                ("tools" | "questions", 2) => Step::Answer(format!("done: {results}")),
+                ("tools" | "questions" | "approval", 2) => Step::Answer(format!("done: {results}")),
                 ("hello", 0) => Step::Answer("hello".to_owned()),
                 unexpected => panic!("{unexpected:?}"),
             }
@@ -129,24 +145,39 @@ impl Agent for BoundedAgent {
         Ok(self.process.cross("agent", "step", decided).await)
     }
 
-    fn is_repeatable(&self, call: &ToolCall) -> bool {
-        call.name != CHARGE
+    fn tools(&self) -> &dyn Tools<Noted> {
+        self
+    }
+}
+
+#[async_trait]
+impl Tools<Noted> for BoundedAgent {
+    fn traits(&self, call: &ToolCall) -> ToolTraits {
+        ToolTraits {
+            is_repeatable: call.name == "look",
+            needs_approval: call.name == PAY,
+            reads_all_messages: false,
+        }
     }
 
-    async fn run_tool(
+    async fn run(
         &self,
+        _: &Context,
         call: &ToolCall,
-        state: &mut AgentState,
+        state: &mut AgentState<Noted>,
         answer: Option<&str>,
     ) -> ToolOutcome {
         if call.name == CHARGE && situation(state).0 == "questions" && answer.is_none() {
             return ToolOutcome::Ask("Really?".to_owned());
         }
-        let effect = async { self.ledger.enter(&call.name) };
-        let name = if call.name == CHARGE {
+        let effect = async {
+            self.ledger
+                .enter(if call.name == PAY { CHARGE } else { &call.name });
+        };
+        let name = if call.name != "look" {
             CHARGE
         } else {
-            state.facts.insert(call.id.clone(), "seen".to_owned());
+            state.own.facts.insert(call.id.clone(), "seen".to_owned());
             "look"
         };
         self.process.cross("tool", name, effect).await;
@@ -158,7 +189,7 @@ impl Agent for BoundedAgent {
 }
 
 /// What the person has said, how many decisions there were since, and what has come of them.
-fn situation(state: &AgentState) -> (&str, usize, String) {
+fn situation(state: &AgentState<Noted>) -> (&str, usize, String) {
     let mut messages = state.messages.iter();
     let asked = messages.rposition(|message| message.role == Role::User);
     let asked = asked.expect("somebody has said something");
@@ -171,11 +202,7 @@ fn situation(state: &AgentState) -> (&str, usize, String) {
 }
 
 fn tools(content: &str, names: &[&str]) -> Step {
-    let call = |name: &&str| ToolCall {
-        id: format!("{name}-{}", names.len()),
-        name: (*name).to_owned(),
-        arguments: json!({}),
-    };
+    let call = |name: &&str| ToolCall::new(format!("{name}-{}", names.len()), *name, json!({}));
     Step::ToolCalls {
         content: content.to_owned(),
         calls: names.iter().map(call).collect(),

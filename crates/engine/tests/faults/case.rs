@@ -9,7 +9,7 @@ use yai_agentkit_core::{
     Turn, TurnStatus, conversation::MessageFilter, turn::TurnFilter,
 };
 use yai_agentkit_engine::{
-    Facts, RequestKey, SendOptions, TurnEngine, TurnError, TurnEvent, TurnLimits, TurnOutcome,
+    RequestKey, SendOptions, TurnEngine, TurnError, TurnEvent, TurnLimits, TurnOutcome,
     agent::AgentState,
     test_kit::{answered, reply, send_with},
 };
@@ -246,7 +246,7 @@ impl Case {
         };
         assert!(is_right, "the unsafe tool ran {charges} times");
         let calls = match self.script {
-            Script::Tools => 2,
+            Script::Tools | Script::Approval => 2,
             Script::Questions => 1,
             Script::Hello => 0,
         };
@@ -292,21 +292,14 @@ impl Case {
             );
             assert_eq!((called, returned), (1, 1), "{wanted:?}: {events:?}");
         }
-        let mut facts = Facts::new();
+        let mut own = serde_json::json!({"facts": {}});
         for event in events {
             match event {
-                TurnEvent::Started { facts: known } => assert_eq!(known.as_ref(), Some(&facts)),
-                TurnEvent::FactsChanged { changes } => {
-                    for (name, change) in changes {
-                        match change {
-                            Some(value) => drop(facts.insert(name, value)),
-                            None => assert!(facts.remove(&name).is_some(), "{name} is unknown"),
-                        }
-                    }
-                }
+                TurnEvent::Started { state: known } => assert_eq!(known.as_ref(), Some(&own)),
+                TurnEvent::StateChanged { patch } => json_patch::patch(&mut own, &patch).unwrap(),
                 _ => {}
             }
         }
-        assert_eq!(facts, state.facts);
+        assert_eq!(own, state.own);
     }
 }

@@ -72,7 +72,7 @@ fn main() -> ExitCode {
     let places: [fn() -> Place; 3] = [Place::memory, Place::sqlite, Place::postgres];
     let mut trials = Vec::new();
     for (name, place) in ["memory", "sqlite", "postgres"].into_iter().zip(places) {
-        for script in [Script::Tools, Script::Questions] {
+        for script in [Script::Tools, Script::Questions, Script::Approval] {
             let mut add = |test: &str, run: fn(&Place, Script)| {
                 let test = format!("{name}::{}::{test}", script.words());
                 trials.push(Trial::test(test, move || {

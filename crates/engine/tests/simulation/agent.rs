@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use serde_json::json;
 use yai_agentkit_core::Role;
 use yai_agentkit_engine::agent::{
-    Agent, AgentError, AgentState, ChatMessage, Deltas, Step, ToolCall, ToolOutcome,
+    Agent, AgentError, AgentState, ChatMessage, Context, Step, ToolCall, ToolOutcome, ToolTraits,
+    Tools,
 };
 
 use crate::process::Process;
@@ -65,24 +66,27 @@ pub(crate) struct SimulatedAgent {
 
 #[async_trait]
 impl Agent for SimulatedAgent {
-    async fn step(&self, state: &AgentState, deltas: &Deltas) -> Result<Step, AgentError> {
+    type State = ();
+
+    async fn step(
+        &self,
+        context: &Context,
+        state: &mut AgentState<()>,
+    ) -> Result<Step, AgentError> {
         self.process.pause().await;
         let (message, since) = asked(state);
         let has_results = since.iter().any(|message| message.role == Role::Tool);
         let step = if has_results {
             // Long enough that what is said is stored before the step is.
             for word in ["It ", "is "] {
-                deltas.say(word).await;
+                context.say(word).await;
                 tokio::time::sleep(Duration::from_millis(150)).await;
                 self.process.pause().await;
             }
             Step::Answer(answer(message))
         } else {
-            let call = |name: &str| ToolCall {
-                id: format!("{name}-{}", state.messages.total()),
-                name: name.to_owned(),
-                arguments: json!({}),
-            };
+            let number = state.messages.total();
+            let call = |name: &str| ToolCall::new(format!("{name}-{number}"), name, json!({}));
             Step::ToolCalls {
                 content: String::new(),
                 calls: vec![call(CHARGE), call(LOOK)],
@@ -92,14 +96,25 @@ impl Agent for SimulatedAgent {
         Ok(step)
     }
 
-    fn is_repeatable(&self, call: &ToolCall) -> bool {
-        call.name == LOOK
+    fn tools(&self) -> &dyn Tools<()> {
+        self
+    }
+}
+
+#[async_trait]
+impl Tools<()> for SimulatedAgent {
+    fn traits(&self, call: &ToolCall) -> ToolTraits {
+        ToolTraits {
+            is_repeatable: call.name == LOOK,
+            ..ToolTraits::default()
+        }
     }
 
-    async fn run_tool(
+    async fn run(
         &self,
+        _: &Context,
         call: &ToolCall,
-        state: &mut AgentState,
+        state: &mut AgentState<()>,
         _answer: Option<&str>,
     ) -> ToolOutcome {
         self.process.pause().await;
@@ -110,7 +125,7 @@ impl Agent for SimulatedAgent {
 }
 
 /// The last thing that the user said, and what came of it.
-fn asked(state: &AgentState) -> (&str, &[Arc<ChatMessage>]) {
+fn asked(state: &AgentState<()>) -> (&str, &[Arc<ChatMessage>]) {
     let mut messages = state.messages.iter();
     let asked = messages.rposition(|message| message.role == Role::User);
     let asked = asked.expect("somebody has said something");

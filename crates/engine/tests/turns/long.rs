@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex, atomic::Ordering};
 
 use async_trait::async_trait;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use yai_agentkit_core::{CheckpointSelector, Message, Role, Stores, ThreadState};
 use yai_agentkit_engine::{
     SendOptions, TurnEngine,
     agent::{
-        Agent, AgentError, AgentState, ChatMessage, Deltas, Messages, Step, ToolCall, ToolOutcome,
+        Agent, AgentError, AgentState, ChatMessage, Context, Messages, Step, ToolCall, ToolOutcome,
+        ToolTraits, Tools,
     },
     test_kit::{FailingStorage, ScriptedAgent},
 };
@@ -111,7 +112,9 @@ struct Watchful(Mutex<AgentState>);
 
 #[async_trait]
 impl Agent for Watchful {
-    async fn step(&self, state: &AgentState, _: &Deltas) -> Result<Step, AgentError> {
+    type State = Json;
+
+    async fn step(&self, _: &Context, state: &mut AgentState) -> Result<Step, AgentError> {
         *self.0.lock().unwrap() = state.clone();
         Ok(match state.messages.last().map(|last| last.role.clone()) {
             Some(Role::Tool) => Step::Answer("done".to_owned()),
@@ -122,25 +125,33 @@ impl Agent for Watchful {
         })
     }
 
-    fn is_repeatable(&self, _: &ToolCall) -> bool {
-        true
+    fn tools(&self) -> &dyn Tools<Json> {
+        self
+    }
+}
+
+#[async_trait]
+impl Tools<Json> for Watchful {
+    fn traits(&self, call: &ToolCall) -> ToolTraits {
+        ToolTraits {
+            reads_all_messages: call.name == "all",
+            ..ToolTraits::repeatable()
+        }
     }
 
-    fn reads_all_messages(&self, call: &ToolCall) -> bool {
-        call.name == "all"
-    }
-
-    async fn run_tool(&self, _: &ToolCall, state: &mut AgentState, _: Option<&str>) -> ToolOutcome {
+    async fn run(
+        &self,
+        _: &Context,
+        _: &ToolCall,
+        state: &mut AgentState,
+        _: Option<&str>,
+    ) -> ToolOutcome {
         ToolOutcome::Result(state.messages.before().to_string())
     }
 }
 
 fn call(name: &str) -> ToolCall {
-    ToolCall {
-        id: name.to_owned(),
-        name: name.to_owned(),
-        arguments: json!({}),
-    }
+    ToolCall::new(name, name, json!({}))
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! What turns do, over a storage in memory that can fail.
 
+mod agents;
 mod durable;
 mod long;
 mod queue;

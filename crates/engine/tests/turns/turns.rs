@@ -3,6 +3,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::json;
 use yai_agentkit_core::{
     CheckpointQuery, CheckpointTuple, CheckpointerExt, Conversation, Error, ListQuery, Message,
     MessageId, Role, Stores, Turn, TurnStatus,
@@ -126,7 +127,7 @@ async fn a_turn_stores_the_question_every_step_and_the_answer() {
     let state = bench.state().await;
     assert_eq!(state.answering, None);
     assert_eq!(state.messages.last().unwrap().content, answer.content);
-    assert_eq!(state.facts.len(), 3);
+    assert_eq!(state.own["facts"].as_object().unwrap().len(), 3);
 }
 
 /// Runs a turn in a runtime of its own and kills that runtime once the agent has done `calls`
@@ -334,8 +335,8 @@ async fn a_tool_that_panics_is_a_result_for_the_agent_and_changes_nothing() {
         answer.content,
         "tool panic: result-a the tool crashed result-c"
     );
-    let facts: Vec<_> = bench.state().await.facts.into_keys().collect();
-    assert_eq!(facts, ["a", "c"]);
+    let own = bench.state().await.own;
+    assert_eq!(own, json!({"facts": {"a": "noted", "c": "noted"}}));
 }
 
 #[tokio::test]

@@ -5,8 +5,9 @@ use yai_agentkit_core::Result;
 
 use crate::settings::{LogFormat, Settings};
 
-/// Logs to stderr from now on: what the settings say, else `default`.
-pub(super) fn start(settings: &Settings, default: &str) -> Result<()> {
+/// Logs to stderr from now on: what the settings say, else `default`. Of no effect where the program
+/// logs already.
+pub(crate) fn start(settings: &Settings, default: &str) -> Result<()> {
     let wanted = settings.log.as_deref().unwrap_or(default);
     let filter = EnvFilter::try_new(wanted).map_err(|error| {
         let reason = format!("`{wanted}` is not allowed ({error}); write as in info,sqlx=debug");
@@ -17,8 +18,7 @@ pub(super) fn start(settings: &Settings, default: &str) -> Result<()> {
         LogFormat::Text => lines.with_ansi(stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry()
-        .with(lines.with_filter(filter))
-        .init();
+    let log = tracing_subscriber::registry().with(lines.with_filter(filter));
+    drop(log.try_init());
     Ok(())
 }

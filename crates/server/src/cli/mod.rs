@@ -3,7 +3,7 @@
 mod chat;
 mod fork;
 mod inspect;
-mod log;
+pub(crate) mod log;
 mod migrate;
 
 use std::{io, process::ExitCode, sync::Arc};
@@ -11,7 +11,7 @@ use std::{io, process::ExitCode, sync::Arc};
 use clap::{Parser, Subcommand};
 use yai_agentkit_agents::{offline::OfflineAgent, openai::OpenAiAgent};
 use yai_agentkit_core::{Error, error::BoxError};
-use yai_agentkit_engine::{TurnEngine, agent::Agent, error_chain};
+use yai_agentkit_engine::{TurnEngine, agent::Agents, error_chain};
 use yai_agentkit_persistence::Database;
 
 use crate::{
@@ -125,12 +125,12 @@ fn turn_engine(settings: &Settings, database: &Database) -> Result<TurnEngine, E
     Ok(TurnEngine::new(Arc::new(database.clone()), agent).with_limits(settings.limits.clone()))
 }
 
-fn build_agent(settings: &Settings) -> Result<Arc<dyn Agent>, Error> {
+fn build_agent(settings: &Settings) -> Result<Agents, Error> {
     Ok(match &settings.agent {
         AgentSettings::Offline { step_delay } => {
-            Arc::new(OfflineAgent::new().with_step_delay(*step_delay))
+            Arc::new(OfflineAgent::new().with_step_delay(*step_delay)).into()
         }
-        AgentSettings::OpenAi(config) => Arc::new(OpenAiAgent::new(config.clone())?),
+        AgentSettings::OpenAi(config) => Arc::new(OpenAiAgent::new(config.clone())?).into(),
     })
 }
 

@@ -208,6 +208,7 @@ impl From<TurnError> for Problem {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "key-reused", detail)
             }
             TurnError::NotAsked => Self::new(StatusCode::CONFLICT, "not-asked", detail),
+            TurnError::NoAgent(_) => Self::new(StatusCode::CONFLICT, "no-agent", detail),
             TurnError::Ended => Self::new(StatusCode::CONFLICT, "turn-ended", detail),
             TurnError::Cancelled => Self::new(StatusCode::CONFLICT, "turn-cancelled", detail),
             TurnError::Lost => Self::stored("turn-unfinished", detail),

@@ -6,10 +6,15 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
-use yai_agentkit_core::{InterruptId, ListQuery, Turn, TurnId, storage::Cursor, turn::TurnFilter};
+use yai_agentkit_core::{
+    InterruptId, ListQuery, Turn, TurnId,
+    storage::Cursor,
+    turn::{Interrupt, TurnFilter},
+};
 
 use super::{
     App,
@@ -64,6 +69,34 @@ struct InterruptBody {
     /// The tool calls that are waited for, where it is the client that is to run them: there is no
     /// question then.
     client_calls: Vec<String>,
+    /// The call that runs only once it is approved of: the answer is `approve`, `reject: REASON`, or
+    /// JSON as `{"approved": true, "arguments": {…}}` and `{"approved": false, "reason": "…"}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proposed: Option<ProposedCallBody>,
+}
+
+/// A tool call that waits for approval.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ProposedCall)]
+struct ProposedCallBody {
+    name: String,
+    #[schema(value_type = Object)]
+    arguments: Value,
+}
+
+impl From<Interrupt> for InterruptBody {
+    fn from(asked: Interrupt) -> Self {
+        Self {
+            id: asked.id.0,
+            tool_call_id: asked.tool_call_id,
+            question: asked.question,
+            client_calls: asked.client_calls,
+            proposed: asked.proposed.map(|call| ProposedCallBody {
+                name: call.name,
+                arguments: call.arguments,
+            }),
+        }
+    }
 }
 
 impl From<Turn> for TurnBody {
@@ -75,12 +108,7 @@ impl From<Turn> for TurnBody {
             assistant_message_id: turn.assistant_message_id.map(|id| id.0),
             status: turn.status.as_str(),
             error: turn.error,
-            interrupt: turn.interrupt.map(|asked| InterruptBody {
-                id: asked.id.0,
-                tool_call_id: asked.tool_call_id,
-                question: asked.question,
-                client_calls: asked.client_calls,
-            }),
+            interrupt: turn.interrupt.map(Into::into),
             attempt: turn.attempt,
             created_at: turn.created_at,
             updated_at: turn.updated_at,

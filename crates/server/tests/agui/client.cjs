@@ -56,13 +56,13 @@ async function stored(server, threadId) {
   const chat = items.find(({ id, metadata }) => [id, metadata?.agui_thread_id].includes(threadId));
   const { items: messages } = await get(`${server}/conversations/${chat.id}/messages`);
   const { values } = await get(`${server}/chats/${chat.id}/state`);
-  return { talk: messages.map(({ role, content }) => [role, content]), facts: values.facts };
+  return { talk: messages.map(({ role, content }) => [role, content]), state: values.state };
 }
 
 async function agrees(agent) {
-  const { talk, facts } = await stored(agent.server, agent.threadId);
+  const { talk, state } = await stored(agent.server, agent.threadId);
   assert.deepEqual(agent.talk(), talk);
-  assert.deepEqual(agent.state, { facts });
+  assert.deepEqual(agent.state, state);
 }
 
 const refused = (work, status, words) =>
@@ -123,7 +123,7 @@ const scenarios = {
   async connect(server) {
     const nothing = new Agent(server, "nobody");
     await nothing.go(() => nothing.connectAgent());
-    assert.deepEqual([nothing.messages, nothing.state], [[], { facts: {} }]);
+    assert.deepEqual([nothing.messages, nothing.state], [[], {}]);
     const agent = new Agent(server, "somebody");
     await agent.say("My name is Ada.");
     const other = new Agent(server, "somebody");

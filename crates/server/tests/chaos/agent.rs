@@ -13,8 +13,11 @@ use async_trait::async_trait;
 use tracing_subscriber::EnvFilter;
 use yai_agentkit_core::Role;
 use yai_agentkit_engine::{
-    agent::{Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome},
+    agent::{
+        Agent, AgentError, AgentState, Context, Step, ToolCall, ToolOutcome, ToolTraits, Tools,
+    },
     error_chain,
+    test_kit::Noted,
 };
 use yai_agentkit_server::{
     serve::serve,
@@ -58,7 +61,13 @@ struct PlannedAgent(Ledger);
 
 #[async_trait]
 impl Agent for PlannedAgent {
-    async fn step(&self, state: &AgentState, deltas: &Deltas) -> Result<Step, AgentError> {
+    type State = Noted;
+
+    async fn step(
+        &self,
+        context: &Context,
+        state: &mut AgentState<Noted>,
+    ) -> Result<Step, AgentError> {
         let mut messages = state.messages.iter();
         let asked = messages.rposition(|message| message.role == Role::User);
         let asked = asked.expect("a user's message");
@@ -76,20 +85,31 @@ impl Agent for PlannedAgent {
         };
         let content = says(&plan.token, number);
         let (first, second) = content.split_at(content.len() / 2);
-        deltas.say(first).await;
+        context.say(first).await;
         pause(&content).await;
-        deltas.say(second).await;
+        context.say(second).await;
         Ok(Step::ToolCalls { content, calls })
     }
 
-    fn is_repeatable(&self, call: &ToolCall) -> bool {
-        call.name == SAFE
+    fn tools(&self) -> &dyn Tools<Noted> {
+        self
+    }
+}
+
+#[async_trait]
+impl Tools<Noted> for PlannedAgent {
+    fn traits(&self, call: &ToolCall) -> ToolTraits {
+        ToolTraits {
+            is_repeatable: call.name == SAFE,
+            ..ToolTraits::default()
+        }
     }
 
-    async fn run_tool(
+    async fn run(
         &self,
+        _: &Context,
         call: &ToolCall,
-        state: &mut AgentState,
+        state: &mut AgentState<Noted>,
         answer: Option<&str>,
     ) -> ToolOutcome {
         self.0.write(WORKS, &call.id);
@@ -99,7 +119,7 @@ impl Agent for PlannedAgent {
         }
         self.0.write(&call.name, &call.id);
         pause(&format!("{} after", call.id)).await;
-        state.facts.insert(call.id.clone(), call.name.clone());
+        state.own.facts.insert(call.id.clone(), call.name.clone());
         ToolOutcome::Result(done(call))
     }
 }

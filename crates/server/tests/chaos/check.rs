@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use serde_json::json;
 use yai_agentkit_core::{
     CheckpointQuery, CheckpointTuple, ListQuery, Message, Role, Storage, ThreadState, Turn,
     TurnStatus,
@@ -321,11 +322,8 @@ fn check_state(
     findings.expect(state.messages == expected.into(), || {
         format!("{}: the agent remembers {:#?}", chat.id, state.messages)
     });
-    findings.expect(state.facts == facts, || {
-        format!(
-            "{}: the facts are {:?}, not {facts:?}",
-            chat.id, state.facts
-        )
+    findings.expect(state.own["facts"] == json!(facts), || {
+        format!("{}: the facts are {:?}, not {facts:?}", chat.id, state.own)
     });
     findings.expect(state.answering.is_none(), || {
         format!("{}: still answering", chat.id)

@@ -54,10 +54,9 @@ impl Plan {
     /// The calls of each step.
     pub(crate) fn steps(&self) -> Vec<Vec<ToolCall>> {
         let step = |(number, step): (usize, &Vec<String>)| {
-            let call = |(index, name): (usize, &String)| ToolCall {
-                id: format!("{}-{number}-{index}", self.token),
-                name: name.clone(),
-                arguments: json!({}),
+            let call = |(index, name): (usize, &String)| {
+                let id = format!("{}-{number}-{index}", self.token);
+                ToolCall::new(id, name.as_str(), json!({}))
             };
             step.iter().enumerate().map(call).collect()
         };

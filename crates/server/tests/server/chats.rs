@@ -66,7 +66,7 @@ async fn the_state_and_the_history_show_what_the_agent_knows() {
     assert_eq!(latest.status, StatusCode::OK);
     assert_eq!(latest.body["step"], 4);
     assert_eq!(latest.body["source"], "loop");
-    assert_eq!(latest.body["values"]["facts"]["c"], "noted");
+    assert_eq!(latest.body["values"]["state"]["facts"]["c"], "noted");
     assert_eq!(latest.body["values"]["messages"][0]["content"], "hi");
     assert_eq!(latest.body["values"]["answering"], Value::Null);
     assert_eq!(latest.body["pending_writes"], json!([]));

@@ -117,7 +117,7 @@ async fn a_fork_after_a_message_knows_nothing_of_what_came_later() {
             chat.messages[message]["content"]
         );
         assert_eq!(values["answering"], Value::Null);
-        let facts = values["facts"].as_object().unwrap().len();
+        let facts = values["state"]["facts"].as_object().unwrap().len();
         assert_eq!(facts, if message < 2 { 0 } else { 3 }, "{message}");
     }
 }

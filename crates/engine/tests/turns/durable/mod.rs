@@ -18,7 +18,9 @@ use yai_agentkit_core::{
 };
 use yai_agentkit_engine::{
     OnBusy, RequestKey, SendOptions, TurnEngine, TurnError, TurnLimits, TurnOutcome,
-    agent::{Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome},
+    agent::{
+        Agent, AgentError, AgentState, Context, Step, ToolCall, ToolOutcome, ToolTraits, Tools,
+    },
     test_kit::{FailingStorage, ScriptedAgent, answered, limits, reply, said, send_with},
 };
 
@@ -282,11 +284,11 @@ struct Endless {
 
 #[async_trait::async_trait]
 impl Agent for Endless {
-    async fn step(&self, _: &AgentState, _: &Deltas) -> Result<Step, AgentError> {
-        let call = |number: usize| ToolCall {
-            id: format!("call {number}"),
-            name: "endless".to_owned(),
-            arguments: serde_json::json!({}),
+    type State = ();
+
+    async fn step(&self, _: &Context, _: &mut AgentState<()>) -> Result<Step, AgentError> {
+        let call = |number: usize| {
+            ToolCall::new(format!("call {number}"), "endless", serde_json::json!({}))
         };
         Ok(Step::ToolCalls {
             content: String::new(),
@@ -294,11 +296,24 @@ impl Agent for Endless {
         })
     }
 
-    fn is_repeatable(&self, _: &ToolCall) -> bool {
-        true
+    fn tools(&self) -> &dyn Tools<()> {
+        self
+    }
+}
+
+#[async_trait::async_trait]
+impl Tools<()> for Endless {
+    fn traits(&self, _: &ToolCall) -> ToolTraits {
+        ToolTraits::repeatable()
     }
 
-    async fn run_tool(&self, _: &ToolCall, _: &mut AgentState, _: Option<&str>) -> ToolOutcome {
+    async fn run(
+        &self,
+        _: &Context,
+        _: &ToolCall,
+        _: &mut AgentState<()>,
+        _: Option<&str>,
+    ) -> ToolOutcome {
         let _goes_on = Arc::clone(&self.going_on);
         self.begun.fetch_add(1, Ordering::SeqCst);
         if self.blocks {

@@ -1,5 +1,6 @@
 //! Tools that a crash cuts short, and questions to a person.
 
+use serde_json::json;
 use yai_agentkit_engine::test_kit;
 
 use super::*;
@@ -102,6 +103,78 @@ async fn a_tool_asks_a_person_and_runs_with_the_answer_the_others_stay_done() {
         agent.done(),
         ["step 0", "tool a", "tool asks", "tool asks", "step 1"]
     );
+}
+
+#[tokio::test]
+async fn a_call_that_needs_approval_runs_once_a_person_says_so_with_what_the_person_makes_of_it() {
+    for (answer, expected, ran) in [
+        ("approve", "result-pay result-b", true),
+        (
+            r#"{"approved": true, "arguments": {"euro": 5}}"#,
+            "[A person has changed the arguments to {\"euro\":5}.]\n\
+             result-pay{\"euro\":5} result-b",
+            true,
+        ),
+        (
+            "reject: too dear",
+            "Error: a person has refused this call. too dear result-b",
+            false,
+        ),
+    ] {
+        let servers = Servers::new().await;
+        let agent = ScriptedAgent::default();
+        let asks = servers.engine(&agent).send(servers.message("pay")).await;
+        assert!(matches!(asks, Ok(TurnOutcome::Waiting(_))), "{asks:?}");
+        assert_eq!(agent.done(), ["step 0", "tool b"]);
+        let (turn, id) = asked(&servers).await;
+        let proposed = turn.interrupt.as_ref().unwrap().proposed.as_ref().unwrap();
+        assert_eq!(
+            (proposed.name.as_str(), &proposed.arguments),
+            ("pay", &json!({}))
+        );
+
+        // What is no approval leaves the turn waiting.
+        let other = servers.engine(&agent);
+        let unclear = reply(&other, &turn, id, "go ahead, but").await;
+        let invalid = matches!(unclear, Err(TurnError::Storage(Error::InvalidInput { .. })));
+        assert!(invalid, "{unclear:?}");
+        assert_eq!(asked(&servers).await.1, id);
+
+        let answered = answered(reply(&other, &turn, id, answer)).await;
+        assert_eq!(answered.unwrap().content, expected);
+        let twice = reply(&servers.engine(&agent), &turn, id, "approve").await;
+        assert!(matches!(twice, Err(TurnError::NotAsked)), "{twice:?}");
+        let paid = agent
+            .done()
+            .iter()
+            .filter(|done| *done == "tool pay")
+            .count();
+        assert_eq!(paid, usize::from(ran));
+    }
+}
+
+#[tokio::test]
+async fn an_approved_call_that_was_cut_short_is_not_run_again_by_the_same_approval() {
+    let servers = Servers::new().await;
+    let agent = ScriptedAgent::default();
+    let asks = servers.engine(&agent).send(servers.message("pay")).await;
+    assert!(matches!(asks, Ok(TurnOutcome::Waiting(_))), "{asks:?}");
+    let (turn, approval) = asked(&servers).await;
+
+    let hanging = ScriptedAgent::hanging_after(0);
+    let dying = servers.engine_with(&hanging, limits());
+    let resumed = dying.resume(turn.conversation_id, turn.id, approval, "yes".to_owned());
+    drop(resumed.await.unwrap());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+
+    let other = servers.engine(&agent);
+    other.settle_all().await.unwrap();
+    let (turn, outcome) = asked(&servers).await;
+    assert_ne!(outcome, approval);
+    let question = &turn.interrupt.as_ref().unwrap().question;
+    assert!(question.contains("`pay` was cut short"), "{question}");
+    let answered = answered(reply(&other, &turn, outcome, "retry")).await;
+    assert_eq!(answered.unwrap().content, "result-pay result-b");
 }
 
 #[tokio::test]

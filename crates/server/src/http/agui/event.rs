@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 use yai_agentkit_core::{Turn, turn::Interrupt};
-use yai_agentkit_engine::{FactChanges, StepKind, TurnEvent};
+use yai_agentkit_engine::{StepKind, TurnEvent};
 
 use crate::http::chat::MessageBody;
 
@@ -67,7 +67,7 @@ pub(in crate::http) enum Event {
         content: String,
         role: &'static str,
     },
-    /// What the agent remembers as the run begins, as the object `facts`.
+    /// The agent's own state as the run begins.
     StateSnapshot {
         #[schema(value_type = Object)]
         snapshot: Value,
@@ -108,12 +108,19 @@ pub(in crate::http) enum Outcome {
 pub(in crate::http) struct Question {
     /// What the answer must name.
     id: String,
-    /// `input_required`.
+    /// `input_required`; `tool_call` of a call that wants approval: its name and arguments are in
+    /// `metadata`, what an answer may be in `responseSchema`.
     reason: &'static str,
     /// The question.
     message: String,
     /// The tool call that asks.
     tool_call_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    response_schema: Option<Value>,
 }
 
 impl Event {
@@ -121,9 +128,10 @@ impl Event {
     /// places in the stream do not move. Nothing of an event that this version does not know.
     pub(in crate::http) fn of(turn: &Turn, event: TurnEvent) -> Vec<Self> {
         match event {
-            TurnEvent::Started { facts } => {
-                let snapshot = facts.map(|facts| json!({ "facts": facts }));
-                let snapshot = snapshot.map(|snapshot| Self::StateSnapshot { snapshot });
+            TurnEvent::Started { state } => {
+                let snapshot = state.map(|state| Self::StateSnapshot {
+                    snapshot: if state.is_null() { json!({}) } else { state },
+                });
                 let started = Self::RunStarted {
                     thread_id: turn.conversation_id.to_string(),
                     run_id: turn.id.to_string(),
@@ -183,8 +191,8 @@ impl Event {
                 content: result,
                 role: "tool",
             }],
-            TurnEvent::FactsChanged { changes } => vec![Self::StateDelta {
-                delta: patch(changes),
+            TurnEvent::StateChanged { patch } => vec![Self::StateDelta {
+                delta: patch.0.into_iter().map(|change| json!(change)).collect(),
             }],
             TurnEvent::Answered { answer } => {
                 vec![Self::finished(
@@ -251,11 +259,31 @@ impl Event {
 
 impl From<Interrupt> for Question {
     fn from(interrupt: Interrupt) -> Self {
-        Self {
+        let asked = Self {
             id: interrupt.id.to_string(),
             reason: "input_required",
             message: interrupt.question,
             tool_call_id: interrupt.tool_call_id,
+            metadata: None,
+            response_schema: None,
+        };
+        let Some(call) = interrupt.proposed else {
+            return asked;
+        };
+        Self {
+            reason: "tool_call",
+            metadata: Some(json!({"toolName": call.name, "arguments": call.arguments})),
+            response_schema: Some(json!({
+                "type": "object",
+                "properties": {
+                    "approved": {"type": "boolean"},
+                    "arguments": {"type": "object"},
+                    "reason": {"type": "string"}
+                },
+                "required": ["approved"],
+                "additionalProperties": false
+            })),
+            ..asked
         }
     }
 }
@@ -264,39 +292,5 @@ fn step_name(step: StepKind) -> &'static str {
     match step {
         StepKind::Agent => "agent",
         StepKind::Tools => "tools",
-    }
-}
-
-/// The patch of the state that makes `changes` in its `facts`.
-fn patch(changes: FactChanges) -> Vec<Value> {
-    let operation = |(name, change): (String, Option<String>)| {
-        let path = format!("/facts/{}", name.replace('~', "~0").replace('/', "~1"));
-        match change {
-            // As much for a fact that is there.
-            Some(value) => json!({"op": "add", "path": path, "value": value}),
-            None => json!({"op": "remove", "path": path}),
-        }
-    };
-    changes.into_iter().map(operation).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_patch_changes_facts_of_any_name() {
-        let mut state = json!({"facts": {"a/b": "1", "~": "2", "": "3"}});
-        let changes = [
-            ("a/b", None),
-            ("~", Some("4")),
-            ("", None),
-            ("~1/", Some("5")),
-        ];
-        let changes = changes.map(|(name, change)| (name.to_owned(), change.map(str::to_owned)));
-        let patch: json_patch::Patch =
-            serde_json::from_value(patch(FactChanges::from(changes)).into()).unwrap();
-        json_patch::patch(&mut state, &patch).unwrap();
-        assert_eq!(state, json!({"facts": {"~": "4", "~1/": "5"}}));
     }
 }

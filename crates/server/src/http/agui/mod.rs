@@ -9,6 +9,7 @@ mod transcript;
 
 use axum::{Json, extract::State, response::Response};
 use serde::Deserialize;
+use serde_json::json;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use yai_agentkit_core::{Conversation, Turn, TurnStatus};
@@ -19,7 +20,6 @@ use self::{
     history::{Asked, History},
     input::Input,
     run::{Run, published},
-    thread::no_facts,
 };
 use super::{
     App,
@@ -106,7 +106,7 @@ async fn connect(State(app): State<App>, Body(input): Body<Input>) -> Result<Res
             run_id: input.run_id,
             messages: Vec::new(),
         };
-        return Ok(run.settled(no_facts(), Ok(Outcome::Success)));
+        return Ok(run.settled(json!({}), Ok(Outcome::Success)));
     };
     // Before the messages, so that those of the turn are among them.
     let turn = app.unfinished(&conversation).await?;

@@ -194,14 +194,10 @@ impl App {
     pub(super) async fn state(&self, conversation: &Conversation) -> Result<Value, Problem> {
         let latest = CheckpointSelector::latest(conversation.thread_id());
         let Some(tuple) = self.storage.checkpointer().get(&latest).await? else {
-            return Ok(no_facts());
+            return Ok(json!({}));
         };
         let mut values = CheckpointView::from(tuple).values;
-        let facts = values.remove("facts").filter(Value::is_object);
-        Ok(facts.map_or_else(no_facts, |facts| json!({"facts": facts})))
+        let state = values.remove("state").filter(Value::is_object);
+        Ok(state.unwrap_or_else(|| json!({})))
     }
-}
-
-pub(super) fn no_facts() -> Value {
-    json!({"facts": {}})
 }

@@ -13,9 +13,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use yai_agentkit_core::{ListQuery, Stores, TurnId, turn::TurnFilter};
-use yai_agentkit_engine::agent::{
-    Agent, AgentError, AgentState, Deltas, Step, ToolCall, ToolOutcome,
-};
+use yai_agentkit_engine::agent::{Agent, AgentError, AgentState, Context, Step};
 
 use crate::{
     event_stream::{Event, parse},
@@ -104,7 +102,7 @@ async fn the_state_that_a_client_has_is_what_the_agent_remembers() {
             }
         }
         let known = api.get(&format!("/chats/{chat}/state")).await;
-        assert_eq!(state, json!({"facts": known.body["values"]["facts"]}));
+        assert_eq!(state, known.body["values"]["state"]);
     }
 }
 
@@ -429,20 +427,14 @@ struct Orator(&'static str, &'static str);
 
 #[async_trait]
 impl Agent for Orator {
-    async fn step(&self, _: &AgentState, deltas: &Deltas) -> Result<Step, AgentError> {
+    type State = ();
+
+    async fn step(&self, context: &Context, _: &mut AgentState<()>) -> Result<Step, AgentError> {
         for part in self.0.split_inclusive(' ') {
-            deltas.say(part).await;
+            context.say(part).await;
             tokio::time::sleep(Duration::from_millis(150)).await;
         }
         Ok(Step::Answer(self.1.to_owned()))
-    }
-
-    fn is_repeatable(&self, _: &ToolCall) -> bool {
-        true
-    }
-
-    async fn run_tool(&self, _: &ToolCall, _: &mut AgentState, _: Option<&str>) -> ToolOutcome {
-        ToolOutcome::Result(String::new())
     }
 }
 

@@ -1,26 +1,24 @@
-//! What an agent is: one step at a time, state in, step out.
+use std::{ops::Deref, sync::Arc};
 
-use std::{collections::BTreeMap, ops::Deref, sync::Arc};
-
-use async_trait::async_trait;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value as Json;
-use tokio::sync::mpsc;
-use yai_agentkit_core::{MessageId, Role, error::BoxError};
+use yai_agentkit_core::{MessageId, Role};
 
+use super::ToolTraits;
 use crate::ClientInput;
 
 /// All that an agent knows in a thread. Its fields are the channels of the thread's checkpoints.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct AgentState {
+pub struct AgentState<S: Default = Json> {
     /// What was said and done, oldest first, tool calls and their results included. Of a long chat
     /// the newest part, of 73 messages at least, in which the turn under way is whole.
     pub messages: Messages,
     /// The system messages, oldest first: they are to be heeded however long ago they were said.
     pub instructions: Vec<String>,
-    /// What the agent was asked to remember, by name.
-    pub facts: BTreeMap<String, String>,
+    /// What the agent keeps besides, its [`State`](super::Agent::State): the channel `state`.
+    #[serde(rename = "state")]
+    pub own: S,
     /// The user message that the turn under way answers; kept by the turn engine.
     pub answering: Option<MessageId>,
     /// What the client gives for the turn under way: it is stored with the turn.
@@ -33,7 +31,8 @@ pub struct AgentState {
 pub(crate) struct Added<'a> {
     messages: Messages,
     instructions: &'a [String],
-    facts: &'a BTreeMap<String, String>,
+    #[serde(rename = "state", skip_serializing_if = "Json::is_null")]
+    own: &'a Json,
     answering: Option<MessageId>,
 }
 
@@ -48,8 +47,19 @@ impl AgentState {
                 messages: added.unwrap_or_default().to_vec(),
             },
             instructions: instructions.unwrap_or_default(),
-            facts: &self.facts,
+            own: &self.own,
             answering: self.answering,
+        }
+    }
+
+    /// The same with its own part as another type.
+    pub(crate) fn with_own<T: Default>(self, own: T) -> AgentState<T> {
+        AgentState {
+            messages: self.messages,
+            instructions: self.instructions,
+            own,
+            answering: self.answering,
+            client: self.client,
         }
     }
 
@@ -57,6 +67,14 @@ impl AgentState {
     pub(crate) fn has_whole_turn(&self) -> bool {
         let is_user = |message: &Arc<ChatMessage>| message.role == Role::User;
         self.messages.before == 0 || self.messages.iter().any(is_user)
+    }
+}
+
+impl<S: Default> AgentState<S> {
+    /// The messages of the turn under way, from the user's on.
+    pub fn turn(&self) -> &[Arc<ChatMessage>] {
+        let is_user = |message: &Arc<ChatMessage>| message.role == Role::User;
+        &self.messages[self.messages.iter().rposition(is_user).unwrap_or(0)..]
     }
 
     /// The tool calls that were decided on and have no result yet.
@@ -174,116 +192,19 @@ pub struct ToolCall {
     pub name: String,
     /// A JSON object, as the tool's schema asks.
     pub arguments: Json,
+    /// What the tool is like, where only who decided on the call knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traits: Option<ToolTraits>,
 }
 
-/// What an agent does next.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Step {
-    /// Run these tools, then ask again. `content` is what the agent says while it works.
-    ToolCalls {
-        /// May be empty.
-        content: String,
-        /// At least one.
-        calls: Vec<ToolCall>,
-    },
-    /// This is the answer; the turn is done.
-    Answer(String),
-    /// Ask a person, and go on with the answer, which comes as the result of a tool call.
-    Ask(String),
-}
-
-/// What a tool has come to.
-#[derive(Clone, Debug, PartialEq)]
-pub enum ToolOutcome {
-    /// Its result, for the agent to read.
-    Result(String),
-    /// It has done nothing yet, and wants the answer of a person first. Then it runs again, with
-    /// the answer.
-    Ask(String),
-}
-
-/// Takes what an agent says while it is saying it. A clone is the same.
-#[derive(Clone, Debug)]
-pub struct Deltas(Option<mpsc::Sender<String>>);
-
-impl Deltas {
-    /// The second part receives what is said into the first; who says more than it takes waits.
-    pub fn channel() -> (Self, mpsc::Receiver<String>) {
-        let (sender, receiver) = mpsc::channel(64);
-        (Self(Some(sender)), receiver)
-    }
-
-    /// Where nobody watches.
-    pub fn ignored() -> Self {
-        Self(None)
-    }
-
-    /// Says what comes next.
-    pub async fn say(&self, text: &str) {
-        // PostgreSQL can't store a NUL.
-        let text = text.replace('\0', "\u{fffd}");
-        if let Some(deltas) = &self.0
-            && !text.is_empty()
-        {
-            // Who does not listen any more need not hear it.
-            drop(deltas.send(text).await);
+impl ToolCall {
+    /// A call of the tool `name`.
+    pub fn new(id: impl Into<String>, name: impl Into<String>, arguments: Json) -> Self {
+        Self {
+            id: id.into(),
+            name: name.into(),
+            arguments,
+            traits: None,
         }
     }
-}
-
-/// Why an agent could not step.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AgentError {
-    /// The model can't be reached, is overloaded or too slow; trying again can help.
-    #[error("the model is unavailable: {reason}")]
-    Unavailable {
-        /// For the caller; holds no secret.
-        reason: String,
-        /// The cause.
-        #[source]
-        source: Option<BoxError>,
-    },
-    /// The model refused the request or answered nonsense; trying again won't help.
-    #[error("the model refused: {reason}")]
-    Refused {
-        /// For the caller; holds no secret.
-        reason: String,
-        /// The cause.
-        #[source]
-        source: Option<BoxError>,
-    },
-}
-
-/// An agent: decides on one step at a time, and runs its tools.
-///
-/// It keeps nothing between calls: all that it knows is in the state, which the turn engine stores
-/// after every step. So a turn goes on in another process where it stopped in this one.
-#[async_trait]
-pub trait Agent: Send + Sync {
-    /// Decides what to do next in `state`, whose last message is the user's or a tool's result. May
-    /// say the content of the step to those who watch while it is being made: the step itself
-    /// counts, and what was said otherwise is taken back.
-    async fn step(&self, state: &AgentState, deltas: &Deltas) -> Result<Step, AgentError>;
-
-    /// Whether running this call twice does no more than running it once. A call that is not
-    /// repeatable never runs again by itself once it has begun: where a crash leaves open what
-    /// came of it, the turn asks a person.
-    fn is_repeatable(&self, call: &ToolCall) -> bool;
-
-    /// Whether this call is to be run on a state that has all messages of the chat, which are read
-    /// for it.
-    fn reads_all_messages(&self, _call: &ToolCall) -> bool {
-        false
-    }
-
-    /// Runs one tool; it may change the facts that the agent remembers. A tool that fails says so
-    /// in its result, for the agent to read. The calls of one step run at once, each on a state of
-    /// its own. `answer` is a person's, where the tool has asked for it.
-    async fn run_tool(
-        &self,
-        call: &ToolCall,
-        state: &mut AgentState,
-        answer: Option<&str>,
-    ) -> ToolOutcome;
 }

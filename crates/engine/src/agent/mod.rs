@@ -1,0 +1,90 @@
+//! What an agent is: one step at a time, state in, step out.
+
+mod any;
+mod context;
+mod state;
+mod tool;
+
+use async_trait::async_trait;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value as Json;
+use yai_agentkit_core::error::BoxError;
+
+pub use self::{
+    any::{Agents, AnyAgent},
+    context::Context,
+    state::{AgentState, ChatMessage, Messages, ToolCall},
+    tool::{NoTools, Tool, ToolOutcome, ToolSpec, ToolTraits, Toolbox, Tools},
+};
+
+/// An agent: decides on one step at a time, and has tools.
+///
+/// It keeps nothing between calls: all that it knows is in the state, which the turn engine stores
+/// after every step. So a turn goes on in another process where it stopped in this one.
+#[async_trait]
+pub trait Agent: Send + Sync + 'static {
+    /// What it keeps of its own in a conversation, besides what was said: in JSON an object, or
+    /// nothing, as `()` is.
+    type State: Serialize + DeserializeOwned + Default + Send + Sync + 'static;
+
+    /// Decides what to do next in `state`, whose last message is the user's or a tool's result. May
+    /// [say](Context::say) the content of the step to those who watch while it is being made: the
+    /// step itself counts, and what was said otherwise is taken back. Of the state, changes of
+    /// [`own`](AgentState::own) are stored with the step.
+    async fn step(
+        &self,
+        context: &Context,
+        state: &mut AgentState<Self::State>,
+    ) -> Result<Step, AgentError>;
+
+    /// What it can do besides talking.
+    fn tools(&self) -> &dyn Tools<Self::State> {
+        &NoTools
+    }
+
+    /// Makes of a state that an earlier version of the agent has `stored` one that
+    /// [`State`](Self::State) can read.
+    fn upgrade(&self, stored: Json) -> Json {
+        stored
+    }
+}
+
+/// What an agent does next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Run these tools, then ask again. `content` is what the agent says while it works.
+    ToolCalls {
+        /// May be empty.
+        content: String,
+        /// At least one.
+        calls: Vec<ToolCall>,
+    },
+    /// This is the answer; the turn is done.
+    Answer(String),
+    /// Ask a person, and go on with the answer, which comes as the result of a tool call.
+    Ask(String),
+}
+
+/// Why an agent could not step.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// The model can't be reached, is overloaded or too slow; trying again can help.
+    #[error("the model is unavailable: {reason}")]
+    Unavailable {
+        /// For the caller; holds no secret.
+        reason: String,
+        /// The cause.
+        #[source]
+        source: Option<BoxError>,
+    },
+    /// The model refused the request or answered nonsense; trying again won't help.
+    #[error("the model refused: {reason}")]
+    Refused {
+        /// For the caller; holds no secret.
+        reason: String,
+        /// The cause.
+        #[source]
+        source: Option<BoxError>,
+    },
+}

@@ -8,7 +8,7 @@ use reqwest::{
 };
 use serde::Serialize;
 use serde_json::Value as Json;
-use yai_agentkit_core::{Error, Result};
+use yai_agentkit_core::Result;
 use yai_agentkit_engine::agent::AgentError;
 
 use super::OpenAiConfig;
@@ -35,11 +35,7 @@ pub(super) struct Endpoint {
 impl Endpoint {
     /// With the system's root certificates. It does not connect yet.
     pub(super) fn new(config: &OpenAiConfig) -> Result<Self> {
-        // It fails when a provider was chosen before, which is then as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .build()
-            .map_err(|error| Error::backend("prepare the client of the model", error))?;
+        let client = crate::http_client()?;
         let base_url = config.base_url.trim_end_matches('/');
         Ok(Self {
             client,

@@ -64,7 +64,8 @@ FROM json_each($1) t CROSS JOIN agent_turn_events e
 GROUP BY e.turn_id",
 };
 
-/// $1 is an age in seconds, on SQLite a time.
+/// $1 is an age in seconds, on SQLite a time; there rows are numbered in the order of time, so that
+/// those behind the first young one need not be looked at.
 const DELETE_OLDER: Sql = Sql {
     postgres: "DELETE FROM agent_turn_events e
 WHERE e.created_at < now() - make_interval(secs => $1) AND NOT EXISTS (
@@ -72,13 +73,17 @@ WHERE e.created_at < now() - make_interval(secs => $1) AND NOT EXISTS (
         AND t.status NOT IN ('completed', 'failed', 'cancelled')
 )",
     sqlite: "DELETE FROM agent_turn_events AS e
-WHERE e.created_at < $1 AND NOT EXISTS (
+WHERE e.created_at < $1 AND e.rowid < COALESCE((
+    SELECT rowid FROM agent_turn_events WHERE created_at >= $1 ORDER BY rowid LIMIT 1
+), 9223372036854775807) AND NOT EXISTS (
     SELECT 1 FROM agent_turns t WHERE t.id = e.turn_id AND t.conversation_id = e.conversation_id
         AND t.status NOT IN ('completed', 'failed', 'cancelled')
 )",
 };
 
-const NOTIFY: Sql = Sql::same("SELECT pg_notify($1, $2)");
+/// Whom nobody tells finds out later, so that no commit need wait for the disk.
+const NOTIFY: Sql =
+    Sql::same("SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)");
 
 /// The channel of PostgreSQL's notifications: all schemas of a database share it.
 const CHANNEL: &str = "agentkit_turn_events";

@@ -13,7 +13,7 @@ use yai_agentkit_core::{
 };
 
 use crate::{
-    checkpointer::{SqlCheckpointer, SqlLedger, Write},
+    checkpointer::{SqlCheckpointer, SqlLedger, TurnCall, Write},
     coalescer::{Coalescer, Policy},
     connection::Connection,
     repository::{Calls, SqlRepository, StoredEntity},
@@ -30,6 +30,7 @@ pub(crate) struct SqlStores {
 #[derive(Clone)]
 struct Pool {
     writes: Coalescer<Write>,
+    turns: Coalescer<TurnCall>,
     /// How long a call waits for its group.
     patience: Duration,
     /// The [`Calls`] of each entity.
@@ -40,6 +41,7 @@ impl SqlStores {
     pub(crate) fn on_pool(connection: Connection, patience: Duration) -> Self {
         let pool = Pool {
             writes: Coalescer::new(connection.clone(), Policy::of_writes(&connection, patience)),
+            turns: Coalescer::new(connection.clone(), Policy::of_turns(patience)),
             patience,
             calls: Arc::default(),
         };
@@ -59,6 +61,7 @@ impl SqlStores {
     /// Waits until nothing is under way and nothing waits.
     pub(crate) async fn idle(&self) {
         if let Some(pool) = &self.pool {
+            pool.turns.idle().await;
             pool.writes.idle().await;
         }
     }
@@ -77,7 +80,9 @@ impl SqlStores {
     pub(crate) fn checkpoints(&self) -> SqlCheckpointer {
         let connection = self.connection.clone();
         match &self.pool {
-            Some(pool) => SqlCheckpointer::on_pool(connection, pool.writes.clone()),
+            Some(pool) => {
+                SqlCheckpointer::on_pool(connection, pool.writes.clone(), pool.turns.clone())
+            }
             None => SqlCheckpointer::within(connection),
         }
     }

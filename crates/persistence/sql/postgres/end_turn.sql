@@ -8,8 +8,9 @@ WITH thread AS MATERIALIZED (
         FOR UPDATE
     ) seen
 ), touched AS (
-    UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
+    UPDATE threads SET updated_at = statement_timestamp()
     WHERE thread_id = $1 AND EXISTS (SELECT FROM turn)
+        AND updated_at < statement_timestamp() - INTERVAL '1 s'
 ), events AS (
     INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
     SELECT $8::uuid, $9::uuid, $10::bigint, $11::json, now()

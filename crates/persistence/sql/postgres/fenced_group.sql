@@ -14,10 +14,11 @@ WITH patience AS MATERIALIZED (
         SELECT thread_id FROM threads WHERE thread_id = u.id AND epoch = u.epoch FOR UPDATE
     ) t
 ), touched AS (
-    UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
+    UPDATE threads SET updated_at = statement_timestamp()
     WHERE thread_id = ANY (ARRAY(
         SELECT thread_id FROM held WHERE thread_id = ANY ($3::text[])
     ))
+        AND updated_at < statement_timestamp() - INTERVAL '1 s'
 ), locked AS MATERIALIZED (
     SELECT ARRAY(
         SELECT u.id FROM unnest($4::text[]) u (id)

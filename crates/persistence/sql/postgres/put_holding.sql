@@ -1,7 +1,9 @@
-WITH thread AS (
-    UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
-    WHERE thread_id = $1 AND epoch = $3::bigint
-    RETURNING 1
+WITH thread AS MATERIALIZED (
+    SELECT 1 FROM threads WHERE thread_id = $1 AND epoch = $3::bigint FOR UPDATE
+), touched AS (
+    UPDATE threads SET updated_at = statement_timestamp()
+    WHERE thread_id = $1 AND EXISTS (SELECT FROM thread)
+        AND updated_at < statement_timestamp() - INTERVAL '1 s'
 ), blobs AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
     SELECT $1, $2, b.*

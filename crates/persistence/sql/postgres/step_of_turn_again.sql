@@ -1,7 +1,9 @@
-WITH thread AS (
-    UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
-    WHERE thread_id = $1 AND epoch = $3::bigint
-    RETURNING 1
+WITH thread AS MATERIALIZED (
+    SELECT 1 FROM threads WHERE thread_id = $1 AND epoch = $3::bigint FOR UPDATE
+), touched AS (
+    UPDATE threads SET updated_at = statement_timestamp()
+    WHERE thread_id = $1 AND EXISTS (SELECT FROM thread)
+        AND updated_at < statement_timestamp() - INTERVAL '1 s'
 ), events AS (
     INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
     SELECT $4::uuid, $5::uuid, $6::bigint, $7::json, now()
@@ -38,10 +40,11 @@ WITH patience AS MATERIALIZED (
         SELECT thread_id FROM threads WHERE thread_id = u.id AND epoch = u.epoch FOR UPDATE
     ) t
 ), touched AS (
-    UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
+    UPDATE threads SET updated_at = statement_timestamp()
     WHERE thread_id = ANY (ARRAY(
         SELECT thread_id FROM held WHERE thread_id = ANY ($3::text[])
     ))
+        AND updated_at < statement_timestamp() - INTERVAL '1 s'
 ), locked AS MATERIALIZED (
     SELECT ARRAY(
         SELECT u.id FROM unnest($4::text[]) u (id)

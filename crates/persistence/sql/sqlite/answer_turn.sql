@@ -1,5 +1,7 @@
 BEGIN IMMEDIATE;
 
+SAVEPOINT entered;
+
 INSERT INTO threads (thread_id, epoch, updated_at) VALUES ($1, $2, $3)
 ON CONFLICT (thread_id) DO UPDATE SET epoch = excluded.epoch WHERE epoch < excluded.epoch;
 
@@ -14,5 +16,7 @@ WHERE conversation_id = $12 AND id = $13 AND status = $14 AND epoch = $15;
 
 INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
 VALUES ($1, $2, $3, $4, $5);
+
+RELEASE SAVEPOINT entered;
 
 COMMIT;

@@ -1,5 +1,7 @@
 BEGIN IMMEDIATE;
 
+SAVEPOINT entered;
+
 INSERT INTO threads (thread_id, epoch, updated_at) VALUES ($1, $2, $3)
 ON CONFLICT (thread_id) DO UPDATE SET epoch = excluded.epoch WHERE epoch < excluded.epoch;
 
@@ -12,7 +14,7 @@ SELECT $1, $2, $3, $4, $5 WHERE $4 IS NOT (
 INSERT OR FAIL INTO threads (thread_id, updated_at)
 SELECT * FROM (VALUES (?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT (thread_id) DO UPDATE SET updated_at = excluded.updated_at
-WHERE excluded.updated_at > threads.updated_at;
+WHERE substr(excluded.updated_at, 1, 19) > substr(threads.updated_at, 1, 19);
 INSERT OR FAIL INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
 SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT DO NOTHING;
@@ -29,5 +31,7 @@ UPDATE agent_turns SET assistant_message_id = $1, input = $2, status = $3, error
 WHERE conversation_id = $12 AND id = $13 AND status = $14 AND epoch = $15;
 
 INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "metadata_", "created_at") VALUES (?, ?, ?, ?, ?, ?);
+
+RELEASE SAVEPOINT entered;
 
 COMMIT;

@@ -1,5 +1,7 @@
 BEGIN IMMEDIATE;
 
+SAVEPOINT entered;
+
 INSERT INTO threads (thread_id, epoch, updated_at) VALUES ($1, $2, $3)
 ON CONFLICT (thread_id) DO UPDATE SET epoch = excluded.epoch WHERE epoch < excluded.epoch;
 
@@ -12,7 +14,7 @@ SELECT $1, $2, $3, $4, $5 WHERE $4 IS NOT (
 INSERT OR FAIL INTO threads (thread_id, updated_at)
 SELECT * FROM (VALUES (?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT (thread_id) DO UPDATE SET updated_at = excluded.updated_at
-WHERE excluded.updated_at > threads.updated_at;
+WHERE substr(excluded.updated_at, 1, 19) > substr(threads.updated_at, 1, 19);
 INSERT OR FAIL INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
 SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT DO NOTHING;
@@ -25,5 +27,7 @@ DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
 INSERT INTO "agent_turns" ("conversation_id", "id", "user_message_id", "assistant_message_id", "input", "status", "error", "interrupt", "attempt", "epoch", "lease_owner", "lease_ms", "started_at", "created_at", "updated_at") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "metadata_", "created_at") VALUES (?, ?, ?, ?, ?, ?);
+
+RELEASE SAVEPOINT entered;
 
 COMMIT;

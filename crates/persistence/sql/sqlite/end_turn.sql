@@ -1,5 +1,7 @@
 BEGIN IMMEDIATE;
 
+SAVEPOINT entered;
+
 UPDATE threads SET epoch = epoch WHERE thread_id = $1 AND epoch = $2;
 
 INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
@@ -11,7 +13,7 @@ SELECT $1, $2, $3, $4, $5 WHERE $4 IS NOT (
 INSERT OR FAIL INTO threads (thread_id, updated_at)
 SELECT * FROM (VALUES (?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT (thread_id) DO UPDATE SET updated_at = excluded.updated_at
-WHERE excluded.updated_at > threads.updated_at;
+WHERE substr(excluded.updated_at, 1, 19) > substr(threads.updated_at, 1, 19);
 INSERT OR FAIL INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
 SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT DO NOTHING;
@@ -26,5 +28,7 @@ INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "metad
 UPDATE agent_turns SET assistant_message_id = $1, input = $2, status = $3, error = $4, interrupt = $5, attempt = $6, epoch = $7, lease_owner = $8, lease_ms = $9, started_at = $10, updated_at = $11,
     lease_renewed_at = unixepoch('now', 'subsec')
 WHERE conversation_id = $12 AND id = $13 AND status = $14 AND epoch = $15;
+
+RELEASE SAVEPOINT entered;
 
 COMMIT;

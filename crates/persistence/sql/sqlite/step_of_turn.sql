@@ -11,7 +11,7 @@ SELECT $1, $2, $3, $4, $5 WHERE $4 IS NOT (
 INSERT OR FAIL INTO threads (thread_id, updated_at)
 SELECT * FROM (VALUES (?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT (thread_id) DO UPDATE SET updated_at = excluded.updated_at
-WHERE excluded.updated_at > threads.updated_at;
+WHERE substr(excluded.updated_at, 1, 19) > substr(threads.updated_at, 1, 19);
 INSERT OR FAIL INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
 SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 IS NOT NULL
 ON CONFLICT DO NOTHING;

@@ -1,10 +1,14 @@
 BEGIN IMMEDIATE;
 
+SAVEPOINT entered;
+
 UPDATE agent_turns SET assistant_message_id = $1, input = $2, status = $3, error = $4, interrupt = $5, attempt = $6, epoch = $7, lease_owner = $8, lease_ms = $9, started_at = $10, updated_at = $11,
     lease_renewed_at = unixepoch('now', 'subsec')
 WHERE conversation_id = $12 AND id = $13 AND status = $14 AND epoch = $15;
 
 INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
 VALUES ($1, $2, $3, $4, $5);
+
+RELEASE SAVEPOINT entered;
 
 COMMIT;

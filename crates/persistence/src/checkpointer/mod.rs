@@ -15,6 +15,7 @@ mod read;
 mod row;
 mod statement;
 mod threads;
+mod together;
 mod turn;
 mod write;
 
@@ -30,7 +31,7 @@ use yai_agentkit_core::{
 
 pub use self::raw::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
 use self::write::{Fenced, New};
-pub(crate) use self::{ledger::SqlLedger, write::Write};
+pub(crate) use self::{ledger::SqlLedger, together::TurnCall, write::Write};
 use crate::{
     coalescer::Coalescer,
     connection::{Connection, retrying, retrying_undone},
@@ -46,14 +47,20 @@ pub(crate) struct SqlCheckpointer {
     connection: Connection,
     /// Of a pool.
     writes: Option<Coalescer<Write>>,
+    turns: Option<Coalescer<TurnCall>>,
 }
 
 impl SqlCheckpointer {
     /// Writes in groups.
-    pub(crate) fn on_pool(connection: Connection, writes: Coalescer<Write>) -> Self {
+    pub(crate) fn on_pool(
+        connection: Connection,
+        writes: Coalescer<Write>,
+        turns: Coalescer<TurnCall>,
+    ) -> Self {
         Self {
             connection,
             writes: Some(writes),
+            turns: Some(turns),
         }
     }
 
@@ -62,6 +69,7 @@ impl SqlCheckpointer {
         Self {
             connection: transaction,
             writes: None,
+            turns: None,
         }
     }
 

@@ -84,25 +84,28 @@ pub(super) fn locked(query: &mut Query, thread: Parameter) {
     ));
 }
 
-/// The thread, if it has `epoch`. The time of one that gets no checkpoint stays: it is indexed.
+/// The thread, if it has `epoch`. The time of one that gets no checkpoint stays, and of one that gets
+/// many is right to the second: it is indexed.
 pub(super) fn held(query: &mut Query, thread: Parameter, epoch: i64, is_checkpoint: bool) {
     let epoch = query.bind(epoch);
+    query.push(format_args!(
+        "MATERIALIZED (
+    SELECT 1 FROM threads WHERE thread_id = {thread} AND epoch = {epoch}::bigint FOR UPDATE
+)"
+    ));
     if is_checkpoint {
         query.push(format_args!(
-            "(
-    UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
-    WHERE thread_id = {thread} AND epoch = {epoch}::bigint
-    RETURNING 1
-)"
-        ));
-    } else {
-        query.push(format_args!(
-            "MATERIALIZED (
-    SELECT 1 FROM threads WHERE thread_id = {thread} AND epoch = {epoch}::bigint FOR UPDATE
+            ", touched AS (
+    UPDATE threads SET updated_at = statement_timestamp()
+    WHERE thread_id = {thread} AND EXISTS (SELECT FROM thread){TOUCH}
 )"
         ));
     }
 }
+
+/// Whether a step changes the time of its thread.
+pub(super) const TOUCH: &str = "
+        AND updated_at < statement_timestamp() - INTERVAL '1 s'";
 
 /// The values of a checkpoint.
 pub(super) fn values(

@@ -11,7 +11,8 @@ use yai_agentkit_core::{
 
 use super::{
     NewRawCheckpoint, PUT_CHECKPOINT, SqlCheckpointer, fence, row,
-    statement::{self, Conflicts::Possible, Place},
+    statement::{self, Conflicts::Possible, Place, TOUCH},
+    together::TurnCall,
     write::New,
 };
 use crate::{
@@ -43,7 +44,8 @@ impl SqlCheckpointer {
         let new = row::to_raw(begin.checkpoint.clone())?;
         let epoch = Fence::Raise(begin.turn.epoch).stored_epoch()?;
         if begin.queued.is_some() || self.connection.undivided().is_none() {
-            return begin_by_parts(&self.connection, begin, new).await;
+            let call = TurnCall::Begin(Box::new(begin), Box::new(new));
+            return self.by_parts(call).await;
         }
         let statement = begin_statement(&new, epoch, &begin);
         let taken = Taken {
@@ -104,7 +106,17 @@ impl SqlCheckpointer {
                 self.once(statement, &new, &taken).await?;
                 Ok(next)
             }
-            _ => change_by_parts(&self.connection, change).await,
+            _ => self.by_parts(TurnCall::Change(Box::new(change))).await,
+        }
+    }
+
+    async fn by_parts(&self, call: TurnCall) -> Result<Turn> {
+        match &self.turns {
+            Some(turns) if !self.connection.is_postgres() => {
+                let turn = turns.call(call).await;
+                turn.map_err(|error| storage_error(PUT_CHECKPOINT, error))?
+            }
+            _ => call.run_alone(&self.connection).await,
         }
     }
 
@@ -170,7 +182,7 @@ async fn is_stored(connection: &Connection, key: &CheckpointKey) -> Result<bool>
 }
 
 /// A transaction of the statements of its parts.
-async fn begin_by_parts(
+pub(super) async fn begin_by_parts(
     connection: &Connection,
     begin: TurnBegin,
     new: NewRawCheckpoint,
@@ -213,7 +225,7 @@ async fn begin_by_parts(
 }
 
 /// A transaction of the statements of its parts.
-async fn change_by_parts(connection: &Connection, change: TurnChange) -> Result<Turn> {
+pub(super) async fn change_by_parts(connection: &Connection, change: TurnChange) -> Result<Turn> {
     let events = change.events.as_ref();
     let failed = |error| events::refused(PUT_CHECKPOINT, events, error);
     let transaction = connection.begin().await.map_err(failed)?;
@@ -371,8 +383,8 @@ fn seen_turn(query: &mut Query, place: Place, epoch: i64, seen: Model) -> [Param
         FOR UPDATE
     ) seen
 ), touched AS (
-    UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
-    WHERE thread_id = {thread} AND EXISTS (SELECT FROM turn)
+    UPDATE threads SET updated_at = statement_timestamp()
+    WHERE thread_id = {thread} AND EXISTS (SELECT FROM turn){TOUCH}
 ), "
     ));
     key

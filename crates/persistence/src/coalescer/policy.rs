@@ -8,6 +8,8 @@
 //! | groups under way | 4; on SQLite 1, on Citus 16 | 4 | 4 |
 //! | the next sets out | when as many wait, or after 5 ms | after 5 ms | after 5 ms |
 //! | each is run alone | after any error of the statement | after any error of the statement | where a row can't be read |
+//!
+//! On SQLite turns that begin or change go together as well: 64, one group at a time, and never again.
 
 use std::time::Duration;
 
@@ -79,6 +81,16 @@ impl Policy {
         Self {
             powers_of_two: true,
             alone_after: |error| !is_transient(error),
+            ..Self::of_reads(patience)
+        }
+    }
+
+    /// Of turns that begin or change, on SQLite: what its commit has come to may be unknown.
+    pub(crate) fn of_turns(patience: Duration) -> Self {
+        Self {
+            most_groups: 1,
+            sets_out: SetsOut::AtOnce,
+            alone_after: |_| false,
             ..Self::of_reads(patience)
         }
     }

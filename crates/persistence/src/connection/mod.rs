@@ -57,6 +57,11 @@ impl Transaction {
         self.if_entered("ROLLBACK TO SAVEPOINT entered").await
     }
 
+    /// Ends what [`save`](Self::save) began.
+    pub(crate) async fn release(&self) -> Result<(), DbErr> {
+        self.if_entered("RELEASE SAVEPOINT entered").await
+    }
+
     async fn if_entered(&self, sql: &str) -> Result<(), DbErr> {
         if self.entered {
             self.connection.execute_unprepared(sql).await?;

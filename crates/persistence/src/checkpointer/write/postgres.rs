@@ -15,7 +15,7 @@ use super::{
         statement::{
             self,
             Conflicts::{self, Possible, Unexpected},
-            LAST_WRITE_COUNTS, Place,
+            LAST_WRITE_COUNTS, Place, TOUCH,
         },
     },
     Fenced, New, Rows, Write, WriteRow,
@@ -251,10 +251,10 @@ fn hold_all(query: &mut Query, rows: &Rows<'_>, with_checkpoint: Parameter) {
         SELECT thread_id FROM threads WHERE thread_id = u.id AND epoch = u.epoch FOR UPDATE
     ) t
 ), touched AS (
-    UPDATE threads SET updated_at = GREATEST(updated_at, statement_timestamp())
+    UPDATE threads SET updated_at = statement_timestamp()
     WHERE thread_id = ANY (ARRAY(
         SELECT thread_id FROM held WHERE thread_id = ANY ({with_checkpoint}::text[])
-    ))
+    )){TOUCH}
 ), locked AS MATERIALIZED (
     SELECT ARRAY(
         SELECT u.id FROM unnest({threads}::text[]) u (id)

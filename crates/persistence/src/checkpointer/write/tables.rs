@@ -33,6 +33,12 @@ const THREADS: Insert = Insert {
     on_conflict: "(thread_id) DO UPDATE SET updated_at = excluded.updated_at
 WHERE excluded.updated_at > threads.updated_at",
 };
+/// Of the steps of turns: the time is right to the second, since it is indexed.
+const STEPPED_THREADS: Insert = Insert {
+    on_conflict: "(thread_id) DO UPDATE SET updated_at = excluded.updated_at
+WHERE substr(excluded.updated_at, 1, 19) > substr(threads.updated_at, 1, 19)",
+    ..THREADS
+};
 /// One that is there is only locked.
 const NEW_THREADS: Insert = Insert {
     on_conflict: "(thread_id) DO UPDATE SET updated_at = threads.updated_at WHERE false",
@@ -215,8 +221,13 @@ async fn insert(transaction: &Connection, rows: &Rows<'_>) -> Result<(), DbErr> 
         .map(|new| new.key.thread_id.as_str())
         .collect();
     let without: Vec<_> = rows.threads.difference(&with_checkpoint).copied().collect();
-    let with_checkpoint: Vec<_> = with_checkpoint.into_iter().collect();
-    for (insert, threads) in [(THREADS, with_checkpoint), (NEW_THREADS, without)] {
+    let is_step = |id: &&str| !transaction.is_postgres() && rows.held.contains_key(id);
+    let (stepped, put) = with_checkpoint.into_iter().partition(is_step);
+    for (insert, threads) in [
+        (THREADS, put),
+        (STEPPED_THREADS, stepped),
+        (NEW_THREADS, without),
+    ] {
         let threads = threads.into_iter();
         let rows = threads.map(|id| [Value::Text(id), Value::Text(&now)]);
         script.add(&insert, rows.collect());

@@ -8,4 +8,5 @@ CREATE TABLE agent_turn_events (
     PRIMARY KEY (conversation_id, turn_id, sequence)
 );
 
-CREATE INDEX agent_turn_events_created_at_idx ON agent_turn_events (created_at);
+-- Rows come in the order of time: an entry for many pages is enough to find the old ones.
+CREATE INDEX agent_turn_events_created_at_idx ON agent_turn_events USING brin (created_at);

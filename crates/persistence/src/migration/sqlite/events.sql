@@ -7,5 +7,3 @@ CREATE TABLE agent_turn_events (
     created_at TEXT NOT NULL,
     PRIMARY KEY (conversation_id, turn_id, sequence)
 ) STRICT;
-
-CREATE INDEX agent_turn_events_created_at_idx ON agent_turn_events (created_at);

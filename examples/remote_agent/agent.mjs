@@ -1,4 +1,4 @@
-// An agent of AgentKit in JavaScript: node agent.mjs, and [agents.shop] url = "http://127.0.0.1:9000/".
+// An agent of AgentKit in JavaScript: node agent.mjs, for a RemoteAgent at http://127.0.0.1:9000/.
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { createServer } from "node:http";
 

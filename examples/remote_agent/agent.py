@@ -1,4 +1,4 @@
-"""An agent of AgentKit in Python: uvicorn agent:app --port 9000, and [agents.shop] url = "http://127.0.0.1:9000/"."""
+"""An agent of AgentKit in Python: uvicorn agent:app --port 9000, for a RemoteAgent at http://127.0.0.1:9000/."""
 
 import hashlib
 import hmac

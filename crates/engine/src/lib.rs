@@ -45,7 +45,7 @@ pub use send::{RequestKey, SendOptions};
 /// In the metadata of a checkpoint, the last message of the conversation that its state knows.
 pub(crate) const MESSAGE_ID: &str = "message_id";
 
-/// Runs the turns of an [`Agent`] over a [`Storage`]. A clone shares everything.
+/// Runs the turns of an [`Agent`](agent::Agent) over a [`Storage`]. A clone shares everything.
 ///
 /// Every step ends with a checkpoint. A turn that a crash, a shutdown or a failing storage cuts
 /// short goes on from its last checkpoint: in any engine on the same storage, once the lease of the

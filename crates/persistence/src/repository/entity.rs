@@ -7,7 +7,7 @@ use yai_agentkit_core::{Entity, error::BoxError};
 ///
 /// An application's own entity takes two steps: derive its SeaORM model, and say what its filter
 /// means. Then [`Database::repository`](crate::Database::repository) gives it the whole
-/// [`Repository`] on both databases:
+/// [`Repository`](yai_agentkit_core::Repository) on both databases:
 ///
 /// ```
 /// use uuid::Uuid;
@@ -72,16 +72,16 @@ pub trait StoredEntity: Entity {
             PrimaryKey: PrimaryKeyTrait<ValueType: From<Self::Id>>,
         >;
 
-    /// Whether the rows that many callers [`add`](Repository::add) at once are one statement. For
-    /// ids that nobody else can have, such as random ones: a row that has to wait for another
-    /// transaction holds up those it came with.
+    /// Whether the rows that many callers [`add`](yai_agentkit_core::Repository::add) at once are one
+    /// statement. For ids that nobody else can have, such as random ones: a row that has to wait for
+    /// another transaction holds up those it came with.
     const ADDED_TOGETHER: bool = false;
 
     /// The column by which rows are ordered, where that is not their key: an integer that the
     /// database assigns to each new row, greater than those before.
     const POSITION: Option<<Self::Table as EntityTrait>::Column> = None;
 
-    /// The columns of text or JSON that [`ListQuery::max_bytes`] counts.
+    /// The columns of text or JSON that [`ListQuery::max_bytes`](yai_agentkit_core::ListQuery::max_bytes) counts.
     const COUNTED: &'static [<Self::Table as EntityTrait>::Column] = &[];
 
     /// Which rows `filter` takes.

@@ -25,14 +25,16 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let directory = std::env::temp_dir().join(format!("agentkit-{}", uuid::Uuid::new_v4()));
     std::fs::create_dir(&directory).expect("a directory");
-    let postgres = runtime.block_on(support::PostgresDatabase::create("conformance"));
+    // One each: a case looks at rows that another run of it, at the same time, would change.
+    let [postgres, pooled] = ["conformance", "conformance_pooled"]
+        .map(|name| runtime.block_on(support::PostgresDatabase::create(name)));
 
     let file = format!("sqlite:{}", directory.join("agentkit.db").display());
     let urls = [
         ("sqlite", file.as_str()),
         ("sqlite_memory", "sqlite::memory:"),
         ("postgres", &postgres.url),
-        ("pgbouncer", &postgres.pgbouncer_url),
+        ("pgbouncer", &pooled.pgbouncer_url),
     ];
     let configs = urls.map(|(name, url)| (name, DatabaseConfig::new(url).expect("a URL")));
     let on_citus = std::env::var("AGENTKIT_TEST_CITUS_URL").ok();
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         runtime.block_on(database.close());
     }
     runtime.block_on(postgres.remove());
+    runtime.block_on(pooled.remove());
     if let Some((_, config)) = on_citus {
         runtime.block_on(run(&config, &format!("DROP SCHEMA {schema} CASCADE")));
     }

@@ -40,10 +40,6 @@ def config(thread_id):
     return {"configurable": {"thread_id": thread_id}}
 
 
-def messages(saver, thread_id):
-    return [(message.role, message.content) for message in saver.conversations.messages(thread_id)]
-
-
 def until(happens):
     ends = time.monotonic() + SECONDS
     while not (found := happens()):

@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import time
 from pathlib import Path
 
 from yai_agentkit import AgentkitSaver, Fenced, run_worker
@@ -29,5 +28,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    time.sleep(0)
     asyncio.run(main())

@@ -1,7 +1,7 @@
 //! What becomes of a turn that is asked for.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -79,6 +79,20 @@ pub(super) struct Desk {
     pub(super) database: Arc<LazyDatabase>,
     pub(super) owner: OwnerId,
     under_way: Mutex<HashMap<TurnId, UnderWay>>,
+    /// Those that a call is about to own: the same owner may take a turn from itself.
+    claimed: Mutex<HashSet<TurnId>>,
+}
+
+/// Keeps the other calls of this process from a turn.
+struct Claim<'a> {
+    desk: &'a Desk,
+    id: TurnId,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.desk.claimed().remove(&self.id);
+    }
 }
 
 pub(super) struct UnderWay {
@@ -93,7 +107,20 @@ impl Desk {
             database,
             owner: OwnerId::new(),
             under_way: Mutex::default(),
+            claimed: Mutex::default(),
         }
+    }
+
+    fn claimed(&self) -> MutexGuard<'_, HashSet<TurnId>> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None` where another call of this process has the turn.
+    fn claim(&self, id: TurnId) -> Option<Claim<'_>> {
+        let is_new = self.claimed().insert(id);
+        let claim = is_new.then(|| Claim { desk: self, id })?;
+        // Asked once it is claimed: who owns it has noted so before the claim ends.
+        (!self.under_way().contains_key(&id)).then_some(claim)
     }
 
     pub(super) fn under_way(&self) -> MutexGuard<'_, HashMap<TurnId, UnderWay>> {
@@ -115,6 +142,8 @@ impl Desk {
         for _ in 0..ATTEMPTS {
             let opening = self.opening(&request, conversation);
             let key = opening.key.clone();
+            // Until it is noted as under way.
+            let _claim = self.claim(opening.turn.id);
             match ledger.open(opening).await {
                 Ok(Opened::Turn(turn)) => {
                     if request.on_busy == OnBusy::Rollback {
@@ -213,10 +242,11 @@ impl Desk {
     ) -> Result<Found> {
         let database = self.database.get().await?;
         let ledger = database.turn_ledger();
+        let claim = self.claim(id);
         let turn = database.turns().get(&conversation.key(id)).await?;
         let turn = turn.ok_or_else(|| Error::not_found("turn", id))?;
         let taken = match turn.status {
-            TurnStatus::Running if self.under_way().contains_key(&id) => None,
+            TurnStatus::Running | TurnStatus::Queued if claim.is_none() => None,
             TurnStatus::Running => ledger.take_opened(&turn, self.owner, lease).await?,
             TurnStatus::Queued => {
                 let mut running = turn;
@@ -361,7 +391,8 @@ impl Desk {
         let running = ListQuery::filtered(TurnFilter::running().of(conversation));
         let turns = self.database.get().await?.turns();
         for turn in turns.list(&running).await?.items {
-            if turn.lease_owner == Some(self.owner) && !self.under_way().contains_key(&turn.id) {
+            let claim = self.claim(turn.id);
+            if claim.is_some() && turn.lease_owner == Some(self.owner) {
                 self.give_back(turn).await?;
             }
         }

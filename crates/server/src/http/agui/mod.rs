@@ -1,4 +1,4 @@
-//! The AG-UI protocol: its clients run the agent, and are told of a run event by event.
+//! The AG-UI protocol: its clients run the agent, and are sent a run event by event.
 
 mod event;
 mod history;
@@ -60,13 +60,13 @@ async fn run(State(app): State<App>, Body(input): Body<Input>) -> Result<Respons
     let asked = history.asked()?;
     if !input.resume.is_empty() {
         let is_more = matches!(asked, Asked::New(_));
-        if let Some(told) = app.resume(&conversation, &input, is_more).await? {
-            return told.tell(&app, &conversation, input, history).await;
+        if let Some(shown) = app.resume(&conversation, &input, is_more).await? {
+            return shown.reply(&app, &conversation, input, history).await;
         }
     } else if !history.is_new() {
         let is_more = matches!(asked, Asked::New(_));
-        if let Some(told) = app.take_results(&conversation, &input, is_more).await? {
-            return told.tell(&app, &conversation, input, history).await;
+        if let Some(shown) = app.take_results(&conversation, &input, is_more).await? {
+            return shown.reply(&app, &conversation, input, history).await;
         }
     }
     let turn = match asked {
@@ -80,8 +80,8 @@ async fn run(State(app): State<App>, Body(input): Body<Input>) -> Result<Respons
             return Err(Problem::invalid("messages", "there is nothing to answer"));
         }
     };
-    Told::Turn(Box::new(turn), 0)
-        .tell(&app, &conversation, input, history)
+    Shown::Turn(Box::new(turn), 0)
+        .reply(&app, &conversation, input, history)
         .await
 }
 
@@ -89,7 +89,7 @@ async fn run(State(app): State<App>, Body(input): Body<Input>) -> Result<Respons
 ///
 /// For a client that knows no more than the thread, or has lost the connection, or the server that
 /// ran the turn. The response is the events of the turn that runs or asks; where there is none, of a
-/// run that does nothing but tell the state and the messages.
+/// run that does nothing but show the state and the messages.
 #[utoipa::path(
     post, path = "/agui/connect", tag = "ag-ui", operation_id = "connect_agent",
     request_body = Input,
@@ -111,10 +111,10 @@ async fn connect(State(app): State<App>, Body(input): Body<Input>) -> Result<Res
     // Before the messages, so that those of the turn are among them.
     let turn = app.unfinished(&conversation).await?;
     let history = app.history(&conversation, &input).await?;
-    let told = turn.map_or(Told::Settled(Outcome::Success), |turn| {
-        Told::Turn(Box::new(turn), 0)
+    let shown = turn.map_or(Shown::Settled(Outcome::Success), |turn| {
+        Shown::Turn(Box::new(turn), 0)
     });
-    told.tell(&app, &conversation, input, history).await
+    shown.reply(&app, &conversation, input, history).await
 }
 
 /// Cancel what runs or asks in a thread
@@ -146,16 +146,16 @@ struct Thread {
     thread_id: String,
 }
 
-/// What a client is told of.
-enum Told {
+/// What an answer shows its client.
+enum Shown {
     /// The events of a turn behind a sequence.
     Turn(Box<Turn>, u64),
     /// That nothing goes on.
     Settled(Outcome),
 }
 
-impl Told {
-    async fn tell(
+impl Shown {
+    async fn reply(
         self,
         app: &App,
         conversation: &Conversation,

@@ -8,7 +8,7 @@ use yai_agentkit_core::{
 use yai_agentkit_engine::{Answer, RequestKey, SendOptions, TurnError};
 
 use super::{
-    Told,
+    Shown,
     event::Outcome,
     history::History,
     input::{Input, Resume, ResumeStatus},
@@ -96,7 +96,7 @@ impl App {
         conversation: &Conversation,
         input: &Input,
         is_more: bool,
-    ) -> Result<Option<Told>, Problem> {
+    ) -> Result<Option<Shown>, Problem> {
         let asking = self.turns.asking(conversation.id).await?;
         let of_client = |(_, asked): &(_, Interrupt)| !asked.client_calls.is_empty();
         let Some((turn, asked)) = asking.filter(of_client) else {
@@ -123,7 +123,7 @@ impl App {
         }
         let after = resumed.after();
         let turn = self.turns.turn(conversation.id, turn).await?;
-        Ok(Some(Told::Turn(Box::new(turn), after)))
+        Ok(Some(Shown::Turn(Box::new(turn), after)))
     }
 
     /// Answers the question of the turn that asks. `None` where that is cancelled and there is more to
@@ -133,7 +133,7 @@ impl App {
         conversation: &Conversation,
         input: &Input,
         is_more: bool,
-    ) -> Result<Option<Told>, Problem> {
+    ) -> Result<Option<Shown>, Problem> {
         let asking = self.turns.asking(conversation.id).await?;
         let (turn, interrupt) = asking.ok_or(TurnError::NotAsked)?;
         let is_answer = |entry: &&Resume| entry.interrupt_id == interrupt.id.to_string();
@@ -146,7 +146,7 @@ impl App {
         let entry = Some(entry).filter(is_answer).ok_or(TurnError::NotAsked)?;
         if entry.status == ResumeStatus::Cancelled {
             self.turns.cancel(conversation.id, turn).await?;
-            return Ok((!is_more).then_some(Told::Settled(Outcome::Cancelled)));
+            return Ok((!is_more).then_some(Shown::Settled(Outcome::Cancelled)));
         }
         if is_more {
             let reason = "the answer to a question comes alone";
@@ -158,7 +158,7 @@ impl App {
             .resume(conversation.id, turn, interrupt.id, answer);
         let after = resumed.await?.after();
         let turn = self.turns.turn(conversation.id, turn).await?;
-        Ok(Some(Told::Turn(Box::new(turn), after)))
+        Ok(Some(Shown::Turn(Box::new(turn), after)))
     }
 
     /// The turn that answers a stored message, which is a user's last.
@@ -190,7 +190,7 @@ impl App {
         Ok(page.items.into_iter().next())
     }
 
-    /// The state as events tell it.
+    /// The state as events make it.
     pub(super) async fn state(&self, conversation: &Conversation) -> Result<Value, Problem> {
         let latest = CheckpointSelector::latest(conversation.thread_id());
         let Some(tuple) = self.storage.checkpointer().get(&latest).await? else {

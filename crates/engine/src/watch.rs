@@ -1,6 +1,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use futures::{Stream, stream};
+use serde_json::Value as Json;
 use yai_agentkit_core::{ConversationId, Result, Storage, TurnId};
 
 use super::{
@@ -9,8 +10,11 @@ use super::{
     subscriptions::Subscription,
 };
 
-/// How many batches one who watches reads at once, and so holds at most.
+/// How many batches one who watches reads at once.
 const PAGE: u64 = 32;
+
+/// How many bytes of them it holds, or one batch.
+const AHEAD: usize = 64 * 1024;
 
 impl TurnEngine {
     /// The events of a turn with a greater sequence than `after`: those that are stored, then those
@@ -30,6 +34,7 @@ impl TurnEngine {
             turn_id,
             read: after,
             batches: VecDeque::new(),
+            page: PAGE,
             is_current: false,
             is_over: false,
             has_ended: false,
@@ -52,6 +57,8 @@ struct Watcher {
     read: u64,
     /// Read, and not passed on.
     batches: VecDeque<Published>,
+    /// How many are read next.
+    page: u64,
     /// Whether all was read that is known.
     is_current: bool,
     /// Whether the last event that was read ends the run.
@@ -86,9 +93,20 @@ impl Watcher {
         let latest = self.subscription.progress.borrow_and_update().latest;
         let (conversation, turn) = (self.conversation_id, self.turn_id);
         let turns = self.storage.turn_store();
-        let page = turns.events(conversation, turn, self.read, PAGE).await?;
-        let is_last = (page.len() as u64) < PAGE;
+        let page = turns.events(conversation, turn, self.read, self.page);
+        let page = page.await?;
+        let mut is_last = (page.len() as u64) < self.page;
+        // About as many as fit, so that few are read twice.
+        self.page = PAGE.min(2 * self.page);
+        let mut bytes = 0;
         for batch in page {
+            bytes += batch.events.iter().map(size).sum::<usize>();
+            if bytes > AHEAD && !self.batches.is_empty() {
+                // To be read again: it would be held for as long as the client reads nothing.
+                is_last = false;
+                self.page = 2 * self.batches.len() as u64;
+                break;
+            }
             self.read = batch.sequence;
             let events = batch.events.into_iter().map(TurnEvent::from_json);
             let events: Vec<_> = events.collect();
@@ -117,5 +135,18 @@ impl Watcher {
         self.has_ended = turn.status.is_final();
         self.is_current = !self.has_ended;
         Ok(false)
+    }
+}
+
+/// About as many bytes as JSON has as text.
+fn size(json: &Json) -> usize {
+    match json {
+        Json::String(text) => text.len(),
+        Json::Array(items) => items.iter().map(size).sum(),
+        Json::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| name.len() + size(value))
+            .sum(),
+        Json::Null | Json::Bool(_) | Json::Number(_) => size_of::<Json>(),
     }
 }

@@ -1,16 +1,16 @@
-use std::{fmt, iter, str::FromStr, time::Duration};
+use std::{fmt, future, iter, str::FromStr, time::Duration};
 
 use axum::{
+    body::{Body, Bytes},
     extract::{FromRequestParts, State},
-    http::{HeaderMap, StatusCode, header, request::Parts},
-    response::{
-        IntoResponse, Response,
-        sse::{Event as ServerSentEvent, KeepAlive, Sse},
-    },
+    http::{HeaderMap, HeaderName, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
 };
 use futures::{Stream, StreamExt, stream};
+use serde::Serialize;
+use tokio::time::timeout;
 use utoipa_axum::{router::OpenApiRouter, routes};
-use yai_agentkit_core::{Turn, error::BoxError};
+use yai_agentkit_core::{Result, Turn, error::BoxError};
 
 use super::{
     App,
@@ -123,17 +123,21 @@ pub(super) async fn watch(
     // Of the events with which the last one was stored there may be more.
     let read = after.map_or(0, |after| after.sequence.saturating_sub(1));
     let watched = turn.clone();
-    let events = app.turns.watch(turn.conversation_id, turn.id, read);
-    let events = events.flat_map(move |batch| {
-        let events: Vec<_> = match batch {
-            Ok(batch) => behind(&watched, batch, after).map(Ok).collect(),
-            Err(error) => vec![Err(error)],
-        };
-        stream::iter(events)
+    let batches = app.turns.watch(turn.conversation_id, turn.id, read);
+    let batches = batches.map(move |batch| -> Result<Vec<u8>> {
+        let mut text = Vec::new();
+        for (id, event) in behind(&watched, batch?, after) {
+            text.extend_from_slice(format!("id: {id}\n").as_bytes());
+            write(&mut text, &event);
+        }
+        Ok(text)
     });
-    let mut events = events.boxed();
+    let is_nothing = |text: &Result<Vec<u8>>| matches!(text, Ok(text) if text.is_empty());
+    let mut batches = batches
+        .filter(move |text| future::ready(!is_nothing(text)))
+        .boxed();
     let first = if turn.status.is_final() {
-        match (events.next().await, after) {
+        match (batches.next().await, after) {
             (Some(first), _) => Some(first?),
             // Else a browser would come back for ever.
             (None, Some(_)) => return Ok(StatusCode::NO_CONTENT.into_response()),
@@ -148,29 +152,42 @@ pub(super) async fn watch(
     } else {
         None
     };
-    let events = stream::iter(first.map(Ok)).chain(events);
     let turn_id = turn.id;
-    let events = events.map(move |event| match event {
-        Ok((id, event)) => ServerSentEvent::default()
-            .id(id.to_string())
-            .json_data(event),
-        // The client comes back, and is told what is wrong.
-        Err(error) => {
-            tracing::error!(turn = %turn_id, error = error_chain(&error), "events not read");
-            Err(axum::Error::new(error))
+    // The client comes back, and is told what is wrong.
+    let batches = batches.inspect(move |batch| {
+        if let Err(error) = batch {
+            tracing::error!(turn = %turn_id, error = error_chain(error), "events not read");
         }
     });
-    Ok(respond(events))
+    Ok(respond(stream::iter(first.map(Ok)).chain(batches)))
 }
 
-/// Events as a response, with a heartbeat where there are none for long.
-pub(super) fn respond<E: Into<BoxError>>(
-    events: impl Stream<Item = Result<ServerSentEvent, E>> + Send + 'static,
+/// Appends an event, a type of [`Event`], as a server-sent one.
+pub(super) fn write(text: &mut Vec<u8>, event: &impl Serialize) {
+    text.extend_from_slice(b"data: ");
+    serde_json::to_writer(&mut *text, event).expect("an event has names for keys");
+    text.extend_from_slice(b"\n\n");
+}
+
+/// Server-sent events as a response, with a heartbeat where there are none for long. Those of a batch
+/// come as one part, since a client that does not read holds what is half sent.
+pub(super) fn respond<E: Into<BoxError> + 'static>(
+    batches: impl Stream<Item = Result<Vec<u8>, E>> + Send + 'static,
 ) -> Response {
-    let heartbeat = KeepAlive::new().interval(HEARTBEAT).text("heartbeat");
-    // A proxy that collects what it passes on would hold the events back.
-    let unbuffered = [("x-accel-buffering", "no")];
-    (unbuffered, Sse::new(events).keep_alive(heartbeat)).into_response()
+    let parts = stream::unfold(batches.boxed(), |mut batches| async {
+        let part = match timeout(HEARTBEAT, batches.next()).await {
+            Ok(batch) => batch?.map(Bytes::from),
+            Err(_) => Ok(Bytes::from_static(b": heartbeat\n\n")),
+        };
+        Some((part, batches))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, EVENT_STREAM),
+        (header::CACHE_CONTROL, "no-cache"),
+        // A proxy that collects what it passes on would hold the events back.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    (headers, Body::from_stream(parts)).into_response()
 }
 
 /// The events that clients get of a batch, those behind `after`.

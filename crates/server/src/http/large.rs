@@ -1,12 +1,13 @@
 //! Large answers: what clients have not read of them is bounded, however many there are.
 
 use std::{
-    collections::HashMap,
-    convert::Infallible,
+    collections::{HashMap, VecDeque},
     hash::{BuildHasher, RandomState},
+    io,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, Weak},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use axum::{
@@ -16,7 +17,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use hyper::body::{Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 use super::problem::Problem;
 
@@ -29,7 +33,13 @@ const ROOM: usize = 64 << 20;
 /// What of the room one permit is for.
 const UNIT: usize = 1024;
 
-/// Where large answers stand until they are read. Equal ones stand there once.
+/// How long a client may keep its place in the room, and how many bytes it must read a second to keep
+/// it for longer.
+const GRACE: Duration = Duration::from_secs(30);
+const RATE: usize = 32 * 1024;
+
+/// Where large answers, and large parts of streams, stand until they are read. Equal ones stand there
+/// once.
 #[derive(Clone)]
 pub(super) struct Room {
     units: usize,
@@ -54,14 +64,24 @@ impl Room {
         }
     }
 
-    /// `None` where there is no room for these bytes.
-    fn take(&self, bytes: Bytes) -> Option<Arc<Large>> {
+    /// Room for bytes to wait in until they are read; `None` where there is none.
+    fn hold(&self, bytes: Bytes) -> Option<Unread> {
+        let pieces = pieces(bytes).into_iter().map(|piece| self.take(piece));
+        Some(Unread {
+            pieces: pieces.collect::<Option<_>>()?,
+            sent: 0,
+            since: Instant::now(),
+        })
+    }
+
+    /// The bytes, which have their place until all that is cut of them is gone; `None` where there is
+    /// no room for them.
+    pub(super) fn take(&self, bytes: Bytes) -> Option<Bytes> {
         let hash = self.hasher.hash_one(&bytes);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(equal) = taken.get(&hash).and_then(Weak::upgrade)
-            && equal.bytes == bytes
-        {
-            return Some(equal);
+        let equal = taken.get(&hash).and_then(Weak::upgrade);
+        if let Some(equal) = equal.filter(|equal| equal.bytes == bytes) {
+            return Some(Bytes::from_owner(Shared(equal)));
         }
         let units = bytes.len().div_ceil(UNIT).min(self.units);
         let units = u32::try_from(units).expect("the room has fewer");
@@ -71,65 +91,170 @@ impl Room {
         });
         taken.retain(|_, large| large.strong_count() > 0);
         taken.insert(hash, Arc::downgrade(&large));
-        Some(large)
+        Some(Bytes::from_owner(Shared(large)))
     }
 }
 
-/// An answer for which there is room.
+/// Large server-sent events each by itself, since clients of one chat have them in common.
+fn pieces(bytes: Bytes) -> Vec<Bytes> {
+    let mut cuts = vec![0];
+    let mut start = 0;
+    while start < bytes.len() {
+        let mut pairs = bytes[start..].windows(2);
+        let end = pairs.position(|pair| pair == b"\n\n");
+        let end = end.map_or(bytes.len(), |end| start + end + 2);
+        if end - start >= LARGE {
+            cuts.extend([start, end]);
+        }
+        start = end;
+    }
+    cuts.push(bytes.len());
+    cuts.dedup();
+    match &*cuts {
+        [_, _] => vec![bytes],
+        // Not cut out of one, which would be held whole by the last of them.
+        _ => cuts
+            .windows(2)
+            .map(|cut| Bytes::copy_from_slice(&bytes[cut[0]..cut[1]]))
+            .collect(),
+    }
+}
+
+/// Bytes for which there is room.
 struct Large {
     bytes: Bytes,
     _room: OwnedSemaphorePermit,
 }
 
-/// Makes large answers wait in the room for their clients.
-pub(super) async fn bound(State(room): State<Room>, request: Request, next: Next) -> Response {
+struct Shared(Arc<Large>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
+/// Makes large answers, and large parts of streams, wait in the room for their clients.
+pub(super) async fn bound(State(room): State<Room>, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(room.clone());
     let response = next.run(request).await;
     let length = response.body().size_hint().exact();
-    if length.is_none_or(|length| length < LARGE as u64) {
+    if length.is_some_and(|length| length < LARGE as u64) {
         return response;
     }
     let (parts, body) = response.into_parts();
-    let bytes = match to_bytes(body, usize::MAX).await {
-        Ok(bytes) => bytes,
-        Err(error) => return Problem::internal(error).into_response(),
+    let waiting = match length {
+        None => Waiting::new(room, body),
+        Some(_) => match to_bytes(body, usize::MAX).await {
+            Ok(bytes) => {
+                let Some(unread) = room.hold(bytes) else {
+                    return Problem::no_room().into_response();
+                };
+                Waiting {
+                    unread: Some(unread),
+                    ..Waiting::new(room, Body::empty())
+                }
+            }
+            Err(error) => return Problem::internal(error).into_response(),
+        },
     };
-    match room.take(bytes) {
-        Some(large) => Response::from_parts(parts, Body::new(Slices { large, sent: 0 })),
-        None => Problem::no_room().into_response(),
+    Response::from_parts(parts, Body::new(waiting))
+}
+
+/// What its client has not read: a large part, and what comes behind it.
+struct Waiting {
+    room: Room,
+    unread: Option<Unread>,
+    rest: Body,
+}
+
+impl Waiting {
+    fn new(room: Room, rest: Body) -> Self {
+        let unread = None;
+        Self { room, unread, rest }
     }
 }
 
-/// A large answer, a slice at a time: a connection would copy what it gets into its buffer.
-struct Slices {
-    large: Arc<Large>,
-    sent: usize,
-}
-
-impl HttpBody for Slices {
+impl HttpBody for Waiting {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = axum::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let start = self.sent;
-        self.sent = (start + LARGE).min(self.large.bytes.len());
-        let slice = self.large.bytes.slice(start..self.sent);
-        Poll::Ready((!slice.is_empty()).then(|| Ok(Frame::data(slice))))
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        loop {
+            if let Some(unread) = &mut self.unread {
+                let slice = unread.slice()?;
+                if unread.pieces.is_empty() {
+                    self.unread = None;
+                }
+                return Poll::Ready(Some(Ok(Frame::data(slice))));
+            }
+            let frame = ready!(Pin::new(&mut self.rest).poll_frame(context));
+            let is_large =
+                |frame: &Frame<Bytes>| frame.data_ref().is_some_and(|data| data.len() >= LARGE);
+            let bytes = match frame {
+                Some(Ok(frame)) if is_large(&frame) => frame.into_data().unwrap_or_default(),
+                frame => return Poll::Ready(frame),
+            };
+            // Who reads a stream comes back for what follows the last that was read.
+            let no_room = || io::Error::other("too many large answers have not been read");
+            let unread = self.room.hold(bytes).ok_or_else(no_room);
+            self.unread = Some(unread.map_err(axum::Error::new)?);
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.sent == self.large.bytes.len()
+        self.unread.is_none() && self.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact((self.large.bytes.len() - self.sent) as u64)
+        let unread = self.unread.as_ref();
+        let unread = unread.map_or(0, Unread::left);
+        match self.rest.size_hint().exact() {
+            Some(rest) => SizeHint::with_exact(unread + rest),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+/// A large part, of which a connection gets a slice at a time: it would hold all that it gets.
+struct Unread {
+    pieces: VecDeque<Bytes>,
+    sent: usize,
+    since: Instant,
+}
+
+impl Unread {
+    /// The next slice, which a client asks for that has read those before; fails where it has taken too
+    /// long for them.
+    fn slice(&mut self) -> Result<Bytes, axum::Error> {
+        let allowed = GRACE + Duration::from_secs((self.sent / RATE) as u64);
+        if self.since.elapsed() > allowed {
+            return Err(axum::Error::new(io::Error::from(io::ErrorKind::TimedOut)));
+        }
+        let Some(piece) = self.pieces.front_mut() else {
+            return Ok(Bytes::new());
+        };
+        let slice = piece.split_to(LARGE.min(piece.len()));
+        if piece.is_empty() {
+            self.pieces.pop_front();
+        }
+        self.sent += slice.len();
+        Ok(slice)
+    }
+
+    fn left(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.len() as u64).sum()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::stream;
+    use http_body_util::BodyExt;
+
     use super::*;
 
     fn answer(byte: u8) -> Bytes {
@@ -139,23 +264,94 @@ mod tests {
     #[test]
     fn there_is_room_for_so_many_bytes_of_different_answers_and_for_one_that_has_more() {
         let room = Room::of(25 * UNIT);
-        let first = room.take(answer(1)).unwrap();
+        let mut first = room.take(answer(1)).unwrap();
         let second = room.take(answer(2)).unwrap();
         assert!(room.take(answer(3)).is_none());
-        assert!(Arc::ptr_eq(&first, &room.take(answer(1)).unwrap()));
+        assert_eq!(first.as_ptr(), room.take(answer(1)).unwrap().as_ptr());
+        let last = first.split_off(9 * UNIT);
         drop(first);
+        assert!(room.take(answer(3)).is_none(), "a slice is left");
+        drop(last);
         let third = room.take(answer(3)).unwrap();
         assert!(room.take(answer(1)).is_none());
         drop((second, third));
         assert!(room.take(vec![0; 100 * UNIT].into()).is_some());
     }
 
+    fn streamed(parts: Vec<Bytes>) -> Body {
+        Body::from_stream(stream::iter(parts.into_iter().map(io::Result::Ok)))
+    }
+
     #[tokio::test]
-    async fn a_large_answer_comes_whole_in_slices() {
+    async fn a_large_answer_and_a_stream_come_whole_in_slices() {
         let bytes: Bytes = (0..=u8::MAX).cycle().take(3 * LARGE + 1).collect();
-        let large = Room::default().take(bytes.clone()).unwrap();
-        let body = Body::new(Slices { large, sent: 0 });
-        assert_eq!(body.size_hint().exact(), Some(bytes.len() as u64));
-        assert_eq!(to_bytes(body, usize::MAX).await.unwrap(), bytes);
+        let room = Room::default();
+        let whole = Waiting {
+            unread: room.hold(bytes.clone()),
+            ..Waiting::new(room.clone(), Body::empty())
+        };
+        assert_eq!(whole.size_hint().exact(), Some(bytes.len() as u64));
+        assert_eq!(whole.collect().await.unwrap().to_bytes(), bytes);
+        let parts = vec![answer(1), bytes.clone(), answer(2)];
+        let mut stream = Waiting::new(room.clone(), streamed(parts.clone()));
+        let mut sent = Vec::new();
+        while let Some(frame) = stream.frame().await {
+            let data = frame.unwrap().into_data().unwrap();
+            assert!(data.len() <= LARGE);
+            sent.extend(data);
+        }
+        assert_eq!(sent, parts.concat());
+        assert_eq!(room.free.available_permits(), room.units);
+    }
+
+    #[tokio::test]
+    async fn streams_share_the_room_and_one_that_finds_none_ends() {
+        let room = Room::of(3 * LARGE);
+        let stream = |byte| {
+            let part = Bytes::from(vec![byte; 2 * LARGE]);
+            Waiting::new(room.clone(), streamed(vec![part]))
+        };
+        let [mut first, mut equal, mut other] = [1, 1, 2].map(stream);
+        assert!(first.frame().await.unwrap().is_ok());
+        assert!(equal.frame().await.unwrap().is_ok());
+        assert!(other.frame().await.unwrap().is_err());
+        drop((first, equal));
+        assert!(stream(2).frame().await.unwrap().is_ok());
+    }
+
+    #[test]
+    fn large_events_are_shared_by_those_who_are_told_others_too() {
+        let event = |byte: &str, length| format!("data: {}\n\n", byte.repeat(length));
+        let large = event("a", LARGE);
+        let room = Room::of(2 * LARGE);
+        let held = ["b", "c", "d"].map(|own| {
+            let own = event(own, 10);
+            let bytes = Bytes::from(format!("{own}{own}{large}{own}"));
+            let held = room.hold(bytes.clone()).unwrap();
+            assert_eq!(Vec::from(held.pieces.clone()).concat(), bytes);
+            held
+        });
+        assert!(held.iter().all(|held| held.pieces.len() == 3));
+        assert!(room.hold(event("e", LARGE).into()).is_none());
+        drop(held);
+        assert!(room.hold(event("e", LARGE).into()).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_a_byte_now_and_then_does_not_keep_its_place() {
+        let room = Room::default();
+        let bytes = Bytes::from(vec![0; 100 * LARGE]);
+        let mut steady = room.hold(bytes.clone()).unwrap();
+        let mut slow = room.hold(bytes).unwrap();
+        for _ in 0..15 {
+            tokio::time::advance(Duration::from_secs(2)).await;
+            assert!(steady.slice().is_ok());
+        }
+        assert!(slow.slice().is_ok());
+        for _ in 0..15 {
+            tokio::time::advance(Duration::from_secs(2)).await;
+            assert!(steady.slice().is_ok());
+        }
+        assert!(slow.slice().is_err());
     }
 }

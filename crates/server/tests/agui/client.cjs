@@ -133,6 +133,29 @@ const scenarios = {
     await agrees(other);
   },
 
+  // The newest messages, as many as a client can send back; where the others are is said.
+  async long(server) {
+    const agent = new Agent(server, "a long chat");
+    const note = (number) => `${number}: `.padEnd(200_000, "é");
+    for (let number = 0; number < 8; number++) {
+      agent.addMessage({ id: crypto.randomUUID(), role: "system", content: note(number) });
+      await agent.say("What is 2 + 3?");
+      const size = JSON.stringify(agent.messages).length;
+      assert.ok(size < 1_000_000, `${size} characters`);
+    }
+    await agent.say("What is 17 * 23?");
+    assert.match(agent.messages.at(-1).content, /391/);
+    const { value } = agent.events.find(({ name }) => name === "agentkit.older");
+    const { conversationId, cursor } = value;
+    const messages = `${server}/conversations/${conversationId}/messages`;
+    const older = await get(`${messages}?order=desc&cursor=${cursor}`);
+    const all = await get(messages);
+    const said = agent.messages.filter(({ role }) => role !== "tool" );
+    const place = all.items.findIndex(({ id }) => id === cursor);
+    assert.equal(older.items.length, place);
+    assert.equal(said[0].content, all.items[place].content);
+  },
+
   async cancel(server) {
     const agent = new Agent(server, "no more");
     const cancel = () =>

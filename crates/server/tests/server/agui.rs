@@ -79,6 +79,11 @@ fn a_client_that_knows_only_the_thread_connects_to_it() {
 }
 
 #[test]
+fn of_a_long_chat_a_client_is_shown_the_newest_messages_and_goes_on() {
+    passes_offline("long", "0");
+}
+
+#[test]
 fn a_cancelled_run_finishes_as_such_with_its_steps_closed() {
     passes_offline("cancel", "300");
 }

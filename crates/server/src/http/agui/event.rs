@@ -1,5 +1,5 @@
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 use utoipa::ToSchema;
 use uuid::Uuid;
 use yai_agentkit_core::{Turn, turn::Interrupt};
@@ -9,7 +9,7 @@ use crate::http::chat::MessageBody;
 
 /// What happens in a turn, as an event of the AG-UI protocol: `threadId` is the chat, `runId` the
 /// turn.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "SCREAMING_SNAKE_CASE")]
 pub(in crate::http) enum Event {
     /// The turn begins, or goes on after a person's answer.
@@ -77,13 +77,15 @@ pub(in crate::http) enum Event {
         #[schema(value_type = Vec<Object>)]
         delta: Vec<Value>,
     },
-    /// What was said before, where a run of `POST /agui` begins.
+    /// What was said before, where a run of `POST /agui` begins: the newest messages, 512 KiB or one.
     MessagesSnapshot {
         #[schema(value_type = Vec<Object>)]
-        messages: Vec<Value>,
+        messages: Box<RawValue>,
     },
     /// `agentkit.resumed`: the turn goes on after it was cut short. `agentkit.discarded`: what was
-    /// said in the text message `messageId` is void.
+    /// said in the text message `messageId` is void. `agentkit.older`: there are messages before
+    /// those of the snapshot, `GET /conversations/{conversationId}/messages?order=desc&cursor={cursor}`
+    /// has them.
     Custom { name: &'static str, value: Value },
 }
 

@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     mem,
 };
 
@@ -11,12 +11,28 @@ use yai_agentkit_core::{ConversationId, Message, MessageId, Role};
 
 use crate::http::problem::Problem;
 
+/// How many bytes of JSON a client is sent of the messages before a run. It sends them back in the
+/// body of the next, which may have twice as many by default.
+pub(super) const MAX_SNAPSHOT: usize = 512 * 1024;
+
 /// What a client says was said, beside what is stored.
 pub(super) struct History {
     conversation: ConversationId,
-    /// In order.
+    /// The newest, in order.
     stored: Vec<Message>,
+    /// Whether there are older ones.
+    is_cut: bool,
     said: Vec<Said>,
+}
+
+/// The messages before a run as a client is shown them.
+pub(super) struct Snapshot {
+    /// JSON, with a comma behind each.
+    pub(super) messages: String,
+    /// The stored message before which there are more.
+    pub(super) older: Option<MessageId>,
+    /// The calls whose results are among them.
+    pub(super) results: HashSet<String>,
 }
 
 /// A message as the client has it.
@@ -70,7 +86,14 @@ impl History {
             conversation,
             said: said.collect::<Result<_, _>>()?,
             stored,
+            is_cut: false,
         })
+    }
+
+    /// The same where there may be older messages.
+    pub(super) fn cut(mut self, is_cut: bool) -> Self {
+        self.is_cut = is_cut;
+        self
     }
 
     /// What is to be answered. Refuses what would be another past than the one that is stored.
@@ -147,9 +170,9 @@ impl History {
         }
     }
 
-    /// All messages up to that with this id, as the protocol has them: those that the client has
-    /// under its ids, and between them what it was told in the runs.
-    pub(super) fn snapshot(mut self, last: Option<MessageId>) -> Vec<Value> {
+    /// The messages up to that with this id, as the protocol has them: those that the client has
+    /// under its ids, and between them what it was told in the runs. Of many the newest.
+    pub(super) fn snapshot(mut self, last: Option<MessageId>) -> Snapshot {
         if let Some(last) = self
             .stored
             .iter()
@@ -174,11 +197,14 @@ impl History {
                 }
             }
         }
-        let mut messages = Vec::new();
+        // Each with the stored one that it is.
+        let mut messages: Vec<(Option<MessageId>, String)> = Vec::new();
+        let mut results = HashSet::new();
         let mut told_last: Vec<Said> = Vec::new();
         // A client keeps what it has under the same id, and puts all else behind it: from the first
         // message that it lacks, all come under our ids, so that they are in order.
         let mut is_known = true;
+        let oldest = self.stored.first().map(|message| message.id);
         for (place, stored) in self.stored.into_iter().enumerate() {
             let is_told = |said: &Said| said.role == "assistant" && said.text == stored.content;
             if stored.role == Role::Assistant && told_last.iter().any(is_told) {
@@ -186,12 +212,44 @@ impl History {
             }
             let as_said = as_said.remove(&place).filter(|_| is_known);
             is_known = as_said.is_some();
-            messages.extend(as_said.or_else(|| shown(stored)));
+            let id = stored.id;
+            let message = as_said.or_else(|| shown(stored));
+            messages.extend(message.map(|message| (Some(id), message.to_string())));
             told_last = told.remove(&place).filter(|_| is_known).unwrap_or_default();
-            messages.extend(told_last.iter().map(|said| said.message.clone()));
+            for said in &told_last {
+                let call = said.message["toolCallId"].as_str();
+                results.extend(call.map(str::to_owned));
+                messages.push((None, said.message.to_string()));
+            }
         }
-        messages
+        let newest = messages.split_off(newest(&messages));
+        let older = (self.is_cut || !messages.is_empty()).then_some(oldest);
+        let first = newest.first().and_then(|(id, _)| *id);
+        Snapshot {
+            older: older.and_then(|oldest| first.or(oldest)),
+            messages: newest
+                .into_iter()
+                .map(|(_, message)| message + ",")
+                .collect(),
+            results,
+        }
     }
+}
+
+/// From which on the messages fit: from a stored one, behind which stands what was told with it.
+fn newest(messages: &[(Option<MessageId>, String)]) -> usize {
+    let mut from = messages.len();
+    let mut bytes = 0;
+    for (place, (stored, message)) in messages.iter().enumerate().rev() {
+        bytes += message.len() + 1;
+        if bytes > MAX_SNAPSHOT && from < messages.len() {
+            break;
+        }
+        if stored.is_some() {
+            from = place;
+        }
+    }
+    from
 }
 
 fn read(

@@ -7,7 +7,7 @@ mod run;
 mod thread;
 mod transcript;
 
-use axum::{Json, extract::State, response::Response};
+use axum::{Extension, Json, extract::State, response::Response};
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -24,6 +24,7 @@ use self::{
 use super::{
     App,
     extract::Body,
+    large::Room,
     problem::{Problem, ProblemBody},
     turn::TurnBody,
 };
@@ -53,7 +54,11 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         (status = 429, description = "Too many messages wait in the thread", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
     ),
 )]
-async fn run(State(app): State<App>, Body(input): Body<Input>) -> Result<Response, Problem> {
+async fn run(
+    State(app): State<App>,
+    Extension(room): Extension<Room>,
+    Body(input): Body<Input>,
+) -> Result<Response, Problem> {
     input.check()?;
     let conversation = app.conversation_of(&input).await?;
     let mut history = app.history(&conversation, &input).await?;
@@ -61,12 +66,16 @@ async fn run(State(app): State<App>, Body(input): Body<Input>) -> Result<Respons
     if !input.resume.is_empty() {
         let is_more = matches!(asked, Asked::New(_));
         if let Some(shown) = app.resume(&conversation, &input, is_more).await? {
-            return shown.reply(&app, &conversation, input, history).await;
+            return shown
+                .reply(&app, &room, &conversation, input, history)
+                .await;
         }
     } else if !history.is_new() {
         let is_more = matches!(asked, Asked::New(_));
         if let Some(shown) = app.take_results(&conversation, &input, is_more).await? {
-            return shown.reply(&app, &conversation, input, history).await;
+            return shown
+                .reply(&app, &room, &conversation, input, history)
+                .await;
         }
     }
     let turn = match asked {
@@ -81,7 +90,7 @@ async fn run(State(app): State<App>, Body(input): Body<Input>) -> Result<Respons
         }
     };
     Shown::Turn(Box::new(turn), 0)
-        .reply(&app, &conversation, input, history)
+        .reply(&app, &room, &conversation, input, history)
         .await
 }
 
@@ -97,16 +106,20 @@ async fn run(State(app): State<App>, Body(input): Body<Input>) -> Result<Respons
         (status = 200, description = "The events", body = Event, content_type = "text/event-stream"),
     ),
 )]
-async fn connect(State(app): State<App>, Body(input): Body<Input>) -> Result<Response, Problem> {
+async fn connect(
+    State(app): State<App>,
+    Extension(room): Extension<Room>,
+    Body(input): Body<Input>,
+) -> Result<Response, Problem> {
     input.check()?;
     let id = input.conversation_id();
     let Some(conversation) = app.storage.conversations().get(&id).await? else {
+        let nothing = History::new(id, Vec::new(), Vec::new())?.snapshot(None);
         let run = Run {
             thread_id: input.thread_id,
             run_id: input.run_id,
-            messages: Vec::new(),
         };
-        return Ok(run.settled(json!({}), Ok(Outcome::Success)));
+        return Ok(run.settled(id, json!({}), &nothing, Ok(Outcome::Success)));
     };
     // Before the messages, so that those of the turn are among them.
     let turn = app.unfinished(&conversation).await?;
@@ -114,7 +127,9 @@ async fn connect(State(app): State<App>, Body(input): Body<Input>) -> Result<Res
     let shown = turn.map_or(Shown::Settled(Outcome::Success), |turn| {
         Shown::Turn(Box::new(turn), 0)
     });
-    shown.reply(&app, &conversation, input, history).await
+    shown
+        .reply(&app, &room, &conversation, input, history)
+        .await
 }
 
 /// Cancel what runs or asks in a thread
@@ -158,6 +173,7 @@ impl Shown {
     async fn reply(
         self,
         app: &App,
+        room: &Room,
         conversation: &Conversation,
         input: Input,
         history: History,
@@ -165,16 +181,15 @@ impl Shown {
         if app.turns.is_stopping() {
             return Err(Problem::shutting_down());
         }
-        let mut run = Run {
+        let run = Run {
             thread_id: input.thread_id,
             run_id: input.run_id,
-            messages: Vec::new(),
         };
         let end = match self {
             Self::Turn(turn, after) => {
                 if let Some(batches) = published(&app.turns, &turn, after).await? {
-                    run.messages = history.snapshot(Some(turn.user_message_id));
-                    return Ok(run.follow(*turn, batches));
+                    let before = history.snapshot(Some(turn.user_message_id));
+                    return run.follow(app.clone(), room, (*turn, after), before, batches);
                 }
                 // Its events are not kept any more.
                 match turn.status {
@@ -185,7 +200,7 @@ impl Shown {
             }
             Self::Settled(outcome) => Ok(outcome),
         };
-        run.messages = history.snapshot(None);
-        Ok(run.settled(app.state(conversation).await?, end))
+        let state = app.state(conversation).await?;
+        Ok(run.settled(conversation.id, state, &history.snapshot(None), end))
     }
 }

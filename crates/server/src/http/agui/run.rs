@@ -1,64 +1,90 @@
-use axum::response::{Response, sse::Event as ServerSentEvent};
+use std::{cmp::Ordering, collections::HashSet, future, iter};
+
+use axum::{
+    body::Bytes,
+    http::header,
+    response::{IntoResponse, Response},
+};
 use futures::{Stream, StreamExt, stream};
-use serde_json::Value;
-use yai_agentkit_core::{Result, Turn};
-use yai_agentkit_engine::{Published, TurnEngine, TurnEvent, error_chain};
+use serde_json::{Value, json, value::RawValue};
+use yai_agentkit_core::{ConversationId, MessageId, Result, Turn};
+use yai_agentkit_engine::{Published, TurnEngine, TurnEvent};
 
 use super::{
     event::{Event, Outcome},
+    history::Snapshot,
     transcript::Transcript,
 };
-use crate::http::event::respond;
+use crate::http::{
+    App,
+    event::{EVENT_STREAM, respond, write},
+    large::{LARGE, Room},
+    problem::Problem,
+};
+
+/// How many batches of events are read at once.
+const BATCHES: u64 = 32;
 
 /// A run as the client names it.
 pub(super) struct Run {
     pub(super) thread_id: String,
     pub(super) run_id: String,
-    /// The messages before it.
-    pub(super) messages: Vec<Value>,
 }
 
 impl Run {
-    /// The answer that streams `batches` of `turn` to the client.
+    /// The answer that streams `batches` of `turn`, those behind `after`, to the client, and the
+    /// messages before them.
     pub(super) fn follow(
         self,
-        turn: Turn,
+        app: App,
+        room: &Room,
+        (turn, after): (Turn, u64),
+        before: Snapshot,
         batches: impl Stream<Item = Result<Published>> + Send + 'static,
-    ) -> Response {
-        let mut streamed = Streamed {
-            transcript: Transcript::new(self.messages),
-            thread_id: self.thread_id,
-            run_id: self.run_id,
+    ) -> Result<Response, Problem> {
+        let mut messages = Bytes::from(before.messages);
+        if messages.len() >= LARGE {
+            messages = room.take(messages).ok_or_else(Problem::no_room)?;
+        }
+        let streamed = Streamed {
+            run: self,
+            app,
+            turn,
+            after,
+            results: before.results,
+            before: Some((messages, before.older)),
             has_sent_messages: false,
+            is_over: false,
         };
-        let mut is_over = false;
-        let batches = batches.map(Some).chain(stream::iter([None]));
-        let events = batches.flat_map(move |batch| {
-            let events = match batch {
-                Some(Ok(batch)) => {
-                    is_over = batch.events.last().is_some_and(TurnEvent::ends_run);
-                    let events = batch.events.into_iter();
-                    events.flat_map(|event| streamed.add(&turn, event)).collect()
-                }
-                Some(Err(error)) => {
-                    tracing::error!(turn = %turn.id, error = error_chain(&error), "events not read");
-                    is_over = true;
-                    vec![Event::broken("the events could not be read: connect again")]
-                }
-                None if is_over => Vec::new(),
-                None => vec![Event::broken("the turn goes on elsewhere: connect again")],
+        let parts = stream::unfold(Some((streamed, batches.boxed())), |state| async {
+            let (mut streamed, mut batches) = state?;
+            let part = match batches.next().await {
+                Some(Ok(batch)) => streamed.part(batch).await,
+                Some(Err(error)) => Err(error.into()),
+                None => return Some((streamed.last(), None)),
             };
-            stream::iter(events)
+            Some(match part {
+                Ok(part) => (part, Some((streamed, batches))),
+                Err(error) => (streamed.broken(&error), None),
+            })
         });
-        answer(events)
+        let parts = parts.filter(|part| future::ready(!part.is_empty()));
+        Ok(respond(parts.map(Result::<_>::Ok)))
     }
 
     /// The answer where nothing goes on: how it has ended, or why it has failed.
-    pub(super) fn settled(self, state: Value, end: Result<Outcome, String>) -> Response {
+    pub(super) fn settled(
+        self,
+        conversation: ConversationId,
+        state: Value,
+        before: &Snapshot,
+        end: Result<Outcome, String>,
+    ) -> Response {
+        let (thread_id, run_id) = (self.thread_id, self.run_id);
         let last = match end {
             Ok(outcome) => Event::RunFinished {
-                thread_id: self.thread_id.clone(),
-                run_id: self.run_id.clone(),
+                thread_id: thread_id.clone(),
+                run_id: run_id.clone(),
                 result: None,
                 outcome,
             },
@@ -67,62 +93,153 @@ impl Run {
                 code: "agent-failed",
             },
         };
-        let events = [
-            Event::RunStarted {
-                thread_id: self.thread_id,
-                run_id: self.run_id,
-            },
+        let first = [
+            Event::RunStarted { thread_id, run_id },
             Event::StateSnapshot { snapshot: state },
-            Event::MessagesSnapshot {
-                messages: self.messages,
-            },
-            last,
         ];
-        answer(stream::iter(events))
+        let messages = snapshot(before.messages.as_bytes(), &[], conversation, before.older);
+        let mut text = Vec::new();
+        for event in first.into_iter().chain(messages).chain([last]) {
+            write(&mut text, &event);
+        }
+        ([(header::CONTENT_TYPE, EVENT_STREAM)], text).into_response()
     }
 }
 
 /// A run as far as it was sent.
 struct Streamed {
-    thread_id: String,
-    run_id: String,
-    transcript: Transcript,
+    run: Run,
+    app: App,
+    turn: Turn,
+    after: u64,
+    /// The calls whose results the client has told: it knows them, by ids of its own.
+    results: HashSet<String>,
+    /// The messages before it, and where older ones were left out. Many are kept until they are sent.
+    before: Option<(Bytes, Option<MessageId>)>,
     has_sent_messages: bool,
+    is_over: bool,
 }
 
 impl Streamed {
-    /// The events of AG-UI for one of `turn`.
-    fn add(&mut self, turn: &Turn, event: TurnEvent) -> Vec<Event> {
-        // A client that knows no `agentkit.discarded` has to lose what was said in vain.
-        let void = match &event {
-            TurnEvent::TextEnded {
-                message_id,
-                is_void: true,
-            } => Some(message_id.to_string()),
-            _ => None,
-        };
-        let is_start = matches!(event, TurnEvent::Started { .. });
-        // Of its own tools the client knows the results, by ids of its own.
-        if let TurnEvent::ToolReturned { call_id, .. } = &event
-            && self.transcript.has_result(call_id)
-        {
-            return Vec::new();
+    /// What the client is sent of a batch.
+    async fn part(&mut self, batch: Published) -> Result<Vec<u8>, Problem> {
+        self.is_over = batch.events.last().is_some_and(TurnEvent::ends_run);
+        let mut part = Vec::new();
+        for (place, event) in batch.events.into_iter().enumerate() {
+            if self.is_known(&event) {
+                continue;
+            }
+            let is_first = matches!(event, TurnEvent::Started { .. }) && !self.has_sent_messages;
+            let is_void = matches!(event, TurnEvent::TextEnded { is_void: true, .. });
+            for mut event in Event::of(&self.turn, event) {
+                event.rename(&self.run.thread_id, &self.run.run_id);
+                write(&mut part, &event);
+            }
+            if is_first || is_void {
+                // A client that knows no `agentkit.discarded` has to lose what was said in vain.
+                let told = match is_void {
+                    true => self.transcript(batch.sequence, place).await?,
+                    false => Transcript::default(),
+                };
+                for event in self.messages(&told).await? {
+                    write(&mut part, &event);
+                }
+            }
         }
-        let mut events = Event::of(turn, event);
-        for event in &mut events {
-            event.rename(&self.thread_id, &self.run_id);
-            self.transcript.add(event);
-        }
-        if let Some(void) = &void {
-            self.transcript.remove(void);
-        }
-        if void.is_some() || (is_start && !self.has_sent_messages) {
-            self.has_sent_messages = true;
-            let messages = self.transcript.messages();
-            events.push(Event::MessagesSnapshot { messages });
-        }
-        events
+        Ok(part)
     }
+
+    /// The messages before the run and those of `told`.
+    async fn messages(
+        &mut self,
+        told: &Transcript,
+    ) -> Result<impl Iterator<Item = Event> + use<>, Problem> {
+        self.has_sent_messages = true;
+        let conversation = self.turn.conversation_id;
+        let (before, older) = match self.before.take() {
+            Some(before) => before,
+            None => {
+                let newest = self.app.newest(conversation, Vec::new()).await?;
+                let before = newest.snapshot(Some(self.turn.user_message_id));
+                (before.messages.into(), before.older)
+            }
+        };
+        let events = snapshot(&before, told.messages(), conversation, older);
+        self.before = Some((before, older)).filter(|(before, _)| before.len() < LARGE);
+        Ok(events)
+    }
+
+    /// What a client was told that has followed the run up to the event in this place of a batch.
+    async fn transcript(&self, sequence: u64, place: usize) -> Result<Transcript> {
+        let mut transcript = Transcript::default();
+        let mut read = self.after;
+        while read < sequence {
+            let turns = self.app.storage.turn_store();
+            let (conversation, turn) = (self.turn.conversation_id, self.turn.id);
+            let batches = turns.events(conversation, turn, read, BATCHES).await?;
+            let Some(last) = batches.last() else { break };
+            read = last.sequence;
+            for batch in batches {
+                let count = match batch.sequence.cmp(&sequence) {
+                    Ordering::Less => usize::MAX,
+                    Ordering::Equal => place + 1,
+                    Ordering::Greater => 0,
+                };
+                let events = batch.events.into_iter().map(TurnEvent::from_json);
+                let events = events.take(count).filter(|event| !self.is_known(event));
+                for event in events {
+                    transcript.follow(&self.turn, event);
+                }
+            }
+        }
+        Ok(transcript)
+    }
+
+    fn is_known(&self, event: &TurnEvent) -> bool {
+        matches!(event, TurnEvent::ToolReturned { call_id, .. } if self.results.contains(call_id))
+    }
+
+    /// What the client is sent behind the last batch.
+    fn last(&self) -> Vec<u8> {
+        let mut part = Vec::new();
+        if !self.is_over {
+            let event = Event::broken("the turn goes on elsewhere: connect again");
+            write(&mut part, &event);
+        }
+        part
+    }
+
+    fn broken(&self, problem: &Problem) -> Vec<u8> {
+        tracing::error!(turn = %self.turn.id, ?problem, "events not read");
+        let mut part = Vec::new();
+        let event = Event::broken("the events could not be read: connect again");
+        write(&mut part, &event);
+        part
+    }
+}
+
+/// Messages of which there are more before `older`, as events. `before` has a comma behind each.
+fn snapshot(
+    before: &[u8],
+    told: &[Value],
+    conversation: ConversationId,
+    older: Option<MessageId>,
+) -> impl Iterator<Item = Event> + use<> {
+    let mut messages = format!("[{}", String::from_utf8_lossy(before));
+    for message in told {
+        messages.push_str(&message.to_string());
+        messages.push(',');
+    }
+    if messages.ends_with(',') {
+        messages.pop();
+    }
+    messages.push(']');
+    let messages = RawValue::from_string(messages).expect("messages are JSON");
+    let older = older.map(|older| Event::Custom {
+        name: "agentkit.older",
+        value: json!({"conversationId": conversation, "cursor": older}),
+    });
+    iter::once(Event::MessagesSnapshot { messages }).chain(older)
 }
 
 /// What was published of `turn` behind `after`, and will be; `None` where that is not kept any more.
@@ -140,8 +257,4 @@ pub(super) async fn published(
         false => None,
     };
     Ok(Some(stream::iter(first.map(Ok)).chain(batches)))
-}
-
-fn answer(events: impl Stream<Item = Event> + Send + 'static) -> Response {
-    respond(events.map(|event| ServerSentEvent::default().json_data(event)))
 }

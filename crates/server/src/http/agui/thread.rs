@@ -1,7 +1,9 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    CheckpointSelector, Conversation, Error, ListQuery, Message, MessageId, Role, Turn,
+    CheckpointSelector, Conversation, ConversationId, Entity, Error, ListQuery, Message, MessageId,
+    Role, Turn,
+    checkpoint::Values,
     conversation::MessageFilter,
     turn::{Interrupt, TurnFilter},
 };
@@ -10,16 +12,22 @@ use yai_agentkit_engine::{Answer, RequestKey, SendOptions, TurnError};
 use super::{
     Shown,
     event::Outcome,
-    history::History,
+    history::{History, MAX_SNAPSHOT},
     input::{Input, Resume, ResumeStatus},
 };
 use crate::{
-    http::{App, problem::Problem},
+    http::{App, page::MAX_LIMIT, problem::Problem},
     inspect::CheckpointView,
 };
 
-/// How many rows are read at once.
-const PAGE: u64 = 1000;
+/// The channel of an agent's own state.
+const STATE: &str = "state";
+
+/// How many bytes of messages are read beyond what a client sends: more than a snapshot has.
+const BEYOND: usize = 2 * MAX_SNAPSHOT;
+
+/// What a message takes beside its text.
+const AROUND: usize = 128;
 
 /// What is stored of a client's thread, and what becomes of it.
 impl App {
@@ -45,18 +53,34 @@ impl App {
         conversation: &Conversation,
         input: &Input,
     ) -> Result<History, Problem> {
+        self.newest(conversation.id, input.messages.clone()).await
+    }
+
+    /// The newest messages: as many as those that were `said` have bytes, and those of a snapshot.
+    pub(super) async fn newest(
+        &self,
+        conversation: ConversationId,
+        said: Vec<Value>,
+    ) -> Result<History, Problem> {
+        let bytes = said.iter().map(|message| message.to_string().len());
+        let mut wanted = BEYOND + bytes.sum::<usize>();
         let mut stored: Vec<Message> = Vec::new();
-        let all = ListQuery::filtered(MessageFilter::of(conversation.id));
-        let mut query = all.oldest_first().limit(PAGE);
+        let mut query = ListQuery::filtered(MessageFilter::of(conversation)).limit(MAX_LIMIT);
         loop {
+            query = query.max_bytes(wanted as u64);
             let page = self.storage.messages().list(&query).await?;
+            let read = page.items.iter().map(|message| message.bytes() + AROUND);
+            wanted = wanted.saturating_sub(read.sum());
             stored.extend(page.items);
             match page.next {
-                Some(next) => query = query.after(next),
-                None => break,
+                Some(next) if wanted > 0 => query = query.after(next),
+                next => {
+                    stored.reverse();
+                    let history = History::new(conversation, stored, said)?;
+                    return Ok(history.cut(next.is_some()));
+                }
             }
         }
-        History::new(conversation.id, stored, input.messages.clone())
     }
 
     /// Sends the messages, and returns the turn that answers the last.
@@ -192,12 +216,15 @@ impl App {
 
     /// The state as events make it.
     pub(super) async fn state(&self, conversation: &Conversation) -> Result<Value, Problem> {
-        let latest = CheckpointSelector::latest(conversation.thread_id());
+        let latest = CheckpointSelector {
+            values: Values::Of([STATE.to_owned()].into()),
+            ..CheckpointSelector::latest(conversation.thread_id())
+        };
         let Some(tuple) = self.storage.checkpointer().get(&latest).await? else {
             return Ok(json!({}));
         };
         let mut values = CheckpointView::from(tuple).values;
-        let state = values.remove("state").filter(Value::is_object);
+        let state = values.remove(STATE).filter(Value::is_object);
         Ok(state.unwrap_or_else(|| json!({})))
     }
 }

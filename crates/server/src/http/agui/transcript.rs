@@ -1,28 +1,37 @@
 use serde_json::{Value, json};
+use yai_agentkit_core::Turn;
+use yai_agentkit_engine::TurnEvent;
 
 use super::event::Event;
 
-/// The messages as a client has them that has followed a run.
+/// The messages of a run as a client has them that has followed it.
+#[derive(Default)]
 pub(super) struct Transcript(Vec<Value>);
 
 impl Transcript {
-    /// Begins with the messages before the run.
-    pub(super) fn new(before: Vec<Value>) -> Self {
-        Self(before)
+    pub(super) fn messages(&self) -> &[Value] {
+        &self.0
     }
 
-    pub(super) fn messages(&self) -> Vec<Value> {
-        self.0.clone()
-    }
-
-    /// Whether there is what the call has come to.
-    pub(super) fn has_result(&self, call: &str) -> bool {
-        let is_result = |message: &Value| message["toolCallId"] == *call;
-        self.0.iter().any(is_result)
+    /// Adds what an event of `turn` tells.
+    pub(super) fn follow(&mut self, turn: &Turn, event: TurnEvent) {
+        let void = match &event {
+            TurnEvent::TextEnded {
+                message_id,
+                is_void: true,
+            } => Some(message_id.to_string()),
+            _ => None,
+        };
+        for event in Event::of(turn, event) {
+            self.add(&event);
+        }
+        if let Some(void) = void {
+            self.0.retain(|message| message["id"] != *void);
+        }
     }
 
     /// Adds what `event` tells, as clients do.
-    pub(super) fn add(&mut self, event: &Event) {
+    fn add(&mut self, event: &Event) {
         match event {
             Event::TextMessageStart { message_id, role } => {
                 let id = message_id.to_string();
@@ -78,11 +87,6 @@ impl Transcript {
             })),
             _ => {}
         }
-    }
-
-    /// Takes back a message.
-    pub(super) fn remove(&mut self, id: &str) {
-        self.0.retain(|message| message["id"] != *id);
     }
 
     fn find(&mut self, id: &str) -> Option<&mut Value> {

@@ -68,7 +68,7 @@ pub(crate) fn is_without_connection(error: &DbErr) -> bool {
 pub(crate) fn not_writable(error: DbErr) -> Error {
     let why = match kind(&error) {
         _ if matches!(sqlx_error(&error), Some(sqlx::Error::Io(error)) if is_stale(error)) => {
-            "the SQLite file was deleted or replaced: put it back, or restart"
+            "the SQLite file or its log was deleted or replaced: put it back, or restart"
         }
         Kind::ReadOnly => "the database may only be read (a standby, or read-only by a setting)",
         Kind::Disconnected => "the database is out of reach",
@@ -171,6 +171,13 @@ pub(crate) fn from_sqlx(error: sqlx::Error) -> DbErr {
 pub(crate) fn interrupted() -> DbErr {
     DbErr::Conn(RuntimeErr::Internal(
         "the runtime that was at it has been shut down".to_owned(),
+    ))
+}
+
+/// That there is no answer after all the time that there was for it.
+pub(crate) fn overdue() -> DbErr {
+    DbErr::Conn(RuntimeErr::Internal(
+        "the database did not answer in time".to_owned(),
     ))
 }
 

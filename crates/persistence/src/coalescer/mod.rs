@@ -27,7 +27,10 @@ use self::{
     policy::HEADWAY,
     queue::{Next, Queue, Waiting},
 };
-use crate::{connection::Connection, error::interrupted};
+use crate::{
+    connection::Connection,
+    error::{interrupted, overdue},
+};
 
 /// What goes together with others of its kind.
 pub(crate) trait Call: Sized + Send + Sync + 'static {
@@ -92,7 +95,8 @@ impl<C: Call> Coalescer<C> {
     }
 
     /// Returns the answer when what it did is durable. Whoever stops waiting takes the call back,
-    /// unless it is under way.
+    /// unless it is under way. Nobody waits longer than twice the [patience](Policy::patience): once
+    /// for a group, once for what that does, though each of it may be run alone behind that.
     pub(crate) async fn call(&self, call: C) -> Result<C::Answer, DbErr> {
         let (done, answer) = oneshot::channel();
         {
@@ -109,7 +113,10 @@ impl<C: Call> Coalescer<C> {
                 }
             }
         }
-        answer.await.unwrap_or_else(|_| Err(interrupted()))
+        match timeout(2 * self.0.policy.patience, answer).await {
+            Ok(answer) => answer.unwrap_or_else(|_| Err(interrupted())),
+            Err(_) => Err(overdue()),
+        }
     }
 
     /// Waits until no group is under way and nothing waits.
@@ -274,8 +281,10 @@ impl<C: Call> Drop for Lock<C> {
 mod tests {
     use std::{future, time::Duration};
 
+    use yai_agentkit_core::{Error, Outcome};
+
     use super::*;
-    use crate::{Database, DatabaseConfig};
+    use crate::{Database, DatabaseConfig, error::storage_error};
 
     /// Its answer is itself, but 0 gets none.
     struct Echo(u32);
@@ -290,6 +299,21 @@ mod tests {
             }
             Ok(calls.iter().map(|call| call.0).collect())
         }
+    }
+
+    #[tokio::test]
+    async fn who_gets_no_answer_in_time_is_told_so() {
+        let config = DatabaseConfig::new("sqlite::memory:").unwrap();
+        let database = Database::connect(&config).await.unwrap();
+        let policy = Policy::of_reads(Duration::from_millis(50));
+        let calls = Coalescer::new(database.connection.clone(), policy);
+        let waiting = timeout(Duration::from_secs(60), calls.call(Echo(0)));
+        let error = storage_error("echo", waiting.await.expect("an answer").unwrap_err());
+        let Error::Unavailable { outcome, .. } = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(outcome, Outcome::Unknown);
+        database.close().await;
     }
 
     #[tokio::test]

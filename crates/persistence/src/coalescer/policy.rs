@@ -33,7 +33,7 @@ pub(crate) struct Policy {
     /// How many groups are under way at once, where the first take their time.
     pub(super) most_groups: u32,
     pub(super) sets_out: SetsOut,
-    /// How long a call waits for its group.
+    /// How long a call waits for its group, and then for its answer.
     pub(super) patience: Duration,
     /// Whether each call of a group that failed so is run alone, since none has been done.
     pub(super) alone_after: fn(&DbErr) -> bool,

@@ -19,7 +19,7 @@ use yai_agentkit_core::Clock;
 use crate::error::{Repeat, Repeatable};
 
 pub(crate) use postgres::{PostgresSource, answers};
-pub(crate) use sqlite::{FileIdentity, SqliteSource};
+pub(crate) use sqlite::{FileIdentity, Log, SqliteSource};
 
 use crate::sql::Query;
 
@@ -266,8 +266,17 @@ impl Connection {
     }
 }
 
-/// Runs one statement: `$run` on a session of `$source`.
+/// Runs one statement: `$run` on a session of `$source`. Within `$limit`, where that is given: a
+/// database that hangs does not end it itself.
 macro_rules! in_session {
+    ($session:expr, $limit:expr, |$connection:ident| $run:expr) => {{
+        let mut session = $session.await?;
+        let $connection = &mut **session.connection();
+        match tokio::time::timeout($limit, $run).await {
+            Ok(outcome) => session.end(outcome).await?,
+            Err(_) => return Err(session.give_up()),
+        }
+    }};
     ($session:expr, |$connection:ident| $run:expr) => {{
         let mut session = $session.await?;
         let $connection = &mut **session.connection();
@@ -283,9 +292,10 @@ impl Connection {
         crate::golden::record(query.text());
         Ok(match self {
             Self::Postgres(postgres) => {
-                let query = postgres.prepared(query)?;
-                let rows =
-                    in_session!(postgres.session(), |connection| query.fetch_all(connection));
+                let (query, limit) = (postgres.prepared(query)?, postgres.time_limit);
+                let rows = in_session!(postgres.session(), limit, |connection| {
+                    query.fetch_all(connection)
+                });
                 rows.into_iter().map(Into::into).collect()
             }
             Self::Sqlite(sqlite) => {
@@ -304,8 +314,11 @@ impl Connection {
         crate::golden::record(query.text());
         Ok(match self {
             Self::Postgres(postgres) => {
-                let query = postgres.prepared(query)?;
-                in_session!(postgres.session(), |connection| query.execute(connection)).into()
+                let (query, limit) = (postgres.prepared(query)?, postgres.time_limit);
+                in_session!(postgres.session(), limit, |connection| {
+                    query.execute(connection)
+                })
+                .into()
             }
             Self::Sqlite(sqlite) => {
                 let (text, values) = query.for_sqlite()?;

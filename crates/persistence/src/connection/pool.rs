@@ -5,20 +5,26 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sea_orm::DbErr;
 use sqlx::{Connection, Database, SqlStr, pool::PoolConnection};
 use sqlx_core::transaction::TransactionManager;
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
 };
 
 use super::sqlite::TimeLimit;
+use crate::error::{from_sqlx, overdue};
 
 /// How long a connection stays here without a user.
 const LONGEST_IDLE: Duration = Duration::from_secs(1);
 
 /// How long one stays away from sqlx's pool, which renews it in time.
 const LONGEST_STAY: Duration = Duration::from_secs(60);
+
+/// What a transaction has to begin, however late it has its connection.
+const SHORTEST_BEGIN: Duration = Duration::from_secs(1);
 
 /// How long a rollback may take, behind a statement that goes on after nobody waits for it.
 const LONGEST_UNDO: Duration = Duration::from_secs(30);
@@ -103,12 +109,17 @@ impl<DB: Database> Pool<DB> {
 
     /// Waits for its turn, no longer than the connection timeout.
     pub(super) async fn acquire(&self) -> Result<Pooled<DB>, sqlx::Error> {
-        let patience = self.0.connections.options().get_acquire_timeout();
-        let permit = Arc::clone(&self.0.permits).acquire_owned();
-        let permit = tokio::time::timeout(patience, permit)
-            .await
-            .map_err(|_| sqlx::Error::PoolTimedOut)?
-            .map_err(|_| sqlx::Error::PoolClosed)?;
+        let taken = timeout(self.patience(), self.take()).await;
+        taken.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+
+    fn patience(&self) -> Duration {
+        self.0.connections.options().get_acquire_timeout()
+    }
+
+    async fn take(&self) -> Result<Pooled<DB>, sqlx::Error> {
+        let permit = Arc::clone(&self.0.permits).acquire_owned().await;
+        let permit = permit.map_err(|_| sqlx::Error::PoolClosed)?;
         let idle = self.0.shelf().idle.pop();
         let (connection, left_sqlx, time_limit) = match idle {
             Some(idle) => (idle.connection, idle.left_sqlx, idle.time_limit),
@@ -128,13 +139,22 @@ impl<DB: Database> Pool<DB> {
         })
     }
 
-    /// Begins a transaction by `statement`.
+    /// Begins a transaction by `statement`, which on SQLite waits for who writes in another process:
+    /// within the connection timeout in all, since those behind it wait as well.
     pub(super) async fn begin(&self, statement: SqlStr) -> Result<Pooled<DB>, sqlx::Error> {
+        let started = Instant::now();
         let mut connection = self.acquire().await?;
         #[cfg(test)]
         crate::golden::record(statement.as_str());
         connection.transaction = Stage::Unknown;
-        DB::TransactionManager::begin(&mut connection, Some(statement)).await?;
+        let left = self.patience().saturating_sub(started.elapsed());
+        let begin = DB::TransactionManager::begin(&mut connection, Some(statement));
+        let Ok(begun) = timeout(left.max(SHORTEST_BEGIN), begin).await else {
+            // The others may hang as well.
+            self.renew();
+            return Err(sqlx::Error::PoolTimedOut);
+        };
+        begun?;
         connection.transaction = Stage::Open;
         Ok(connection)
     }
@@ -216,12 +236,14 @@ async fn clear_shelf<DB: Database>(pool: Weak<Inner<DB>>) {
 }
 
 impl<DB: Database> Pooled<DB> {
-    /// Commits its transaction.
-    pub(super) async fn commit(&mut self) -> Result<(), sqlx::Error> {
+    /// Commits its transaction, which may take as long as to get a connection.
+    pub(super) async fn commit(&mut self) -> Result<(), DbErr> {
         #[cfg(test)]
         crate::golden::record("COMMIT");
         self.transaction = Stage::Unknown;
-        DB::TransactionManager::commit(self).await?;
+        let patience = self.pool.patience();
+        let committed = timeout(patience, DB::TransactionManager::commit(self)).await;
+        committed.map_err(|_| overdue())?.map_err(from_sqlx)?;
         self.transaction = Stage::None;
         Ok(())
     }
@@ -248,7 +270,7 @@ impl<DB: Database> Pooled<DB> {
     pub(super) async fn undo(mut self) -> Result<(), sqlx::Error> {
         self.transaction = Stage::Unknown;
         let undone = DB::TransactionManager::rollback(&mut self);
-        tokio::time::timeout(LONGEST_UNDO, undone)
+        timeout(LONGEST_UNDO, undone)
             .await
             .map_err(|_| sqlx::Error::PoolTimedOut)??;
         if DB::TransactionManager::get_transaction_depth(&self) == 0 {

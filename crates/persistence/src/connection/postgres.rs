@@ -28,6 +28,9 @@ use crate::{
 /// More than a server in use takes to say that it is there.
 const TIME_TO_ANSWER: Duration = Duration::from_secs(2);
 
+/// What a statement may take beyond the time after which PostgreSQL ends it.
+const BEYOND_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// So many writes look for rows that are there, after one has found some.
 const WARY_WRITES: u32 = 100;
 
@@ -37,6 +40,8 @@ pub(crate) struct PostgresSource {
     /// Behind a transaction pooler every statement runs in a transaction of its own, begun with
     /// this: nothing set on a connection, and no prepared statement, outlives a transaction there.
     pub(crate) pooler_begin: Option<Arc<str>>,
+    /// How long a statement is waited for.
+    pub(super) time_limit: Duration,
     /// Whether Citus distributes LangGraph's tables and `threads`, each by its thread.
     pub(super) is_distributed: bool,
     pub(super) clock: Clock,
@@ -52,12 +57,14 @@ impl PostgresSource {
     pub(crate) fn new(
         pool: PgPool,
         pooler_begin: Option<Arc<str>>,
+        query_timeout: Duration,
         is_distributed: bool,
         watch: Watch,
     ) -> Self {
         Self {
             pool: Pool::new(pool),
             pooler_begin,
+            time_limit: query_timeout + BEYOND_TIMEOUT,
             is_distributed,
             clock: Clock::default(),
             unit: None,

@@ -5,7 +5,7 @@ use sqlx::Database;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::pool::Pooled;
-use crate::error::{Repeat, Repeatable, from_sqlx, is_transient, spares_connection};
+use crate::error::{Repeat, Repeatable, from_sqlx, is_transient, overdue, spares_connection};
 
 /// A transaction that several hold.
 pub(crate) type Unit<DB> = Arc<Mutex<Work<DB>>>;
@@ -63,6 +63,21 @@ impl<DB: Database> Session<DB> {
             Self::Unit(connection, mut work) => *work = Work::Open(connection),
         }
         Ok(value)
+    }
+
+    /// Ends it without an outcome, which nobody waits for any longer, and its connection with it.
+    pub(super) fn give_up(mut self) -> DbErr {
+        let error = overdue();
+        // The others may hang as well.
+        self.connection().renew_pool();
+        match self {
+            Self::Unit(connection, mut work) => {
+                *work = Work::Lost(error.clone());
+                connection.discard();
+            }
+            Self::Alone(connection) | Self::Wrapped(connection) => connection.discard(),
+        }
+        error
     }
 
     fn fail(mut self, error: &DbErr) {
@@ -124,7 +139,7 @@ pub(super) async fn undo<DB: Database>(unit: &Unit<DB>) -> Result<(), DbErr> {
 }
 
 async fn commit_and_release<DB: Database>(mut connection: Pooled<DB>) -> Result<(), DbErr> {
-    connection.commit().await.map_err(from_sqlx)?;
+    connection.commit().await?;
     connection.release();
     Ok(())
 }

@@ -2,7 +2,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -34,6 +34,7 @@ pub(crate) struct SqliteSource {
     query_timeout: Duration,
     /// What was opened first.
     file: FileIdentity,
+    log: Log,
     /// Holds the files of a database that is gone with its last connection.
     _directory: Option<Arc<ProcessDirectory>>,
     pub(crate) presences: Arc<Presences<LockFile>>,
@@ -48,6 +49,7 @@ impl SqliteSource {
         readers: SqlitePool,
         query_timeout: Duration,
         file: FileIdentity,
+        log: Log,
         directory: Option<Arc<ProcessDirectory>>,
     ) -> Self {
         Self {
@@ -55,6 +57,7 @@ impl SqliteSource {
             readers: Pool::new(readers),
             query_timeout,
             file,
+            log,
             _directory: directory,
             presences: Arc::default(),
             clock: Clock::default(),
@@ -71,7 +74,12 @@ impl SqliteSource {
     fn check_file(&self) -> Result<(), DbErr> {
         let options = self.writer.connect_options();
         let reason = match FileIdentity::of(options.get_filename()) {
-            now if now == self.file => return Ok(()),
+            now if now == self.file => match self.log.is_in_place() {
+                true => return Ok(()),
+                false => {
+                    "the log of the SQLite file (-wal) was deleted or replaced: put it back, or restart"
+                }
+            },
             FileIdentity(None) => "the SQLite file was deleted: put it back, or restart",
             FileIdentity(Some(_)) => "the SQLite file was replaced: restart",
         };
@@ -85,6 +93,7 @@ impl SqliteSource {
         self.check_file()?;
         let begun = self.writer.begin("BEGIN IMMEDIATE".into_sql_str()).await;
         let unit = Arc::new(Mutex::new(Work::Open(begun.map_err(from_sqlx)?)));
+        self.log.is_open();
         Ok(Self {
             unit: Some(unit),
             ..self.clone()
@@ -109,6 +118,47 @@ impl SqliteSource {
             Ok(()) => Ok(session),
             Err(error) => session.end(Err(error)).await,
         }
+    }
+}
+
+/// The file beside that of the database to which SQLite writes first: that of the writer's connection.
+#[derive(Clone)]
+pub(crate) struct Log {
+    path: PathBuf,
+    opened: Arc<std::sync::Mutex<FileIdentity>>,
+}
+
+impl Log {
+    pub(crate) fn of(database: &Path) -> Self {
+        let mut path = database.as_os_str().to_owned();
+        path.push("-wal");
+        Self {
+            path: path.into(),
+            opened: Arc::new(std::sync::Mutex::new(FileIdentity(None))),
+        }
+    }
+
+    /// A new connection will open it: the last one to close has removed that of before.
+    pub(crate) fn is_closed(&self) {
+        *self.opened() = FileIdentity(None);
+    }
+
+    /// A connection has it open.
+    fn is_open(&self) {
+        let mut opened = self.opened();
+        if opened.0.is_none() {
+            *opened = FileIdentity::of(&self.path);
+        }
+    }
+
+    /// Whether the next one to look will find the same.
+    fn is_in_place(&self) -> bool {
+        let opened = *self.opened();
+        opened.0.is_none() || opened == FileIdentity::of(&self.path)
+    }
+
+    fn opened(&self) -> MutexGuard<'_, FileIdentity> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -141,6 +141,7 @@ pub(super) async fn open(
     Ok(Connection::Postgres(PostgresSource::new(
         pool,
         pooler_begin,
+        config.values.query_timeout,
         is_distributed,
         watch,
     )))

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{future::ready, sync::Arc};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
@@ -6,7 +6,7 @@ use super::pool_options;
 use crate::{
     DatabaseConfig,
     connection::{
-        Connection, FileIdentity, SqliteSource,
+        Connection, FileIdentity, Log, SqliteSource,
         files::{ProcessDirectory, make_private},
     },
     conninfo::{Access, SqliteFile},
@@ -64,9 +64,15 @@ async fn open_with(
         .page_size(PAGE)
         .pragma("wal_autocheckpoint", LOG_PAGES)
         .pragma("cache_size", CACHE_KIBIBYTES);
+    let log = Log::of(options.get_filename());
+    let opened_anew = log.clone();
     let writer = pool(config)
         .max_connections(1)
         .min_connections(1)
+        .after_connect(move |_, _| {
+            opened_anew.is_closed();
+            Box::pin(ready(Ok(())))
+        })
         .connect_with(options.clone());
     let writer = writer.await?;
     // A file that was deleted meanwhile is missed, not begun anew without tables.
@@ -82,6 +88,7 @@ async fn open_with(
         readers,
         config.values.query_timeout,
         file,
+        log,
         directory,
     )))
 }

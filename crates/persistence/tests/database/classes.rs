@@ -339,6 +339,46 @@ async fn an_index_row_that_is_too_long_is_invalid_input() {
 }
 
 #[tokio::test]
+async fn each_class_of_sqlite_s_errors_has_its_action() {
+    let (_directory, _, url) = sqlite_file();
+    let short = config(&url)
+        .query_timeout(Duration::from_millis(300))
+        .unwrap();
+    let database = Database::connect(&short).await.unwrap();
+    let conversation = store_something(&database).await;
+    let endless =
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT sum(i) FROM n";
+    let scripts = [
+        // Interrupted; too large; of the statement itself.
+        (endless, Action::Unavailable),
+        ("SELECT length(zeroblob(2000000000))", Action::Invalid),
+        ("SELECT abs(-9223372036854775808)", Action::Backend),
+        ("PRAGMA query_only = ON", Action::Repeat(0)),
+    ];
+    for (script, action) in scripts {
+        let done = database.execute_script(script).await;
+        let is_as_said = match action {
+            Action::Unavailable => matches!(done, Err(Error::Unavailable { .. })),
+            Action::Invalid => matches!(done, Err(Error::InvalidInput { .. })),
+            Action::Backend => matches!(done, Err(Error::Backend { .. })),
+            _ => done.is_ok(),
+        };
+        assert!(is_as_said, "{script}: {done:?}");
+    }
+    // The session that may only read any more is replaced.
+    let rename = || async {
+        let conversations = database.conversations();
+        conversations.update(&conversation.id, &|_| Ok(())).await
+    };
+    let refused = rename().await;
+    assert!(
+        matches!(refused, Err(Error::Configuration { .. })),
+        "{refused:?}"
+    );
+    rename().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_sqlite_file_that_is_locked_deleted_or_replaced_is_not_ready() {
     let (_directory, file, url) = sqlite_file();
     let short = config(&url)

@@ -10,7 +10,7 @@ use yai_agentkit_core::{
 use yai_agentkit_persistence::Database;
 
 use crate::{
-    fixture::{assert_unavailable, connect, outcome, store_something, texts},
+    fixture::{assert_unavailable, config, connect, outcome, store_something, texts},
     proxy::Proxy,
     support::PostgresDatabase,
 };
@@ -239,6 +239,45 @@ async fn connections_that_went_silent_are_replaced() {
     assert_eq!(found.unwrap(), Some(conversation));
     let elapsed = started.elapsed();
     assert!(elapsed < Duration::from_secs(20), "{elapsed:?}");
+    postgres.remove().await;
+}
+
+/// As one that is stopped, or whose machine is.
+#[tokio::test]
+async fn a_server_that_falls_silent_keeps_no_call_waiting_for_long() {
+    let postgres = PostgresDatabase::create("lost").await;
+    let proxy = Proxy::start(&plain(&postgres.url)).await;
+    let config = config(&proxy.url()).query_timeout(Duration::from_secs(1));
+    let config = config.and_then(|config| config.connection_timeout(Duration::from_secs(5)));
+    let database = Database::connect(&config.unwrap()).await.unwrap();
+    let conversation = store_something(&database).await;
+    let (conversations, checkpointer) = (database.conversations(), database.checkpointer());
+    let thread = conversation.thread_id();
+    macro_rules! each_ends {
+        ($($call:expr),+ $(,)?) => {$(
+            database.ping().await.unwrap();
+            let call = $call;
+            proxy.freeze();
+            let ended = tokio::time::timeout(Duration::from_secs(60), call).await;
+            match ended.expect(stringify!($call)) {
+                Ok(_) | Err(Error::Unavailable { .. }) => {}
+                Err(error) => panic!("{}: {error:?}", stringify!($call)),
+            }
+        )+};
+    }
+    let unit = database.begin().await.unwrap();
+    let in_unit = unit.conversations();
+    let other = database.begin().await.unwrap();
+    each_ends!(
+        conversations.get(&conversation.id),
+        in_unit.add(Conversation::titled("lost")),
+        other.commit(),
+        checkpointer.save(&thread, &1),
+        database.begin(),
+    );
+    assert_unavailable(unit.commit().await);
+    let found = conversations.get(&conversation.id).await.unwrap();
+    assert_eq!(found.unwrap().id, conversation.id);
     postgres.remove().await;
 }
 

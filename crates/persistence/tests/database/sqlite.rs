@@ -1,11 +1,14 @@
 use std::time::{Duration, Instant};
 
+use sqlx::{Connection, SqliteConnection};
 use yai_agentkit_core::{
     CheckpointerExt, Conversation, Error, ListQuery, Outcome, Storage, Stores,
 };
+use yai_agentkit_persistence::Database;
 
 use crate::fixture::{
-    assert_configuration, child, child_url, config, connect, refusal, sqlite_file, store_something,
+    assert_configuration, assert_not_done, assert_unavailable, child, child_url, config, connect,
+    refusal, sqlite_file, store_something,
 };
 
 #[tokio::test]
@@ -50,26 +53,55 @@ async fn nothing_is_acknowledged_that_would_go_with_a_deleted_file() {
     let (directory, file, url) = sqlite_file();
     let database = connect(&url).await;
     let kept = store_something(&database).await;
-    let elsewhere = directory.path().join("elsewhere");
-    std::fs::rename(&file, &elsewhere).unwrap();
-    let is_refused = |error: Error| match error {
-        Error::Unavailable { outcome, .. } => assert_eq!(outcome, Outcome::NotDone),
-        other => panic!("{other:?}"),
-    };
-    let conversation = || Conversation::titled("lost");
-    let conversations = database.conversations();
-    is_refused(conversations.add(conversation()).await.unwrap_err());
-    is_refused(database.begin().await.map(drop).unwrap_err());
-    is_refused(database.ping().await.unwrap_err());
-    let state = serde_json::json!({"list": []});
-    let saved = database
-        .checkpointer()
-        .save(&kept.thread_id(), &state)
-        .await;
-    is_refused(saved.unwrap_err());
-    std::fs::rename(&elsewhere, &file).unwrap();
-    conversations.add(conversation()).await.unwrap();
-    database.ping().await.unwrap();
+    let log = directory.path().join("agentkit.db-wal");
+    for moved in [file, log] {
+        let elsewhere = directory.path().join("elsewhere");
+        std::fs::rename(&moved, &elsewhere).unwrap();
+        let is_refused = |error: Error| match error {
+            Error::Unavailable { outcome, .. } => assert_eq!(outcome, Outcome::NotDone),
+            other => panic!("{other:?}"),
+        };
+        let conversation = || Conversation::titled("lost");
+        let conversations = database.conversations();
+        is_refused(conversations.add(conversation()).await.unwrap_err());
+        is_refused(database.begin().await.map(drop).unwrap_err());
+        is_refused(database.ping().await.unwrap_err());
+        let state = serde_json::json!({"list": []});
+        let saved = database
+            .checkpointer()
+            .save(&kept.thread_id(), &state)
+            .await;
+        is_refused(saved.unwrap_err());
+        std::fs::rename(&elsewhere, &moved).unwrap();
+        conversations.add(conversation()).await.unwrap();
+        database.ping().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_another_process_gets_an_answer_within_the_connection_timeout() {
+    let (_directory, _, url) = sqlite_file();
+    let config = config(&url).connection_timeout(Duration::from_secs(2));
+    let config = config.and_then(|config| config.query_timeout(Duration::from_secs(600)));
+    let database = Database::connect(&config.unwrap()).await.unwrap();
+    store_something(&database).await;
+    let mut other = SqliteConnection::connect(&url).await.unwrap();
+    let lock = sqlx::raw_sql("BEGIN IMMEDIATE");
+    lock.execute(&mut other).await.unwrap();
+    let started = Instant::now();
+    let calls = (0..20).map(|_| async {
+        assert_not_done(database.begin().await.map(drop));
+        let conversations = database.conversations();
+        assert_unavailable(conversations.add(Conversation::titled("waits")).await);
+    });
+    futures::future::join_all(calls).await;
+    assert!(started.elapsed() < Duration::from_secs(60));
+    let unlock = sqlx::raw_sql("ROLLBACK");
+    unlock.execute(&mut other).await.unwrap();
+    let deadline = started + Duration::from_secs(120);
+    while let Err(error) = database.begin().await {
+        assert!(Instant::now() < deadline, "{error}");
+    }
 }
 
 #[tokio::test]

@@ -52,11 +52,11 @@ pub trait Agent: Send + Sync + 'static {
 /// What an agent does next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// Run these tools, then ask again. `content` is what the agent says while it works.
+    /// Store this step, run its tools, then ask again. `content` is what the agent says while it works.
     ToolCalls {
         /// May be empty.
         content: String,
-        /// At least one.
+        /// May be empty: then the content is a step of its own.
         calls: Vec<ToolCall>,
     },
     /// This is the answer; the turn is done.

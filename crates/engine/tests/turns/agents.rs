@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
-use yai_agentkit_core::{Conversation, Message, Role, Stores, ThreadState, memory::MemoryStorage};
+use yai_agentkit_core::{
+    CheckpointQuery, Conversation, Message, Role, Stores, ThreadState, memory::MemoryStorage,
+};
 use yai_agentkit_engine::{
     TurnEngine, TurnError,
     agent::{Agent, AgentError, AgentState, Agents, Context, Step, Tool, ToolCall, Toolbox, Tools},
@@ -205,4 +207,42 @@ fn a_tool_describes_its_arguments_as_its_type_does() {
             "required": ["article"],
         })
     );
+}
+
+/// Thinks aloud in two steps, then answers.
+struct Thinker;
+
+#[async_trait]
+impl Agent for Thinker {
+    type State = ();
+
+    async fn step(&self, _: &Context, state: &mut AgentState<()>) -> Result<Step, AgentError> {
+        let content = match state.turn().len() {
+            1 => "first",
+            2 => "then",
+            _ => return Ok(Step::Answer("so".to_owned())),
+        };
+        Ok(Step::ToolCalls {
+            content: content.to_owned(),
+            calls: Vec::new(),
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_step_without_calls_is_stored_and_the_agent_is_asked_again() {
+    let bench = Bench::new(Arc::new(Thinker), None).await;
+    assert_eq!(bench.send("think").await.unwrap(), "so");
+    let thread = bench.conversation.thread_id();
+    let checkpointer = bench.storage.checkpointer();
+    let query = CheckpointQuery::of(thread);
+    assert_eq!(checkpointer.list(&query).await.unwrap().len(), 4);
+    let latest = ThreadState::load(&*checkpointer, bench.conversation.thread_id()).await;
+    let state: AgentState = latest.unwrap().state().unwrap().unwrap();
+    let said: Vec<_> = state
+        .messages
+        .iter()
+        .map(|message| &*message.content)
+        .collect();
+    assert_eq!(said, ["think", "first", "then", "so"]);
 }

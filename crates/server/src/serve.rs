@@ -57,7 +57,7 @@ pub async fn serve(settings: Settings, agents: impl Into<Agents>) -> Result<(), 
 
     let app = App {
         storage,
-        turns: turns.clone(),
+        turns: Arc::new(turns.clone()),
     };
     let router = http::router(app, settings.access, settings.body_limit);
     let stop = turns.clone();

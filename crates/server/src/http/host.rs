@@ -4,14 +4,11 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     str::FromStr,
-    sync::Arc,
 };
 
 use axum::{
-    extract::{Request, State},
+    extract::Request,
     http::{HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, uri::Authority},
-    middleware::Next,
-    response::{IntoResponse, Response},
 };
 use tower_http::cors::{Any, CorsLayer};
 
@@ -106,20 +103,9 @@ impl CorsOrigins {
     }
 }
 
-/// Refuses requests that call the server by another name, or come from the page of another.
-pub(super) async fn check(
-    State(access): State<Arc<Access>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    match access.admit(&request) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
-    }
-}
-
 impl Access {
-    fn admit(&self, request: &Request) -> Result<(), Problem> {
+    /// Refuses requests that call the server by another name, or come from the page of another.
+    pub(super) fn admit(&self, request: &Request) -> Result<(), Problem> {
         if request.extensions().get::<AmbiguousLength>().is_some() {
             let reason = "can't go with content-length";
             return Err(Problem::invalid("transfer-encoding", reason));

@@ -12,8 +12,6 @@ use std::{
 
 use axum::{
     body::{Body, Bytes, HttpBody, to_bytes},
-    extract::{Request, State},
-    middleware::Next,
     response::{IntoResponse, Response},
 };
 use hyper::body::{Frame, SizeHint};
@@ -55,6 +53,31 @@ impl Default for Room {
 }
 
 impl Room {
+    /// Makes a large answer, and large parts of a stream, wait in the room for their client.
+    pub(super) async fn bound(&self, response: Response) -> Response {
+        let length = response.body().size_hint().exact();
+        if length.is_some_and(|length| length < LARGE as u64) {
+            return response;
+        }
+        let (parts, body) = response.into_parts();
+        let waiting = match length {
+            None => Waiting::new(self.clone(), body),
+            Some(_) => match to_bytes(body, usize::MAX).await {
+                Ok(bytes) => {
+                    let Some(unread) = self.hold(bytes) else {
+                        return Problem::no_room().into_response();
+                    };
+                    Waiting {
+                        unread: Some(unread),
+                        ..Waiting::new(self.clone(), Body::empty())
+                    }
+                }
+                Err(error) => return Problem::internal(error).into_response(),
+            },
+        };
+        Response::from_parts(parts, Body::new(waiting))
+    }
+
     fn of(bytes: usize) -> Self {
         Self {
             units: bytes / UNIT,
@@ -132,33 +155,6 @@ impl AsRef<[u8]> for Shared {
     fn as_ref(&self) -> &[u8] {
         &self.0.bytes
     }
-}
-
-/// Makes large answers, and large parts of streams, wait in the room for their clients.
-pub(super) async fn bound(State(room): State<Room>, mut request: Request, next: Next) -> Response {
-    request.extensions_mut().insert(room.clone());
-    let response = next.run(request).await;
-    let length = response.body().size_hint().exact();
-    if length.is_some_and(|length| length < LARGE as u64) {
-        return response;
-    }
-    let (parts, body) = response.into_parts();
-    let waiting = match length {
-        None => Waiting::new(room, body),
-        Some(_) => match to_bytes(body, usize::MAX).await {
-            Ok(bytes) => {
-                let Some(unread) = room.hold(bytes) else {
-                    return Problem::no_room().into_response();
-                };
-                Waiting {
-                    unread: Some(unread),
-                    ..Waiting::new(room, Body::empty())
-                }
-            }
-            Err(error) => return Problem::internal(error).into_response(),
-        },
-    };
-    Response::from_parts(parts, Body::new(waiting))
 }
 
 /// What its client has not read: a large part, and what comes behind it.

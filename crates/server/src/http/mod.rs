@@ -20,14 +20,15 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, Request},
-    middleware,
-    response::Response,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{self, HeaderValue},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
 };
 use tower::ServiceBuilder;
 use tower_http::{
     catch_panic::CatchPanicLayer,
-    request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
+    request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
     timeout::RequestBodyDeadlineLayer,
     trace::TraceLayer,
 };
@@ -50,7 +51,7 @@ pub struct App {
     /// What is remembered.
     pub storage: Arc<dyn Storage>,
     /// What answers.
-    pub turns: TurnEngine,
+    pub turns: Arc<TurnEngine>,
 }
 
 /// Every route of the server, for those who have `access`; a body may have `body_limit` bytes.
@@ -64,6 +65,11 @@ pub fn router(app: App, access: Access, body_limit: usize) -> Router {
         .merge(agui::routes())
         .merge(health::routes())
         .split_for_parts();
+    let origins = access.origins.layer();
+    let frame = Frame {
+        access,
+        room: large::Room::default(),
+    };
     router
         .merge(document::routes(api))
         .fallback(problem::unknown_route)
@@ -72,7 +78,7 @@ pub fn router(app: App, access: Access, body_limit: usize) -> Router {
         .layer(
             // As one, since a router boxes every route anew for each of its layers.
             ServiceBuilder::new()
-                .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+                .layer(SetRequestIdLayer::x_request_id(RandomId))
                 .layer(PropagateRequestIdLayer::x_request_id())
                 .layer(
                     TraceLayer::new_for_http()
@@ -82,20 +88,42 @@ pub fn router(app: App, access: Access, body_limit: usize) -> Router {
                         // The failure itself is logged where it is rendered.
                         .on_failure(()),
                 )
-                .option_layer(access.origins.layer())
-                .layer(middleware::from_fn(problem::render))
-                .layer(middleware::from_fn_with_state(
-                    Arc::new(access),
-                    host::check,
-                ))
-                .layer(middleware::from_fn_with_state(
-                    large::Room::default(),
-                    large::bound,
-                ))
+                .option_layer(origins)
+                .layer(middleware::from_fn_with_state(Arc::new(frame), around))
                 .layer(CatchPanicLayer::custom(problem::panicked))
                 .layer(RequestBodyDeadlineLayer::new(BODY_DEADLINE))
                 .layer(DefaultBodyLimit::max(body_limit)),
         )
+}
+
+/// What every request goes through, and every answer.
+struct Frame {
+    access: Access,
+    room: large::Room,
+}
+
+/// One for all of it, since each boxes the request's whole way anew.
+async fn around(State(frame): State<Arc<Frame>>, mut request: Request, next: Next) -> Response {
+    let id = request.extensions().get::<RequestId>().cloned();
+    request.extensions_mut().insert(frame.room.clone());
+    let response = match frame.access.admit(&request) {
+        Ok(()) => frame.room.bound(next.run(request).await).await,
+        Err(problem) => problem.into_response(),
+    };
+    problem::render(id, response).await
+}
+
+/// Tells requests apart, and is no secret: it costs no call of the system.
+#[derive(Clone)]
+struct RandomId;
+
+impl MakeRequestId for RandomId {
+    fn make_request_id<B>(&mut self, _: &http::Request<B>) -> Option<RequestId> {
+        let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
+        HeaderValue::try_from(id.to_string())
+            .ok()
+            .map(RequestId::new)
+    }
 }
 
 fn span(request: &Request) -> Span {

@@ -2,9 +2,7 @@ use std::{any::Any, borrow::Cow, sync::Arc};
 
 use axum::{
     Extension, Json,
-    extract::Request,
     http::{HeaderValue, StatusCode, header},
-    middleware::Next,
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -233,9 +231,7 @@ impl IntoResponse for Problem {
 }
 
 /// Writes the body of a problem, which names the request, and logs what the server is to blame for.
-pub(super) async fn render(request: Request, next: Next) -> Response {
-    let request_id = request.extensions().get::<RequestId>().cloned();
-    let mut response = next.run(request).await;
+pub(super) async fn render(request_id: Option<RequestId>, mut response: Response) -> Response {
     let problem = match response.extensions_mut().remove::<Problem>() {
         Some(problem) => problem,
         // The files behind `/docs` are not served by a handler of ours.

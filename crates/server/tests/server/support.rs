@@ -62,7 +62,7 @@ impl Api {
             TurnEngine::new(Arc::new(storage.clone()), Arc::new(agent)).with_limits(limits());
         let app = App {
             storage: Arc::new(storage.clone()),
-            turns: turns.clone(),
+            turns: Arc::new(turns.clone()),
         };
         Self {
             router: http::router(app, access, BODY_LIMIT),

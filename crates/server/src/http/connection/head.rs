@@ -78,12 +78,18 @@ impl<S> Heads<S> {
                 }
                 Place::Head(head) => {
                     let before = head.len();
-                    head.extend_from_slice(bytes);
-                    let next = match end_of_lines(head, before) {
-                        true => next_place(head, &self.exchange),
-                        false => None,
+                    // Most come whole, and none is looked through again for every byte of it.
+                    let next = if before == 0 {
+                        next_place(bytes, &self.exchange)
+                    } else {
+                        head.extend_from_slice(bytes);
+                        let may_end = end_of_lines(head, before);
+                        may_end.then(|| next_place(head, &self.exchange)).flatten()
                     };
                     let Some((length, place)) = next else {
+                        if before == 0 {
+                            head.extend_from_slice(bytes);
+                        }
                         if head.len() > BUFFER {
                             self.place = Place::Beyond;
                         }

@@ -84,6 +84,8 @@ enum Workload {
     History,
     /// The server against the original design's stack
     Http,
+    /// Turns of durable steps over HTTP, against DBOS and Restate
+    DurableTurn,
     /// What an early and a late turn of our own agent write
     Growth,
     /// What one turn of our own agent costs
@@ -157,6 +159,7 @@ async fn main() -> Result<()> {
     provider.map_err(|_| "there is a provider already")?;
     let with_server = [
         Workload::Http,
+        Workload::DurableTurn,
         Workload::Growth,
         Workload::Turn,
         Workload::Start,
@@ -195,6 +198,7 @@ async fn run(options: &Options, report: &mut Report) -> Result<()> {
             Workload::Graph => workload::graph::run(options, report).await?,
             Workload::History => workload::history::run(options, report).await?,
             Workload::Http => workload::http::run(options, report).await?,
+            Workload::DurableTurn => workload::durable_turn::run(options, report).await?,
             Workload::Growth => workload::growth::run(options, report).await?,
             Workload::Turn => workload::turn::run(options, report).await?,
             Workload::Start => workload::start::run(report).await?,

@@ -39,6 +39,11 @@ pub(crate) fn bytes_written(process: u32) -> Result<f64> {
     number(process, "io", "wchar:")
 }
 
+/// What a process has had written to disks.
+pub(crate) fn bytes_to_disk(process: u32) -> Result<f64> {
+    number(process, "io", "write_bytes:")
+}
+
 /// Memory in use, in MiB.
 pub(crate) fn resident_mebibytes(process: u32) -> Result<f64> {
     Ok(number(process, "status", "VmRSS:")? / 1024.0)

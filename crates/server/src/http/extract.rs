@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 use yai_agentkit_core::{CheckpointId, ConversationId, TurnId};
 
-use super::problem::Problem;
+use super::{large, problem::Problem};
 
 /// A JSON body.
 pub(super) struct Body<T>(pub(super) T);
@@ -82,6 +82,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
                         "too-large",
                         "the body is larger than this server allows",
                     ),
+                    _ if large::found_no_room(&rejection) => Problem::no_room_for_body(),
                     _ => Problem::new(
                         StatusCode::REQUEST_TIMEOUT,
                         "timeout",

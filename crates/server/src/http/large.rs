@@ -1,9 +1,10 @@
-//! Large answers: what clients have not read of them is bounded, however many there are.
+//! Large answers and bodies: what clients have not read, or not sent to its end, is bounded, however
+//! many there are.
 
 use std::{
     collections::{HashMap, VecDeque},
     hash::{BuildHasher, RandomState},
-    io,
+    io, iter,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, Weak},
     task::{Context, Poll, ready},
@@ -12,6 +13,7 @@ use std::{
 
 use axum::{
     body::{Body, Bytes, HttpBody, to_bytes},
+    extract::Request,
     response::{IntoResponse, Response},
 };
 use hyper::body::{Frame, SizeHint};
@@ -25,7 +27,8 @@ use super::problem::Problem;
 /// From how many bytes on an answer counts, and how many of it a connection takes at once.
 pub(super) const LARGE: usize = 64 * 1024;
 
-/// How many bytes of different large answers there may be at one time; one that has more has all.
+/// How many bytes of different large answers there may be at one time; one that has more has all. Of
+/// bodies as many.
 const ROOM: usize = 64 << 20;
 
 /// What of the room one permit is for.
@@ -44,6 +47,7 @@ pub(super) struct Room {
     free: Arc<Semaphore>,
     taken: Arc<Mutex<HashMap<u64, Weak<Large>>>>,
     hasher: RandomState,
+    bodies: Arc<Semaphore>,
 }
 
 impl Default for Room {
@@ -53,6 +57,21 @@ impl Default for Room {
 }
 
 impl Room {
+    /// Makes a body that may be large find room as it comes.
+    pub(super) fn admit(&self, request: Request) -> Request {
+        let length = request.body().size_hint().exact();
+        if length.is_some_and(|length| length < LARGE as u64) {
+            return request;
+        }
+        let arriving = |body| Arriving {
+            body,
+            bytes: 0,
+            bodies: self.bodies.clone(),
+            place: None,
+        };
+        request.map(|body| Body::new(arriving(body)))
+    }
+
     /// Makes a large answer, and large parts of a stream, wait in the room for their client.
     pub(super) async fn bound(&self, response: Response) -> Response {
         let length = response.body().size_hint().exact();
@@ -84,6 +103,7 @@ impl Room {
             free: Arc::new(Semaphore::new(bytes / UNIT)),
             taken: Arc::default(),
             hasher: RandomState::new(),
+            bodies: Arc::new(Semaphore::new(bytes / UNIT)),
         }
     }
 
@@ -155,6 +175,70 @@ impl AsRef<[u8]> for Shared {
     fn as_ref(&self) -> &[u8] {
         &self.0.bytes
     }
+}
+
+/// A body on its way. From some size on each part of it needs a place as it comes: what its client only
+/// says that it will send takes none from others.
+struct Arriving {
+    body: Body,
+    bytes: usize,
+    bodies: Arc<Semaphore>,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl Arriving {
+    /// Room for as many bytes more.
+    fn take(&mut self, bytes: usize) -> Result<(), axum::Error> {
+        self.bytes += bytes;
+        if self.bytes < LARGE {
+            return Ok(());
+        }
+        let had = self
+            .place
+            .as_ref()
+            .map_or(0, OwnedSemaphorePermit::num_permits);
+        let units = u32::try_from(self.bytes.div_ceil(UNIT) - had).unwrap_or(u32::MAX);
+        let more = self.bodies.clone().try_acquire_many_owned(units);
+        let more = more.map_err(|_| axum::Error::new(NoRoom))?;
+        match &mut self.place {
+            Some(place) => place.merge(more),
+            None => self.place = Some(more),
+        }
+        Ok(())
+    }
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame {
+            self.take(frame.data_ref().map_or(0, Bytes::len))?;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("too many large bodies are on their way")]
+struct NoRoom;
+
+/// Whether a body could not be read since there was no room for it.
+pub(super) fn found_no_room(error: &(dyn std::error::Error + 'static)) -> bool {
+    iter::successors(Some(error), |error| error.source()).any(|error| error.is::<NoRoom>())
 }
 
 /// What its client has not read: a large part, and what comes behind it.

@@ -107,7 +107,10 @@ async fn around(State(frame): State<Arc<Frame>>, mut request: Request, next: Nex
     let id = request.extensions().get::<RequestId>().cloned();
     request.extensions_mut().insert(frame.room.clone());
     let response = match frame.access.admit(&request) {
-        Ok(()) => frame.room.bound(next.run(request).await).await,
+        Ok(()) => {
+            let request = frame.room.admit(request);
+            frame.room.bound(next.run(request).await).await
+        }
         Err(problem) => problem.into_response(),
     };
     problem::render(id, response).await

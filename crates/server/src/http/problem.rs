@@ -42,7 +42,7 @@ pub(super) struct ProblemBody {
     /// `agent-failed`,
     /// `agent-unavailable`, `storage-unavailable`,
     /// `shutting-down`, `turn-unfinished`, `events-gone`, `host-not-allowed`, `origin-not-allowed`,
-    /// `too-many-connections`, `too-many-answers`.
+    /// `too-many-connections`, `too-many-answers`, `too-many-bodies`.
     r#type: String,
     /// The meaning of the status.
     title: &'static str,
@@ -146,6 +146,12 @@ impl Problem {
     pub(super) fn no_room() -> Self {
         let detail = "Too many large answers have not been read yet, try again.";
         Self::unavailable("too-many-answers", detail, 1)
+    }
+
+    /// Clients have sent as many bytes of large bodies as there may be, and not their ends.
+    pub(super) fn no_room_for_body() -> Self {
+        let detail = "Too many large requests are being sent, try again.";
+        Self::unavailable("too-many-bodies", detail, 1)
     }
 
     /// No new work is taken.

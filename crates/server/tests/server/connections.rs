@@ -236,3 +236,41 @@ fn a_head_without_end_is_refused() {
     }
     assert!(is_healthy(&server));
 }
+
+#[test]
+fn bodies_that_do_not_end_cost_bounded_memory_and_keep_no_small_one_waiting() {
+    const CLIENTS: usize = 100;
+    const BYTES: usize = 1_000_000;
+    let directory = TempDir::new().unwrap();
+    let server = server(&directory, &[]);
+    let before = server.resident();
+    let head = format!(
+        "POST /conversations HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n",
+        BYTES + 1
+    );
+    let mut clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let mut connection = connect(&server);
+            connection.write_all(head.as_bytes()).unwrap();
+            // The server may answer before it has all.
+            let sent = connection.write_all(&vec![b' '; BYTES]);
+            (connection, sent.is_ok())
+        })
+        .collect();
+    let (status, _) = server.request("POST /conversations", "{}");
+    assert_eq!(status, 200);
+    let cost = server.resident().saturating_sub(before);
+    println!("{CLIENTS} bodies: {cost} KiB");
+    assert!(cost < (64 + 32) * 1024, "{cost} KiB");
+    let (mut last, _) = clients.pop().unwrap();
+    let mut answer = [0; 12];
+    last.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, *b"HTTP/1.1 503");
+    drop(clients);
+    let large = format!("{{\"title\": \"t\"{}}}", " ".repeat(BYTES));
+    let deadline = Instant::now() + SOON;
+    while server.request("POST /conversations", &large).0 != 200 {
+        assert!(Instant::now() < deadline, "who has gone keeps its place");
+    }
+}

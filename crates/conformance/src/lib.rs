@@ -14,6 +14,7 @@ macro_rules! cases {
     };
 }
 
+mod api_keys;
 mod checkpoint_lists;
 mod checkpoints;
 mod concurrency;
@@ -57,6 +58,7 @@ type Run = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub fn cases() -> impl Iterator<Item = &'static Case> {
     let suites = [
         conversations::CASES,
+        api_keys::CASES,
         messages::CASES,
         turns::CASES,
         events::CASES,

@@ -18,6 +18,7 @@
 //! # Ok::<(), yai_agentkit_core::Error>(()) }).unwrap();
 //! ```
 
+pub mod access;
 pub mod checkpoint;
 mod clock;
 pub mod conversation;

@@ -43,6 +43,7 @@ impl Conversations {
         let (checkpoint, last_message) = locate(&*unit, &original, point).await?;
 
         let mut fork = Conversation::with_id(ConversationId::new(), self.clock.now());
+        fork.owner = original.owner.clone();
         fork.title = original.title.clone();
         let mut forked_from = Map::from_iter([("conversation_id".to_owned(), json!(source))]);
         if let Some(checkpoint) = &checkpoint {

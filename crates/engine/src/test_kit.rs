@@ -18,6 +18,7 @@ use yai_agentkit_core::{
     Checkpointer, Conversation, ConversationId, Error, Fence, InterruptId, ListQuery, Message,
     NewCheckpoint, NewWrites, Outcome, OwnerId, Page, PruneStrategy, PutOptions, Repository,
     Result, Role, Storage, Stores, Thread, ThreadId, Turn, TurnId, TurnStore, UnitOfWork,
+    access::ApiKey,
     checkpoint::{DeltaChannelHistory, ThreadCursor},
     conversation::MessageFilter,
     memory::MemoryStorage,
@@ -304,6 +305,10 @@ impl Stores for FailingStorage {
 
     fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
         self.part().idempotency_keys()
+    }
+
+    fn api_keys(&self) -> Arc<dyn Repository<ApiKey>> {
+        self.part().api_keys()
     }
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {

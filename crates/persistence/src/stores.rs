@@ -9,6 +9,7 @@ use std::{
 
 use yai_agentkit_core::{
     Checkpointer, Conversation, Message, Repository, Stores, Turn, TurnStore,
+    access::ApiKey,
     turn::{IdempotencyKey, TurnLedger},
 };
 
@@ -121,6 +122,10 @@ impl Stores for SqlStores {
     }
 
     fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
+        self.repository()
+    }
+
+    fn api_keys(&self) -> Arc<dyn Repository<ApiKey>> {
         self.repository()
     }
 

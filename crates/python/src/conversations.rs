@@ -172,6 +172,7 @@ async fn fork(unit: &dyn UnitOfWork, source: ConversationId) -> Result<Conversat
     let forked_from = json!({"conversation_id": source.to_string()});
     metadata.insert("forked_from".to_owned(), forked_from);
     let new = Conversation::new(original.title.clone(), Some(metadata.into()));
+    let new = new.with(|fork| fork.owner = original.owner.clone());
     let fork = unit.conversations().add(new).await?;
     let checkpointer = unit.checkpointer();
     let ran = CheckpointQuery {

@@ -3,5 +3,6 @@
 pub mod cli;
 pub mod http;
 pub mod inspect;
+mod keys;
 pub mod serve;
 pub mod settings;

@@ -13,6 +13,7 @@ use yai_agentkit_persistence::Database;
 use crate::{
     cli::log,
     http::{self, App, connection},
+    keys,
     settings::Settings,
 };
 use yai_agentkit_engine::{TurnEngine, agent::Agents};
@@ -44,6 +45,14 @@ pub async fn serve(settings: Settings, agents: impl Into<Agents>) -> Result<(), 
         () = signals.next() => return Ok(()),
         database = Database::connect(&settings.database) => database?,
     };
+    if settings.access.needs_key() && !keys::exist(&database).await? {
+        let reason = format!(
+            "others can reach {}, and there is no key that keeps them out: make one with `agentkit \
+             keys create NAME`, or set AGENTKIT_WITHOUT_KEYS=true where something else does",
+            settings.bind
+        );
+        return Err(settings.refused("AGENTKIT_BIND", reason).into());
+    }
     let storage = Arc::new(database.clone());
     let turns = TurnEngine::new(storage.clone(), agents).with_limits(settings.limits.clone());
     let listener = TcpListener::bind(settings.bind).await.map_err(|error| {

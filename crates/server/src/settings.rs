@@ -92,6 +92,7 @@ const ORIGINS: Parsed<CorsOrigins> = Parsed {
     allowed: "origins, as in https://app.example.com,http://localhost:3000",
     parse: |text| text.parse().ok(),
 };
+const SWITCH: Choice<bool> = Choice(&[("true", true), ("false", false)]);
 const AGENT: Choice<AgentName> = Choice(&[
     ("offline", AgentName::Offline),
     ("openai", AgentName::OpenAi),
@@ -134,6 +135,9 @@ settings! {
         /// pages that may call the server from a browser
         cors_origins: Option<CorsOrigins> | "none", ORIGINS,
             "AGENTKIT_CORS_ORIGINS", "cors_origins", "cors-origins";
+        /// serve other addresses than loopback although there is no key
+        without_keys: bool = "false", SWITCH,
+            "AGENTKIT_WITHOUT_KEYS", "without_keys", "without-keys";
         /// seconds that running turns get to reach a checkpoint when the server stops
         shutdown_timeout: Duration = "30", WHOLE_SECONDS,
             "AGENTKIT_SHUTDOWN_TIMEOUT", "shutdown_timeout", "shutdown-timeout";
@@ -312,6 +316,7 @@ impl Settings {
                 address: declared.bind.ip(),
                 hosts: declared.allowed_hosts.clone().unwrap_or_default(),
                 origins: declared.cors_origins.clone().unwrap_or_default(),
+                without_keys: declared.without_keys,
             },
             bind: declared.bind,
             body_limit: declared.body_limit,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use crate::{ConversationId, Entity, Result, ThreadId, clock, validate};
+use crate::{ConversationId, Entity, Result, ThreadId, access, clock, validate};
 
 /// A conversation: what was said, and the thread in which its agent works.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub struct Conversation {
     /// The thread that holds the agent's checkpoints: the conversation's own id, unless it adopts a
     /// thread that LangGraph has made. A logical link: the thread may not exist yet.
     pub checkpoint_thread_id: Uuid,
+    /// Whose it is, in at most 255 characters; `None` is nobody's in particular.
+    pub owner: Option<String>,
     /// At most 255 characters.
     pub title: Option<String>,
     /// Any JSON that the application keeps with it.
@@ -48,6 +50,7 @@ impl Conversation {
         Self {
             id,
             checkpoint_thread_id: id.0,
+            owner: None,
             title: None,
             metadata: None,
             created_at,
@@ -88,6 +91,8 @@ impl Conversation {
 pub struct ConversationFilter {
     /// Only the conversation of this thread.
     pub checkpoint_thread_id: Option<Uuid>,
+    /// Only those of this owner.
+    pub owner: Option<String>,
     /// Only those with exactly this title.
     pub title: Option<String>,
 }
@@ -99,6 +104,13 @@ impl ConversationFilter {
             title: Some(title.into()),
             ..Self::default()
         }
+    }
+
+    /// Only those of `owner`, where there is one.
+    #[must_use]
+    pub fn owned_by(mut self, owner: Option<String>) -> Self {
+        self.owner = owner;
+        self
     }
 
     /// Only the conversation of `thread`.
@@ -123,6 +135,9 @@ impl Entity for Conversation {
     }
 
     fn validate(&self) -> Result<()> {
+        if let Some(owner) = &self.owner {
+            access::validate_owner(owner)?;
+        }
         if let Some(title) = &self.title {
             validate::bounded("title", title, Self::MAX_TITLE)?;
         }

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::{
     Checkpointer, Clock, Conversation, ConversationId, InConversation, Message, Repository, Result,
     Storage, Stores, ThreadId, Turn, TurnId, TurnStore, UnitOfWork, Value,
+    access::ApiKey,
     storage::HasStores,
     turn::{IdempotencyKey, TurnLedger},
 };
@@ -69,6 +70,7 @@ struct Shared {
 
 #[derive(Clone, Debug, Default)]
 struct State {
+    api_keys: Rows<ApiKey>,
     conversations: Rows<Conversation>,
     messages: Rows<Message>,
     turns: Rows<Turn>,
@@ -145,6 +147,10 @@ impl Stores for Access {
     }
 
     fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
+        Arc::new(MemoryRepository::new(self.clone()))
+    }
+
+    fn api_keys(&self) -> Arc<dyn Repository<ApiKey>> {
         Arc::new(MemoryRepository::new(self.clone()))
     }
 

@@ -8,6 +8,7 @@ use super::{Access, State};
 use crate::{
     Conversation, Entity, Error, InConversation, ListQuery, Message, Page, Repository, Result,
     Turn, TurnStatus,
+    access::ApiKey,
     storage::{Change, Cursor, Order, Start},
     turn::IdempotencyKey,
 };
@@ -232,6 +233,10 @@ impl MemoryEntity for Conversation {
             .title
             .as_ref()
             .is_none_or(|title| self.title.as_ref() == Some(title))
+            && filter
+                .owner
+                .as_ref()
+                .is_none_or(|owner| self.owner.as_ref() == Some(owner))
     }
 
     fn is_excluded<'a>(&self, mut others: impl Iterator<Item = &'a Self>) -> bool {
@@ -303,6 +308,25 @@ impl MemoryEntity for IdempotencyKey {
 
     fn added(state: &mut State, id: &Self::Id) {
         state.used_at.insert(*id, Instant::now());
+    }
+}
+
+impl MemoryEntity for ApiKey {
+    fn rows(state: &State) -> &Rows<Self> {
+        &state.api_keys
+    }
+
+    fn rows_mut(state: &mut State) -> &mut Rows<Self> {
+        &mut state.api_keys
+    }
+
+    fn matches(&self, filter: &Self::Filter) -> bool {
+        let owner = filter.owner.as_ref();
+        owner.is_none_or(|owner| self.owner.as_ref() == Some(owner))
+    }
+
+    fn parent_exists(&self, _state: &State) -> bool {
+        true
     }
 }
 

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 
 use crate::{
     Checkpointer, Conversation, ConversationId, Message, Result, ThreadId, Turn, TurnStore,
+    access::ApiKey,
     turn::{IdempotencyKey, TurnLedger},
 };
 
@@ -33,6 +34,9 @@ pub trait Stores: Send + Sync {
 
     /// The keys of requests.
     fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>>;
+
+    /// The keys of those who call a server.
+    fn api_keys(&self) -> Arc<dyn Repository<ApiKey>>;
 
     /// The checkpoints of all threads.
     fn checkpointer(&self) -> Arc<dyn Checkpointer>;
@@ -68,6 +72,10 @@ impl<T: HasStores> Stores for T {
 
     fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
         self.stores().idempotency_keys()
+    }
+
+    fn api_keys(&self) -> Arc<dyn Repository<ApiKey>> {
+        self.stores().api_keys()
     }
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {

@@ -8,6 +8,7 @@ use yai_agentkit_core::{
     Conversation, ConversationId, Entity, Error, Fence, ListQuery, Message, NewCheckpoint,
     NewWrites, OwnerId, Page, PruneStrategy, PutOptions, Repository, Result, Storage, Stores,
     Thread, ThreadId, Turn, TurnId, TurnStore, UnitOfWork,
+    access::ApiKey,
     checkpoint::{DeltaChannelHistory, ThreadCursor},
     storage::{Change, Cursor},
     turn::{
@@ -101,6 +102,10 @@ impl<P: Deref<Target: Stores> + Send + Sync> Stores for BoundedStores<P> {
 
     fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
         Bounded::part(KEYS, self.inner.idempotency_keys(), &self.process)
+    }
+
+    fn api_keys(&self) -> Arc<dyn Repository<ApiKey>> {
+        self.inner.api_keys()
     }
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {

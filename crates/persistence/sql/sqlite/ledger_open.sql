@@ -11,7 +11,7 @@ INSERT INTO "agent_idempotency_keys" ("conversation_id", "id", "fingerprint", "r
 
 SELECT 1 FROM "agent_conversations" WHERE "agent_conversations"."id" = ?;
 
-INSERT INTO "agent_conversations" ("id", "checkpoint_thread_id", "title", "metadata_", "created_at", "updated_at") VALUES (?, ?, ?, ?, ?, ?);
+INSERT INTO "agent_conversations" ("id", "checkpoint_thread_id", "owner", "title", "metadata_", "created_at", "updated_at") VALUES (?, ?, ?, ?, ?, ?, ?);
 
 INSERT INTO "agent_turns" ("conversation_id", "id", "user_message_id", "assistant_message_id", "input", "status", "error", "interrupt", "attempt", "epoch", "lease_owner", "lease_ms", "started_at", "created_at", "updated_at") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 

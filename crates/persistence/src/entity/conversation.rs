@@ -9,6 +9,7 @@ pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     id: Uuid,
     checkpoint_thread_id: Uuid,
+    owner: Option<String>,
     title: Option<String>,
     #[sea_orm(column_name = "metadata_")]
     metadata_: Option<Json>,
@@ -34,6 +35,7 @@ impl StoredEntity for Conversation {
                     .checkpoint_thread_id
                     .map(|id| Column::CheckpointThreadId.eq(id)),
             )
+            .add_option(filter.owner.as_ref().map(|owner| Column::Owner.eq(owner)))
             .add_option(filter.title.as_ref().map(|title| Column::Title.eq(title)))
     }
 }
@@ -42,6 +44,7 @@ impl From<Model> for Conversation {
     fn from(model: Model) -> Self {
         let mut conversation = Self::with_id(ConversationId(model.id), model.created_at);
         conversation.checkpoint_thread_id = model.checkpoint_thread_id;
+        conversation.owner = model.owner;
         conversation.title = model.title;
         conversation.metadata = model.metadata_;
         conversation.updated_at = model.updated_at;
@@ -54,6 +57,7 @@ impl From<Conversation> for Model {
         Self {
             id: conversation.id.0,
             checkpoint_thread_id: conversation.checkpoint_thread_id,
+            owner: conversation.owner,
             title: conversation.title,
             metadata_: conversation.metadata,
             created_at: conversation.created_at,

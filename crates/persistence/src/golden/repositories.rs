@@ -8,6 +8,7 @@ use uuid::Uuid;
 use yai_agentkit_core::{
     Conversation, Entity, ListQuery, Message, MessageId, OwnerId, Repository, Role, Storage,
     Stores, Turn, TurnStatus,
+    access::{ApiKey, Scope},
     conversation::{ConversationFilter, MessageFilter},
     turn::{EventBatch, IdempotencyKey, LatestBatches, TurnChange, TurnFilter},
 };
@@ -22,6 +23,7 @@ pub(super) async fn call_all(golden: &mut Golden) {
     leases(golden, turn.clone()).await;
     events(golden, &turn).await;
     keys(golden).await;
+    repository(golden, "api_keys", api_key).await;
     golden
         .call("ping", async |database| database.ping().await.unwrap())
         .await;
@@ -34,6 +36,7 @@ async fn conversations(golden: &mut Golden) -> Conversation {
     of_thread.checkpoint_thread_id = Some(stored.checkpoint_thread_id);
     let mut titled = ConversationFilter::default();
     titled.title = stored.title.clone();
+    let owned = ConversationFilter::default().owned_by(Some("Ada".to_owned()));
     let all = ListQuery::<Conversation>::default();
     for (name, query) in [
         ("conversations_list_next", all.clone().after(stored.id)),
@@ -43,6 +46,7 @@ async fn conversations(golden: &mut Golden) -> Conversation {
             ListQuery::filtered(of_thread),
         ),
         ("conversations_list_titled", ListQuery::filtered(titled)),
+        ("conversations_list_of_owner", ListQuery::filtered(owned)),
     ] {
         list(golden, name, &query).await;
     }
@@ -201,6 +205,10 @@ async fn keys(golden: &mut Golden) {
             database.turn_store().forget_keys(day).await.unwrap();
         })
         .await;
+}
+
+fn api_key() -> ApiKey {
+    ApiKey::new(Uuid::now_v7(), "Golden", [0; 32], Scope::Read)
 }
 
 /// The calls of one repository; returns a row that it has stored.

@@ -48,13 +48,14 @@ macro_rules! script {
     };
 }
 
-const MIGRATIONS: [Script; 6] = [
+const MIGRATIONS: [Script; 7] = [
     script!("0001", "checkpoints"),
     script!("0002", "threads"),
     script!("0003", "conversations"),
     script!("0004", "turns"),
     script!("0005", "events"),
     script!("0006", "ledger"),
+    script!("0007", "api_keys"),
 ];
 
 impl Script {

@@ -275,15 +275,16 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
 mod tests {
     use sea_orm::{ConnectionTrait, QueryTrait};
     use yai_agentkit_core::{
-        Conversation, ConversationId, Message, MessageId, conversation::MessageFilter,
+        Conversation, ConversationId, Message, MessageId,
+        conversation::{ConversationFilter, MessageFilter},
     };
 
     use super::*;
     use crate::explain::Databases;
 
     const ROWS: &str = "
-INSERT INTO agent_conversations (id, checkpoint_thread_id, created_at, updated_at)
-SELECT {id}, {id}, {time}, {time} FROM numbers;
+INSERT INTO agent_conversations (id, checkpoint_thread_id, owner, created_at, updated_at)
+SELECT {id}, {id}, 'owner ' || i % 100, {time}, {time} FROM numbers;
 INSERT INTO agent_messages (id, conversation_id, role, content, created_at)
 SELECT {id}, c.id, 'user', 'Hello', {time}
 FROM (SELECT id FROM agent_conversations LIMIT 1000) c JOIN numbers ON i <= 20;";
@@ -295,6 +296,11 @@ FROM (SELECT id FROM agent_conversations LIMIT 1000) c JOIN numbers ON i <= 20;"
         let of_one = ListQuery::<Message>::filtered(MessageFilter::of(ConversationId::new()));
         for query in [of_all.clone(), of_all.after(ConversationId::new())] {
             assert_uses(&databases, &query, "agent_conversations_pkey").await;
+        }
+        let of_owner = ConversationFilter::default().owned_by(Some("Ada".to_owned()));
+        let of_owner = ListQuery::<Conversation>::filtered(of_owner);
+        for query in [of_owner.clone(), of_owner.after(ConversationId::new())] {
+            assert_uses(&databases, &query, "agent_conversations_owner_idx").await;
         }
         for query in [
             of_one.clone(),

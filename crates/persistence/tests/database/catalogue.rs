@@ -34,7 +34,8 @@ WHERE t.type = 'table'
 ORDER BY 1"#;
 
 /// Of no conversation.
-const OF_THE_DATABASE: [&str; 3] = [
+const OF_THE_DATABASE: [&str; 4] = [
+    "agent_api_keys",
     "agent_servers",
     "agentkit_migrations",
     "checkpoint_migrations",

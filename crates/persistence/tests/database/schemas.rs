@@ -46,7 +46,8 @@ async fn installations_are_apart(url: &str, direct_url: &str) {
     assert_eq!(tables(direct_url).await, expected.collect::<Vec<_>>());
 }
 
-const TABLES: [&str; 14] = [
+const TABLES: [&str; 15] = [
+    "agent_api_keys",
     "agent_conversations",
     "agent_idempotency_keys",
     "agent_messages",

@@ -3,6 +3,7 @@
 mod chat;
 mod fork;
 mod inspect;
+mod keys;
 pub(crate) mod log;
 mod migrate;
 
@@ -50,6 +51,9 @@ enum Command {
     Diff(inspect::DiffArguments),
     /// Make a new conversation from a point in the past of another
     Fork(fork::Arguments),
+    /// Make, list and revoke the keys that a server asks for
+    #[command(subcommand)]
+    Keys(keys::Command),
 }
 
 const HELP: &str = "\
@@ -60,6 +64,7 @@ Examples:
   agentkit threads                              what agents have worked on
   agentkit show THREAD                          what the agent of a thread knows now
   agentkit fork CONVERSATION --message ID       go on from there in a new conversation
+  agentkit keys create NAME --owner ada         a key for the conversations of one person
   DATABASE_URL=postgresql://me@localhost/agentkit agentkit migrate --dry-run
 
 Each setting has its environment variable, and its place in agentkit.toml. A flag goes before the
@@ -116,6 +121,7 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
         Command::Show(arguments) => inspect::show(settings, arguments).await,
         Command::Diff(arguments) => inspect::diff(settings, arguments).await,
         Command::Fork(arguments) => fork::run(settings, arguments).await,
+        Command::Keys(command) => keys::run(settings, command).await,
     }
 }
 

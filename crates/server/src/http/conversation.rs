@@ -11,14 +11,16 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    Conversation, ConversationId, Error, ListQuery, MessageId, conversation::MessageFilter,
+    Conversation, ConversationId, Entity, Error, ListQuery, MessageId,
+    conversation::{ConversationFilter, MessageFilter},
     storage::Cursor,
 };
 
 use super::{
     App,
+    caller::Caller,
     chat::MessageBody,
-    extract::{Body, Id, Key, Query, Seen, Sender},
+    extract::{Body, Id, Key, Query, Seen},
     page::{List, MAX_BYTES, MAX_LIMIT, limit},
     problem::{Problem, ProblemBody},
 };
@@ -39,6 +41,8 @@ pub(super) struct ConversationBody {
     id: Uuid,
     /// The thread that holds the agent's checkpoints.
     checkpoint_thread_id: Uuid,
+    /// Whose it is: the owner of the key with which it was made.
+    owner: Option<String>,
     #[schema(example = "Planning a trip")]
     title: Option<String>,
     /// What the application keeps with it: any JSON.
@@ -53,6 +57,7 @@ impl From<Conversation> for ConversationBody {
         Self {
             id: conversation.id.0,
             checkpoint_thread_id: conversation.checkpoint_thread_id,
+            owner: conversation.owner,
             title: conversation.title,
             metadata: conversation.metadata,
             created_at: conversation.created_at,
@@ -165,18 +170,19 @@ fn default_limit() -> u64 {
 )]
 async fn create(
     State(app): State<App>,
-    sender: Sender,
+    caller: Caller,
     Key(key): Key,
     Body(new): Body<NewConversation>,
 ) -> Result<Whole, Problem> {
     let said = json!([new.title, new.metadata]).to_string().into_bytes();
     let conversation = Conversation::new(new.title, new.metadata);
+    let conversation = conversation.with(|new| new.owner = caller.owner());
     let conversations = app.turns.conversations();
     let Some(key) = key else {
         return Ok(Whole(conversations.create(conversation).await?));
     };
     let key = RequestKey { key, request: said };
-    let created = conversations.create_once(conversation, sender.scope(), &key);
+    let created = conversations.create_once(conversation, caller.scope_of_keys(), &key);
     Ok(Whole(created.await?))
 }
 
@@ -188,10 +194,12 @@ async fn create(
 )]
 async fn list(
     State(app): State<App>,
+    caller: Caller,
     Query(page): Query<ConversationPage>,
 ) -> Result<Json<List<ConversationBody>>, Problem> {
     let wanted = limit(page.limit, MAX_LIMIT)?;
-    let query = ListQuery::default().limit(wanted).max_bytes(MAX_BYTES);
+    let own = ConversationFilter::default().owned_by(caller.owner());
+    let query = ListQuery::filtered(own).limit(wanted).max_bytes(MAX_BYTES);
     let has_offset = page.offset.is_some();
     let query = match (page.offset, page.cursor) {
         (Some(_), Some(_)) => return Err(Problem::invalid("cursor", "can't go with offset")),

@@ -1,12 +1,16 @@
 use axum::Router;
 use utoipa::{
     OpenApi,
-    openapi::{ContentBuilder, OpenApi as Document, Ref, ResponseBuilder, path::Operation},
+    openapi::{
+        ContentBuilder, OpenApi as Document, Ref, ResponseBuilder,
+        path::Operation,
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+    },
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    App,
+    App, caller,
     problem::{Problem, ProblemBody},
 };
 
@@ -33,6 +37,7 @@ pub(super) fn base() -> Document {
 
 /// `/openapi.json`, and `/docs` to read and try it, without any other site.
 pub(super) fn routes(mut api: Document) -> Router<App> {
+    add_keys(&mut api);
     for (path, item) in &mut api.paths.paths {
         let operations = [
             &mut item.get,
@@ -41,7 +46,11 @@ pub(super) fn routes(mut api: Document) -> Router<App> {
             &mut item.delete,
         ];
         for operation in operations.into_iter().flatten() {
-            add_problems(operation, path.contains('{'));
+            let needs_key = !caller::is_open(path);
+            if !needs_key {
+                operation.security = Some(Vec::new());
+            }
+            add_problems(operation, path.contains('{'), needs_key);
         }
     }
     let page = Config::default()
@@ -53,8 +62,27 @@ pub(super) fn routes(mut api: Document) -> Router<App> {
         .into()
 }
 
+/// The keys, which every operation asks for but those that say otherwise.
+fn add_keys(api: &mut Document) {
+    const KEY: &str = "key";
+    let scheme = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some(
+            "A key that `agentkit keys create` has made. While there is none, a server that \
+             listens on loopback asks for none. With a key of no owner the header \
+             `agentkit-owner` names for whom one acts: whose conversations one has.",
+        ))
+        .build();
+    let components = api.components.get_or_insert_default();
+    components.add_security_scheme(KEY, SecurityScheme::Http(scheme));
+    api.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(
+        KEY,
+        [],
+    )]);
+}
+
 /// The problems that every operation of its kind can answer with.
-fn add_problems(operation: &mut Operation, names_one: bool) {
+fn add_problems(operation: &mut Operation, names_one: bool, needs_key: bool) {
     let has_body = operation.request_body.is_some();
     let takes_input = has_body || operation.parameters.is_some();
     let problems = [
@@ -63,6 +91,12 @@ fn add_problems(operation: &mut Operation, names_one: bool) {
             takes_input,
             "The input is invalid; `field` says where",
         ),
+        (
+            "401",
+            needs_key,
+            "There are keys, and the request has none that is valid",
+        ),
+        ("403", needs_key, "The key does not allow this"),
         ("404", names_one, "It does not exist"),
         ("408", has_body, "The body did not arrive in time"),
         ("413", has_body, "The body is too large"),

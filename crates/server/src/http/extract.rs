@@ -1,6 +1,6 @@
 //! Extractors that refuse what they don't know, with the field at fault.
 
-use std::{convert::Infallible, str::FromStr};
+use std::str::FromStr;
 
 use axum::{
     body::Bytes,
@@ -8,7 +8,6 @@ use axum::{
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use serde::de::DeserializeOwned;
-use uuid::Uuid;
 use yai_agentkit_core::{CheckpointId, ConversationId, TurnId};
 
 use super::{large, problem::Problem};
@@ -45,23 +44,6 @@ impl Seen {
     pub(super) fn admits(&self, etag: &str) -> bool {
         let listed = self.0.as_ref();
         listed.is_none_or(|listed| listed.iter().any(|seen| seen == etag || seen == "*"))
-    }
-}
-
-/// Who sent a request. Whoever authenticates it, in a layer around the router, adds this to the
-/// request's extensions; where nobody does, all requests have one sender.
-#[derive(Clone, Debug, Default)]
-pub struct Sender(String);
-
-impl Sender {
-    /// The sender with this name, which nobody else has.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self(name.into())
-    }
-
-    /// Of the idempotency keys that belong to no conversation.
-    pub(super) fn scope(&self) -> Uuid {
-        Uuid::new_v5(&Uuid::nil(), self.0.as_bytes())
     }
 }
 
@@ -184,14 +166,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Seen {
             listed.extend(line.map(|etag| etag.trim().to_owned()));
         }
         Ok(Self((!listed.is_empty()).then_some(listed)))
-    }
-}
-
-impl<S: Send + Sync> FromRequestParts<S> for Sender {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(parts.extensions.get().cloned().unwrap_or_default())
     }
 }
 

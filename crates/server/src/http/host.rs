@@ -12,7 +12,7 @@ use axum::{
 };
 use tower_http::cors::{Any, CorsLayer};
 
-use super::{connection::AmbiguousLength, problem::Problem};
+use super::{caller, connection::AmbiguousLength, problem::Problem};
 
 /// The names of the server and the pages of others that may call it.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct Access {
     pub hosts: AllowedHosts,
     /// The origins of pages that may call it from a browser.
     pub origins: CorsOrigins,
+    /// Whether all may call it from other machines too, as long as there is no key.
+    pub without_keys: bool,
 }
 
 impl Default for Access {
@@ -31,6 +33,7 @@ impl Default for Access {
             address: Ipv4Addr::LOCALHOST.into(),
             hosts: AllowedHosts::default(),
             origins: CorsOrigins::default(),
+            without_keys: false,
         }
     }
 }
@@ -92,10 +95,15 @@ impl CorsOrigins {
                 header::ACCEPT,
                 header::AUTHORIZATION,
                 header::CONTENT_TYPE,
+                caller::OWNER,
                 HeaderName::from_static("idempotency-key"),
                 HeaderName::from_static("last-event-id"),
             ])
-            .expose_headers([header::RETRY_AFTER, HeaderName::from_static("x-request-id")]);
+            .expose_headers([
+                header::RETRY_AFTER,
+                header::WWW_AUTHENTICATE,
+                HeaderName::from_static("x-request-id"),
+            ]);
         Some(match self.is_any() {
             true => layer.allow_origin(Any),
             false => layer.allow_origin(self.0.clone()),
@@ -104,6 +112,11 @@ impl CorsOrigins {
 }
 
 impl Access {
+    /// Whether nobody may call it without a key, even where there is none.
+    pub(crate) fn needs_key(&self) -> bool {
+        !self.address.is_loopback() && !self.without_keys
+    }
+
     /// Refuses requests that call the server by another name, or come from the page of another.
     pub(super) fn admit(&self, request: &Request) -> Result<(), Problem> {
         if request.extensions().get::<AmbiguousLength>().is_some() {

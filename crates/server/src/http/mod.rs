@@ -2,6 +2,7 @@
 #![expect(unused_qualifications, reason = "utoipa's macros write them")]
 
 mod agui;
+mod caller;
 mod chat;
 pub mod connection;
 mod conversation;
@@ -40,7 +41,7 @@ use yai_agentkit_engine::TurnEngine;
 
 use self::host::Access;
 
-pub use extract::Sender;
+pub use caller::Caller;
 
 /// How long a client may take to send a body.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
@@ -56,6 +57,7 @@ pub struct App {
 
 /// Every route of the server, for those who have `access`; a body may have `body_limit` bytes.
 pub fn router(app: App, access: Access, body_limit: usize) -> Router {
+    let gate = caller::Gate::new(Arc::clone(&app.storage), access.needs_key());
     let (router, api) = OpenApiRouter::with_openapi(document::base())
         .merge(conversation::routes())
         .merge(chat::routes())
@@ -68,6 +70,7 @@ pub fn router(app: App, access: Access, body_limit: usize) -> Router {
     let origins = access.origins.layer();
     let frame = Frame {
         access,
+        gate,
         room: large::Room::default(),
     };
     router
@@ -99,6 +102,7 @@ pub fn router(app: App, access: Access, body_limit: usize) -> Router {
 /// What every request goes through, and every answer.
 struct Frame {
     access: Access,
+    gate: caller::Gate,
     room: large::Room,
 }
 
@@ -107,10 +111,13 @@ async fn around(State(frame): State<Arc<Frame>>, mut request: Request, next: Nex
     let id = request.extensions().get::<RequestId>().cloned();
     request.extensions_mut().insert(frame.room.clone());
     let response = match frame.access.admit(&request) {
-        Ok(()) => {
-            let request = frame.room.admit(request);
-            frame.room.bound(next.run(request).await).await
-        }
+        Ok(()) => match frame.gate.admit(request).await {
+            Ok(request) => {
+                let request = frame.room.admit(request);
+                frame.room.bound(next.run(request).await).await
+            }
+            Err(refusal) => refusal.into_response(),
+        },
         Err(problem) => problem.into_response(),
     };
     problem::render(id, response).await
@@ -139,6 +146,7 @@ fn span(request: &Request) -> Span {
         method = %request.method(),
         path = request.uri().path(),
         request_id,
+        caller = tracing::field::Empty,
     )
 }
 

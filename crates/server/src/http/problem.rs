@@ -36,7 +36,7 @@ pub(super) struct Problem {
 }))]
 pub(super) struct ProblemBody {
     /// Names the kind of problem, for programs: `urn:agentkit:problem:` and one of `invalid-input`,
-    /// `not-found`, `method-not-allowed`, `timeout`, `conflict`, `turn-running`,
+    /// `unauthorized`, `forbidden`, `not-found`, `method-not-allowed`, `timeout`, `conflict`, `turn-running`,
     /// `not-asked`, `turn-ended`, `turn-cancelled`, `too-large`, `unsupported-media-type`,
     /// `key-reused`, `history-differs`, `queue-full`, `changed-meanwhile`, `internal`, `unreadable`,
     /// `agent-failed`,

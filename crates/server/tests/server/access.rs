@@ -13,6 +13,7 @@ fn access(address: &str, hosts: &str, origins: &str) -> Api {
         address: address.parse().unwrap(),
         hosts: hosts.parse().unwrap(),
         origins: origins.parse().unwrap(),
+        without_keys: true,
     };
     Api::with_access(ScriptedAgent::default(), access)
 }

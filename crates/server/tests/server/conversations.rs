@@ -5,10 +5,8 @@ use axum::{
 use chrono::DateTime;
 use serde_json::{Value, json};
 use uuid::Uuid;
-use yai_agentkit_core::ListQuery;
-use yai_agentkit_core::{Conversation, Stores};
-
-use yai_agentkit_server::http::Sender;
+use yai_agentkit_core::{Conversation, ListQuery, Stores, access::Scope};
+use yai_agentkit_server::http::Caller;
 
 use crate::support::{Answer, Api, ScriptedAgent};
 
@@ -38,6 +36,7 @@ async fn a_conversation_is_created_read_changed_and_deleted() {
         "created_at",
         "id",
         "metadata",
+        "owner",
         "title",
         "updated_at",
     ];
@@ -236,7 +235,7 @@ async fn the_key_of_a_new_conversation_belongs_to_who_sent_it() {
         let router = api.router.clone();
         let plain = api.router.clone();
         if let Some(sender) = sender {
-            api.router = router.layer(Extension(Sender::named(sender)));
+            api.router = router.layer(Extension(Caller::new(sender, Scope::Write)));
         }
         let post = || api.post_keyed("/conversations", "key", json!({"title": "Trip"}));
         let created = post().await;

@@ -10,6 +10,8 @@ mod crash;
 mod event_stream;
 mod faults;
 mod forks;
+mod keys;
+mod owners;
 mod problems;
 mod process;
 mod servers;

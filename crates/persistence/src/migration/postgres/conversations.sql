@@ -1,12 +1,17 @@
 CREATE TABLE agent_conversations (
     id UUID PRIMARY KEY,
     checkpoint_thread_id UUID NOT NULL,
+    owner VARCHAR(255),
     title VARCHAR(255),
     metadata_ JSON,
     created_at TIMESTAMPTZ NOT NULL,
     updated_at TIMESTAMPTZ NOT NULL,
     CONSTRAINT agent_conversations_checkpoint_thread_id_key UNIQUE (checkpoint_thread_id)
 );
+
+-- A page of the conversations of one owner, newest first.
+CREATE INDEX agent_conversations_owner_idx ON agent_conversations (owner, id)
+WHERE owner IS NOT NULL;
 
 CREATE TABLE agent_messages (
     conversation_id UUID NOT NULL REFERENCES agent_conversations (id) ON DELETE CASCADE,

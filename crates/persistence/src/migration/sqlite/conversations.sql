@@ -2,11 +2,16 @@
 CREATE TABLE agent_conversations (
     id BLOB NOT NULL PRIMARY KEY,
     checkpoint_thread_id BLOB NOT NULL UNIQUE,
+    owner TEXT,
     title TEXT,
     metadata_ TEXT,
     created_at TEXT NOT NULL,
     updated_at TEXT NOT NULL
 ) STRICT;
+
+-- A page of the conversations of one owner, newest first.
+CREATE INDEX agent_conversations_owner_idx ON agent_conversations (owner, id)
+WHERE owner IS NOT NULL;
 
 CREATE TABLE agent_messages (
     -- By which they are ordered: it grows with each row, whatever the clocks of servers say.

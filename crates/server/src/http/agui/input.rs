@@ -5,7 +5,7 @@ use uuid::Uuid;
 use yai_agentkit_core::{ConversationId, turn::Interrupt};
 use yai_agentkit_engine::{ClientContext, ClientInput, ClientTool};
 
-use crate::http::problem::Problem;
+use crate::http::{caller::Caller, problem::Problem};
 
 /// Of the threads whose ids are no UUIDs.
 const THREADS: Uuid = Uuid::from_u128(0x6b1f_93a2_5d0e_4c57_9c41_d7a0_3e8f_2b16);
@@ -101,8 +101,8 @@ impl Input {
         results.collect()
     }
 
-    pub(super) fn conversation_id(&self) -> ConversationId {
-        conversation_id(&self.thread_id)
+    pub(super) fn conversation_id(&self, caller: &Caller) -> ConversationId {
+        conversation_id(caller, &self.thread_id)
     }
 }
 
@@ -115,9 +115,10 @@ pub(super) fn check_id(field: &str, id: &str) -> Result<(), Problem> {
     Err(Problem::invalid(field, reason))
 }
 
-/// The conversation of a client's thread: always the same.
-pub(super) fn conversation_id(thread_id: &str) -> ConversationId {
-    let named = || ConversationId(Uuid::new_v5(&THREADS, thread_id.as_bytes()));
+/// The conversation of a client's thread: always the same for an owner.
+pub(super) fn conversation_id(caller: &Caller, thread_id: &str) -> ConversationId {
+    let scope = caller.scope_of_threads(THREADS);
+    let named = || ConversationId(Uuid::new_v5(&scope, thread_id.as_bytes()));
     thread_id.parse().unwrap_or_else(|_| named())
 }
 

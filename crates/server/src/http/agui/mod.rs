@@ -23,6 +23,7 @@ use self::{
 };
 use super::{
     App,
+    caller::Caller,
     extract::Body,
     large::Room,
     problem::{Problem, ProblemBody},
@@ -57,10 +58,11 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 async fn run(
     State(app): State<App>,
     Extension(room): Extension<Room>,
+    caller: Caller,
     Body(input): Body<Input>,
 ) -> Result<Response, Problem> {
     input.check()?;
-    let conversation = app.conversation_of(&input).await?;
+    let conversation = app.conversation_of(&caller, &input).await?;
     let mut history = app.history(&conversation, &input).await?;
     let asked = history.asked()?;
     if !input.resume.is_empty() {
@@ -109,10 +111,11 @@ async fn run(
 async fn connect(
     State(app): State<App>,
     Extension(room): Extension<Room>,
+    caller: Caller,
     Body(input): Body<Input>,
 ) -> Result<Response, Problem> {
     input.check()?;
-    let id = input.conversation_id();
+    let id = input.conversation_id(&caller);
     let Some(conversation) = app.storage.conversations().get(&id).await? else {
         let nothing = History::new(id, Vec::new(), Vec::new())?.snapshot(None);
         let run = Run {
@@ -121,6 +124,7 @@ async fn connect(
         };
         return Ok(run.settled(id, json!({}), &nothing, Ok(Outcome::Success)));
     };
+    caller.may_see(&conversation)?;
     // Before the messages, so that those of the turn are among them.
     let turn = app.unfinished(&conversation).await?;
     let history = app.history(&conversation, &input).await?;
@@ -145,10 +149,12 @@ async fn connect(
 )]
 async fn cancel(
     State(app): State<App>,
+    caller: Caller,
     Body(thread): Body<Thread>,
 ) -> Result<Json<TurnBody>, Problem> {
-    let id = input::conversation_id(&thread.thread_id);
+    let id = input::conversation_id(&caller, &thread.thread_id);
     let conversation = app.turns.conversations().get(id).await?;
+    caller.may_see(&conversation)?;
     let turn = app.unfinished(&conversation).await?;
     let turn = turn.ok_or(TurnError::Ended)?;
     Ok(Json(app.turns.cancel(id, turn.id).await?.into()))

@@ -16,7 +16,7 @@ use super::{
     input::{Input, Resume, ResumeStatus},
 };
 use crate::{
-    http::{App, page::MAX_LIMIT, problem::Problem},
+    http::{App, caller::Caller, page::MAX_LIMIT, problem::Problem},
     inspect::CheckpointView,
 };
 
@@ -32,18 +32,28 @@ const AROUND: usize = 128;
 /// What is stored of a client's thread, and what becomes of it.
 impl App {
     /// The conversation of the client's thread, created where there is none.
-    pub(super) async fn conversation_of(&self, input: &Input) -> Result<Conversation, Problem> {
-        let id = input.conversation_id();
+    pub(super) async fn conversation_of(
+        &self,
+        caller: &Caller,
+        input: &Input,
+    ) -> Result<Conversation, Problem> {
+        let id = input.conversation_id(caller);
         if let Some(found) = self.storage.conversations().get(&id).await? {
+            caller.may_see(&found)?;
             return Ok(found);
         }
         let is_named = input.thread_id.parse::<Uuid>().is_err();
         let metadata = is_named.then(|| json!({"agui_thread_id": input.thread_id}));
         let mut new = Conversation::new(None, metadata);
         new.id = id;
+        new.owner = caller.owner();
         match self.turns.conversations().create(new).await {
             // Another request was faster.
-            Err(Error::Conflict(_)) => Ok(self.turns.conversations().get(id).await?),
+            Err(Error::Conflict(_)) => {
+                let found = self.turns.conversations().get(id).await?;
+                caller.may_see(&found)?;
+                Ok(found)
+            }
             created => Ok(created?),
         }
     }

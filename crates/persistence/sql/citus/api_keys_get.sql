@@ -1,0 +1,1 @@
+SELECT "agent_api_keys"."id", "agent_api_keys"."name", "agent_api_keys"."digest", "agent_api_keys"."scope", "agent_api_keys"."owner", "agent_api_keys"."created_at", "agent_api_keys"."expires_at", "agent_api_keys"."revoked_at" FROM "agent_api_keys" WHERE "agent_api_keys"."id" IN ($1);

@@ -1,0 +1,1 @@
+SELECT "agent_conversations"."id", "agent_conversations"."checkpoint_thread_id", "agent_conversations"."owner", "agent_conversations"."title", "agent_conversations"."metadata_", "agent_conversations"."created_at", "agent_conversations"."updated_at" FROM "agent_conversations" WHERE "agent_conversations"."owner" = $1 ORDER BY "agent_conversations"."id" DESC LIMIT $2;

@@ -1,0 +1,1 @@
+DELETE FROM "agent_api_keys" WHERE "agent_api_keys"."id" = ?;

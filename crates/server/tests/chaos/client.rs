@@ -1,8 +1,6 @@
 //! Those who talk to the servers: each retries with its key, anywhere, until it has an answer.
 
 use std::{
-    io::{Read, Write},
-    net::TcpStream,
     sync::{
         OnceLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -13,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{PATIENCE, plan::Plan, random::Random, servers::Servers};
+use crate::{PATIENCE, http::request_with, plan::Plan, random::Random, servers::Servers};
 
 /// What a person answers, whatever the question.
 pub(crate) const SETTLED: &str = "settled by a person";
@@ -190,7 +188,8 @@ impl<'a> Clients<'a> {
         let patience = Duration::from_millis(*random.pick(&[200, 2_000, 10_000]));
         let address = self.servers.address(usize::try_from(server).unwrap())?;
         self.requests.fetch_add(1, Relaxed);
-        let response = post(&address, patience, headers, path, &body.to_string());
+        let (head, body) = (format!("POST {path}"), body.to_string());
+        let response = request_with(&address, patience, &head, headers, &body);
         if response.is_none() {
             self.unanswered.fetch_add(1, Relaxed);
         }
@@ -206,27 +205,4 @@ fn pause(random: &mut Random, milliseconds: std::ops::Range<u64>) {
 fn problem(body: &Value) -> &str {
     let name = body["type"].as_str().unwrap_or_default();
     name.rsplit(':').next().unwrap_or_default()
-}
-
-/// The status and the body of the response, if it comes and is whole.
-fn post(
-    address: &str,
-    patience: Duration,
-    headers: &str,
-    path: &str,
-    body: &str,
-) -> Option<(u16, Value)> {
-    let mut connection = TcpStream::connect_timeout(&address.parse().unwrap(), patience).ok()?;
-    connection.set_read_timeout(Some(patience)).ok()?;
-    let request = format!(
-        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
-         content-type: application/json\r\n{headers}content-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    connection.write_all(request.as_bytes()).ok()?;
-    let mut response = String::new();
-    connection.read_to_string(&mut response).ok()?;
-    let (head, body) = response.split_once("\r\n\r\n")?;
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some((status, serde_json::from_str(body).ok()?))
 }

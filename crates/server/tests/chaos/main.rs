@@ -11,6 +11,8 @@ mod agent;
 mod check;
 mod client;
 mod faults;
+#[path = "../server/http.rs"]
+mod http;
 mod ledger;
 mod plan;
 mod random;

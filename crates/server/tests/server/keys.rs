@@ -18,7 +18,8 @@ use yai_agentkit_persistence::{Database, DatabaseConfig};
 use yai_agentkit_server::http::{Caller, host::Access};
 
 use crate::{
-    process::{Server, agentkit, request_with, run, text},
+    http::request_with,
+    process::{PATIENCE, Server, agentkit, run, text},
     support::{Answer, Api, ScriptedAgent},
 };
 
@@ -39,7 +40,7 @@ fn send(server: &Server, head: &str, key: &str, body: &str) -> (u16, Value) {
         "" => String::new(),
         key => format!("authorization: Bearer {key}\r\n"),
     };
-    request_with(&server.address, head, &authorization, body).expect("an answer")
+    request_with(&server.address, PATIENCE, head, &authorization, body).expect("an answer")
 }
 
 fn key(created: &Value) -> &str {

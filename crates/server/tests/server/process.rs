@@ -1,14 +1,18 @@
 //! The `agentkit` binary as a process.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    io::{BufRead, BufReader, Read},
     path::Path,
     process::{Child, ChildStdout, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
+
+use crate::http::request_with;
+
+/// More than a request takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// `agentkit`, with a directory and nothing of this process's environment.
 pub(crate) fn agentkit(directory: &Path) -> Command {
@@ -118,28 +122,7 @@ impl Drop for Server {
     }
 }
 
-/// A request without a library: the status and the body, or `None` where the server goes away.
+/// The status and the body, or `None` where the server goes away.
 pub(crate) fn request(address: &str, head: &str, body: &str) -> Option<(u16, Value)> {
-    request_with(address, head, "", body)
-}
-
-/// With the lines of further headers.
-pub(crate) fn request_with(
-    address: &str,
-    head: &str,
-    headers: &str,
-    body: &str,
-) -> Option<(u16, Value)> {
-    let mut connection = TcpStream::connect(address).ok()?;
-    let request = format!(
-        "{head} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
-         content-type: application/json\r\n{headers}content-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    connection.write_all(request.as_bytes()).ok()?;
-    let mut response = String::new();
-    connection.read_to_string(&mut response).ok()?;
-    let (head, body) = response.split_once("\r\n\r\n")?;
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some((status, serde_json::from_str(body).ok()?))
+    request_with(address, PATIENCE, head, "", body)
 }

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use crate::{
     crash::{Installation, checkpoints, new_chat, wait_for},
-    process::{Server, request_with},
+    http::request_with,
+    process::{PATIENCE, Server},
 };
 
 const QUESTION: &str = "My name is Ada. What is 17 * 23?";
@@ -36,6 +37,7 @@ fn ask(server: &Server, chat: &str, key: &str) -> JoinHandle<Option<(u16, Value)
     thread::spawn(move || {
         request_with(
             &address,
+            PATIENCE,
             &format!("POST /chats/{chat}/messages"),
             &key,
             &body,

@@ -12,7 +12,8 @@ use yai_agentkit_persistence::{Database, DatabaseConfig};
 
 use crate::{
     crash::{Installation, new_chat, wait_for},
-    process::{Server, request_with},
+    http::request_with,
+    process::{PATIENCE, Server},
 };
 
 /// What is set, of the rows of one chat. `{deep}` is JSON that no parser reads, `{garbage}` bytes
@@ -117,7 +118,7 @@ fn conversation(chat: &str) -> ConversationId {
 fn answers(server: &Server, poison: &str, head: &str, body: &str) -> (u16, Value) {
     let started = Instant::now();
     let accept = "accept: application/json\r\n";
-    let answer = request_with(&server.address, head, accept, body);
+    let answer = request_with(&server.address, PATIENCE, head, accept, body);
     assert!(
         started.elapsed() < Duration::from_secs(30),
         "{poison}: {head}"

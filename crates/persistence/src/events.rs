@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
-use chrono::{SecondsFormat, TimeDelta};
+use chrono::TimeDelta;
 use sea_orm::{DbErr, QueryResult};
 use serde_json::{Value as Json, json};
 use sqlx::postgres::{PgListener, PgPoolOptions};
@@ -124,11 +124,7 @@ impl EventRow {
         query.bind(self.sequence);
         query.bind(self.events.as_str());
         if !connection.is_postgres() {
-            query.bind(
-                connection
-                    .now()
-                    .to_rfc3339_opts(SecondsFormat::Micros, true),
-            );
+            query.bind_time(connection.now());
         }
         query.execute(connection).await.map(drop)
     }
@@ -240,7 +236,7 @@ impl SqlTurnEvents {
         } else {
             let age = TimeDelta::from_std(age).unwrap_or(TimeDelta::MAX);
             let limit = self.0.now().checked_sub_signed(age).unwrap_or_default();
-            delete.bind(limit.to_rfc3339_opts(SecondsFormat::Micros, true));
+            delete.bind_time(limit);
         }
         let deleted = retrying!(self.0, delete.clone().execute(&self.0));
         deleted.map_err(|error| storage_error("delete events", error))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sea_orm::{
     ConnectionTrait, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QueryResult,
-    QuerySelect, QueryTrait, Statement, Value as SqlValue, sea_query::Expr,
+    QuerySelect, QueryTrait, sea_query::Expr,
 };
 use uuid::Uuid;
 use yai_agentkit_core::{
@@ -95,10 +95,6 @@ impl SqlLeases {
         }
     }
 
-    fn statement(&self, sql: String, values: Vec<SqlValue>) -> Statement {
-        Statement::from_sql_and_values(self.0.get_database_backend(), sql, values)
-    }
-
     async fn due_with(
         &self,
         of: Of,
@@ -132,14 +128,16 @@ impl SqlLeases {
     }
 
     async fn end_unreadable(&self, row: &QueryResult) -> Result<()> {
-        const END: &str = "UPDATE agent_turns SET status = 'failed', interrupt = NULL,
+        const END: Sql = Sql::same(
+            "UPDATE agent_turns SET status = 'failed', interrupt = NULL,
     error = 'what was stored of the turn could not be read'
-WHERE conversation_id = $1 AND id = $2 AND status IN ('running', 'queued')";
+WHERE conversation_id = $1 AND id = $2 AND status IN ('running', 'queued')",
+        );
         let failed = |error| storage_error("end turn", error);
         let conversation: Uuid = row.try_get("", "conversation_id").map_err(failed)?;
         let id: Uuid = row.try_get("", "id").map_err(failed)?;
-        let end = self.statement(END.to_owned(), vec![conversation.into(), id.into()]);
-        let ended = retrying_undone!(self.0, self.0.execute_raw(end.clone()));
+        let end = END.query(&self.0).with(conversation).with(id);
+        let ended = retrying_undone!(self.0, end.clone().execute(&self.0));
         ended.map(drop).map_err(failed)
     }
 }
@@ -214,17 +212,15 @@ RETURNING attempt"
         turn.lease_owner = Some(owner);
         turn.lease = lease;
         let (seen, model) = (Model::from(seen.clone()), Model::from(turn.clone()));
-        let values = vec![
-            seen.conversation_id.into(),
-            seen.id.into(),
-            seen.epoch.into(),
-            model.lease_owner.into(),
-            model.lease_ms.into(),
-            model.updated_at.into(),
-        ];
         let failed = |error| storage_error("take turn", error);
-        let statement = self.statement(sql, values);
-        let rows = retrying_undone!(self.0, self.0.query_all_raw(statement.clone()));
+        let take = Query::new(&self.0, sql)
+            .with(seen.conversation_id)
+            .with(seen.id)
+            .with(seen.epoch)
+            .with(model.lease_owner)
+            .with(model.lease_ms)
+            .with(model.updated_at);
+        let rows = retrying_undone!(self.0, take.clone().rows(&self.0));
         let rows = rows.map_err(failed)?;
         let Some(row) = rows.first() else {
             return Ok(None);

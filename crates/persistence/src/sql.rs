@@ -10,6 +10,7 @@ use std::{
     fmt::{self, Display, Write},
 };
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use sea_orm::{DbErr, QueryResult, Statement};
 use sea_query_sqlx::SqlxValues;
 use sqlx::{
@@ -168,6 +169,15 @@ impl Query {
         }
     }
 
+    /// The parameter of a time: on SQLite a text whose order is that of time.
+    pub(crate) fn bind_time(&mut self, time: DateTime<Utc>) -> Parameter {
+        if self.is_for_postgres() {
+            self.bind(time)
+        } else {
+            self.bind(time_text(time))
+        }
+    }
+
     /// With the next value of a text that stands as it is.
     pub(crate) fn with<'q>(mut self, value: impl Bind<'q>) -> Self {
         self.bind(value);
@@ -241,6 +251,11 @@ impl Query {
             (None, Arguments::Postgres(_)) => Err(of_another_database()),
         }
     }
+}
+
+/// A time as SQLite holds it.
+pub(crate) fn time_text(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
 fn of_another_database() -> DbErr {

@@ -6,7 +6,6 @@ use yai_agentkit_core::{CheckpointId, ConflictKind, Error, Fence, Result, Thread
 
 use super::{
     NewRawCheckpoint, PUT_CHECKPOINT,
-    threads::bind_time,
     write::{self, Fenced, New, Write},
 };
 use crate::{
@@ -125,7 +124,7 @@ pub(super) async fn take(
         .with(thread_id.as_str())
         .with(fenced.epoch);
     if lends_time {
-        bind_time(&mut query, transaction, transaction.now());
+        query.bind_time(transaction.now());
     }
     Ok(query.execute(transaction).await? > 0)
 }

@@ -16,7 +16,6 @@ use yai_agentkit_core::{
 
 use super::{
     fence,
-    threads::bind_time,
     turn::{changed_turn, messages, used_key},
 };
 use crate::{
@@ -316,7 +315,7 @@ async fn raise(transaction: &Connection, thread_id: &ThreadId) -> Result<u64> {
     let failed = |error| storage_error(OPEN, error);
     let mut raise = RAISE.query(transaction).with(thread_id.as_str());
     if !transaction.is_postgres() {
-        bind_time(&mut raise, transaction, transaction.now());
+        raise.bind_time(transaction.now());
     }
     let rows = raise.rows(transaction).await.map_err(failed)?;
     let epoch = rows.first().map(|row| row.try_get_by_index::<i64>(0));

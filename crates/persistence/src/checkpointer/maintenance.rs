@@ -14,10 +14,7 @@ use yai_agentkit_core::{
     retention::{CheckpointSummary, Place, Retention},
 };
 
-use super::{
-    row::{CheckpointRow, Columns, read_json},
-    threads::bind_time,
-};
+use super::row::{CheckpointRow, Columns, read_json};
 use crate::{
     connection::Connection,
     error::{is_unique_violation, storage_error},
@@ -226,7 +223,7 @@ pub(super) async fn copy_thread(
     }
     let mut copy = of_both(ADD_COPY);
     if !transaction.is_postgres() {
-        bind_time(&mut copy, &transaction, transaction.now());
+        copy.bind_time(transaction.now());
     }
     // By a copy that was under way.
     if copy.execute(&transaction).await.map_err(failed)? == 0 {

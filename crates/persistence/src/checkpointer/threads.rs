@@ -1,6 +1,6 @@
 //! The table `threads`: which threads there are, by the time of their last write.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use sea_orm::{DbErr, QueryResult};
 use yai_agentkit_core::{Error, Page, Result, Thread, ThreadId, checkpoint::ThreadCursor};
 
@@ -52,7 +52,7 @@ pub(super) fn list_query(
         return FIRST_PAGE.query(connection).with(limit);
     };
     let mut query = NEXT_PAGE.query(connection).with(limit);
-    bind_time(&mut query, connection, cursor.updated_at);
+    query.bind_time(cursor.updated_at);
     query.with(cursor.id.as_str())
 }
 
@@ -76,18 +76,4 @@ fn read(connection: &Connection, row: &QueryResult) -> Result<Thread> {
         parent.map(ThreadId::from),
         updated_at,
     ))
-}
-
-/// A time as `threads` holds it: on SQLite as text whose order is that of time.
-pub(super) fn bind_time(query: &mut Query, connection: &Connection, time: DateTime<Utc>) {
-    if connection.is_postgres() {
-        query.bind(time);
-    } else {
-        query.bind(time_text(time));
-    }
-}
-
-/// A time as SQLite's `threads` holds it.
-pub(super) fn time_text(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }

@@ -8,6 +8,7 @@
 mod checkpoints;
 mod ledger;
 mod repositories;
+mod turns;
 
 use std::{
     cell::RefCell,
@@ -125,6 +126,7 @@ impl Golden {
 
     async fn check(mut self) {
         checkpoints::call_all(&mut self).await;
+        turns::call_all(&mut self).await;
         ledger::call_all(&mut self).await;
         repositories::call_all(&mut self).await;
         self.finish().await;

@@ -7,12 +7,12 @@ use sea_orm::DbErr;
 use yai_agentkit_core::CheckpointKey;
 
 use super::{
-    super::{NewRawCheckpoint, RawValue, fence, threads::time_text},
+    super::{NewRawCheckpoint, RawValue, fence},
     Rows, Write, WriteRow,
 };
 use crate::{
     connection::Connection,
-    sql::{Query, Sql},
+    sql::{Query, Sql, time_text},
 };
 
 /// An `INSERT` of several rows.

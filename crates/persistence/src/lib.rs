@@ -25,7 +25,6 @@ mod repository;
 pub mod setting;
 mod sql;
 mod stores;
-mod turns;
 
 pub use checkpointer::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
 pub use config::DatabaseConfig;

@@ -18,7 +18,6 @@ use crate::{
     coalescer::{Coalescer, Policy},
     connection::Connection,
     repository::{Calls, SqlRepository, StoredEntity},
-    turns::SqlTurns,
 };
 
 #[derive(Clone)]
@@ -31,7 +30,8 @@ pub(crate) struct SqlStores {
 #[derive(Clone)]
 struct Pool {
     writes: Coalescer<Write>,
-    turns: Coalescer<TurnCall>,
+    /// On SQLite.
+    turns: Option<Coalescer<TurnCall>>,
     /// How long a call waits for its group.
     patience: Duration,
     /// The [`Calls`] of each entity.
@@ -42,7 +42,8 @@ impl SqlStores {
     pub(crate) fn on_pool(connection: Connection, patience: Duration) -> Self {
         let pool = Pool {
             writes: Coalescer::new(connection.clone(), Policy::of_writes(&connection, patience)),
-            turns: Coalescer::new(connection.clone(), Policy::of_turns(patience)),
+            turns: (!connection.is_postgres())
+                .then(|| Coalescer::new(connection.clone(), Policy::of_turns(patience))),
             patience,
             calls: Arc::default(),
         };
@@ -62,7 +63,9 @@ impl SqlStores {
     /// Waits until nothing is under way and nothing waits.
     pub(crate) async fn idle(&self) {
         if let Some(pool) = &self.pool {
-            pool.turns.idle().await;
+            if let Some(turns) = &pool.turns {
+                turns.idle().await;
+            }
             pool.writes.idle().await;
         }
     }
@@ -114,7 +117,7 @@ impl Stores for SqlStores {
     }
 
     fn turn_store(&self) -> Arc<dyn TurnStore> {
-        Arc::new(SqlTurns(self.checkpoints()))
+        Arc::new(self.checkpoints())
     }
 
     fn turn_ledger(&self) -> Arc<dyn TurnLedger> {

@@ -15,7 +15,6 @@ mod read;
 mod row;
 mod statement;
 mod threads;
-mod together;
 mod turn;
 mod write;
 
@@ -31,7 +30,7 @@ use yai_agentkit_core::{
 
 pub use self::raw::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
 use self::write::{Fenced, New};
-pub(crate) use self::{ledger::SqlLedger, together::TurnCall, write::Write};
+pub(crate) use self::{ledger::SqlLedger, turn::TurnCall, write::Write};
 use crate::{
     coalescer::Coalescer,
     connection::{Connection, retrying, retrying_undone},
@@ -41,12 +40,14 @@ use crate::{
 const PUT_CHECKPOINT: &str = "put checkpoint";
 const PUT_WRITES: &str = "put writes";
 
-/// A [`Checkpointer`] on a pool or within a transaction.
+/// A [`Checkpointer`] on a pool or within a transaction, and the turns that begin and end with its
+/// checkpoints.
 #[derive(Clone)]
 pub(crate) struct SqlCheckpointer {
     connection: Connection,
     /// Of a pool.
     writes: Option<Coalescer<Write>>,
+    /// The same, on SQLite.
     turns: Option<Coalescer<TurnCall>>,
 }
 
@@ -55,12 +56,12 @@ impl SqlCheckpointer {
     pub(crate) fn on_pool(
         connection: Connection,
         writes: Coalescer<Write>,
-        turns: Coalescer<TurnCall>,
+        turns: Option<Coalescer<TurnCall>>,
     ) -> Self {
         Self {
             connection,
             writes: Some(writes),
-            turns: Some(turns),
+            turns,
         }
     }
 
@@ -71,10 +72,6 @@ impl SqlCheckpointer {
             writes: None,
             turns: None,
         }
-    }
-
-    pub(crate) fn connection(&self) -> &Connection {
-        &self.connection
     }
 
     async fn put_raw(&self, new: NewRawCheckpoint, options: PutOptions) -> Result<()> {

@@ -126,13 +126,6 @@ impl Script<'_> {
         }
         self.queries.last_mut().expect("it was just added")
     }
-
-    async fn run(self) -> Result<(), DbErr> {
-        for query in self.queries {
-            query.execute(self.connection).await?;
-        }
-        Ok(())
-    }
 }
 
 impl Insert {
@@ -204,12 +197,14 @@ pub(super) async fn write(connection: &Connection, writes: &[Write]) -> Result<V
     for (_, events) in &rows.events {
         events.append_once(&transaction).await?;
     }
-    insert(&transaction, &rows).await?;
+    for query in script(&transaction, &rows).queries {
+        query.execute(&transaction).await?;
+    }
     transaction.commit().await?;
     Ok(writes.iter().map(is_admitted).collect())
 }
 
-async fn insert(transaction: &Connection, rows: &Rows<'_>) -> Result<(), DbErr> {
+fn script<'a>(transaction: &'a Connection, rows: &Rows<'_>) -> Script<'a> {
     // Only where the database has no clock.
     let now = time_text(transaction.now());
     let mut script = Script {
@@ -242,7 +237,7 @@ async fn insert(transaction: &Connection, rows: &Rows<'_>) -> Result<(), DbErr> 
         rows.first_writes.iter().map(written).collect(),
     );
     script.add(&LAST_WRITES, rows.last_writes.iter().map(written).collect());
-    script.run().await
+    script
 }
 
 fn blob<'a>(&(key, stored): &(&'a CheckpointKey, &'a RawValue)) -> [Value<'a>; 6] {

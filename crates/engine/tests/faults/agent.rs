@@ -142,7 +142,7 @@ impl Agent for BoundedAgent {
                 unexpected => panic!("{unexpected:?}"),
             }
         };
-        Ok(self.process.cross("agent", "step", decided).await)
+        Ok(self.process.pass("agent", "step", decided).await)
     }
 
     fn tools(&self) -> &dyn Tools<Noted> {
@@ -180,7 +180,7 @@ impl Tools<Noted> for BoundedAgent {
             state.own.facts.insert(call.id.clone(), "seen".to_owned());
             "look"
         };
-        self.process.cross("tool", name, effect).await;
+        self.process.pass("tool", name, effect).await;
         ToolOutcome::Result(match name {
             CHARGE => CHARGED.to_owned(),
             _ => format!("seen {}", call.id),
@@ -190,15 +190,12 @@ impl Tools<Noted> for BoundedAgent {
 
 /// What the person has said, how many decisions there were since, and what has come of them.
 fn situation(state: &AgentState<Noted>) -> (&str, usize, String) {
-    let mut messages = state.messages.iter();
-    let asked = messages.rposition(|message| message.role == Role::User);
-    let asked = asked.expect("somebody has said something");
-    let since = &state.messages[asked + 1..];
+    let (asked, since) = state.turn().split_first().expect("a question");
     let of = |role| since.iter().filter(move |message| message.role == role);
     let results = of(Role::Tool).map(|result| result.content.as_str());
     let results = results.collect::<Vec<_>>().join(", ");
     let steps = of(Role::Assistant).count();
-    (&state.messages[asked].content, steps, results)
+    (&asked.content, steps, results)
 }
 
 fn tools(content: &str, names: &[&str]) -> Step {

@@ -11,13 +11,12 @@ use yai_agentkit_core::{
 use yai_agentkit_engine::{
     RequestKey, SendOptions, TurnEngine, TurnError, TurnEvent, TurnLimits, TurnOutcome,
     agent::AgentState,
-    test_kit::{answered, reply, send_with},
+    test_kit::{Watched, answered, reply, send_with},
 };
 
 use crate::{
     agent::{BoundedAgent, Ledger, Person, Script},
     process::Process,
-    storage::BoundedStores,
 };
 
 /// More requests than any turn here needs.
@@ -63,8 +62,8 @@ impl Case {
             process: process.clone(),
             ledger: self.ledger(),
         };
-        let storage = BoundedStores::storage(storage, process);
-        TurnEngine::new(storage, Arc::new(agent)).with_limits(TurnLimits {
+        let storage = Watched::new(storage, process.clone());
+        TurnEngine::new(Arc::new(storage), Arc::new(agent)).with_limits(TurnLimits {
             lease: Duration::ZERO,
             ..TurnLimits::default()
         })

@@ -9,7 +9,6 @@
 mod agent;
 mod case;
 mod process;
-mod storage;
 
 use std::{
     collections::BTreeMap,

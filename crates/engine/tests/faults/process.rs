@@ -7,8 +7,8 @@ use std::sync::{
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-
-use crate::storage::Mistake;
+use yai_agentkit_core::Result;
+use yai_agentkit_engine::test_kit::{Call, Watch};
 
 /// Where a process stops: at the call with this number, the first being 1.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -81,7 +81,7 @@ impl Process {
     }
 
     /// Makes a call, unless the process stops before or behind it.
-    pub(crate) async fn cross<T>(
+    pub(crate) async fn pass<T>(
         &self,
         part: &'static str,
         call: &'static str,
@@ -133,16 +133,6 @@ impl Process {
         self.0.stopped.send_replace(false);
     }
 
-    /// It makes none on purpose.
-    pub(crate) fn makes(&self, _mistake: Mistake) -> bool {
-        false
-    }
-
-    pub(crate) fn open_unit(&self) -> OpenUnit {
-        self.0.units.fetch_add(1, Ordering::SeqCst);
-        OpenUnit(self.clone())
-    }
-
     fn is_in_unit(&self) -> bool {
         self.0.units.load(Ordering::SeqCst) > 0
     }
@@ -150,6 +140,23 @@ impl Process {
     /// What was called until now.
     pub(crate) fn crossed(&self) -> Vec<Boundary> {
         self.0.crossed.lock().unwrap().clone()
+    }
+}
+
+impl Watch for Process {
+    type Unit = OpenUnit;
+
+    async fn cross<T: Send>(
+        &self,
+        call: Call,
+        work: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        self.pass(call.part, call.name, work).await
+    }
+
+    fn open_unit(&self) -> OpenUnit {
+        self.0.units.fetch_add(1, Ordering::SeqCst);
+        OpenUnit(self.clone())
     }
 }
 

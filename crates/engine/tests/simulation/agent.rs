@@ -126,8 +126,6 @@ impl Tools<()> for SimulatedAgent {
 
 /// The last thing that the user said, and what came of it.
 fn asked(state: &AgentState<()>) -> (&str, &[Arc<ChatMessage>]) {
-    let mut messages = state.messages.iter();
-    let asked = messages.rposition(|message| message.role == Role::User);
-    let asked = asked.expect("somebody has said something");
-    (&state.messages[asked].content, &state.messages[asked + 1..])
+    let (asked, since) = state.turn().split_first().expect("a question");
+    (&asked.content, since)
 }

@@ -6,14 +6,12 @@
 
 mod agent;
 mod process;
-#[path = "../faults/storage.rs"]
-mod storage;
 mod world;
 
 use std::time::{Duration, Instant};
 
-use storage::Mistake;
 use world::Seen;
+use yai_agentkit_engine::test_kit::Mistake;
 
 /// How many seeds a run has at least; time adds more.
 const SEEDS: u64 = 40;

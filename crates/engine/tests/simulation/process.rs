@@ -12,8 +12,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use yai_agentkit_core::{Error, Outcome, Result};
-
-use crate::storage::Mistake;
+use yai_agentkit_engine::test_kit::{Call, Mistake, Watch};
 
 /// One call in so many fails before anything is done, and one loses its answer.
 const FAILURES: u32 = 60;
@@ -66,28 +65,6 @@ impl Process {
         }))
     }
 
-    /// Makes a call of the storage.
-    pub(crate) async fn cross<T>(
-        &self,
-        part: &'static str,
-        call: &'static str,
-        work: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        self.pause().await;
-        if self.happens(FAILURES) {
-            return Err(self.failure(part, call, Outcome::NotDone));
-        }
-        let done = work.await;
-        if self.happens(DEATHS) {
-            self.die();
-        }
-        self.pause().await;
-        if done.is_ok() && self.happens(FAILURES) {
-            return Err(self.failure(part, call, Outcome::Unknown));
-        }
-        done
-    }
-
     /// Takes its time, as long as it is not dead.
     pub(crate) async fn pause(&self) {
         self.awake().await;
@@ -131,15 +108,6 @@ impl Process {
         *self.0.life.borrow() == Life::Dead
     }
 
-    pub(crate) fn makes(&self, mistake: Mistake) -> bool {
-        self.0.mistake == Some(mistake)
-    }
-
-    pub(crate) fn open_unit(&self) -> OpenUnit {
-        *self.0.units.lock().unwrap() += 1;
-        OpenUnit(self.clone())
-    }
-
     async fn awake(&self) {
         let mut life = self.0.life.subscribe();
         while *life.borrow() != Life::Awake && *self.0.units.lock().unwrap() == 0 {
@@ -156,8 +124,42 @@ impl Process {
         draw(&mut self.0.random.lock().unwrap())
     }
 
-    fn failure(&self, part: &str, call: &str, outcome: Outcome) -> Error {
-        Error::unavailable(format!("{part}: {call}"), outcome, Simulated)
+    fn failure(&self, call: Call, outcome: Outcome) -> Error {
+        let operation = format!("{}: {}", call.part, call.name);
+        Error::unavailable(operation, outcome, Simulated)
+    }
+}
+
+impl Watch for Process {
+    type Unit = OpenUnit;
+
+    async fn cross<T: Send>(
+        &self,
+        call: Call,
+        work: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        self.pause().await;
+        if self.happens(FAILURES) {
+            return Err(self.failure(call, Outcome::NotDone));
+        }
+        let done = work.await;
+        if self.happens(DEATHS) {
+            self.die();
+        }
+        self.pause().await;
+        if done.is_ok() && self.happens(FAILURES) {
+            return Err(self.failure(call, Outcome::Unknown));
+        }
+        done
+    }
+
+    fn open_unit(&self) -> OpenUnit {
+        *self.0.units.lock().unwrap() += 1;
+        OpenUnit(self.clone())
+    }
+
+    fn makes(&self, mistake: Mistake) -> bool {
+        self.0.mistake == Some(mistake)
     }
 }
 

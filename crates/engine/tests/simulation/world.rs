@@ -19,13 +19,12 @@ use yai_agentkit_core::{
 use yai_agentkit_engine::{
     OnBusy, RequestKey, SendOptions, TurnEngine, TurnError, TurnEvent, TurnLimits, TurnOutcome,
     agent::AgentState,
-    test_kit::{reply, send_with},
+    test_kit::{Mistake, Watched, reply, send_with},
 };
 
 use crate::{
     agent::{Ledger, SimulatedAgent, answer},
     process::Process,
-    storage::{BoundedStores, Mistake},
 };
 
 const SERVERS: usize = 3;
@@ -110,8 +109,8 @@ impl World {
             process: process.clone(),
             ledger: self.ledger.clone(),
         };
-        let storage = BoundedStores::storage(Arc::clone(&self.storage), &process);
-        let engine = TurnEngine::new(storage, Arc::new(agent)).with_limits(TurnLimits {
+        let storage = Watched::new(Arc::clone(&self.storage), process.clone());
+        let engine = TurnEngine::new(Arc::new(storage), Arc::new(agent)).with_limits(TurnLimits {
             lease: LEASE,
             max_attempts: u32::MAX,
             deadline: 2 * PATIENCE,

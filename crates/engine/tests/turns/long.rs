@@ -18,8 +18,8 @@ use super::turns::{Bench, engine, until_hanging};
 
 /// Of eight turns: calls of the storage, bytes of values read and written.
 async fn cost(bench: &Bench) -> [u64; 3] {
-    let storage = &bench.storage;
-    let counts = [&storage.calls, &storage.bytes.0, &storage.bytes.1];
+    let watch = &bench.storage.watch;
+    let counts = [&watch.calls, &watch.bytes_read, &watch.bytes_written];
     let before = counts.map(|count| count.load(Ordering::SeqCst));
     for _ in 0..8 {
         bench.send("hi").await.unwrap();

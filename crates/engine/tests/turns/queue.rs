@@ -65,7 +65,7 @@ impl Chat {
     }
 
     fn calls(&self) -> u64 {
-        self.storage.calls.load(Ordering::SeqCst)
+        self.storage.watch.calls.load(Ordering::SeqCst)
     }
 }
 
@@ -95,7 +95,7 @@ async fn messages_whose_senders_left_cost_nothing_while_they_wait_and_are_answer
     chat.agent.permits.add_permits(1000);
     running.await.unwrap().unwrap();
     chat.until_turns(TurnFilter::unfinished(), 0).await;
-    let said = said(&chat.storage.inner, &chat.conversation).await;
+    let said = said(&*chat.storage.inner, &chat.conversation).await;
     assert_eq!(said.len(), 42);
 }
 
@@ -120,7 +120,7 @@ async fn a_full_queue_refuses_a_message_and_stores_nothing() {
             Err(error) => panic!("{error:?}"),
         }
     }
-    let stored = said(&chat.storage.inner, &chat.conversation).await;
+    let stored = said(&*chat.storage.inner, &chat.conversation).await;
     assert_eq!((refused, stored.len()), (3, 6));
 }
 
@@ -144,6 +144,6 @@ async fn who_knows_that_a_turn_has_ended_finds_the_chat_free() {
             .for_each(async |event| drop(event.unwrap()))
             .await;
     }
-    let said = said(&chat.storage.inner, &chat.conversation).await;
+    let said = said(&*chat.storage.inner, &chat.conversation).await;
     assert_eq!(said.len(), 90);
 }

@@ -52,12 +52,12 @@ impl Bench {
     }
 
     pub(super) async fn said(&self) -> Vec<String> {
-        said(&self.storage, &self.conversation).await
+        said(&*self.storage.inner, &self.conversation).await
     }
 
     async fn turns(&self) -> Vec<Turn> {
         let query = ListQuery::default().oldest_first();
-        self.storage.turns().list(&query).await.unwrap().items
+        self.storage.inner.turns().list(&query).await.unwrap().items
     }
 
     async fn statuses(&self) -> Vec<TurnStatus> {
@@ -348,7 +348,7 @@ async fn a_storage_that_fails_leaves_the_turn_to_be_finished() {
         async move { answered(engine.send(message)).await }
     });
     until_hanging(&agent, 5).await;
-    bench.storage.fails.store(true, Ordering::SeqCst);
+    bench.storage.watch.fails.store(true, Ordering::SeqCst);
     agent.permits.add_permits(1);
     let failed = first.await.unwrap().unwrap_err();
     assert!(matches!(
@@ -357,7 +357,7 @@ async fn a_storage_that_fails_leaves_the_turn_to_be_finished() {
     ));
     assert_eq!(bench.statuses().await, [TurnStatus::Running]);
 
-    bench.storage.fails.store(false, Ordering::SeqCst);
+    bench.storage.watch.fails.store(false, Ordering::SeqCst);
     agent.permits.add_permits(100);
     bench.send("hi").await.unwrap();
     assert_eq!(bench.said().await, ["user: hi", ANSWER, "user: hi", ANSWER]);

@@ -68,11 +68,8 @@ impl Agent for PlannedAgent {
         context: &Context,
         state: &mut AgentState<Noted>,
     ) -> Result<Step, AgentError> {
-        let mut messages = state.messages.iter();
-        let asked = messages.rposition(|message| message.role == Role::User);
-        let asked = asked.expect("a user's message");
-        let plan = Plan::parse(&state.messages[asked].content);
-        let of_turn = &state.messages[asked + 1..];
+        let (asked, of_turn) = state.turn().split_first().expect("a question");
+        let plan = Plan::parse(&asked.content);
         let said = |role: Role| of_turn.iter().filter(move |message| message.role == role);
         let number = said(Role::Assistant).count();
         self.0.write(WORKS, &plan.token);

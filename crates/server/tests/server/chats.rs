@@ -154,7 +154,7 @@ async fn a_storage_that_fails_is_a_problem_that_tells_no_sql() {
     let api = Api::new(ScriptedAgent::default());
     let path = format!("/chats/{}/messages", api.conversation().await);
     assert_eq!(api.get("/readyz").await.status, StatusCode::OK);
-    api.storage.fails.store(true, Ordering::SeqCst);
+    api.storage.watch.fails.store(true, Ordering::SeqCst);
     // Longer than an answer of the storage counts.
     let outdated = || tokio::time::sleep(Duration::from_secs(1));
     outdated().await;
@@ -168,7 +168,7 @@ async fn a_storage_that_fails_is_a_problem_that_tells_no_sql() {
         assert!(!answer.body.to_string().contains("SELECT"));
     }
     assert_eq!(api.get("/healthz").await.status, StatusCode::OK);
-    api.storage.fails.store(false, Ordering::SeqCst);
+    api.storage.watch.fails.store(false, Ordering::SeqCst);
     outdated().await;
     assert_eq!(api.get("/readyz").await.status, StatusCode::OK);
 }

@@ -216,6 +216,7 @@ async fn a_fork_that_the_storage_refuses_leaves_nothing() {
     let chat = Chat::of(&api).await;
     let before = api.rows().await;
     api.storage
+        .watch
         .fails
         .store(true, std::sync::atomic::Ordering::SeqCst);
     let refused = api

@@ -233,7 +233,7 @@ async fn a_body_that_never_ends_is_not_waited_for() {
 #[tokio::test]
 async fn a_bug_in_the_server_is_a_problem_that_tells_nothing_of_it() {
     let api = api();
-    api.storage.panics.store(true, Ordering::SeqCst);
+    api.storage.watch.panics.store(true, Ordering::SeqCst);
     let failed = api.get("/readyz").await;
     assert_eq!(
         (failed.status, failed.problem()),

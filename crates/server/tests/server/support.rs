@@ -10,7 +10,6 @@ use axum::{
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use yai_agentkit_core::Stores;
 use yai_agentkit_engine::{
     TurnEngine,
     agent::Agent,
@@ -141,7 +140,7 @@ impl Api {
 
     /// How many conversations, messages, turns and threads are stored.
     pub(crate) async fn rows(&self) -> (u64, u64, u64, usize) {
-        let storage = &self.storage;
+        let storage = &self.storage.inner;
         (
             storage
                 .conversations()

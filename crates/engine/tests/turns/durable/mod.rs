@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::{Notify, Semaphore};
 use yai_agentkit_core::{
     CheckpointQuery, Conversation, Error, InterruptId, ListQuery, Message, MessageId, Role,
     Storage, Stores, Turn, TurnStatus, memory::MemoryStorage,
@@ -21,7 +22,7 @@ use yai_agentkit_engine::{
     agent::{
         Agent, AgentError, AgentState, Context, Step, ToolCall, ToolOutcome, ToolTraits, Tools,
     },
-    test_kit::{FailingStorage, ScriptedAgent, answered, limits, reply, said, send_with},
+    test_kit::{Call, ScriptedAgent, Watch, Watched, answered, limits, reply, said, send_with},
 };
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -176,29 +177,54 @@ async fn an_owner_that_wakes_after_its_lease_writes_nothing_and_returns_the_othe
     assert!(servers.is_one_line().await);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// Waits before it reads a state until it may go on.
+#[derive(Clone)]
+struct Slowly {
+    has_come: Arc<Notify>,
+    may_go_on: Arc<Semaphore>,
+}
+
+impl Default for Slowly {
+    fn default() -> Self {
+        Self {
+            has_come: Arc::default(),
+            may_go_on: Arc::new(Semaphore::new(0)),
+        }
+    }
+}
+
+impl Watch for Slowly {
+    type Unit = ();
+
+    async fn cross<T: Send>(
+        &self,
+        call: Call,
+        work: impl Future<Output = Result<T, Error>> + Send,
+    ) -> Result<T, Error> {
+        if (call.part, call.name) == ("checkpoints", "get") {
+            self.has_come.notify_one();
+            let _permit = self.may_go_on.acquire().await;
+        }
+        work.await
+    }
+
+    fn open_unit(&self) {}
+}
+
+#[tokio::test]
 async fn no_turn_begins_on_the_state_of_one_that_asks_which_began_just_now() {
     let servers = Servers::new().await;
     let agent = ScriptedAgent::default();
     let fast = servers.engine(&agent);
-    let storage = FailingStorage {
-        inner: servers.storage.clone(),
-        ..FailingStorage::default()
-    };
     // The slow one has read that no turn is under way, and not yet the state.
-    let (has_read, read) = std::sync::mpsc::channel();
-    let (goes_on, wait) = std::sync::mpsc::channel();
-    *storage.before_checkpoints.lock().unwrap() = Some(Box::new(move || {
-        has_read.send(()).unwrap();
-        wait.recv().unwrap();
-    }));
+    let slowly = Slowly::default();
+    let storage = Watched::new(Arc::new(servers.storage.clone()), slowly.clone());
     let slow = TurnEngine::new(Arc::new(storage), Arc::new(agent.clone()));
     let refused = servers.send(&slow, "hi", SendOptions::default());
-    let read = tokio::task::spawn_blocking(move || read.recv().unwrap());
-    read.await.unwrap();
+    slowly.has_come.notified().await;
     let asks = fast.send(servers.message("ask")).await;
     assert!(matches!(asks, Ok(TurnOutcome::Waiting(_))), "{asks:?}");
-    goes_on.send(()).unwrap();
+    slowly.may_go_on.add_permits(Semaphore::MAX_PERMITS);
     let refused = refused.await.unwrap();
     assert!(matches!(refused, Err(TurnError::Busy(_))), "{refused:?}");
 

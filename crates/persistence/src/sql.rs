@@ -11,7 +11,7 @@ use std::{
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use sea_orm::{DbErr, QueryResult, Statement};
+use sea_orm::{DbErr, Statement};
 use sea_query_sqlx::SqlxValues;
 use sqlx::{
     Arguments as _, Encode, IntoArguments, Postgres, Sqlite, Type, error::BoxDynError,
@@ -213,16 +213,6 @@ impl Query {
             Arguments::Postgres(arguments) => arguments.len(),
             Arguments::Sqlite(arguments) => arguments.len(),
         })
-    }
-
-    /// Runs it, and returns its rows.
-    pub(crate) async fn rows(self, connection: &Connection) -> Result<Vec<QueryResult>, DbErr> {
-        connection.fetch(self).await
-    }
-
-    /// Runs it, and returns how many rows it has changed.
-    pub(crate) async fn execute(self, connection: &Connection) -> Result<u64, DbErr> {
-        Ok(connection.run(self).await?.rows_affected())
     }
 
     pub(crate) fn is_for_postgres(&self) -> bool {

@@ -6,9 +6,10 @@ use yai_agentkit_core::{CheckpointId, ConflictKind, Error, Fence, Result, Thread
 
 use super::{
     NewRawCheckpoint, PUT_CHECKPOINT,
-    write::{self, Fenced, New, Write},
+    write::{Fenced, New, Write},
 };
 use crate::{
+    coalescer::Call,
     connection::{Connection, retrying_undone},
     error::storage_error,
     sql::Sql,
@@ -91,7 +92,7 @@ pub(super) async fn put_next(
             ..fenced
         }),
     };
-    write::write(&transaction, &[write]).await.map_err(failed)?;
+    Write::run(&transaction, &[write]).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)
 }
 

@@ -32,7 +32,7 @@ pub use self::raw::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
 use self::write::{Fenced, New};
 pub(crate) use self::{ledger::SqlLedger, turn::TurnCall, write::Write};
 use crate::{
-    coalescer::Coalescer,
+    coalescer::{Call, Coalescer},
     connection::{Connection, retrying, retrying_undone},
     events,
 };
@@ -96,7 +96,7 @@ impl SqlCheckpointer {
         let admitted = match &self.writes {
             Some(writes) if !write.raises() => writes.call(write).await,
             _ => {
-                let written = write::write(&self.connection, &[write]).await;
+                let written = Write::run(&self.connection, &[write]).await;
                 written.map(|admitted| admitted == [true])
             }
         };

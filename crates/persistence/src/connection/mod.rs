@@ -285,21 +285,21 @@ macro_rules! in_session {
     }};
 }
 
-impl Connection {
-    /// Runs one statement, and returns its rows.
-    pub(crate) async fn fetch(&self, query: Query) -> Result<Vec<QueryResult>, DbErr> {
+impl Query {
+    /// Runs it, and returns its rows.
+    pub(crate) async fn rows(self, connection: &Connection) -> Result<Vec<QueryResult>, DbErr> {
         #[cfg(test)]
-        crate::golden::record(query.text());
-        Ok(match self {
-            Self::Postgres(postgres) => {
-                let (query, limit) = (postgres.prepared(query)?, postgres.time_limit);
+        crate::golden::record(self.text());
+        Ok(match connection {
+            Connection::Postgres(postgres) => {
+                let (query, limit) = (postgres.prepared(self)?, postgres.time_limit);
                 let rows = in_session!(postgres.session(), limit, |connection| {
                     query.fetch_all(connection)
                 });
                 rows.into_iter().map(Into::into).collect()
             }
-            Self::Sqlite(sqlite) => {
-                let (text, values) = query.for_sqlite()?;
+            Connection::Sqlite(sqlite) => {
+                let (text, values) = self.for_sqlite()?;
                 let rows = in_session!(sqlite.session(&text), |connection| {
                     sqlx::query_with(AssertSqlSafe(text), values).fetch_all(connection)
                 });
@@ -308,20 +308,24 @@ impl Connection {
         })
     }
 
-    /// Runs one statement.
-    pub(crate) async fn run(&self, query: Query) -> Result<ExecResult, DbErr> {
+    /// Runs it, and returns how many rows it has changed.
+    pub(crate) async fn execute(self, connection: &Connection) -> Result<u64, DbErr> {
+        Ok(self.run(connection).await?.rows_affected())
+    }
+
+    async fn run(self, connection: &Connection) -> Result<ExecResult, DbErr> {
         #[cfg(test)]
-        crate::golden::record(query.text());
-        Ok(match self {
-            Self::Postgres(postgres) => {
-                let (query, limit) = (postgres.prepared(query)?, postgres.time_limit);
+        crate::golden::record(self.text());
+        Ok(match connection {
+            Connection::Postgres(postgres) => {
+                let (query, limit) = (postgres.prepared(self)?, postgres.time_limit);
                 in_session!(postgres.session(), limit, |connection| {
                     query.execute(connection)
                 })
                 .into()
             }
-            Self::Sqlite(sqlite) => {
-                let (text, values) = query.for_sqlite()?;
+            Connection::Sqlite(sqlite) => {
+                let (text, values) = self.for_sqlite()?;
                 in_session!(sqlite.session(&text), |connection| {
                     sqlx::query_with(AssertSqlSafe(text), values).execute(connection)
                 })
@@ -342,7 +346,7 @@ impl ConnectionTrait for Connection {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        self.run(Query::of(self, statement)).await
+        Query::of(self, statement).run(self).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
@@ -366,6 +370,6 @@ impl ConnectionTrait for Connection {
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        self.fetch(Query::of(self, statement)).await
+        Query::of(self, statement).rows(self).await
     }
 }

@@ -105,8 +105,28 @@ impl Call for Write {
         self.fence() == other.fence() && self.place() != other.place()
     }
 
-    async fn run(connection: &Connection, calls: &[Self]) -> Result<Vec<bool>, DbErr> {
-        write(connection, calls).await
+    /// Stores all that their fences admit, or none, and returns whose do. No two of them may have one
+    /// [`place`](Write::place); those of one thread have one fence, and one that raises is alone.
+    async fn run(connection: &Connection, writes: &[Self]) -> Result<Vec<bool>, DbErr> {
+        if connection.is_transaction() || writes.iter().any(Write::raises) {
+            return retrying_undone!(connection, attempt(connection, writes, Possible));
+        }
+        // On another connection where this one was lost: what is there may be written again.
+        if let Some(postgres) = connection.undivided()
+            && postgres.expects_new_rows()
+        {
+            match retrying!(connection, attempt(connection, writes, Unexpected)) {
+                Err(error) if is_unique_violation(&error) => postgres.found_old_rows(),
+                written => return written,
+            }
+        }
+        match retrying!(connection, attempt(connection, writes, Possible)) {
+            // Events that were stored while this waited for their thread: now they show.
+            Err(error) if is_unique_violation(&error) => {
+                retrying_undone!(connection, attempt(connection, writes, Possible))
+            }
+            written => written,
+        }
     }
 }
 
@@ -116,30 +136,6 @@ impl New {
             Self::Checkpoint(new) => &new.key,
             Self::Writes(new) => &new.key,
         }
-    }
-}
-
-/// Stores all that their fences admit, or none, and returns whose do. No two of them may have one
-/// [`place`](Write::place); those of one thread have one fence, and one that raises is alone.
-pub(super) async fn write(connection: &Connection, writes: &[Write]) -> Result<Vec<bool>, DbErr> {
-    if connection.is_transaction() || writes.iter().any(Write::raises) {
-        return retrying_undone!(connection, attempt(connection, writes, Possible));
-    }
-    // On another connection where this one was lost: what is there may be written again.
-    if let Some(postgres) = connection.undivided()
-        && postgres.expects_new_rows()
-    {
-        match retrying!(connection, attempt(connection, writes, Unexpected)) {
-            Err(error) if is_unique_violation(&error) => postgres.found_old_rows(),
-            written => return written,
-        }
-    }
-    match retrying!(connection, attempt(connection, writes, Possible)) {
-        // Events that were stored while this waited for their thread: now they show.
-        Err(error) if is_unique_violation(&error) => {
-            retrying_undone!(connection, attempt(connection, writes, Possible))
-        }
-        written => written,
     }
 }
 

@@ -340,6 +340,31 @@ impl From<&Thread> for ThreadCursor {
 ///
 /// The simple face (latest state by key, save, keys, delete) is
 /// [`CheckpointerExt`](crate::CheckpointerExt).
+///
+/// ```
+/// use yai_agentkit_core::{
+///     CheckpointSelector, Error, Fence, PutOptions, Stores, ThreadState,
+///     checkpoint::{CheckpointMetadata, CheckpointSource}, memory::MemoryStorage,
+/// };
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let checkpointer = MemoryStorage::default().checkpointer();
+/// let metadata = |step| CheckpointMetadata::new(CheckpointSource::Loop, step);
+/// let thread = ThreadState::new("thread".into(), None);
+/// let (first, thread) = thread.next(&"asked", metadata(0))?;
+/// checkpointer.put(first, PutOptions::default()).await?;
+///
+/// // Who takes the thread over raises its epoch: who had it before is refused.
+/// checkpointer.raise_epoch(&"thread".into(), 2).await?;
+/// let (next, _) = thread.next(&"answered", metadata(1))?;
+/// let late = checkpointer.put(next.clone(), Fence::Hold(1).into()).await;
+/// assert!(matches!(late, Err(Error::Fenced { epoch: 2, .. })));
+/// checkpointer.put(next, Fence::Hold(2).into()).await?;
+///
+/// let latest = checkpointer.get(&CheckpointSelector::latest("thread")).await?;
+/// assert_eq!(latest.and_then(|latest| latest.metadata.step()), Some(1));
+/// # Ok::<(), yai_agentkit_core::Error>(()) }).unwrap();
+/// ```
 #[async_trait]
 pub trait Checkpointer: Send + Sync {
     /// The checkpoint that `selector` names, `None` when there is none.

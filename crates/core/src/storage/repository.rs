@@ -241,6 +241,30 @@ pub type Change<'a, E> = &'a (dyn Fn(&mut E) -> Result<()> + Sync);
 /// Every method is one transaction. An error means that nothing was changed, save
 /// [`Error::Unavailable`](crate::Error::Unavailable) with an unknown
 /// [`Outcome`](crate::Outcome). What comes back equals what a later `get` returns.
+///
+/// ```
+/// use yai_agentkit_core::{
+///     Conversation, ListQuery, Message, Role, Stores, conversation::MessageFilter,
+///     memory::MemoryStorage,
+/// };
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let storage = MemoryStorage::default();
+/// let chat = storage.conversations().add(Conversation::titled("Trips")).await?;
+/// let messages = storage.messages();
+/// for text in ["Where to?", "For how long?"] {
+///     messages.add(Message::new(chat.id, Role::User, text)).await?;
+/// }
+///
+/// let newest_first = ListQuery::filtered(MessageFilter::of(chat.id)).limit(1);
+/// let page = messages.list(&newest_first).await?;
+/// assert_eq!(page.items[0].content, "For how long?");
+/// let behind = page.next.expect("another page");
+/// let page = messages.list(&newest_first.after(behind)).await?;
+/// assert_eq!(page.items[0].content, "Where to?");
+/// assert!(page.next.is_none());
+/// # Ok::<(), yai_agentkit_core::Error>(()) }).unwrap();
+/// ```
 #[async_trait]
 pub trait Repository<E: Entity>: Send + Sync {
     /// The row with `id`, `None` when there is none.

@@ -116,6 +116,47 @@ pub enum Opened {
 /// An opened turn is a row as those of [`TurnStore`](super::TurnStore), with the same lease, taken
 /// and renewed in the same way; but it is due for those who open turns, and nobody else. It works
 /// in the thread of its conversation, and fences what it writes there with its epoch.
+///
+/// ```
+/// use std::time::Duration;
+/// use yai_agentkit_core::{
+///     ConversationId, MessageId, Stores, ThreadId, Turn, TurnStatus, Value, memory::MemoryStorage,
+///     turn::{Opened, TurnClosing, TurnOpening, TurnOwner, TurnRecord},
+/// };
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let ledger = MemoryStorage::default().turn_ledger();
+/// let conversation_id = ConversationId::new();
+/// let thread_id = ThreadId::from(conversation_id.to_string());
+/// let opening = TurnOpening {
+///     turn: Turn::new(conversation_id, MessageId::new())
+///         .with(|turn| turn.lease = Duration::from_secs(30)),
+///     thread_id: thread_id.clone(),
+///     message: None,
+///     key: None,
+///     records: Vec::new(),
+/// };
+/// let Opened::Turn(turn) = ledger.open(opening.clone()).await? else {
+///     panic!("nobody else is there");
+/// };
+/// assert_eq!(ledger.open(opening).await?, Opened::Busy);
+///
+/// // Who finds nothing recorded has the effect, and records what came of it.
+/// let owner = TurnOwner { thread_id, conversation_id, turn_id: turn.id, epoch: turn.epoch };
+/// let begun = TurnRecord { name: "charge".to_owned(), value: None };
+/// assert_eq!(ledger.record(&owner, begun.clone()).await?, None);
+/// let receipt = Value::encode("receipt 7").unwrap();
+/// let done = TurnRecord { value: Some(receipt), ..begun.clone() };
+/// ledger.record(&owner, done.clone()).await?;
+/// // Who takes the turn over finds it.
+/// assert_eq!(ledger.record(&owner, begun).await?, Some(done));
+///
+/// let next = Turn::clone(&turn).with(|turn| turn.status = TurnStatus::Completed);
+/// let closing = TurnClosing { seen: *turn, next, messages: Vec::new(), records: Vec::new() };
+/// ledger.close(closing).await?;
+/// assert!(ledger.due_opened(10).await?.is_empty());
+/// # Ok::<(), yai_agentkit_core::Error>(()) }).unwrap();
+/// ```
 #[async_trait]
 pub trait TurnLedger: Send + Sync {
     /// Opens a turn, unless one of its conversation has not ended: raises the thread by one, which

@@ -21,6 +21,40 @@ pub use self::{
 ///
 /// It keeps nothing between calls: all that it knows is in the state, which the turn engine stores
 /// after every step. So a turn goes on in another process where it stopped in this one.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use yai_agentkit_core::{Conversation, Message, Role, Stores, memory::MemoryStorage};
+/// use yai_agentkit_engine::{
+///     TurnEngine, TurnError,
+///     agent::{Agent, AgentError, AgentState, Context, Step},
+/// };
+///
+/// struct Echo;
+///
+/// #[async_trait::async_trait]
+/// impl Agent for Echo {
+///     type State = ();
+///
+///     async fn step(
+///         &self,
+///         _: &Context,
+///         state: &mut AgentState<()>,
+///     ) -> Result<Step, AgentError> {
+///         let question = &state.turn()[0];
+///         Ok(Step::Answer(format!("You said: {}", question.content)))
+///     }
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let storage = Arc::new(MemoryStorage::default());
+/// let chat = storage.conversations().add(Conversation::titled("Echo")).await?;
+/// let engine = TurnEngine::new(storage, Arc::new(Echo));
+/// let outcome = engine.send(Message::new(chat.id, Role::User, "hello")).await?;
+/// assert_eq!(outcome.answer().unwrap().content, "You said: hello");
+/// # Ok::<(), TurnError>(()) }).unwrap();
+/// ```
 #[async_trait]
 pub trait Agent: Send + Sync + 'static {
     /// What it keeps of its own in a conversation, besides what was said: in JSON an object, or

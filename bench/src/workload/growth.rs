@@ -10,8 +10,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
-    CheckpointMetadata, CheckpointSelector, ConversationId, Message, MessageId, Role, Stores,
-    ThreadState,
+    CheckpointSelector, ConversationId, Message, MessageId, Role, Stores, ThreadState,
+    checkpoint::CheckpointMetadata,
 };
 use yai_agentkit_persistence::DatabaseConfig;
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
-    ChannelValue, CheckpointId, CheckpointQuery, CheckpointSelector, Storage, Version,
-    checkpoint::Values,
+    ChannelValue, CheckpointId, CheckpointQuery, CheckpointSelector, Storage,
+    checkpoint::{Values, Version},
 };
 
 use super::{

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Value as Json, json};
-use yai_agentkit_core::{ChannelValue, CheckpointId, Storage, Value, Version, checkpoint::TASKS};
+use yai_agentkit_core::{
+    ChannelValue, CheckpointId, Storage, Value,
+    checkpoint::{TASKS, Version},
+};
 
 use super::{
     Case,

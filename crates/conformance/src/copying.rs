@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use yai_agentkit_core::{ChannelValue, CheckpointId, Storage, Thread};
+use yai_agentkit_core::{ChannelValue, CheckpointId, Storage, checkpoint::Thread};
 
 use super::{
     Case,

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use yai_agentkit_core::{
-    Checkpoint, CheckpointId, ConflictKind, Error, Fence, NewCheckpoint, PruneStrategy, Result,
-    Storage, checkpoint::Parent,
+    Checkpoint, CheckpointId, ConflictKind, Error, Fence, NewCheckpoint, Result, Storage,
+    checkpoint::{Parent, PruneStrategy},
 };
 
 use super::{

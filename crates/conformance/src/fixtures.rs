@@ -5,11 +5,13 @@ use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
-    CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer, Conversation, Entity,
-    Error, Fence, Namespace, NewCheckpoint, NewWrites, PutOptions, Repository, Result, Storage,
-    Thread, ThreadId, Value, Version,
-    checkpoint::{ChannelWrite, DeltaChannelHistory, PendingWrite, Values},
+    ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointQuery, CheckpointSelector,
+    CheckpointTuple, Checkpointer, Conversation, Entity, Error, Fence, Namespace, NewCheckpoint,
+    NewWrites, PutOptions, Repository, Result, Storage, ThreadId, Value,
+    checkpoint::{
+        ChannelWrite, CheckpointMetadata, CheckpointSource, DeltaChannelHistory, PendingWrite,
+        Thread, Values, Version,
+    },
 };
 
 /// Text that a careless query, encoding or collation breaks.

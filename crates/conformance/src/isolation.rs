@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use yai_agentkit_core::{CheckpointId, NewCheckpoint, PruneStrategy, Storage};
+use yai_agentkit_core::{CheckpointId, NewCheckpoint, Storage, checkpoint::PruneStrategy};
 
 use super::{
     Case,

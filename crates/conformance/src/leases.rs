@@ -7,9 +7,8 @@ use std::{
 
 use chrono::TimeDelta;
 use yai_agentkit_core::{
-    Clock, ConversationId, Entity, MessageId, OwnerId, Result, Storage, Turn, TurnId, TurnStatus,
-    TurnStore,
-    turn::{IdempotencyKey, Interrupt, ProposedCall, TurnChange},
+    Clock, ConversationId, Entity, MessageId, Result, Storage, Turn, TurnId, TurnStatus, TurnStore,
+    turn::{IdempotencyKey, Interrupt, OwnerId, ProposedCall, TurnChange},
 };
 
 use serde_json::json;

@@ -5,11 +5,10 @@ use std::{sync::Arc, time::Duration};
 use serde_json::json;
 use yai_agentkit_core::{
     CheckpointKey, ConflictKind, Conversation, ConversationId, Entity, Error, Fence, ListQuery,
-    Message, MessageId, Namespace, NewWrites, OwnerId, Role, Storage, ThreadId, Turn, TurnStatus,
-    Value,
+    Message, MessageId, Namespace, NewWrites, Role, Storage, ThreadId, Turn, TurnStatus, Value,
     checkpoint::ChannelWrite,
     conversation::MessageFilter,
-    turn::{IdempotencyKey, Opened, TurnClosing, TurnOpening, TurnOwner, TurnRecord},
+    turn::{IdempotencyKey, Opened, OwnerId, TurnClosing, TurnOpening, TurnOwner, TurnRecord},
 };
 
 use super::{

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::json;
 use yai_agentkit_core::{
-    ChannelValue, CheckpointId, CheckpointTuple, NewCheckpoint, PruneStrategy, Storage,
-    checkpoint::TASKS,
+    ChannelValue, CheckpointId, CheckpointTuple, NewCheckpoint, Storage,
+    checkpoint::{PruneStrategy, TASKS},
 };
 
 use super::{

@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use serde_json::{Map, json};
 use yai_agentkit_core::{
-    ChannelValue, CheckpointId, CheckpointQuery, Error, NewCheckpoint, NewWrites, PruneStrategy,
-    PutOptions, Result, Storage, ThreadId, Value, Version,
+    ChannelValue, CheckpointId, CheckpointQuery, Error, NewCheckpoint, NewWrites, PutOptions,
+    Result, Storage, ThreadId, Value,
+    checkpoint::{PruneStrategy, Version},
 };
 
 use super::{

@@ -5,9 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value as Json, json};
 use yai_agentkit_core::{
-    ChannelValue, CheckpointMetadata, CheckpointSelector, CheckpointSource, CheckpointTuple,
-    CheckpointerExt, Storage, ThreadId, ThreadState,
-    checkpoint::{Values, join_lists},
+    ChannelValue, CheckpointSelector, CheckpointTuple, Storage, ThreadId, ThreadState,
+    checkpoint::{CheckpointMetadata, CheckpointSource, CheckpointerExt, Values, join_lists},
 };
 
 use super::{

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use yai_agentkit_core::{PruneStrategy, Storage, Thread, checkpoint::ThreadCursor};
+use yai_agentkit_core::{
+    Storage,
+    checkpoint::{PruneStrategy, Thread, ThreadCursor},
+};
 
 use super::{
     Case,

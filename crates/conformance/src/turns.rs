@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
 use yai_agentkit_core::{
-    ConflictKind, ConversationId, Entity, Error, Fence, ListQuery, Message, MessageId, OwnerId,
-    Result, Role, Storage, Turn, TurnId, TurnStatus,
+    ConflictKind, ConversationId, Entity, Error, Fence, ListQuery, Message, MessageId, Result,
+    Role, Storage, Turn, TurnId, TurnStatus,
     conversation::MessageFilter,
-    turn::{EventBatch, IdempotencyKey, TurnBegin, TurnChange, TurnFilter},
+    turn::{EventBatch, IdempotencyKey, OwnerId, TurnBegin, TurnChange, TurnFilter},
 };
 
 use super::{

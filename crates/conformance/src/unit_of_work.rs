@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use yai_agentkit_core::{
-    CheckpointId, Conversation, Entity, Message, NewCheckpoint, PruneStrategy, PutOptions, Role,
-    Storage, ThreadState, Turn, TurnStatus, UnitOfWork, conversation::MessageFilter,
+    CheckpointId, Conversation, Entity, Message, NewCheckpoint, PutOptions, Role, Storage,
+    ThreadState, Turn, TurnStatus, UnitOfWork, checkpoint::PruneStrategy,
+    conversation::MessageFilter,
 };
 
 use super::{
@@ -271,8 +272,12 @@ async fn pruning_and_copying_are_part_of_a_unit(storage: Arc<dyn Storage>) {
 
 async fn state_is_saved_within_a_unit(storage: Arc<dyn Storage>) {
     let thread = TestThread::new(&storage);
-    let metadata =
-        || yai_agentkit_core::CheckpointMetadata::new(yai_agentkit_core::CheckpointSource::Loop, 0);
+    let metadata = || {
+        yai_agentkit_core::checkpoint::CheckpointMetadata::new(
+            yai_agentkit_core::checkpoint::CheckpointSource::Loop,
+            0,
+        )
+    };
     let checkpointer = storage.checkpointer();
     let mut state = ThreadState::load(&*checkpointer, thread.id.clone())
         .await

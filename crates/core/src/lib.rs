@@ -31,16 +31,12 @@ pub mod turn;
 pub mod validate;
 
 pub use checkpoint::{
-    ChannelValue, Checkpoint, CheckpointKey, CheckpointMetadata, CheckpointQuery,
-    CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer, CheckpointerExt, Fence,
-    NewCheckpoint, NewWrites, PruneStrategy, PutOptions, Thread, ThreadState, Value, Version,
+    ChannelValue, Checkpoint, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple,
+    Checkpointer, Fence, NewCheckpoint, NewWrites, PutOptions, ThreadState, Value,
 };
 pub use clock::Clock;
 pub use conversation::{Conversation, Message, Role};
-pub use error::{ConflictKind, Error, Outcome, Result};
-pub use id::{
-    CheckpointId, ConversationId, InConversation, InterruptId, MessageId, Namespace, OwnerId,
-    ThreadId, TurnId,
-};
-pub use storage::{Entity, ListQuery, Page, Repository, Storage, Stores, UnitOfWork};
+pub use error::{ConflictKind, Error, Result};
+pub use id::{CheckpointId, ConversationId, MessageId, Namespace, ThreadId, TurnId};
+pub use storage::{Entity, ListQuery, Repository, Storage, Stores, UnitOfWork};
 pub use turn::{Turn, TurnStatus, TurnStore};

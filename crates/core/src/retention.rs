@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{CheckpointId, CheckpointMetadata, Namespace};
+use crate::{CheckpointId, Namespace, checkpoint::CheckpointMetadata};
 
 /// What the decision needs to know of a checkpoint.
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ impl Retention {
         )
     }
 
-    /// What goes under [`PruneStrategy::KeepLatest`](crate::PruneStrategy::KeepLatest).
+    /// What goes under [`PruneStrategy::KeepLatest`](crate::checkpoint::PruneStrategy::KeepLatest).
     pub fn all_but_latest(&self) -> BTreeSet<Place> {
         // Places are ordered, so the last of a namespace is its latest.
         let latest: BTreeMap<&Namespace, &CheckpointSummary> = self

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
-    CheckpointId, CheckpointMetadata, CheckpointQuery, CheckpointSelector, CheckpointSource,
-    CheckpointTuple, Checkpointer, Conversation, ConversationId, Entity, Error, ListQuery, Message,
-    MessageId, Namespace, Result, Role, ThreadState, UnitOfWork, conversation::MessageFilter,
+    CheckpointId, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer, Conversation,
+    ConversationId, Entity, Error, ListQuery, Message, MessageId, Namespace, Result, Role,
+    ThreadState, UnitOfWork,
+    checkpoint::{CheckpointMetadata, CheckpointSource},
+    conversation::MessageFilter,
 };
 
 use super::{Conversations, MESSAGE_ID};

@@ -27,7 +27,7 @@ mod watch;
 use std::{str::FromStr, sync::Arc, time::Duration};
 
 use tracing::Instrument;
-use yai_agentkit_core::{Clock, ConversationId, Error, OwnerId, Result, Storage};
+use yai_agentkit_core::{Clock, ConversationId, Error, Result, Storage, turn::OwnerId};
 
 use agent::Agents;
 use chat::Chat;

@@ -384,7 +384,7 @@ impl Text {
 
 #[cfg(test)]
 mod tests {
-    use yai_agentkit_core::{Conversation, OwnerId, Stores, memory::MemoryStorage};
+    use yai_agentkit_core::{Conversation, Stores, memory::MemoryStorage, turn::OwnerId};
 
     use super::*;
 

@@ -2,9 +2,9 @@
 
 use tokio::{sync::watch, time::Instant};
 use yai_agentkit_core::{
-    CheckpointSource, ConversationId, Entity, Error, Fence, InterruptId, ListQuery, Turn, TurnId,
-    TurnStatus,
-    turn::{Interrupt, TurnChange, TurnFilter},
+    ConversationId, Entity, Error, Fence, ListQuery, Turn, TurnId, TurnStatus,
+    checkpoint::CheckpointSource,
+    turn::{Interrupt, InterruptId, TurnChange, TurnFilter},
 };
 
 use super::{

@@ -4,7 +4,7 @@ use std::{borrow::Cow, io};
 
 use sea_orm::{DbErr, RuntimeErr};
 use sqlx::error::DatabaseError;
-use yai_agentkit_core::{ConflictKind, Error, Outcome};
+use yai_agentkit_core::{ConflictKind, Error, error::Outcome};
 
 /// What a database error means, and what is done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 use yai_agentkit_core::{
-    ConversationId, Entity, Error, OwnerId, Result, Turn, TurnStatus, error::BoxError,
+    ConversationId, Entity, Error, Result, Turn, TurnStatus, error::BoxError, turn::OwnerId,
 };
 
 use crate::{

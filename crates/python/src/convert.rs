@@ -10,8 +10,8 @@ use pyo3::{
 };
 use serde_json::{Map, Value as Json};
 use yai_agentkit_core::{
-    ChannelValue, CheckpointKey, Error, Result, Thread, Value, Version,
-    checkpoint::{ChannelWrite, DeltaChannelHistory, PendingWrite, ThreadCursor},
+    ChannelValue, CheckpointKey, Error, Result, Value,
+    checkpoint::{ChannelWrite, DeltaChannelHistory, PendingWrite, Thread, ThreadCursor, Version},
 };
 use yai_agentkit_persistence::{RawCheckpoint, RawValue};
 

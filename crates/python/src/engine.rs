@@ -9,8 +9,9 @@ use std::{
 use pyo3::{exceptions::PyRuntimeError, prelude::*};
 use tokio::sync::OnceCell;
 use yai_agentkit_core::{
-    CheckpointQuery, CheckpointSelector, Checkpointer, Error, Fence, NewWrites, PruneStrategy,
-    PutOptions, Result, Stores, ThreadId, checkpoint::Values,
+    CheckpointQuery, CheckpointSelector, Checkpointer, Error, Fence, NewWrites, PutOptions, Result,
+    Stores, ThreadId,
+    checkpoint::{PruneStrategy, Values},
 };
 use yai_agentkit_persistence::{Database, DatabaseConfig, NewRawCheckpoint, RawValue};
 

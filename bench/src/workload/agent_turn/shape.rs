@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::json;
 use yai_agentkit_core::{
-    ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, CheckpointSource, Namespace,
-    NewCheckpoint, NewWrites, ThreadId, Value, Version, checkpoint::ChannelWrite,
+    ChannelValue, Checkpoint, CheckpointId, Namespace, NewCheckpoint, NewWrites, ThreadId, Value,
+    checkpoint::{ChannelWrite, CheckpointMetadata, CheckpointSource, Version},
 };
 
 use crate::Result;

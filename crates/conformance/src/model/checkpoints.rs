@@ -3,10 +3,10 @@ use std::{collections::BTreeMap, fmt::Debug};
 use proptest::{collection::vec, option, prelude::*};
 use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
-    ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
-    CheckpointSelector, CheckpointTuple, Checkpointer, Fence, Namespace, NewCheckpoint, NewWrites,
-    PruneStrategy, PutOptions, Result, ThreadId, Value, Version,
-    checkpoint::{ChannelWrite, Parent, TASKS, Values},
+    ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointQuery, CheckpointSelector,
+    CheckpointTuple, Checkpointer, Fence, Namespace, NewCheckpoint, NewWrites, PutOptions, Result,
+    ThreadId, Value,
+    checkpoint::{ChannelWrite, CheckpointMetadata, Parent, PruneStrategy, TASKS, Values, Version},
 };
 
 use super::{Names, Pair, listed_until};

@@ -5,8 +5,10 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value as Json};
 
 use crate::{
-    ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, CheckpointTuple, Error, Fence,
-    Namespace, Page, PutOptions, Result, ThreadId, Value, Version, checkpoint::PendingWrite,
+    ChannelValue, Checkpoint, CheckpointId, CheckpointTuple, Error, Fence, Namespace, PutOptions,
+    Result, ThreadId, Value,
+    checkpoint::{CheckpointMetadata, PendingWrite, Version},
+    storage::Page,
     validate,
 };
 
@@ -339,7 +341,7 @@ impl From<&Thread> for ThreadCursor {
 /// failure of the storage is an error, never an empty answer. Threads don't affect each other.
 ///
 /// The simple face (latest state by key, save, keys, delete) is
-/// [`CheckpointerExt`](crate::CheckpointerExt).
+/// [`CheckpointerExt`](crate::checkpoint::CheckpointerExt).
 ///
 /// ```
 /// use yai_agentkit_core::{

@@ -41,7 +41,7 @@ impl Version {
     /// The version after `current`.
     ///
     /// ```
-    /// use yai_agentkit_core::Version;
+    /// use yai_agentkit_core::checkpoint::Version;
     /// let first = Version::next(None);
     /// assert!(first.to_string().starts_with("00000000000000000000000000000001."));
     /// assert!(Version::next(Some(&first)) > first);

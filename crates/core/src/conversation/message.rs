@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::{
-    ConflictKind, ConversationId, Entity, InConversation, MessageId, Result, clock, validate,
+    ConflictKind, ConversationId, Entity, MessageId, Result, clock, conversation::InConversation,
+    validate,
 };
 
 /// Who speaks. An open set: LangGraph and model providers add their own.

@@ -2,6 +2,7 @@
 
 mod message;
 
+pub use crate::id::InConversation;
 pub use message::{Message, MessageFilter, Role};
 
 use chrono::{DateTime, Utc};

@@ -5,12 +5,15 @@ use serde_json::Value as Json;
 
 use super::{Access, State};
 use crate::{
-    ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointQuery,
-    CheckpointSelector, CheckpointTuple, Checkpointer, Clock, ConflictKind, Error, Fence,
-    Namespace, NewCheckpoint, NewWrites, Page, PruneStrategy, PutOptions, Result, Thread, ThreadId,
-    Value,
-    checkpoint::{DeltaChannelHistory, Parent, PendingWrite, TASKS, ThreadCursor, Values},
+    ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointQuery, CheckpointSelector,
+    CheckpointTuple, Checkpointer, Clock, ConflictKind, Error, Fence, Namespace, NewCheckpoint,
+    NewWrites, PutOptions, Result, ThreadId, Value,
+    checkpoint::{
+        CheckpointMetadata, DeltaChannelHistory, Parent, PendingWrite, PruneStrategy, TASKS,
+        Thread, ThreadCursor, Values,
+    },
     retention::{CheckpointSummary, Place, Retention},
+    storage::Page,
 };
 
 /// The tables of checkpoints, as a database has them.

@@ -8,9 +8,8 @@ use super::{
     turn::MemoryTurns,
 };
 use crate::{
-    Conversation, ConversationId, Entity, Error, Fence, OwnerId, Result, ThreadId, Turn, TurnId,
-    TurnStatus,
-    turn::{DueTurn, Opened, TurnClosing, TurnLedger, TurnOpening, TurnOwner, TurnRecord},
+    Conversation, ConversationId, Entity, Error, Fence, Result, ThreadId, Turn, TurnId, TurnStatus,
+    turn::{DueTurn, Opened, OwnerId, TurnClosing, TurnLedger, TurnOpening, TurnOwner, TurnRecord},
 };
 
 pub(super) struct MemoryLedger(pub(super) Access);

@@ -19,9 +19,10 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    Checkpointer, Clock, Conversation, ConversationId, InConversation, Message, Repository, Result,
-    Storage, Stores, ThreadId, Turn, TurnId, TurnStore, UnitOfWork, Value,
+    Checkpointer, Clock, Conversation, ConversationId, Message, Repository, Result, Storage,
+    Stores, ThreadId, Turn, TurnId, TurnStore, UnitOfWork, Value,
     access::ApiKey,
+    conversation::InConversation,
     storage::HasStores,
     turn::{IdempotencyKey, TurnLedger},
 };

@@ -6,10 +6,10 @@ use uuid::Uuid;
 
 use super::{Access, State};
 use crate::{
-    Conversation, Entity, Error, InConversation, ListQuery, Message, Page, Repository, Result,
-    Turn, TurnStatus,
+    Conversation, Entity, Error, ListQuery, Message, Repository, Result, Turn, TurnStatus,
     access::ApiKey,
-    storage::{Change, Cursor, Order, Start},
+    conversation::InConversation,
+    storage::{Change, Cursor, Order, Page, Start},
     turn::IdempotencyKey,
 };
 

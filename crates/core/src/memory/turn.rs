@@ -9,9 +9,9 @@ use super::{
     repository::{add, check},
 };
 use crate::{
-    ConversationId, Entity, Error, Fence, InConversation, OwnerId, PutOptions, Result, Turn,
-    TurnId, TurnStatus, TurnStore,
-    turn::{Announcements, EventBatch, LatestBatches, TurnBegin, TurnChange, TurnStep},
+    ConversationId, Entity, Error, Fence, PutOptions, Result, Turn, TurnId, TurnStatus, TurnStore,
+    conversation::InConversation,
+    turn::{Announcements, EventBatch, LatestBatches, OwnerId, TurnBegin, TurnChange, TurnStep},
 };
 
 pub(super) struct MemoryTurns(pub(super) Access);

@@ -12,7 +12,7 @@ use crate::{ConflictKind, Error, Result};
 /// What a [`Repository`] keeps.
 pub trait Entity: Clone + Debug + PartialEq + Send + Sync + 'static {
     /// The primary key; of what belongs to a conversation it begins with that, as
-    /// [`InConversation`](crate::InConversation). Where the storage assigns no [`Cursor::Position`], newer rows have greater
+    /// [`InConversation`](crate::conversation::InConversation). Where the storage assigns no [`Cursor::Position`], newer rows have greater
     /// ids (UUID version 7, or a serial number).
     type Id: Clone + Debug + Display + Ord + Send + Sync + 'static;
     /// Which rows to take; the default takes all.
@@ -240,7 +240,7 @@ pub type Change<'a, E> = &'a (dyn Fn(&mut E) -> Result<()> + Sync);
 ///
 /// Every method is one transaction. An error means that nothing was changed, save
 /// [`Error::Unavailable`](crate::Error::Unavailable) with an unknown
-/// [`Outcome`](crate::Outcome). What comes back equals what a later `get` returns.
+/// [`Outcome`](crate::error::Outcome). What comes back equals what a later `get` returns.
 ///
 /// ```
 /// use yai_agentkit_core::{

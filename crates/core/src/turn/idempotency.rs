@@ -1,6 +1,6 @@
 use uuid::Uuid;
 
-use crate::{ConflictKind, ConversationId, Entity, InConversation};
+use crate::{ConflictKind, ConversationId, Entity, conversation::InConversation};
 
 /// What a request that carried a key has led to, so that its repetition leads to the same.
 ///

@@ -3,7 +3,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{IdempotencyKey, Turn};
-use crate::{ConversationId, Entity, Message, OwnerId, Result, ThreadId, TurnId, Value, validate};
+use crate::{
+    ConversationId, Entity, Message, Result, ThreadId, TurnId, Value, turn::OwnerId, validate,
+};
 
 /// Something that a turn has recorded under a name: what it was given, what it has come to, an
 /// effect that it has on the world.

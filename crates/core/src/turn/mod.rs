@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::{
-    ConflictKind, ConversationId, Entity, InConversation, InterruptId, MessageId, OwnerId, Result,
-    TurnId, clock, validate,
+    ConflictKind, ConversationId, Entity, MessageId, Result, TurnId, clock,
+    conversation::InConversation, validate,
 };
 
 pub use self::{
@@ -22,6 +22,7 @@ pub use self::{
     ledger::{DueTurn, Opened, TurnClosing, TurnLedger, TurnOpening, TurnOwner, TurnRecord},
     store::{TurnBegin, TurnChange, TurnStep, TurnStore},
 };
+pub use crate::id::{InterruptId, OwnerId};
 
 /// How far a turn is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

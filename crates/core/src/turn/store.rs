@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use super::{Announcements, EventBatch, LatestBatches, Turn};
 use crate::{
-    ConversationId, Fence, Message, NewCheckpoint, NewWrites, OwnerId, Result, TurnId,
-    turn::IdempotencyKey,
+    ConversationId, Fence, Message, NewCheckpoint, NewWrites, Result, TurnId,
+    turn::{IdempotencyKey, OwnerId},
 };
 
 /// A turn that begins, and all that is stored with it.
@@ -146,9 +146,10 @@ impl TurnChange {
 /// ```
 /// use std::time::Duration;
 /// use yai_agentkit_core::{
-///     CheckpointMetadata, CheckpointSource, Conversation, Entity, Fence, Message, OwnerId, Role,
-///     Stores, ThreadState, Turn, TurnStatus, memory::MemoryStorage,
-///     turn::{EventBatch, TurnBegin, TurnChange, TurnStep},
+///     Conversation, Entity, Fence, Message, Role, Stores, ThreadState, Turn, TurnStatus,
+///     checkpoint::{CheckpointMetadata, CheckpointSource},
+///     memory::MemoryStorage,
+///     turn::{EventBatch, OwnerId, TurnBegin, TurnChange, TurnStep},
 /// };
 ///
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {

@@ -1,7 +1,8 @@
 //! What begins: a turn, at once or after it has waited, and an instruction.
 
 use yai_agentkit_core::{
-    CheckpointSource, Entity, Error, Fence, Message, Result, Role, Turn, TurnStatus, TurnStore,
+    Entity, Error, Fence, Message, Result, Role, Turn, TurnStatus, TurnStore,
+    checkpoint::CheckpointSource,
     turn::{IdempotencyKey, TurnBegin},
 };
 

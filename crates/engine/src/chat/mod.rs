@@ -8,10 +8,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 use yai_agentkit_core::{
-    CheckpointMetadata, CheckpointSelector, CheckpointSource, CheckpointTuple, Checkpointer,
-    Conversation, Entity, Error, ListQuery, MessageId, NewCheckpoint, Result, Role, ThreadState,
-    Turn, TurnId, TurnStatus, TurnStore,
-    checkpoint::{PendingWrite, Values},
+    CheckpointSelector, CheckpointTuple, Checkpointer, Conversation, Entity, Error, ListQuery,
+    MessageId, NewCheckpoint, Result, Role, ThreadState, Turn, TurnId, TurnStatus, TurnStore,
+    checkpoint::{CheckpointMetadata, CheckpointSource, PendingWrite, Values},
     turn::TurnFilter,
 };
 

@@ -6,7 +6,8 @@ use serde_json::Value as Json;
 use tokio::{task::JoinSet, time::Instant};
 use tracing::Instrument;
 use yai_agentkit_core::{
-    CheckpointSource, Entity, Fence, Message, Result, Role, Turn, TurnStatus,
+    Entity, Fence, Message, Result, Role, Turn, TurnStatus,
+    checkpoint::CheckpointSource,
     turn::{Interrupt, TurnChange, TurnStep},
     validate,
 };

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use yai_agentkit_core::{
-    ChannelValue, Checkpoint, Error, Outcome, Result, Storage, memory::MemoryStorage,
+    ChannelValue, Checkpoint, Error, Result, Storage, error::Outcome, memory::MemoryStorage,
 };
 
 use super::watched::{Call, Watch, Watched};

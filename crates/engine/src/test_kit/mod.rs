@@ -7,8 +7,8 @@ mod watched;
 use std::time::Duration;
 
 use yai_agentkit_core::{
-    Conversation, ConversationId, InterruptId, ListQuery, Message, Result, Storage, Turn,
-    conversation::MessageFilter,
+    Conversation, ConversationId, ListQuery, Message, Result, Storage, Turn,
+    conversation::MessageFilter, turn::InterruptId,
 };
 
 pub use self::{

@@ -6,13 +6,13 @@ use async_trait::async_trait;
 use yai_agentkit_core::{
     Checkpoint, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
     Conversation, ConversationId, Entity, Error, Fence, ListQuery, Message, NewCheckpoint,
-    NewWrites, OwnerId, Page, PruneStrategy, PutOptions, Repository, Result, Storage, Stores,
-    Thread, ThreadId, Turn, TurnId, TurnStore, UnitOfWork,
+    NewWrites, PutOptions, Repository, Result, Storage, Stores, ThreadId, Turn, TurnId, TurnStore,
+    UnitOfWork,
     access::ApiKey,
-    checkpoint::{DeltaChannelHistory, ThreadCursor},
-    storage::{Change, Cursor},
+    checkpoint::{DeltaChannelHistory, PruneStrategy, Thread, ThreadCursor},
+    storage::{Change, Cursor, Page},
     turn::{
-        Announcements, EventBatch, IdempotencyKey, LatestBatches, TurnBegin, TurnChange,
+        Announcements, EventBatch, IdempotencyKey, LatestBatches, OwnerId, TurnBegin, TurnChange,
         TurnLedger, TurnStep,
     },
 };

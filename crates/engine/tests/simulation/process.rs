@@ -11,7 +11,7 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-use yai_agentkit_core::{Error, Outcome, Result};
+use yai_agentkit_core::{Error, Result, error::Outcome};
 use yai_agentkit_engine::test_kit::{Call, Mistake, Watch};
 
 /// One call in so many fails before anything is done, and one loses its answer.

@@ -130,7 +130,8 @@ impl Bench {
             ..AgentState::default()
         };
         let thread = self.conversation.thread_id();
-        let saved = yai_agentkit_core::CheckpointerExt::save(&*checkpointer, &thread, &state);
+        let saved =
+            yai_agentkit_core::checkpoint::CheckpointerExt::save(&*checkpointer, &thread, &state);
         saved.await.unwrap();
     }
 }

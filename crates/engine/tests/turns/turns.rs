@@ -5,8 +5,8 @@ use std::{
 
 use serde_json::json;
 use yai_agentkit_core::{
-    CheckpointQuery, CheckpointTuple, CheckpointerExt, Conversation, Error, ListQuery, Message,
-    MessageId, Role, Stores, Turn, TurnStatus,
+    CheckpointQuery, CheckpointTuple, Conversation, Error, ListQuery, Message, MessageId, Role,
+    Stores, Turn, TurnStatus, checkpoint::CheckpointerExt,
 };
 use yai_agentkit_engine::{
     SendOptions, TurnEngine, TurnError, TurnOutcome,

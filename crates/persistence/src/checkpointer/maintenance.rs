@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use sea_orm::{DbErr, QueryResult};
 use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
-    CheckpointId, CheckpointMetadata, ConflictKind, Error, Namespace, PruneStrategy, Result,
-    ThreadId,
+    CheckpointId, ConflictKind, Error, Namespace, Result, ThreadId,
+    checkpoint::{CheckpointMetadata, PruneStrategy},
     retention::{CheckpointSummary, Place, Retention},
 };
 

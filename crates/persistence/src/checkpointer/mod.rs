@@ -23,8 +23,9 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use yai_agentkit_core::{
     CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer, Fence,
-    NewCheckpoint, NewWrites, Page, PruneStrategy, PutOptions, Result, Thread, ThreadId,
-    checkpoint::{DeltaChannelHistory, Parent, ThreadCursor},
+    NewCheckpoint, NewWrites, PutOptions, Result, ThreadId,
+    checkpoint::{DeltaChannelHistory, Parent, PruneStrategy, Thread, ThreadCursor},
+    storage::Page,
     turn::EventBatch,
 };
 

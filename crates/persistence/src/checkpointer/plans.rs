@@ -1,9 +1,9 @@
 //! The hot statements are read and written by their indexes, however long the tables get.
 
 use yai_agentkit_core::{
-    CheckpointKey, CheckpointMetadata, CheckpointQuery, CheckpointSelector, ConversationId, Fence,
-    Message, Namespace, NewWrites, Role, ThreadState, Turn, Value,
-    checkpoint::{ChannelWrite, ThreadCursor, Values},
+    CheckpointKey, CheckpointQuery, CheckpointSelector, ConversationId, Fence, Message, Namespace,
+    NewWrites, Role, ThreadState, Turn, Value,
+    checkpoint::{ChannelWrite, CheckpointMetadata, ThreadCursor, Values},
     turn::{EventBatch, IdempotencyKey, TurnBegin, TurnChange},
 };
 

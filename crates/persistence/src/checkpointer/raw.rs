@@ -57,7 +57,7 @@ pub struct NewRawCheckpoint {
 pub struct RawValue {
     /// The channel.
     pub channel: String,
-    /// The version, as [`Version`](yai_agentkit_core::Version) prints it.
+    /// The version, as [`Version`](yai_agentkit_core::checkpoint::Version) prints it.
     pub version: String,
     /// The value.
     pub value: Value,

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
     CheckpointId, CheckpointKey, CheckpointQuery, CheckpointSelector, Namespace, Result, ThreadId,
-    Value, Version,
-    checkpoint::{PendingWrite, Values},
+    Value,
+    checkpoint::{PendingWrite, Values, Version},
 };
 
 use super::{
@@ -250,7 +250,7 @@ WHERE (p.checkpoint ->> 'v')::numeric < 4 AND w.channel = '__pregel_tasks'"
 }
 
 /// PostgreSQL's `@>` for SQLite: that the JSON object `object` contains every field of `pattern`.
-/// See [`CheckpointMetadata::contains`](yai_agentkit_core::CheckpointMetadata::contains).
+/// See [`CheckpointMetadata::contains`](yai_agentkit_core::checkpoint::CheckpointMetadata::contains).
 fn contains(query: &mut Query, object: &str, pattern: &Map<String, Json>, depth: usize) {
     query.push("(1");
     for (key, value) in pattern {

@@ -6,7 +6,8 @@ use sea_orm::{DbErr, QueryResult, TryGetable};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use yai_agentkit_core::{
-    ChannelValue, Checkpoint, CheckpointId, Error, NewCheckpoint, Result, Value, Version,
+    ChannelValue, Checkpoint, CheckpointId, Error, NewCheckpoint, Result, Value,
+    checkpoint::Version,
 };
 
 use super::{NewRawCheckpoint, RawValue};

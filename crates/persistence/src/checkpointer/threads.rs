@@ -2,7 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use sea_orm::{DbErr, QueryResult};
-use yai_agentkit_core::{Error, Page, Result, Thread, ThreadId, checkpoint::ThreadCursor};
+use yai_agentkit_core::{
+    Error, Result, ThreadId,
+    checkpoint::{Thread, ThreadCursor},
+    storage::Page,
+};
 
 use super::row::Columns;
 use crate::{

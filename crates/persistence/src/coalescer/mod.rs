@@ -281,7 +281,7 @@ impl<C: Call> Drop for Lock<C> {
 mod tests {
     use std::{future, time::Duration};
 
-    use yai_agentkit_core::{Error, Outcome};
+    use yai_agentkit_core::{Error, error::Outcome};
 
     use super::*;
     use crate::{Database, DatabaseConfig, error::storage_error};

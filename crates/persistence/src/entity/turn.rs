@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use sea_orm::{Condition, entity::prelude::*};
 use yai_agentkit_core::{
-    ConversationId, MessageId, OwnerId, Turn, TurnId, TurnStatus, turn::TurnFilter,
+    ConversationId, MessageId, Turn, TurnId, TurnStatus,
+    turn::{OwnerId, TurnFilter},
 };
 
 use crate::{StoredEntity, sql::Query};

@@ -6,10 +6,12 @@ use futures::future::join_all;
 use serde_json::json;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    ChannelValue, Checkpoint, CheckpointMetadata, CheckpointQuery, CheckpointSelector,
-    CheckpointSource, Checkpointer, Fence, Namespace, NewCheckpoint, NewWrites, PruneStrategy,
-    PutOptions, Storage, Stores, ThreadId, Value, Version,
-    checkpoint::{ChannelWrite, ThreadCursor, Values},
+    ChannelValue, Checkpoint, CheckpointQuery, CheckpointSelector, Checkpointer, Fence, Namespace,
+    NewCheckpoint, NewWrites, PutOptions, Storage, Stores, ThreadId, Value,
+    checkpoint::{
+        ChannelWrite, CheckpointMetadata, CheckpointSource, PruneStrategy, ThreadCursor, Values,
+        Version,
+    },
 };
 
 use super::Golden;

@@ -1,8 +1,8 @@
 //! The calls of [`TurnLedger`](yai_agentkit_core::turn::TurnLedger).
 
 use yai_agentkit_core::{
-    ConversationId, Message, MessageId, OwnerId, Role, Stores, Turn, TurnStatus, Value,
-    turn::{IdempotencyKey, Opened, TurnClosing, TurnOpening, TurnOwner, TurnRecord},
+    ConversationId, Message, MessageId, Role, Stores, Turn, TurnStatus, Value,
+    turn::{IdempotencyKey, Opened, OwnerId, TurnClosing, TurnOpening, TurnOwner, TurnRecord},
 };
 
 use super::Golden;

@@ -6,11 +6,11 @@ use futures::future::join_all;
 use serde_json::json;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    Conversation, Entity, ListQuery, Message, MessageId, OwnerId, Repository, Role, Storage,
-    Stores, Turn, TurnStatus,
+    Conversation, Entity, ListQuery, Message, MessageId, Repository, Role, Storage, Stores, Turn,
+    TurnStatus,
     access::{ApiKey, Scope},
     conversation::{ConversationFilter, MessageFilter},
-    turn::{EventBatch, IdempotencyKey, LatestBatches, TurnChange, TurnFilter},
+    turn::{EventBatch, IdempotencyKey, LatestBatches, OwnerId, TurnChange, TurnFilter},
 };
 
 use super::Golden;

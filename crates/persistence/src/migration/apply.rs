@@ -10,7 +10,7 @@ use sea_orm::{
 };
 use sea_orm_migration::MigratorTrait;
 use sqlx::{Database, Pool, Postgres, Sqlite, pool::PoolOptions};
-use yai_agentkit_core::{Error, Outcome, Result};
+use yai_agentkit_core::{Error, Result, error::Outcome};
 
 use super::{Migration, MigrationState, Script, migration_error, schema_error, unapplied};
 use crate::{

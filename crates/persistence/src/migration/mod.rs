@@ -4,7 +4,7 @@
 mod apply;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
-use yai_agentkit_core::{Error, Outcome, Result};
+use yai_agentkit_core::{Error, Result, error::Outcome};
 
 use crate::{connection::Connection, error};
 

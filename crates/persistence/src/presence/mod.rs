@@ -13,7 +13,7 @@ use std::{
 
 use sea_orm::{DbErr, QueryResult};
 use uuid::Uuid;
-use yai_agentkit_core::OwnerId;
+use yai_agentkit_core::turn::OwnerId;
 
 use crate::{
     connection::{Connection, retrying},

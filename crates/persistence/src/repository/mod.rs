@@ -12,8 +12,8 @@ use sea_orm::{
     sea_query::{IntoValueTuple, LockType},
 };
 use yai_agentkit_core::{
-    Entity, Error, ListQuery, Page, Repository, Result,
-    storage::{Change, Cursor},
+    Entity, Error, ListQuery, Repository, Result,
+    storage::{Change, Cursor, Page},
 };
 
 pub(crate) use self::calls::Calls;

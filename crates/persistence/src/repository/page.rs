@@ -6,8 +6,8 @@ use sea_orm::{
     sea_query::{self, Expr, Func},
 };
 use yai_agentkit_core::{
-    Error, ListQuery, Page, Result,
-    storage::{Cursor, Order, Start},
+    Error, ListQuery, Result,
+    storage::{Cursor, Order, Page, Start},
 };
 
 use super::{Column, PrimaryKey, StoredEntity, entity_of, find, key, key_columns, last_key_column};

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use futures::future::try_join_all;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use yai_agentkit_core::{CheckpointerExt, Conversation, Error, PruneStrategy, Storage, Stores};
+use yai_agentkit_core::{
+    Conversation, Error, Storage, Stores,
+    checkpoint::{CheckpointerExt, PruneStrategy},
+};
 use yai_agentkit_persistence::Database;
 
 use crate::{

@@ -3,7 +3,7 @@ use std::{path::PathBuf, process::Stdio, time::Duration};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
 use tokio::process::Command;
-use yai_agentkit_core::{CheckpointerExt, Conversation, Error, Outcome, Stores};
+use yai_agentkit_core::{Conversation, Error, Stores, checkpoint::CheckpointerExt, error::Outcome};
 use yai_agentkit_persistence::{Database, DatabaseConfig};
 
 /// The password of every URL that a test expects to be refused.

@@ -1,10 +1,11 @@
 use std::time::{Duration, Instant};
 
 use yai_agentkit_core::{
-    CheckpointQuery, CheckpointSelector, CheckpointerExt, Conversation, Error, ListQuery,
-    NewWrites, Outcome, PruneStrategy, Storage, Stores, TurnId, Value,
-    checkpoint::ChannelWrite,
+    CheckpointQuery, CheckpointSelector, Conversation, Error, ListQuery, NewWrites, Storage,
+    Stores, TurnId, Value,
+    checkpoint::{ChannelWrite, CheckpointerExt, PruneStrategy},
     conversation::ConversationFilter,
+    error::Outcome,
     turn::{EventBatch, LatestBatches},
 };
 use yai_agentkit_persistence::Database;

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use yai_agentkit_core::{
-    Conversation, ConversationId, Entity, MessageId, OwnerId, Stores, Turn, TurnStatus,
-    turn::TurnChange,
+    Conversation, ConversationId, Entity, MessageId, Stores, Turn, TurnStatus,
+    turn::{OwnerId, TurnChange},
 };
 use yai_agentkit_persistence::Database;
 

@@ -1,4 +1,4 @@
-use yai_agentkit_core::{CheckpointerExt, ListQuery, Stores};
+use yai_agentkit_core::{ListQuery, Stores, checkpoint::CheckpointerExt};
 use yai_agentkit_persistence::Database;
 
 use crate::{

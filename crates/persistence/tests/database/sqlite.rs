@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::{Connection, SqliteConnection};
 use yai_agentkit_core::{
-    CheckpointerExt, Conversation, Error, ListQuery, Outcome, Storage, Stores,
+    Conversation, Error, ListQuery, Storage, Stores, checkpoint::CheckpointerExt, error::Outcome,
 };
 use yai_agentkit_persistence::Database;
 

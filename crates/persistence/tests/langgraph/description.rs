@@ -2,9 +2,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
-    ChannelValue, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer, Thread,
-    Value,
-    checkpoint::{DeltaChannelHistory, PendingWrite},
+    ChannelValue, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer, Value,
+    checkpoint::{DeltaChannelHistory, PendingWrite, Thread},
 };
 
 /// What we read, in the shape of `describe.py stored`.

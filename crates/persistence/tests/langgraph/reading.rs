@@ -1,5 +1,5 @@
 use serde_json::Value as Json;
-use yai_agentkit_core::{ChannelValue, CheckpointQuery, PruneStrategy, Stores};
+use yai_agentkit_core::{ChannelValue, CheckpointQuery, Stores, checkpoint::PruneStrategy};
 
 use crate::{
     database::TestDatabase,

@@ -1,8 +1,8 @@
 use serde_json::{Value as Json, json};
 use yai_agentkit_core::{
-    ChannelValue, Checkpoint, CheckpointKey, CheckpointMetadata, CheckpointSelector,
-    CheckpointSource, Checkpointer, NewCheckpoint, NewWrites, PutOptions, Stores, Value, Version,
-    checkpoint::{ChannelWrite, TASKS},
+    ChannelValue, Checkpoint, CheckpointKey, CheckpointSelector, Checkpointer, NewCheckpoint,
+    NewWrites, PutOptions, Stores, Value,
+    checkpoint::{ChannelWrite, CheckpointMetadata, CheckpointSource, TASKS, Version},
 };
 
 use crate::{

@@ -12,12 +12,12 @@ use std::{
 use uuid::Uuid;
 use yai_agentkit_core::{
     CheckpointSelector, Clock, ConflictKind, ConversationId, Entity, Error, ListQuery, Message,
-    MessageId, OwnerId, Result, Role, Stores, ThreadId, Turn, TurnId, TurnStatus, Value,
+    MessageId, Result, Role, Stores, ThreadId, Turn, TurnId, TurnStatus, Value,
     checkpoint::Values,
     conversation::ConversationFilter,
     turn::{
-        IdempotencyKey, Opened, TurnChange, TurnClosing, TurnFilter, TurnLedger, TurnOpening,
-        TurnRecord,
+        IdempotencyKey, Opened, OwnerId, TurnChange, TurnClosing, TurnFilter, TurnLedger,
+        TurnOpening, TurnRecord,
     },
 };
 use yai_agentkit_persistence::Database;

@@ -1,6 +1,6 @@
 use serde::Serialize;
 use utoipa::ToSchema;
-use yai_agentkit_core::Page;
+use yai_agentkit_core::storage::Page;
 
 use super::problem::Problem;
 

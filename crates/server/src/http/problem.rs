@@ -8,7 +8,10 @@ use axum::{
 use serde::Serialize;
 use tower_http::request_id::RequestId;
 use utoipa::ToSchema;
-use yai_agentkit_core::{ConflictKind, Error, Outcome, error::BoxError};
+use yai_agentkit_core::{
+    ConflictKind, Error,
+    error::{BoxError, Outcome},
+};
 
 use yai_agentkit_engine::{TurnError, agent::AgentError, error_chain};
 

@@ -11,9 +11,9 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    InterruptId, ListQuery, Turn, TurnId,
+    ListQuery, Turn, TurnId,
     storage::Cursor,
-    turn::{Interrupt, TurnFilter},
+    turn::{Interrupt, InterruptId, TurnFilter},
 };
 
 use super::{

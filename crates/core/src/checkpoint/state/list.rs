@@ -54,7 +54,7 @@ pub(super) fn size(channel: &str) -> usize {
     })
 }
 
-/// Joins the lists that [`CheckpointerExt::save`](crate::CheckpointerExt::save) and
+/// Joins the lists that [`CheckpointerExt::save`](crate::checkpoint::CheckpointerExt::save) and
 /// [`ThreadState`](crate::ThreadState) keep in parts, among the values of a checkpoint as JSON.
 pub fn join_lists(
     mut values: std::collections::BTreeMap<String, Json>,

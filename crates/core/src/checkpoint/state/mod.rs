@@ -13,10 +13,9 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use self::list::join_lists;
 use self::list::{List, RADIX, Unread, channel, part_of, parts, size};
 use crate::{
-    ChannelValue, Checkpoint, CheckpointId, CheckpointMetadata, CheckpointSelector,
-    CheckpointSource, CheckpointTuple, Checkpointer, Error, Namespace, NewCheckpoint, PutOptions,
-    Result, ThreadId, Version,
-    checkpoint::{EncodeError, Values},
+    ChannelValue, Checkpoint, CheckpointId, CheckpointSelector, CheckpointTuple, Checkpointer,
+    Error, Namespace, NewCheckpoint, PutOptions, Result, ThreadId,
+    checkpoint::{CheckpointMetadata, CheckpointSource, EncodeError, Values, Version},
 };
 
 /// The simple face of a [`Checkpointer`]: plain serde state, by the key of its thread.

@@ -14,8 +14,8 @@ use std::{
 
 use tokio::sync::{Notify, Semaphore};
 use yai_agentkit_core::{
-    CheckpointQuery, Conversation, Error, InterruptId, ListQuery, Message, MessageId, Role,
-    Storage, Stores, Turn, TurnStatus, memory::MemoryStorage,
+    CheckpointQuery, Conversation, Error, ListQuery, Message, MessageId, Role, Storage, Stores,
+    Turn, TurnStatus, memory::MemoryStorage, turn::InterruptId,
 };
 use yai_agentkit_engine::{
     OnBusy, RequestKey, SendOptions, TurnEngine, TurnError, TurnLimits, TurnOutcome,

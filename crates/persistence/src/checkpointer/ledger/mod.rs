@@ -9,9 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sea_orm::{DbErr, QueryResult};
 use yai_agentkit_core::{
-    Conversation, ConversationId, Entity, Error, Message, OwnerId, Repository, Result, ThreadId,
-    Turn, TurnId, TurnStatus, Value,
-    turn::{DueTurn, Opened, TurnClosing, TurnLedger, TurnOpening, TurnOwner, TurnRecord},
+    Conversation, ConversationId, Entity, Error, Message, Repository, Result, ThreadId, Turn,
+    TurnId, TurnStatus, Value,
+    turn::{DueTurn, Opened, OwnerId, TurnClosing, TurnLedger, TurnOpening, TurnOwner, TurnRecord},
 };
 
 use self::{

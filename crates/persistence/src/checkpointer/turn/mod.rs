@@ -11,10 +11,12 @@ use async_trait::async_trait;
 use sea_orm::DbErr;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    CheckpointKey, ConflictKind, ConversationId, Entity, Error, Fence, InConversation, Message,
-    MessageId, OwnerId, Result, Turn, TurnId, TurnStore,
+    CheckpointKey, ConflictKind, ConversationId, Entity, Error, Fence, Message, MessageId, Result,
+    Turn, TurnId, TurnStore,
+    conversation::InConversation,
     turn::{
-        Announcements, EventBatch, IdempotencyKey, LatestBatches, TurnBegin, TurnChange, TurnStep,
+        Announcements, EventBatch, IdempotencyKey, LatestBatches, OwnerId, TurnBegin, TurnChange,
+        TurnStep,
     },
 };
 

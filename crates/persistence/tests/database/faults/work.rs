@@ -6,9 +6,9 @@ use futures::future::join_all;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use tempfile::TempDir;
 use yai_agentkit_core::{
-    CheckpointSelector, CheckpointerExt, Conversation, Error, ListQuery, Message, NewWrites,
-    Result, Role, Storage, Stores, ThreadId, Turn, UnitOfWork, Value,
-    checkpoint::ChannelWrite,
+    CheckpointSelector, Conversation, Error, ListQuery, Message, NewWrites, Result, Role, Storage,
+    Stores, ThreadId, Turn, UnitOfWork, Value,
+    checkpoint::{ChannelWrite, CheckpointerExt},
     conversation::{ConversationFilter, MessageFilter},
     turn::TurnFilter,
 };

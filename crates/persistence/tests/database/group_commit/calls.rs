@@ -2,8 +2,9 @@
 
 use futures::future::{join_all, try_join_all};
 use yai_agentkit_core::{
-    CheckpointId, CheckpointMetadata, CheckpointQuery, CheckpointSelector, CheckpointSource,
-    CheckpointerExt, Conversation, Fence, NewCheckpoint, PutOptions, Storage, Stores,
+    CheckpointId, CheckpointQuery, CheckpointSelector, Conversation, Fence, NewCheckpoint,
+    PutOptions, Storage, Stores,
+    checkpoint::{CheckpointMetadata, CheckpointSource, CheckpointerExt},
 };
 
 use super::{THREADS, begins_to_wait, checkpoint, is_stored, names, next, on_both};

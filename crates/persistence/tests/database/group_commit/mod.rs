@@ -7,8 +7,8 @@ mod turns;
 use std::{collections::BTreeMap, future, pin::Pin, task::Poll};
 
 use yai_agentkit_core::{
-    Checkpoint, CheckpointId, CheckpointKey, CheckpointMetadata, CheckpointSelector,
-    CheckpointSource, Namespace, NewCheckpoint, Value,
+    Checkpoint, CheckpointId, CheckpointKey, CheckpointSelector, Namespace, NewCheckpoint, Value,
+    checkpoint::{CheckpointMetadata, CheckpointSource},
 };
 use yai_agentkit_persistence::{Database, NewRawCheckpoint, RawCheckpoints, RawValue};
 

@@ -6,8 +6,8 @@ use futures::future::{join_all, try_join_all};
 use serde_json::json;
 use yai_agentkit_core::{
     CheckpointQuery, ConflictKind, Conversation, ConversationId, Entity, Error, Fence, MessageId,
-    OwnerId, PutOptions, Result, Storage, Stores, Turn, TurnId, TurnStatus,
-    turn::{EventBatch, TurnChange, TurnStep},
+    PutOptions, Result, Storage, Stores, Turn, TurnId, TurnStatus,
+    turn::{EventBatch, OwnerId, TurnChange, TurnStep},
 };
 use yai_agentkit_persistence::Database;
 

@@ -61,7 +61,14 @@ async fn server() -> (Router, Vec<(Method, String)>) {
         (Method::GET, format!("/chats/{chat}/turns/{chat}/events")),
         (Method::POST, format!("/chats/{chat}/turns/{chat}/resume")),
     ];
-    let router = http::router(App { storage, turns }, Access::default(), BODY_LIMIT);
+    let router = http::router(
+        App {
+            storage,
+            turns: turns.into(),
+        },
+        Access::default(),
+        BODY_LIMIT,
+    );
     (router, paths.to_vec())
 }
 

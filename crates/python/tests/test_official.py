@@ -1,8 +1,10 @@
 """LangGraph's own PostgreSQL savers and ours read from each other what they would from themselves."""
 
+import json
 import math
 import re
 from contextlib import asynccontextmanager
+from enum import Enum, IntFlag
 from pathlib import Path
 
 import psycopg
@@ -124,6 +126,48 @@ async def test_the_official_saver_reads_what_it_could_not_have_written(reader, p
     assert {name: repr(value) for name, value in read.items()} == {
         name: repr(value) for name, value in values.items()
     }
+
+
+class Word(str, Enum):
+    BLUE = "blue"
+
+
+class Flag(IntFlag):
+    ONE = 1
+
+
+METADATA = {
+    "enum": Word.BLUE,
+    "flag": Flag.ONE,
+    "tuple": (1, ("two", [3.0])),
+    "zero": -0.0,
+    "large": 1e16,
+    "many digits": 2**70,
+    "fraction": 0.1,
+    "integral": 1.0,
+    "true": True,
+    "none": None,
+    "text": "线程 🧵",
+    "keys": {"1": {}},
+}
+
+
+async def test_metadata_come_back_as_from_the_official_saver(postgres_url, tmp_path):
+    """They are JSON in LangGraph's own column, for its savers and filters; on SQLite they are no
+    less."""
+    described = {**metadata(0), **METADATA}
+    read = []
+    serde = JsonPlusSerializer()
+    for kind, thread in [("official async", "1"), ("ours async", "2"), ("ours sync", "3")]:
+        async with opened(kind, postgres_url, serde) as saver:
+            place = await saver.aput(config(thread), checkpoint({}, {}), described, {})
+            read.append((await saver.aget_tuple(place)).metadata)
+    assert [repr_of(found) for found in read] == [repr_of(read[0])] * 3
+    assert read[0]["enum"] == "blue" and read[0]["tuple"] == [1, ["two", [3.0]]]
+    with AgentkitSaver.from_conn_string(f"sqlite:{tmp_path}/agentkit.db") as saver:
+        place = saver.put(config("4"), checkpoint({}, {}), described, {})
+        kept = {name: saver.get_tuple(place).metadata[name] for name in METADATA}
+    assert repr_of(kept) == repr_of(json.loads(json.dumps(METADATA)))
 
 
 async def test_what_is_encrypted_is_not_in_the_database(postgres_url):

@@ -47,10 +47,12 @@ enum Failure {
 impl Readiness {
     fn ask(&self, storage: &Arc<dyn Storage>) -> Answer {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((since, answer)) = &*last
-            && (answer.peek().is_none() || since.elapsed() < FRESH)
-        {
-            return answer.clone();
+        if let Some((since, answer)) = &*last {
+            // Who asked may have gone before it came.
+            let is_under_way = answer.clone().now_or_never().is_none();
+            if is_under_way || since.elapsed() < FRESH {
+                return answer.clone();
+            }
         }
         let storage = Arc::clone(storage);
         let asked = tokio::spawn(async move { storage.ping().await });
@@ -99,5 +101,26 @@ async fn readyz(
             Failure::Panicked => panic!("{failure}"),
         },
         Err(elapsed) => Err(Problem::not_ready("it does not answer", elapsed)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use yai_agentkit_engine::test_kit::FailingStorage;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_waited_for_does_not_count_for_longer_than_others() {
+        let failing = FailingStorage::default();
+        let storage: Arc<dyn Storage> = Arc::new(failing.clone());
+        let readiness = Readiness::default();
+        failing.fails.store(true, Ordering::SeqCst);
+        drop(readiness.ask(&storage));
+        tokio::time::sleep(2 * FRESH).await;
+        failing.fails.store(false, Ordering::SeqCst);
+        assert!(readiness.ask(&storage).await.is_ok());
     }
 }

@@ -122,7 +122,8 @@ pub enum Opened {
 /// ```
 /// use std::time::Duration;
 /// use yai_agentkit_core::{
-///     ConversationId, MessageId, Stores, ThreadId, Turn, TurnStatus, Value, memory::MemoryStorage,
+///     ConversationId, Entity, MessageId, Stores, ThreadId, Turn, TurnStatus, Value,
+///     memory::MemoryStorage,
 ///     turn::{Opened, TurnClosing, TurnOpening, TurnOwner, TurnRecord},
 /// };
 ///

@@ -157,10 +157,7 @@ fn decide(state: &AgentState<Memory>) -> Step {
                 .position(|call| call.name == "recall");
             open_calls.truncate(later.map_or(open_calls.len(), |later| first + later));
         }
-        Step::ToolCalls {
-            content: String::new(),
-            calls: open_calls,
-        }
+        Step::calls(open_calls)
     }
 }
 

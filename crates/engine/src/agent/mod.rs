@@ -99,6 +99,16 @@ pub enum Step {
     Ask(String),
 }
 
+impl Step {
+    /// To run these tools, without a word.
+    pub fn calls(calls: impl IntoIterator<Item = ToolCall>) -> Self {
+        Self::ToolCalls {
+            content: String::new(),
+            calls: calls.into_iter().collect(),
+        }
+    }
+}
+
 /// Why an agent could not step.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -65,10 +65,7 @@ fn results(of_turn: &[Arc<ChatMessage>]) -> String {
 }
 
 fn tools(calls: &[(&str, &str)]) -> Step {
-    Step::ToolCalls {
-        content: String::new(),
-        calls: calls.iter().map(|(id, name)| call(id, name)).collect(),
-    }
+    Step::calls(calls.iter().map(|(id, name)| call(id, name)))
 }
 
 fn call(id: &str, name: &str) -> ToolCall {

@@ -3,9 +3,30 @@
 pub mod offline;
 pub mod openai;
 pub mod remote;
+mod sse;
 pub mod tools;
 
-use yai_agentkit_core::{Error, Result};
+use std::time::Duration;
+
+use chrono::DateTime;
+use reqwest::{Response, Url, header::RETRY_AFTER};
+use yai_agentkit_core::{Clock, Error, Result};
+
+/// A URL of HTTP.
+fn http_url(text: &str) -> Option<Url> {
+    let url = Url::parse(text).ok()?;
+    matches!(url.scheme(), "http" | "https").then_some(url)
+}
+
+/// How long the answer asks to wait: so many seconds, or until a date.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let wanted = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = wanted.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = DateTime::parse_from_rfc2822(wanted).ok()?.to_utc();
+    Some((date - Clock::default().now()).to_std().unwrap_or_default())
+}
 
 /// With the system's root certificates. It does not connect yet.
 fn http_client() -> Result<reqwest::Client> {

@@ -82,6 +82,16 @@ const CONNECTIONS: Number<usize> = Number {
     to: 1_000_000,
     unit: "connections",
 };
+const TRUE_OR_FALSE: Choice<bool> = Choice(&[("true", true), ("false", false)]);
+const TEMPERATURE: Parsed<f32> = Parsed {
+    placeholder: "NUMBER",
+    allowed: "a number from 0 to 2",
+    parse: |text| {
+        text.parse()
+            .ok()
+            .filter(|number| (0.0..=2.0).contains(number))
+    },
+};
 const HOSTS: Parsed<AllowedHosts> = Parsed {
     placeholder: "NAMES",
     allowed: "names without ports, as in agents.example.com,.internal",
@@ -184,6 +194,18 @@ settings! {
         /// seconds that a step of the openai agent may take, retries included
         openai_timeout: Duration = "60", WHOLE_SECONDS,
             "OPENAI_TIMEOUT", "openai.timeout", "openai-timeout";
+        /// what the model is told first
+        openai_system_prompt: Option<String> | "AgentKit's own words", Text("TEXT"),
+            "OPENAI_SYSTEM_PROMPT", "openai.system_prompt", "openai-system-prompt";
+        /// how random its answers are
+        openai_temperature: Option<f32> | "the endpoint's", TEMPERATURE,
+            "OPENAI_TEMPERATURE", "openai.temperature", "openai-temperature";
+        /// the file with the JSON schema of its answers
+        openai_response_schema: Option<PathBuf> | "answers are text", FilePath,
+            "OPENAI_RESPONSE_SCHEMA", "openai.response_schema", "openai-response-schema";
+        /// whether the model makes a summary of the messages that do not fit
+        openai_compaction: bool = "true", TRUE_OR_FALSE,
+            "OPENAI_COMPACTION", "openai.compaction", "openai-compaction";
         /// tokens of a chat that the model is told, estimated: the newest messages
         openai_context_tokens: usize = "64000", TOKENS,
             "OPENAI_CONTEXT_TOKENS", "openai.context_tokens", "openai-context-tokens";
@@ -368,11 +390,25 @@ impl Declared {
                           without keys";
             return Err(Error::configuration(sources.name("OPENAI_API_KEY"), reason));
         }
+        let schema = self.openai_response_schema.map(|path| {
+            let text = std::fs::read_to_string(&path).map_err(|error| error.to_string());
+            let schema = text.and_then(|text| {
+                serde_json::from_str(&text).map_err(|error| format!("it is no JSON: {error}"))
+            });
+            schema.map_err(|reason| {
+                let reason = format!("{} can't be read: {reason}", path.display());
+                Error::configuration(sources.name("OPENAI_RESPONSE_SCHEMA"), reason)
+            })
+        });
         let config = OpenAiConfig::new(self.openai_api_key.unwrap_or_default(), self.openai_model);
         Ok(AgentSettings::OpenAi(OpenAiConfig {
             base_url: self.openai_base_url.unwrap_or(config.base_url),
             timeout: self.openai_timeout,
+            system_prompt: self.openai_system_prompt,
+            temperature: self.openai_temperature,
+            response_schema: schema.transpose()?,
             context_tokens: self.openai_context_tokens,
+            compacts: self.openai_compaction,
             ..config
         }))
     }

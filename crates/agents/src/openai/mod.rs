@@ -8,16 +8,23 @@ mod transport;
 
 use std::{fmt, time::Duration};
 
+use async_openai::types::chat::CreateChatCompletionRequest;
 use async_trait::async_trait;
 use reqwest::{Url, header::HeaderValue};
+use serde_json::Value as Json;
+use tokio::time::Instant;
 use yai_agentkit_core::{Clock, Error, Result};
 use yai_agentkit_engine::agent::{Agent, AgentError, AgentState, Context, Step, Toolbox, Tools};
 
-use self::{
-    completion::Completion,
-    transport::{Endpoint, Event},
+use self::{completion::Completion, transport::Endpoint};
+use crate::{
+    http_url,
+    sse::Event,
+    tools::{self, Memory, Summary, builtin},
 };
-use crate::tools::{Memory, builtin};
+
+/// Characters of a summary.
+const MAX_SUMMARY: usize = 8_000;
 
 /// How to reach a model. `Debug` does not show the key.
 #[derive(Clone)]
@@ -32,9 +39,15 @@ pub struct OpenAiConfig {
     pub timeout: Duration,
     /// What the model is told first, in place of AgentKit's own words.
     pub system_prompt: Option<String>,
-    /// How many tokens of a chat the model is told, about: the newest messages, and all of the turn
-    /// under way.
+    /// How random the answers are; as the endpoint likes it, unless given.
+    pub temperature: Option<f32>,
+    /// The JSON schema of answers; text, unless given.
+    pub response_schema: Option<Json>,
+    /// How many tokens of a chat the model is told, about: the newest messages.
     pub context_tokens: usize,
+    /// Whether the model makes a summary of those that do not fit. Without it they are left out, but
+    /// for those of the turn under way.
+    pub compacts: bool,
 }
 
 impl OpenAiConfig {
@@ -46,8 +59,16 @@ impl OpenAiConfig {
             model: model.into(),
             timeout: Duration::from_secs(60),
             system_prompt: None,
+            temperature: None,
+            response_schema: None,
             context_tokens: 64_000,
+            compacts: true,
         }
+    }
+
+    /// What is told in place of the first messages.
+    fn summary<'a>(&self, state: &'a AgentState<Memory>) -> Option<&'a Summary> {
+        state.own.summary.as_ref().filter(|_| self.compacts)
     }
 }
 
@@ -59,7 +80,9 @@ impl fmt::Debug for OpenAiConfig {
             .field("model", &self.model)
             .field("timeout", &self.timeout)
             .field("system_prompt", &self.system_prompt)
+            .field("temperature", &self.temperature)
             .field("context_tokens", &self.context_tokens)
+            .field("compacts", &self.compacts)
             .finish_non_exhaustive()
     }
 }
@@ -74,13 +97,8 @@ pub struct OpenAiAgent {
 impl OpenAiAgent {
     /// An agent with the default tools. It does not connect yet.
     pub fn new(config: OpenAiConfig) -> Result<Self> {
-        let base_url = Url::parse(&config.base_url).ok();
-        let is_plain = |url: Url| {
-            matches!(url.scheme(), "http" | "https")
-                && url.username().is_empty()
-                && url.password().is_none()
-        };
-        if !base_url.is_some_and(is_plain) {
+        let is_plain = |url: Url| url.username().is_empty() && url.password().is_none();
+        if !http_url(&config.base_url).is_some_and(is_plain) {
             let reason = "must be a URL such as https://api.openai.com/v1, without a password";
             return Err(Error::configuration("OPENAI_BASE_URL", reason));
         }
@@ -106,27 +124,59 @@ impl OpenAiAgent {
 }
 
 impl OpenAiAgent {
+    /// The answer to a request; what is said meanwhile is heard in the context.
     async fn complete(
         &self,
         context: &Context,
-        state: &AgentState<Memory>,
+        request: &CreateChatCompletionRequest,
     ) -> Result<Completion, AgentError> {
-        let request = request::request(&self.config, &self.toolbox, state);
-        let mut answer = self.endpoint.ask(&request).await?;
-        let mut completion = Completion::default();
-        while let Some(event) = answer.next().await? {
-            match event {
-                Event::Data(chunk) => {
-                    let said = completion.add(&chunk, &self.config.api_key)?;
-                    context.say(&said).await;
-                }
-                Event::Done => {
-                    completion.end();
-                    break;
+        let deadline = Instant::now() + self.config.timeout;
+        let answer = async {
+            let mut answer = self.endpoint.ask(request, deadline).await?;
+            let mut completion = Completion::default();
+            while let Some(event) = answer.next().await? {
+                match event {
+                    Event::Data(chunk) => {
+                        let said = completion.add(&chunk, &self.config.api_key)?;
+                        context.say(&said).await;
+                    }
+                    Event::Done => {
+                        completion.end();
+                        break;
+                    }
                 }
             }
+            Ok(completion)
+        };
+        let answer = tokio::time::timeout_at(deadline, answer).await;
+        answer.map_err(|elapsed| AgentError::Unavailable {
+            reason: format!("it did not answer within {:?}", self.config.timeout),
+            source: Some(elapsed.into()),
+        })?
+    }
+
+    /// Makes a summary of what does not fit. It is a part of the state, stored with the step: the
+    /// messages stay as they are, and who loses it on the way makes it again. Without one the turn
+    /// goes on with what fits.
+    async fn compact(&self, context: &Context, state: &mut AgentState<Memory>) {
+        let before = self.config.summary(state);
+        let Some(range) = context::overflow(state, before, self.config.context_tokens) else {
+            return;
+        };
+        let request = request::summary(&self.config, before, &state.messages[range.clone()]);
+        let covers = state.messages.before() + range.end;
+        let conversation = context.conversation().id;
+        // What is said of it is not for the user.
+        let made = self.complete(&Context::detached(), &request).await;
+        match made.and_then(|completion| completion::step(completion, state)) {
+            Ok(Step::Answer(text)) => {
+                tracing::info!(%conversation, covers, bytes = text.len(), "summarised a chat");
+                let text = tools::shortened(&text, MAX_SUMMARY);
+                state.own.summary = Some(Summary { text, covers });
+            }
+            Ok(_) => tracing::warn!(%conversation, "the model did not summarise a chat"),
+            Err(error) => tracing::warn!(%conversation, %error, "a chat can't be summarised"),
         }
-        Ok(completion)
     }
 }
 
@@ -139,13 +189,11 @@ impl Agent for OpenAiAgent {
         context: &Context,
         state: &mut AgentState<Memory>,
     ) -> Result<Step, AgentError> {
-        let completion = tokio::time::timeout(self.config.timeout, self.complete(context, state));
-        let completion = completion
-            .await
-            .map_err(|elapsed| AgentError::Unavailable {
-                reason: format!("it did not answer within {:?}", self.config.timeout),
-                source: Some(elapsed.into()),
-            })??;
+        if self.config.compacts {
+            self.compact(context, state).await;
+        }
+        let request = request::request(&self.config, &self.toolbox, state);
+        let completion = self.complete(context, &request).await?;
         completion::step(completion, state)
     }
 

@@ -28,6 +28,18 @@ const MAX_QUOTE: usize = 300;
 pub struct Memory {
     /// What they were asked to remember, by name.
     pub facts: BTreeMap<String, String>,
+    /// What a model is told in place of the first messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
+}
+
+/// What a model has made of the first messages of a chat, which stay as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// What it says.
+    pub text: String,
+    /// Of how many messages.
+    pub covers: usize,
 }
 
 /// The tools, in the order in which a model is told of them, with `clock` for the time. They change
@@ -197,7 +209,8 @@ fn fact_name(name: &str) -> String {
         .join(" ")
 }
 
-fn shortened(text: &str, length: usize) -> String {
+/// The first characters of a text.
+pub(crate) fn shortened(text: &str, length: usize) -> String {
     match text.char_indices().nth(length) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

@@ -1,5 +1,6 @@
 //! The model's agent against a server on loopback that speaks the real wire format.
 
+mod compaction;
 mod streams;
 
 use std::{
@@ -110,6 +111,56 @@ impl Reply {
     }
 }
 
+impl IntoResponse for Reply {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, self.body).into_response();
+        let content_type = self.content_type.parse().unwrap();
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, content_type);
+        if let Some(wanted) = self.retry_after {
+            let wanted = wanted.parse().unwrap();
+            response.headers_mut().insert(header::RETRY_AFTER, wanted);
+        }
+        response
+    }
+}
+
+/// Why the real API refuses a request, in its words: calls without results, results without calls,
+/// and pairs that are split.
+fn unfit(request: &Json) -> Option<String> {
+    let mut awaited: Vec<&str> = Vec::new();
+    for message in request["messages"].as_array().unwrap() {
+        if message["role"] == "tool" {
+            let id = message["tool_call_id"].as_str().unwrap();
+            let Some(at) = awaited.iter().position(|awaited| *awaited == id) else {
+                return Some(
+                    "messages with role 'tool' must be a response to a preceding message with \
+                     'tool_calls'"
+                        .to_owned(),
+                );
+            };
+            awaited.remove(at);
+            continue;
+        }
+        if !awaited.is_empty() {
+            break;
+        }
+        let calls = message["tool_calls"].as_array();
+        awaited.extend(
+            calls
+                .into_iter()
+                .flatten()
+                .filter_map(|call| call["id"].as_str()),
+        );
+    }
+    (!awaited.is_empty()).then(|| {
+        "An assistant message with 'tool_calls' must be followed by tool messages responding to \
+         each 'tool_call_id'"
+            .to_owned()
+    })
+}
+
 impl Endpoint {
     async fn start(replies: impl IntoIterator<Item = Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -126,8 +177,12 @@ impl Endpoint {
     }
 
     async fn complete(State(this): State<Self>, headers: HeaderMap, body: String) -> Response {
-        let body = serde_json::from_str(&body).unwrap();
+        let body: Json = serde_json::from_str(&body).unwrap();
+        let unfit = unfit(&body);
         this.requests.lock().unwrap().push((headers, body));
+        if let Some(reason) = unfit {
+            return Reply::error(400, "invalid_request_error", &reason).into_response();
+        }
         let reply = {
             let mut replies = this.replies.lock().unwrap();
             if replies.len() > 1 {
@@ -137,16 +192,7 @@ impl Endpoint {
             }
         };
         tokio::time::sleep(reply.delay).await;
-        let mut response = (reply.status, reply.body).into_response();
-        let content_type = reply.content_type.parse().unwrap();
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, content_type);
-        if let Some(seconds) = reply.retry_after {
-            let seconds = seconds.parse().unwrap();
-            response.headers_mut().insert(header::RETRY_AFTER, seconds);
-        }
-        response
+        reply.into_response()
     }
 
     fn config(&self) -> OpenAiConfig {
@@ -436,6 +482,41 @@ async fn a_long_rate_limit_is_not_waited_for() {
     let endpoint = Endpoint::start([limited]).await;
     assert!(outcome(endpoint.step(&saying("Hello")).await).1);
     assert_eq!(endpoint.asked(), 1);
+}
+
+#[tokio::test]
+async fn a_date_until_which_to_wait_is_heeded() {
+    let mut limited = Reply::error(503, "overloaded", "Later");
+    limited.retry_after = Some("Wed, 21 Oct 2015 07:28:00 GMT");
+    let endpoint = Endpoint::start([limited.clone(), Reply::text("Here I am.")]).await;
+    let step = endpoint.step(&saying("Hello")).await.unwrap();
+    assert_eq!(step, Step::Answer("Here I am.".to_owned()));
+    limited.retry_after = Some("Fri, 31 Dec 2399 23:59:59 GMT");
+    let endpoint = Endpoint::start([limited]).await;
+    assert!(outcome(endpoint.step(&saying("Hello")).await).1);
+    assert_eq!(endpoint.asked(), 1);
+}
+
+#[tokio::test]
+async fn temperature_and_format_are_told_where_they_are_given() {
+    let endpoint = Endpoint::start([Reply::text("{}")]).await;
+    endpoint.step(&saying("Hello")).await.unwrap();
+    let schema = json!({"type": "object", "properties": {}, "additionalProperties": false});
+    let config = OpenAiConfig {
+        temperature: Some(0.5),
+        response_schema: Some(schema.clone()),
+        ..endpoint.config()
+    };
+    let agent = OpenAiAgent::new(config).unwrap();
+    decide(&agent, &saying("Hello")).await.unwrap();
+    let (plain, given) = (endpoint.body(0), endpoint.body(1));
+    assert!(plain.get("temperature").is_none() && plain.get("response_format").is_none());
+    assert_eq!(given["temperature"], 0.5);
+    let format = &given["response_format"];
+    assert_eq!(
+        (&format["type"], &format["json_schema"]["schema"]),
+        (&json!("json_schema"), &schema)
+    );
 }
 
 #[tokio::test]

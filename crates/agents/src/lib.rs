@@ -1,5 +1,7 @@
 //! The agents that ship with AgentKit, and the tools that they share.
 
+pub mod agui;
+mod asking;
 pub mod offline;
 pub mod openai;
 pub mod remote;
@@ -9,11 +11,12 @@ pub mod tools;
 use std::time::Duration;
 
 use chrono::DateTime;
-use reqwest::{Response, Url, header::RETRY_AFTER};
+pub use reqwest::Url;
+use reqwest::{Response, header::RETRY_AFTER};
 use yai_agentkit_core::{Clock, Error, Result};
 
 /// A URL of HTTP.
-fn http_url(text: &str) -> Option<Url> {
+pub fn http_url(text: &str) -> Option<Url> {
     let url = Url::parse(text).ok()?;
     matches!(url.scheme(), "http" | "https").then_some(url)
 }

@@ -17,6 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
+use futures::StreamExt;
 use serde_json::{Value as Json, json};
 use tokio::net::{TcpListener, TcpStream};
 use yai_agentkit_agents::remote::{RemoteAgent, RemoteConfig, SIGNATURE, signature};
@@ -71,8 +72,14 @@ async fn reply(State(endpoint): State<Endpoint>, headers: HeaderMap, body: Bytes
     let reply = endpoint.replies.lock().unwrap().pop_front();
     let (status, body) = reply.expect("an answer is left");
     if status == 0 {
-        let broken = [Ok(Bytes::from(body)), Err(std::io::Error::other("broken"))];
-        return axum::body::Body::from_stream(futures::stream::iter(broken)).into_response();
+        let broken = async {
+            // What was said before goes out first.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Err(std::io::Error::other("broken"))
+        };
+        let said = futures::stream::iter([Ok(Bytes::from(body))]);
+        let broken = said.chain(futures::stream::once(broken));
+        return axum::body::Body::from_stream(broken).into_response();
     }
     (StatusCode::from_u16(status).unwrap(), body).into_response()
 }
@@ -88,9 +95,8 @@ impl Chat {
         let storage = MemoryStorage::default();
         let conversation = Conversation::titled("test");
         let agent = RemoteAgent::new(RemoteConfig {
-            url: url.to_owned(),
             secret: Some(SECRET.to_owned()),
-            timeout: Duration::from_secs(30),
+            ..RemoteConfig::new(url.parse().unwrap())
         });
         Self {
             engine: TurnEngine::new(Arc::new(storage.clone()), Arc::new(agent.unwrap())),
@@ -118,7 +124,8 @@ impl Chat {
         resumed.await.unwrap().outcome().await.unwrap()
     }
 
-    async fn events(&self) -> Vec<TurnEvent> {
+    /// All that was said in the turn, taken back or not.
+    async fn said(&self) -> String {
         let all = yai_agentkit_core::ListQuery::default();
         let turn = self
             .storage
@@ -134,7 +141,11 @@ impl Chat {
             .await
             .unwrap();
         let events = batches.into_iter().flat_map(|batch| batch.events);
-        events.map(TurnEvent::from_json).collect()
+        let said = events.filter_map(|event| match TurnEvent::from_json(event) {
+            TurnEvent::TextSaid { delta, .. } => Some(delta),
+            _ => None,
+        });
+        said.collect()
     }
 }
 
@@ -162,15 +173,7 @@ async fn a_turn_is_driven_step_by_step_with_its_state_and_each_request_is_signed
     assert_eq!(bodies[0]["conversation_id"], json!(chat.conversation.id));
     assert_eq!(bodies[3]["state"], json!({"seen": [1, 1]}));
     assert_eq!(bodies[3]["messages"].as_array().unwrap().len(), 4);
-    let said = chat
-        .events()
-        .await
-        .into_iter()
-        .filter_map(|event| match event {
-            TurnEvent::TextSaid { delta, .. } => Some(delta),
-            _ => None,
-        });
-    assert_eq!(said.collect::<String>(), "I look.It is done.");
+    assert_eq!(chat.said().await, "I look.It is done.");
     for (headers, body) in &*endpoint.asked.lock().unwrap() {
         let signed = headers[SIGNATURE].to_str().unwrap();
         let seconds = signed[2..].split_once(',').unwrap().0.parse().unwrap();
@@ -185,12 +188,21 @@ async fn a_turn_is_driven_step_by_step_with_its_state_and_each_request_is_signed
 
 #[tokio::test]
 async fn a_step_is_asked_for_again_by_its_key_until_it_comes_whole() {
-    let (endpoint, chat) =
-        Endpoint::chat(&[(503, "starting"), (0, ""), (200, r#"{"answer": "Hello."}"#)]).await;
-    assert_eq!(chat.answer("hi").await, "Hello.");
+    let (endpoint, chat) = Endpoint::chat(&[
+        (503, "starting"),
+        (0, "{\"delta\": \"It is\"}\n{\"ans"),
+        (
+            200,
+            "{\"delta\": \"It\"}\n{\"delta\": \" is done.\"}\n{\"answ",
+        ),
+        (200, "{\"delta\": \"It is\"}\n{\"answer\": \"It is done.\"}"),
+    ])
+    .await;
+    assert_eq!(chat.answer("hi").await, "It is done.");
     let keys = endpoint.keys();
     assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
-    assert_eq!(keys.len(), 3);
+    assert_eq!(keys.len(), 4);
+    assert_eq!(chat.said().await, "It is done.");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use yai_agentkit_core::{
 
 use super::{
     Approval, TurnError, TurnOutcome,
-    chat::{ASK, Chat, Progress, guarded, log_of},
+    chat::{Chat, Progress, guarded, log_of},
     event::{apply, changes},
     person::Answer as Given,
 };
@@ -229,7 +229,7 @@ impl Chat {
             newest_first.find(|answer| answer.about == about)
         };
         let own_answer = answer(About::Call).map(|answer| answer.text.clone());
-        if call.name == ASK {
+        if call.is_question() {
             let question = call.arguments["question"].as_str().unwrap_or_default();
             return Ok(match own_answer {
                 Some(answer) => Due::Done(answer, Patch::default()),

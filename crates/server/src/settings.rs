@@ -1,7 +1,11 @@
 //! What an operator can set: flags over environment over `agentkit.toml` over defaults. Each setting
-//! is declared once, here or in [`DatabaseConfig`]; `agentkit --help` and the README list them all.
+//! is declared once, here, in `settings/` or in [`DatabaseConfig`]; `agentkit --help` and the README
+//! list them all.
+
+mod agents;
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -14,7 +18,7 @@ use yai_agentkit_persistence::{
     setting::{Choice, FilePath, Number, Parsed, Seconds, Setting, Sources, Text, settings},
 };
 
-use yai_agentkit_agents::openai::OpenAiConfig;
+use yai_agentkit_agents::{Url, http_url, openai::OpenAiConfig, remote::RemoteConfig};
 use yai_agentkit_engine::{OnBusy, TurnLimits};
 
 use crate::http::{
@@ -23,6 +27,10 @@ use crate::http::{
 };
 
 const DEFAULT_FILE: &str = "agentkit.toml";
+/// What may be named freely in the file.
+const TABLES: [(&str, &[Setting]); 1] = [(agents::KEY, agents::SETTINGS)];
+const OFFLINE: &str = "offline";
+const OPENAI: &str = "openai";
 const YEAR: f64 = 366.0 * 86_400.0;
 
 const TURN_SECONDS: Seconds = Seconds {
@@ -68,6 +76,11 @@ const MILLISECONDS: Number<u64> = Number {
     to: 3_600_000,
     unit: "milliseconds",
 };
+const URL: Parsed<Url> = Parsed {
+    placeholder: "URL",
+    allowed: "a URL such as http://localhost:9000/",
+    parse: http_url,
+};
 const ADDRESS: Parsed<SocketAddr> = Parsed {
     placeholder: "IP:PORT",
     allowed: "an address with a port, as in 127.0.0.1:8080 or [::]:8080",
@@ -82,7 +95,6 @@ const CONNECTIONS: Number<usize> = Number {
     to: 1_000_000,
     unit: "connections",
 };
-const TRUE_OR_FALSE: Choice<bool> = Choice(&[("true", true), ("false", false)]);
 const TEMPERATURE: Parsed<f32> = Parsed {
     placeholder: "NUMBER",
     allowed: "a number from 0 to 2",
@@ -103,10 +115,6 @@ const ORIGINS: Parsed<CorsOrigins> = Parsed {
     parse: |text| text.parse().ok(),
 };
 const SWITCH: Choice<bool> = Choice(&[("true", true), ("false", false)]);
-const AGENT: Choice<AgentName> = Choice(&[
-    ("offline", AgentName::Offline),
-    ("openai", AgentName::OpenAi),
-]);
 const LOG_FORMAT: Choice<LogFormat> =
     Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
 const ON_BUSY: Choice<OnBusy> = Choice(&[
@@ -123,8 +131,8 @@ settings! {
             "AGENTKIT_CONFIG", "", "config";
         /// where the server listens; port 0 takes a free one
         bind: SocketAddr = "127.0.0.1:8080", ADDRESS, "AGENTKIT_BIND", "bind", "bind";
-        /// who answers
-        agent: AgentName = "offline", AGENT, "AGENTKIT_AGENT", "agent", "agent";
+        /// who answers; `offline`, `openai` or the NAME of an `[agents.NAME]`
+        agent: String = "offline", Text("NAME"), "AGENTKIT_AGENT", "agent", "agent";
         /// bytes that a request may have
         body_limit: usize = "1048576", BYTES, "AGENTKIT_BODY_LIMIT", "body_limit", "body-limit";
         /// connections at a time, and at most half the open files
@@ -204,7 +212,7 @@ settings! {
         openai_response_schema: Option<PathBuf> | "answers are text", FilePath,
             "OPENAI_RESPONSE_SCHEMA", "openai.response_schema", "openai-response-schema";
         /// whether the model makes a summary of the messages that do not fit
-        openai_compaction: bool = "true", TRUE_OR_FALSE,
+        openai_compaction: bool = "true", SWITCH,
             "OPENAI_COMPACTION", "openai.compaction", "openai-compaction";
         /// tokens of a chat that the model is told, estimated: the newest messages
         openai_context_tokens: usize = "64000", TOKENS,
@@ -220,6 +228,8 @@ pub struct Settings {
     pub bind: SocketAddr,
     /// Who answers.
     pub agent: AgentSettings,
+    /// Who answers in the conversations that name it.
+    pub agents: BTreeMap<String, NamedAgent>,
     /// How many bytes a request may have.
     pub body_limit: usize,
     /// How many connections there may be, and how long each may take.
@@ -247,6 +257,17 @@ pub enum AgentSettings {
     },
     /// A model behind OpenAI's interface.
     OpenAi(OpenAiConfig),
+    /// The one of this name in [`Settings::agents`].
+    Named(String),
+}
+
+/// An agent that is a program of its own.
+#[derive(Clone, Debug)]
+pub enum NamedAgent {
+    /// It is asked step by step.
+    Remote(RemoteConfig),
+    /// It speaks AG-UI.
+    Agui(RemoteConfig),
 }
 
 /// How log lines look.
@@ -256,12 +277,6 @@ pub enum LogFormat {
     Text,
     /// For machines: one JSON object a line.
     Json,
-}
-
-#[derive(Clone, Copy)]
-enum AgentName {
-    Offline,
-    OpenAi,
 }
 
 /// The settings on the command line, under the variables of their settings.
@@ -290,7 +305,7 @@ impl Settings {
             })?;
             sources.file(&path.display().to_string(), &text, None)?;
         }
-        Self::from_sources(sources)
+        Self::from_sources(sources, variable)
     }
 
     /// Reads the text of the file `agentkit.toml`, and the environment through `variable`. A
@@ -300,12 +315,12 @@ impl Settings {
         file: Option<&str>,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Self> {
-        let mut sources = given(flags, variable);
+        let mut sources = given(flags, &variable);
         sources.file(DEFAULT_FILE, file.unwrap_or_default(), None)?;
-        Self::from_sources(sources)
+        Self::from_sources(sources, variable)
     }
 
-    fn from_sources(sources: Sources) -> Result<Self> {
+    fn from_sources(sources: Sources, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let declared = Declared::read(&sources)?;
         let database = DatabaseConfig::from_sources(&sources)?;
         let url_name = sources.name("DATABASE_URL");
@@ -315,6 +330,7 @@ impl Settings {
                           service";
             return Err(Error::configuration(url_name, reason));
         }
+        let agents = agents::read(&sources, variable)?;
         Ok(Self {
             database,
             limits: TurnLimits {
@@ -345,7 +361,8 @@ impl Settings {
             shutdown_timeout: declared.shutdown_timeout,
             log_format: declared.log_format,
             log: declared.log.clone(),
-            agent: declared.agent(&sources)?,
+            agent: declared.agent(&sources, &agents)?,
+            agents,
             sources,
         })
     }
@@ -374,16 +391,68 @@ impl Settings {
 fn given(flags: &Flags, variable: impl Fn(&str) -> Option<String>) -> Sources {
     let settings: Vec<Setting> = all_settings().copied().collect();
     let mut sources = Sources::new(&settings);
+    for (key, settings) in TABLES {
+        sources = sources.with_tables(key, settings);
+    }
     sources.flags(|setting| flags.get(setting.variable));
     sources.variables(variable);
     sources
 }
 
+/// What the variable `env` or the file `file` holds, where a table names one of them: then it is not
+/// nothing, so that no request goes out without its secret by mistake.
+fn secret(
+    table: &Sources,
+    env: Option<&str>,
+    file: Option<&Path>,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Option<String>> {
+    let (setting, secret) = match (env, file) {
+        (None, None) => return Ok(None),
+        (Some(name), None) => {
+            let value = variable(name).ok_or_else(|| format!("{name} is not set"));
+            ("secret_env", value)
+        }
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(path);
+            let unreadable = |error| format!("{} can't be read: {error}", path.display());
+            ("secret_file", text.map_err(unreadable))
+        }
+        (Some(_), Some(_)) => (
+            "secret_file",
+            Err("is one too many beside secret_env".to_owned()),
+        ),
+    };
+    let secret = secret.and_then(|text| match text.trim_end() {
+        "" => Err("holds no secret".to_owned()),
+        secret => Ok(secret.to_owned()),
+    });
+    let refused = |reason| Error::configuration(table.name(setting), reason);
+    secret.map(Some).map_err(refused)
+}
+
 impl Declared {
-    fn agent(self, sources: &Sources) -> Result<AgentSettings> {
-        if let AgentName::Offline = self.agent {
-            let step_delay = Duration::from_millis(self.step_delay);
-            return Ok(AgentSettings::Offline { step_delay });
+    fn agent(
+        self,
+        sources: &Sources,
+        named: &BTreeMap<String, NamedAgent>,
+    ) -> Result<AgentSettings> {
+        match self.agent.as_str() {
+            OFFLINE => {
+                let step_delay = Duration::from_millis(self.step_delay);
+                return Ok(AgentSettings::Offline { step_delay });
+            }
+            OPENAI => {}
+            name if named.contains_key(name) => return Ok(AgentSettings::Named(self.agent)),
+            name => {
+                let names = named.keys().map(|name| format!(", `{name}`"));
+                let reason = format!(
+                    "`{name}` is not allowed; it must be `{OFFLINE}`, `{OPENAI}`{} or the NAME of \
+                     an [agents.NAME] in agentkit.toml",
+                    names.collect::<String>()
+                );
+                return Err(Error::configuration(sources.name("AGENTKIT_AGENT"), reason));
+            }
         }
         if self.openai_api_key.is_none() && self.openai_base_url.is_none() {
             let reason = "must be set for the openai agent, or OPENAI_BASE_URL to an endpoint \
@@ -484,6 +553,18 @@ pub fn markdown() -> String {
             setting.default,
             setting.description(),
         )
+    });
+    rows.fold(header.to_owned(), |table, row| table + &row)
+}
+
+/// The settings of the tables that a file may name freely, likewise.
+pub fn markdown_of_tables() -> String {
+    let header = "| `agentkit.toml` | | default | |\n| --- | --- | --- | --- |\n";
+    let rows = TABLES.into_iter().flat_map(|(table, settings)| {
+        settings.iter().map(move |setting| {
+            let (key, default, description) = (setting.key, setting.default, setting.description());
+            format!("| `[{table}.NAME]` | `{key}` | {default} | {description} |\n")
+        })
     });
     rows.fold(header.to_owned(), |table, row| table + &row)
 }

@@ -1,11 +1,14 @@
 use std::{ops::Deref, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use yai_agentkit_core::{MessageId, Role};
 
 use super::ToolTraits;
 use crate::ClientInput;
+
+/// The tool call by which an agent that asks a person waits for the answer.
+const ASK: &str = "ask";
 
 /// All that an agent knows in a thread. Its fields are the channels of the thread's checkpoints.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -206,5 +209,15 @@ impl ToolCall {
             arguments,
             traits: None,
         }
+    }
+
+    /// A call that asks a person: its result is the answer.
+    pub fn question(id: impl Into<String>, question: impl Into<String>) -> Self {
+        Self::new(id, ASK, json!({ "question": question.into() }))
+    }
+
+    /// Whether it asks a person.
+    pub fn is_question(&self) -> bool {
+        self.name == ASK
     }
 }

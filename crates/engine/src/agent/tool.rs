@@ -19,6 +19,11 @@ pub trait Tools<S: Default>: Send + Sync {
         Vec::new()
     }
 
+    /// Whether one of them has this name.
+    fn has(&self, name: &str) -> bool {
+        self.specs().iter().any(|spec| spec.name == name)
+    }
+
     /// What the tool of this call is like.
     fn traits(&self, call: &ToolCall) -> ToolTraits {
         let spec = self.specs().into_iter().find(|spec| spec.name == call.name);
@@ -232,7 +237,17 @@ impl<S: Default> Toolbox<S> {
 
     fn other(&self, name: &str) -> Option<&Arc<dyn Tools<S>>> {
         let mut others = self.others.iter();
-        others.find(|tools| tools.specs().iter().any(|spec| spec.name == name))
+        others.find(|tools| tools.has(name))
+    }
+
+    /// Notes with a call what its tool is like, where that is not for this program to say: it counts
+    /// as long as the call does.
+    pub fn note_traits(&self, call: &mut ToolCall) {
+        if self.find(&call.name).is_none()
+            && let Some(others) = self.other(&call.name)
+        {
+            call.traits = Some(others.traits(call));
+        }
     }
 }
 
@@ -248,6 +263,10 @@ impl<S: Default + Send + Sync> Tools<S> for Toolbox<S> {
             }
         }
         specs
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.find(name).is_some() || self.other(name).is_some()
     }
 
     fn traits(&self, call: &ToolCall) -> ToolTraits {
@@ -267,7 +286,10 @@ impl<S: Default + Send + Sync> Tools<S> for Toolbox<S> {
     ) -> ToolOutcome {
         let result = match (self.find(&call.name), self.other(&call.name)) {
             (Some(tool), _) => tool.run(context, call, state).await,
-            (None, Some(others)) => return others.run(context, call, state, answer).await,
+            (None, Some(others)) => match others.run(context, call, state, answer).await {
+                ToolOutcome::Result(result) => Ok(result),
+                asks => return asks,
+            },
             (None, None) => Err(format!("there is no tool `{}`", call.name)),
         };
         let text = result.unwrap_or_else(|reason| format!("{FAILED}{reason}"));

@@ -30,9 +30,6 @@ const FIELDS: [&str; 2] = ["state", "answering"];
 /// At least 73 of each.
 const DEPTH: usize = 2;
 
-/// The tool call by which an agent that asks a person waits for the answer.
-pub(super) const ASK: &str = "ask";
-
 /// A claimed conversation with its agent's state, for one piece of work: after an error of the
 /// storage its view may be wrong.
 pub(super) struct Chat {

@@ -12,7 +12,7 @@ use yai_agentkit_core::{
     validate,
 };
 
-use super::{ASK, Chat, closed, ended, is_unavailable, log_of};
+use super::{Chat, closed, ended, is_unavailable, log_of};
 use crate::{
     ClientInput, TurnError, TurnEvent, TurnOutcome,
     agent::{AgentError, AgentState, ChatMessage, Step, ToolCall},
@@ -266,8 +266,7 @@ fn steps_taken(state: &AgentState) -> usize {
 
 fn question_call(state: &AgentState, question: String) -> ToolCall {
     // Messages are only ever appended, so their number makes an id that no other call has.
-    let id = format!("{ASK}_{}", state.messages.total());
-    ToolCall::new(id, ASK, serde_json::json!({ "question": question }))
+    ToolCall::question(format!("ask_{}", state.messages.total()), question)
 }
 
 /// Refuses arguments that could not be read back within what is stored around them: the state, and

@@ -12,6 +12,11 @@ pub trait Described: Sync {
     fn range(&self) -> Option<String> {
         Some(self.allowed())
     }
+
+    /// Whether it is a list in a file.
+    fn is_list(&self) -> bool {
+        false
+    }
 }
 
 /// What a setting may be, and how it is read.
@@ -209,5 +214,39 @@ impl Kind for FilePath {
 
     fn parse(&self, text: &str) -> Option<PathBuf> {
         Some(text.into())
+    }
+}
+
+/// Texts, in place of which `--help` has the word. In a file they are a list; one text is a list of
+/// one.
+#[derive(Clone, Copy)]
+pub struct Texts(pub &'static str);
+
+/// Behind each text of a list.
+pub(super) const END: char = '\0';
+
+impl Described for Texts {
+    fn placeholder(&self) -> &'static str {
+        self.0
+    }
+
+    fn allowed(&self) -> String {
+        "a list of texts".to_owned()
+    }
+
+    fn range(&self) -> Option<String> {
+        None
+    }
+
+    fn is_list(&self) -> bool {
+        true
+    }
+}
+
+impl Kind for Texts {
+    type Value = Vec<String>;
+
+    fn parse(&self, text: &str) -> Option<Vec<String>> {
+        Some(text.split_terminator(END).map(str::to_owned).collect())
     }
 }

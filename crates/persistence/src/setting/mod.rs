@@ -26,15 +26,16 @@ mod kind;
 mod sources;
 
 pub use crate::settings;
-pub use kind::{Choice, Described, FilePath, Kind, Number, Parsed, Seconds, Text};
+pub use kind::{Choice, Described, FilePath, Kind, Number, Parsed, Seconds, Text, Texts};
 pub use sources::{Sources, nearest};
 
 /// What is declared of a setting.
 #[derive(Clone, Copy)]
 pub struct Setting {
-    /// Its environment variable, which names it in the program too.
+    /// Its environment variable, which names it in the program too; in a table `[key.NAME]` its key.
     pub variable: &'static str,
-    /// Its key in `agentkit.toml`, as in `database.url`; empty where it has none.
+    /// Its key in `agentkit.toml`, as in `database.url`; empty where it has none. In a table
+    /// `[key.NAME]` the key there.
     pub key: &'static str,
     /// Its flag without the dashes; empty where it has none, as what is secret.
     pub flag: &'static str,

@@ -10,14 +10,20 @@ mod migrate;
 use std::{io, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand};
-use yai_agentkit_agents::{offline::OfflineAgent, openai::OpenAiAgent};
+use yai_agentkit_agents::{
+    agui::AguiAgent, offline::OfflineAgent, openai::OpenAiAgent, remote::RemoteAgent,
+};
 use yai_agentkit_core::{Error, error::BoxError};
-use yai_agentkit_engine::{TurnEngine, agent::Agents, error_chain};
+use yai_agentkit_engine::{
+    TurnEngine,
+    agent::{Agents, AnyAgent},
+    error_chain,
+};
 use yai_agentkit_persistence::Database;
 
 use crate::{
     serve::serve,
-    settings::{AgentSettings, Flags, Settings, all_settings},
+    settings::{AgentSettings, Flags, NamedAgent, Settings, all_settings},
 };
 
 /// The durable memory of stateful AI agents
@@ -111,8 +117,8 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
     }
     match command {
         Command::Serve => {
-            let agent = build_agent(&settings)?;
-            serve(settings, agent).await
+            let agents = build_agents(&settings)?;
+            serve(settings, agents).await
         }
         Command::Chat(arguments) => chat::run(settings, arguments).await,
         Command::Migrate(arguments) => migrate::run(settings, arguments).await,
@@ -125,19 +131,30 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
     }
 }
 
-/// The turns of the agent that the settings name, kept in `database`.
+/// The turns of the agents that the settings name, kept in `database`.
 fn turn_engine(settings: &Settings, database: &Database) -> Result<TurnEngine, Error> {
-    let agent = build_agent(settings)?;
-    Ok(TurnEngine::new(Arc::new(database.clone()), agent).with_limits(settings.limits.clone()))
+    let agents = build_agents(settings)?;
+    Ok(TurnEngine::new(Arc::new(database.clone()), agents).with_limits(settings.limits.clone()))
 }
 
-fn build_agent(settings: &Settings) -> Result<Agents, Error> {
-    Ok(match &settings.agent {
+fn build_agents(settings: &Settings) -> Result<Agents, Error> {
+    let named = |name: &str| -> Result<Arc<dyn AnyAgent>, Error> {
+        Ok(match settings.agents[name].clone() {
+            NamedAgent::Remote(config) => Arc::new(RemoteAgent::new(config)?),
+            NamedAgent::Agui(config) => Arc::new(AguiAgent::new(config)?),
+        })
+    };
+    let default: Agents = match &settings.agent {
         AgentSettings::Offline { step_delay } => {
             Arc::new(OfflineAgent::new().with_step_delay(*step_delay)).into()
         }
         AgentSettings::OpenAi(config) => Arc::new(OpenAiAgent::new(config.clone())?).into(),
-    })
+        AgentSettings::Named(name) => named(name)?.into(),
+    };
+    settings
+        .agents
+        .keys()
+        .try_fold(default, |agents, name| Ok(agents.with(name, named(name)?)))
 }
 
 /// Whether the reader of the output has gone, as in `agentkit threads | head`.

@@ -15,6 +15,7 @@ mod keys;
 mod owners;
 mod problems;
 mod process;
+mod remote;
 mod servers;
 mod settings;
 mod slow_readers;

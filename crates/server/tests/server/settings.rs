@@ -4,7 +4,10 @@ use yai_agentkit_core::{Error, Result};
 use yai_agentkit_engine::{OnBusy, TurnLimits};
 use yai_agentkit_server::{
     http::connection::ConnectionLimits,
-    settings::{AgentSettings, Flags, LogFormat, Settings, all_settings, markdown},
+    settings::{
+        AgentSettings, Flags, LogFormat, NamedAgent, Settings, all_settings, markdown,
+        markdown_of_tables,
+    },
 };
 
 fn load(flags: &Flags, file: &str, variables: &[(&str, &str)]) -> Result<Settings> {
@@ -143,7 +146,11 @@ fn the_file_holds_every_setting() {
 fn a_bad_value_names_its_variable_and_what_is_allowed() {
     for (name, value, allowed) in [
         ("AGENTKIT_BIND", "localhost", "127.0.0.1:8080"),
-        ("AGENTKIT_AGENT", "gpt", "`offline` or `openai`"),
+        (
+            "AGENTKIT_AGENT",
+            "gpt",
+            "`offline`, `openai` or the NAME of",
+        ),
         ("AGENTKIT_BODY_LIMIT", "1MiB", "number of bytes from 1"),
         ("AGENTKIT_SHUTDOWN_TIMEOUT", "0", "from 1 to 86400"),
         ("AGENTKIT_BODY_LIMIT", "0", "from 1 to 1073741824"),
@@ -243,23 +250,116 @@ fn every_setting_is_declared_in_full_and_once() {
     }
 }
 
-/// `UPDATE_README=1` writes the table in place of looking at it.
+#[test]
+fn agents_are_named_by_tables_of_the_file_with_their_secrets_elsewhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("secret");
+    std::fs::write(&secret, "of the file\n").unwrap();
+    let file = format!(
+        "agent = 'shop'
+        [agents.shop]
+        url = 'http://127.0.0.1:9000/agent'
+        secret_env = 'SHOP'
+        timeout = 5
+        [agents.'the other']
+        kind = 'agui'
+        url = 'https://agents.example.com'
+        secret_file = '{}'
+        patience = 600",
+        secret.display()
+    );
+    let settings = load(&Flags::default(), &file, &[("SHOP", "of the variable")]).unwrap();
+    let AgentSettings::Named(name) = &settings.agent else {
+        panic!("not the agent of the file");
+    };
+    let NamedAgent::Remote(shop) = &settings.agents[name] else {
+        panic!("{:?}", settings.agents);
+    };
+    assert_eq!(shop.url.as_str(), "http://127.0.0.1:9000/agent");
+    assert_eq!(shop.secret.as_deref(), Some("of the variable"));
+    assert_eq!(shop.timeout, Duration::from_secs(5));
+    assert_eq!(shop.patience, Duration::from_secs(30));
+    let NamedAgent::Agui(other) = &settings.agents["the other"] else {
+        panic!("{:?}", settings.agents);
+    };
+    assert_eq!(other.secret.as_deref(), Some("of the file"));
+    assert_eq!(other.patience, Duration::from_secs(600));
+    let (setting, reason) = fault(&Flags::default(), &file, &[]);
+    assert_eq!(setting, "`agents.shop.secret_env` in agentkit.toml");
+    assert_eq!(reason, "SHOP is not set");
+}
+
+#[test]
+fn a_table_that_is_wrong_says_where() {
+    for (file, setting, message) in [
+        (
+            "agents = 1",
+            "agentkit.toml",
+            "line 1: `agents` must be tables [agents.NAME]",
+        ),
+        (
+            "[agents]\nurl = 'http://a'",
+            "agentkit.toml",
+            "line 1: `agents` must be tables [agents.NAME]",
+        ),
+        (
+            "[agents.a]\nurl = 'http://a'\ntimeuot = 1",
+            "agentkit.toml",
+            "line 3: `agents.a.timeuot` is no setting; did you mean `agents.a.timeout`?",
+        ),
+        ("[agents.a]", "agents.a.url", "must be given"),
+        (
+            "[agents.openai]\nurl = 'http://a'",
+            "agents.openai",
+            "must have another name",
+        ),
+        (
+            "[agents.a]\nurl = 'a'",
+            "`agents.a.url` in agentkit.toml",
+            "`a` is not allowed",
+        ),
+        (
+            "[agents.a]\nurl = 'http://a'\nkind = 'local'",
+            "`agents.a.kind` in agentkit.toml",
+            "`local` is not",
+        ),
+        (
+            "[agents.a]\nurl = 'http://a'\nsecret_file = '/nowhere/secret'",
+            "`agents.a.secret_file` in agentkit.toml",
+            "/nowhere/secret can't be read",
+        ),
+        (
+            "[agents.a]\nurl = 'http://a'\nsecret_file = 'a'\nsecret_env = 'b'",
+            "`agents.a.secret_file` in agentkit.toml",
+            "is one too many",
+        ),
+    ] {
+        let (at_fault, reason) = fault(&Flags::default(), file, &[]);
+        assert_eq!(at_fault, setting, "{file}");
+        assert!(reason.starts_with(message), "{reason}");
+    }
+}
+
+/// `UPDATE_README=1` writes the tables in place of looking at them.
 #[test]
 fn the_readme_lists_every_setting_as_it_is_declared() {
     const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
-    let readme = std::fs::read_to_string(README).unwrap();
-    let start = readme
-        .find("| variable | flag |")
-        .expect("the table of settings");
-    let length = readme[start..].find("\n\n").expect("its end") + 1;
-    let (written, declared) = (&readme[start..start + length], markdown());
-    if std::env::var_os("UPDATE_README").is_some() {
-        std::fs::write(README, readme.replace(written, &declared)).unwrap();
-    } else {
-        assert_eq!(
-            written, declared,
-            "UPDATE_README=1 ./test -p yai-agentkit-server the_readme"
-        );
+    for (header, declared) in [
+        ("| variable | flag |", markdown()),
+        ("| `agentkit.toml` | | default |", markdown_of_tables()),
+    ] {
+        let readme = std::fs::read_to_string(README).unwrap();
+        let start = readme.find(header).expect("the table of settings");
+        let length = readme[start..].find("\n\n").expect("its end") + 1;
+        let written = &readme[start..start + length];
+        if std::env::var_os("UPDATE_README").is_some() {
+            std::fs::write(README, readme.replace(written, &declared)).unwrap();
+        } else {
+            assert_eq!(
+                written, declared,
+                "UPDATE_README=1 ./test -p yai-agentkit-server the_readme"
+            );
+        }
     }
 }
 

@@ -228,6 +228,34 @@ const scenarios = {
     assert.equal(no.last().outcome.type, "success");
   },
 
+  async approval(server) {
+    const cases = [
+      ["approve", /^result-pay result-b$/],
+      [{ approved: true }, /^result-pay result-b$/],
+      [{ approved: true, arguments: { euro: 5 } }, /changed the arguments to {"euro":5}.]\nresult-pay{"euro":5} result-b$/],
+      [{ approved: false, reason: "too dear" }, /^Error: a person has refused this call. too dear result-b$/],
+    ];
+    for (const [at, [payload, words]] of cases.entries()) {
+      const agent = new Agent(server, `approval ${at}`);
+      await agent.say("pay");
+      const [asked] = agent.pendingInterrupts;
+      assert.deepEqual([asked.reason, asked.toolCallId], ["tool_call", "pay"]);
+      assert.deepEqual(asked.metadata, { toolName: "pay", arguments: {} });
+      assert.deepEqual(asked.responseSchema.required, ["approved"]);
+      const answer = (payload) => ({ resume: [{ interruptId: asked.id, status: "resolved", payload }] });
+      // What is no approval leaves the call waiting.
+      await refused(agent.runAgent(answer("perhaps")), 400, "approve");
+      const other = new Agent(server, `approval ${at}`);
+      await other.go(() => other.connectAgent());
+      assert.equal(other.pendingInterrupts[0].id, asked.id);
+      await other.go(() => other.runAgent(answer(payload)));
+      assert.equal(other.last().outcome.type, "success");
+      assert.match(other.messages.at(-1).content, words);
+      await agrees(other);
+      await refused(agent.runAgent(answer(payload)), 409, "does not wait");
+    }
+  },
+
   async tools(server) {
     const named = (name) => ({ name, description: `Does ${name}`, parameters: { type: "object" } });
     const given = {

@@ -123,6 +123,11 @@ async fn a_question_interrupts_the_run_until_it_is_answered_or_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_needs_approval_interrupts_the_run_and_is_approved_edited_or_rejected() {
+    passes_scripted("approval").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tools_of_the_client_run_there_and_the_turn_goes_on_with_their_results() {
     passes_scripted("tools").await;
 }

@@ -117,10 +117,10 @@ mod tests {
         let failing = FailingStorage::default();
         let storage: Arc<dyn Storage> = Arc::new(failing.clone());
         let readiness = Readiness::default();
-        failing.fails.store(true, Ordering::SeqCst);
+        failing.watch.fails.store(true, Ordering::SeqCst);
         drop(readiness.ask(&storage));
         tokio::time::sleep(2 * FRESH).await;
-        failing.fails.store(false, Ordering::SeqCst);
+        failing.watch.fails.store(false, Ordering::SeqCst);
         assert!(readiness.ask(&storage).await.is_ok());
     }
 }

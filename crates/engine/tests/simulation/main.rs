@@ -68,6 +68,7 @@ fn mistakes_that_are_made_on_purpose_are_found() {
         Mistake::EventsOfAnybody,
         Mistake::EpochNotRaised,
         Mistake::WritesOfAnybody,
+        Mistake::StepsOfAnybody,
     ];
     for mistake in mistakes {
         let found =

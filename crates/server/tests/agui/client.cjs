@@ -277,16 +277,29 @@ const scenarios = {
     await agent.go(() => agent.runAgent(given));
     assert.equal(agent.last().outcome.type, "success");
     assert.ok(!agent.types().includes("TEXT_MESSAGE_START"));
+    // The stream was lost: with the same results again, nothing is called again, also after more.
+    const again = async (messages, last) => {
+      const lost = new Agent(server, "tools", messages);
+      await lost.go(() => lost.runAgent(given));
+      assert.equal(lost.last().outcome.type, "success");
+      assert.ok(!lost.types().includes("TOOL_CALL_START"));
+      assert.equal(lost.messages.at(-1).content, last);
+    };
+    const first = structuredClone(agent.messages);
+    await again(first, "nothing");
     // Another client that knows the thread alone sees the calls, and may answer.
     const other = new Agent(server, "tools");
     await other.go(() => other.connectAgent());
     assert.deepEqual(other.messages.at(-1).toolCalls, toolCalls);
     result(other, "client-pick", "red");
+    const both = structuredClone(other.messages);
     await other.go(() => other.runAgent(given));
     const answer = 'red nothing result-own the-page {"locale":"zh"}';
     assert.equal(other.messages.at(-1).content, answer);
     const results = other.messages.filter(({ role }) => role === "tool");
     assert.deepEqual(results.map(({ toolCallId }) => toolCallId).sort(), ["client-look", "client-pick", "own"]);
+    await again(both, answer);
+    await again(first, answer);
     await other.say("hello");
     assert.equal(other.last().outcome.type, "success");
 

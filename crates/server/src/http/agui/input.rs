@@ -86,6 +86,12 @@ impl Input {
         }
     }
 
+    /// Whether there is what any tool has come to.
+    pub(super) fn has_results(&self) -> bool {
+        let mut messages = self.messages.iter();
+        messages.any(|message| message["toolCallId"].is_string())
+    }
+
     /// What its tools have come to, by call: those that `asked` waits for.
     pub(super) fn results(&self, asked: &Interrupt) -> Vec<(String, String)> {
         let results = self.messages.iter().filter_map(|message| {

@@ -41,7 +41,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// Run the agent, as clients of the AG-UI protocol do
 ///
 /// The thread is created on first use. What the client says anew, the last message of a user, is
-/// answered; a repetition gets the events of the first. The messages before it must be those that
+/// answered; a repetition gets the events of the first, and one of its tools' results those behind
+/// them. The messages before it must be those that
 /// are stored, or none: a chat has no branches. `resume` answers what the run before has asked. The
 /// response is the events of the run: `RUN_STARTED`, the state, the messages, then what happens. A
 /// client that goes away does not stop the run: it connects.
@@ -80,18 +81,22 @@ async fn run(
                 .await;
         }
     }
-    let turn = match asked {
+    let (turn, after) = match asked {
         Asked::New(messages) => {
             let turn = app.send(&input, messages.clone()).await?;
             history.stored(messages);
-            turn
+            (turn, 0)
         }
-        Asked::Known(message) => app.turn_of(&conversation, message).await?,
+        Asked::Known(message) => {
+            let turn = app.turn_of(&conversation, message).await?;
+            let after = app.answered(&turn, &input).await?;
+            (turn, after)
+        }
         Asked::Nothing => {
             return Err(Problem::invalid("messages", "there is nothing to answer"));
         }
     };
-    Shown::Turn(Box::new(turn), 0)
+    Shown::Turn(Box::new(turn), after)
         .reply(&app, &room, &conversation, input, history)
         .await
 }

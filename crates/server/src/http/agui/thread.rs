@@ -7,7 +7,7 @@ use yai_agentkit_core::{
     conversation::MessageFilter,
     turn::{Interrupt, TurnFilter},
 };
-use yai_agentkit_engine::{Answer, RequestKey, SendOptions, TurnError};
+use yai_agentkit_engine::{Answer, RequestKey, SendOptions, TurnError, TurnEvent};
 
 use super::{
     Shown,
@@ -28,6 +28,9 @@ const BEYOND: usize = 2 * MAX_SNAPSHOT;
 
 /// What a message takes beside its text.
 const AROUND: usize = 128;
+
+/// How many batches of events are read at once.
+const BATCHES: u64 = 32;
 
 /// What is stored of a client's thread, and what becomes of it.
 impl App {
@@ -211,6 +214,30 @@ impl App {
         let turn = turns.find(|turn| turn.user_message_id == message);
         let nothing = || Problem::invalid("messages", "there is nothing to answer");
         turn.ok_or_else(nothing)
+    }
+
+    /// Behind which of its events `turn` went on with the last results that the client has: who sends
+    /// them again was told of the calls before, and would run them once more.
+    pub(super) async fn answered(&self, turn: &Turn, input: &Input) -> Result<u64, Problem> {
+        let has_answer = |event: &TurnEvent| match event {
+            TurnEvent::Waiting { interrupt } => !input.results(interrupt).is_empty(),
+            _ => false,
+        };
+        let (mut read, mut answered) = (0, 0);
+        while input.has_results() {
+            let turns = self.storage.turn_store();
+            let batches = turns.events(turn.conversation_id, turn.id, read, BATCHES);
+            let batches = batches.await?;
+            let Some(last) = batches.last() else { break };
+            read = last.sequence;
+            for batch in batches {
+                let mut events = batch.events.into_iter().map(TurnEvent::from_json);
+                if events.any(|event| has_answer(&event)) {
+                    answered = batch.sequence;
+                }
+            }
+        }
+        Ok(answered)
     }
 
     /// The turn that runs or asks, or is the next to run.

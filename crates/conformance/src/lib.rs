@@ -15,6 +15,7 @@ macro_rules! cases {
 }
 
 mod api_keys;
+mod branches;
 mod checkpoint_lists;
 mod checkpoints;
 mod concurrency;
@@ -60,6 +61,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         conversations::CASES,
         api_keys::CASES,
         messages::CASES,
+        branches::CASES,
         turns::CASES,
         events::CASES,
         leases::CASES,

@@ -7,7 +7,7 @@ use yai_agentkit_core::{
     ConflictKind, ConversationId, Entity, Error, Fence, ListQuery, Message, MessageId, Result,
     Role, Storage, Turn, TurnId, TurnStatus,
     conversation::MessageFilter,
-    turn::{EventBatch, IdempotencyKey, OwnerId, TurnBegin, TurnChange, TurnFilter},
+    turn::{EventBatch, IdempotencyKey, OwnerId, Place, TurnBegin, TurnChange, TurnFilter},
 };
 
 use super::{
@@ -36,6 +36,7 @@ pub(super) const CASES: &[Case] = cases!["turns":
     a_turn_that_has_waited_begins_behind_what_was_said_meanwhile,
     a_turn_goes_on_with_what_is_written_and_told,
     of_many_turns_that_begin_at_once_one_does,
+    a_turn_begins_a_branch_behind_a_message_or_answers_it_anew,
 ];
 
 async fn a_turn_reads_back_equal_at_every_status(storage: Arc<dyn Storage>) {
@@ -539,4 +540,50 @@ async fn of_many_turns_that_begin_at_once_one_does(storage: Arc<dyn Storage>) {
     let stored = begun.stored(&storage).await;
     assert_eq!((stored.messages.len(), stored.turns.len()), (3, 2));
     assert_eq!(stored.checkpoints, 3);
+}
+
+async fn a_turn_begins_a_branch_behind_a_message_or_answers_it_anew(storage: Arc<dyn Storage>) {
+    let begun = Begun::begun(&storage).await;
+    let turns = storage.turn_store();
+    turns.change(begun.end(Fence::Hold(1), 2)).await.unwrap();
+    let conversation = begun.turn.conversation_id;
+    let (question, answer) = (begun.question.id, begun.question.id.answer());
+    let next = |epoch, message: &Message, place| {
+        let turn = Turn::new(conversation, message.id).with(|turn| turn.epoch = epoch);
+        let events = EventBatch::new(conversation, turn.id, 1, Vec::new());
+        let draft = begun.thread.draft(None);
+        let mut begin = TurnBegin::new(turn, message.clone(), draft, events);
+        begin.place = place;
+        begin
+    };
+    let edited = Message::new(conversation, Role::User, "Edited");
+    let nowhere = next(2, &edited, Place::Behind(Some(MessageId::new())));
+    let before = begun.stored(&storage).await;
+    assert_not_found(turns.begin(nowhere).await);
+    assert_eq!(begun.stored(&storage).await, before);
+
+    let ids = async |filter| {
+        let query = ListQuery::filtered(filter).oldest_first();
+        let page = storage.messages().list(&query).await.unwrap();
+        page.items
+            .iter()
+            .map(|message| message.id)
+            .collect::<Vec<_>>()
+    };
+    let chosen = MessageFilter::of(conversation);
+    let begin = next(2, &edited, Place::Behind(None));
+    let turn = turns.begin(begin.clone()).await.unwrap();
+    assert_eq!(ids(chosen.clone()).await, [edited.id]);
+    assert_eq!(
+        ids(chosen.clone().of_other_branches()).await,
+        [question, answer]
+    );
+    let failed = turn.clone().with(|turn| turn.status = TurnStatus::Failed);
+    turns.change(TurnChange::new(turn, failed)).await.unwrap();
+    assert_fenced(turns.begin(begin).await, 2);
+
+    let again = next(3, &begun.question, Place::Stored);
+    turns.begin(again).await.unwrap();
+    assert_eq!(ids(chosen.clone()).await, [question]);
+    assert_eq!(ids(chosen.of_other_branches()).await, [answer, edited.id]);
 }

@@ -1,22 +1,19 @@
 //! Time travel: a new conversation from a point in the past of another.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
     CheckpointId, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer, Conversation,
     ConversationId, Entity, Error, ListQuery, Message, MessageId, Namespace, Result, Role,
     ThreadState, UnitOfWork,
-    checkpoint::{CheckpointMetadata, CheckpointSource},
+    checkpoint::{CheckpointMetadata, CheckpointSource, Values},
     conversation::MessageFilter,
 };
 
-use super::{Conversations, MESSAGE_ID};
+use super::{
+    Conversations, MESSAGE_ID,
+    branch::{BYTES_AT_ONCE, MESSAGES_AT_ONCE, last_message, path_to},
+};
 use crate::agent::AgentState;
-
-/// How many messages are copied at once.
-const MESSAGES_AT_ONCE: u64 = 1000;
-const BYTES_AT_ONCE: u64 = 4 << 20;
 
 /// The point from which a conversation is forked; the default is now.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -132,6 +129,16 @@ async fn checkpoint_at(
     conversation: &Conversation,
     message: &Message,
 ) -> Result<CheckpointTuple> {
+    if let Some(id) = &message.checkpoint_id {
+        let selector = CheckpointSelector {
+            checkpoint_id: Some(id.clone()),
+            values: Values::Nothing,
+            ..CheckpointSelector::latest(conversation.thread_id())
+        };
+        if let Some(found) = checkpointer.get(&selector).await? {
+            return Ok(found);
+        }
+    }
     let mut metadata = CheckpointMetadata::default().with(MESSAGE_ID, message.id.to_string());
     if message.role == Role::User {
         // The steps of its turn know it as their last message too.
@@ -147,11 +154,7 @@ async fn checkpoint_at(
     found.ok_or_else(|| Error::not_found("a checkpoint at message", message.id))
 }
 
-fn last_message(tuple: &CheckpointTuple) -> Option<MessageId> {
-    tuple.metadata.0.get(MESSAGE_ID)?.as_str()?.parse().ok()
-}
-
-/// Copies the messages up to `last`, or all, and returns the id of the last copy.
+/// Copies the messages up to `last`, or all of the chosen branch, and returns the id of the last copy.
 async fn copy_messages(
     unit: &dyn UnitOfWork,
     source: ConversationId,
@@ -159,33 +162,37 @@ async fn copy_messages(
     last: Option<MessageId>,
 ) -> Result<Option<MessageId>> {
     let messages = unit.messages();
+    let mut last_copy = None;
+    let mut copied = |message: Message| {
+        let id = MessageId::new();
+        let parent = last_copy.replace(id);
+        message.with(|message| {
+            message.id = id;
+            message.conversation_id = target;
+            message.parent_id = parent;
+            message.is_chosen = true;
+            message.checkpoint_id = None;
+        })
+    };
+    if let Some(id) = last {
+        let last = messages.get(&source.key(id)).await?;
+        if let Some(last) = last.filter(|last| !last.is_chosen) {
+            let path = path_to(&*messages, last).await?;
+            let copies = path.into_iter().map(&mut copied).collect();
+            messages.add_many(copies).await?;
+            return Ok(last_copy);
+        }
+    }
     let mut query = ListQuery::filtered(MessageFilter::of(source))
         .oldest_first()
         .limit(MESSAGES_AT_ONCE)
         .max_bytes(BYTES_AT_ONCE);
-    // Of questions without an answer so far: the id of that, and the one of its copy.
-    let mut answers: BTreeMap<MessageId, MessageId> = BTreeMap::new();
-    let mut last_copy = None;
     loop {
         let page = messages.list(&query).await?;
         let mut wanted = page.items;
         let end = wanted.iter().position(|message| Some(message.id) == last);
         wanted.truncate(end.map_or(wanted.len(), |end| end + 1));
-        let copies: Vec<Message> = wanted
-            .into_iter()
-            .map(|message| {
-                // The copy of an answer is the answer to the copy.
-                let id = answers.remove(&message.id).unwrap_or_else(MessageId::new);
-                if message.role == Role::User {
-                    answers.insert(message.id.answer(), id.answer());
-                }
-                last_copy = Some(id);
-                message.with(|message| {
-                    message.id = id;
-                    message.conversation_id = target;
-                })
-            })
-            .collect();
+        let copies: Vec<Message> = wanted.into_iter().map(&mut copied).collect();
         if !copies.is_empty() {
             messages.add_many(copies).await?;
         }

@@ -5,6 +5,7 @@ pub mod agent;
 pub mod test_kit;
 
 mod approval;
+mod branch;
 mod chat;
 mod claims;
 mod conversations;

@@ -5,7 +5,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use yai_agentkit_core::{
-    ConflictKind, Error, Message, MessageId, Result, Turn, TurnId, TurnStore,
+    ConflictKind, Error, MessageId, Result, Turn, TurnId, TurnStore,
     turn::{EventBatch, Interrupt, TurnChange},
 };
 
@@ -242,16 +242,10 @@ impl EventLog {
         batch
     }
 
-    /// The turn is completed with `answer`.
-    pub(super) fn completed(
-        &mut self,
-        before: &AgentState,
-        state: &AgentState,
-        answer: &Message,
-    ) -> Vec<TurnEvent> {
-        let batch = self.step_outcome(before, state);
-        let answer = answer.clone();
-        self.ended(batch, TurnEvent::Answered { answer })
+    /// The last step has led to `state`; what is missing is the answer as it is stored with that.
+    pub(super) fn completed(&mut self, before: &AgentState, state: &AgentState) -> Vec<TurnEvent> {
+        self.is_started = false;
+        self.step_outcome(before, state)
     }
 
     /// The turn waits for a person's answer, and the state stays.

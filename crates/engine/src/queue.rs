@@ -28,7 +28,7 @@ impl TurnEngine {
         let entry = self.enqueuing.enter(conversation.0).await;
         let unit = self.storage.begin().await?;
         // First: of a request that was faster, the answer counts and not that the queue is full.
-        incoming.store(&*unit).await?;
+        incoming.store(&*unit, message.clone()).await?;
         let queued = TurnFilter::queued().of(conversation);
         if unit.turns().count(&queued).await? >= self.limits.max_enqueued {
             return Err(TurnError::QueueFull(self.limits.max_enqueued));
@@ -92,7 +92,7 @@ impl TurnEngine {
             let turn = self.turn(conversation, id).await?;
             match turn.status {
                 TurnStatus::Completed => {
-                    let id = turn.user_message_id.answer();
+                    let id = turn.answer_id();
                     let messages = self.storage.messages();
                     let answer = messages.get(&conversation.key(id)).await?;
                     let answer = answer.ok_or_else(|| Error::not_found("message", id))?;

@@ -9,11 +9,12 @@ use uuid::Uuid;
 use yai_agentkit_core::{
     ConflictKind, ConversationId, Entity, Error, ListQuery, Message, MessageId, Repository, Role,
     TurnId, UnitOfWork,
-    turn::{IdempotencyKey, TurnFilter},
+    turn::{IdempotencyKey, Place, TurnFilter},
 };
 
 use super::{
-    ClientInput, OnBusy, TurnEngine, TurnError, TurnHandle, TurnOutcome, chat::Chat, entries::Entry,
+    ClientInput, OnBusy, TurnEngine, TurnError, TurnHandle, TurnOutcome, branch, chat::Chat,
+    entries::Entry,
 };
 
 /// How a message is sent.
@@ -25,6 +26,8 @@ pub struct SendOptions {
     pub on_busy: Option<OnBusy>,
     /// Makes a repetition lead to the first answer.
     pub key: Option<RequestKey>,
+    /// Where the message stands. One that begins another branch is not enqueued.
+    pub place: Place,
     /// What the client gives the agent beside the message.
     pub client: ClientInput,
 }
@@ -52,6 +55,7 @@ pub(super) struct Incoming {
     pub(super) turn_id: TurnId,
     /// What the turn is given, as it is stored.
     pub(super) input: Option<Json>,
+    pub(super) place: Place,
     pub(super) key: Option<IdempotencyKey>,
     /// Learns of the turn as soon as it is stored.
     turn: watch::Sender<Option<TurnId>>,
@@ -66,9 +70,13 @@ const LOOKS: u32 = 3;
 
 impl Incoming {
     /// Stores the message, and the use of its key.
-    pub(super) async fn store(&self, unit: &dyn UnitOfWork) -> Result<Message, Error> {
+    pub(super) async fn store(
+        &self,
+        unit: &dyn UnitOfWork,
+        message: Message,
+    ) -> Result<Message, Error> {
         self.use_key(unit).await?;
-        unit.messages().add(self.message.clone()).await
+        unit.messages().add(message).await
     }
 
     /// Stores the use of its key.
@@ -214,6 +222,7 @@ impl TurnEngine {
             message,
             turn_id,
             input: options.client.stored(),
+            place: options.place,
             key,
             turn: watch::Sender::default(),
             entry: Mutex::default(),
@@ -324,7 +333,7 @@ impl TurnEngine {
                         return Err(TurnError::Busy(id));
                     }
                 }
-                (OnBusy::Enqueue, Role::User) => {
+                (OnBusy::Enqueue, Role::User) if incoming.place == Place::Last => {
                     let incoming = Arc::clone(incoming);
                     let enqueued =
                         self.detached(async move |engine| engine.enqueue(&incoming).await);
@@ -394,6 +403,15 @@ impl TurnEngine {
         if incoming.message.role == Role::System {
             return Ok(Delivered::Instruction(chat.instruct(incoming).await?));
         }
+        match incoming.place {
+            Place::Last => {}
+            Place::Behind(last) => chat.go_back(last).await?,
+            Place::Stored => {
+                let messages = self.storage.messages();
+                let last = branch::before(&*messages, &incoming.message).await?;
+                chat.go_back(last).await?;
+            }
+        }
         let turn = match chat.begin(incoming).await {
             Err(Error::Conflict(ConflictKind::Turn(_))) => return Err(TurnError::Busy(id)),
             begun => begun?,
@@ -418,7 +436,7 @@ impl TurnEngine {
 /// What nobody may say to an agent as `role` is refused.
 fn check(message: &Message, role: Role) -> Result<(), Error> {
     message.validate()?;
-    if message.content.is_empty() {
+    if message.content.is_empty() && message.parts.is_empty() {
         return Err(Error::invalid("content", "must not be empty"));
     }
     if message.role != role {

@@ -2,10 +2,12 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
+use super::part::{Part, words};
 use crate::{
-    ConflictKind, ConversationId, Entity, MessageId, Result, clock, conversation::InConversation,
+    CheckpointId, ConflictKind, ConversationId, Entity, MessageId, Result, clock,
+    conversation::InConversation,
     validate,
 };
 
@@ -69,6 +71,10 @@ impl fmt::Display for Role {
 }
 
 /// One message of a conversation.
+///
+/// The messages of a conversation are a tree: an edited message and an answer that was given anew
+/// stand beside the first one. One branch of it is the chosen one, which is what people see and
+/// what the agent goes on from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Message {
@@ -78,8 +84,20 @@ pub struct Message {
     pub conversation_id: ConversationId,
     /// Who speaks.
     pub role: Role,
-    /// What is said.
+    /// What is said, as plain text.
     pub content: String,
+    /// All of it, where there is more than text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+    /// The message before it; messages with the same one are siblings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_id: Option<MessageId>,
+    /// Whether it is on the chosen branch.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub is_chosen: bool,
+    /// The checkpoint with which it was stored: what the agent knew then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_id: Option<CheckpointId>,
     /// Any JSON that the application keeps with it.
     pub metadata: Option<Json>,
     /// When it was made.
@@ -112,10 +130,38 @@ impl Message {
             conversation_id,
             role,
             content,
+            parts: Vec::new(),
+            parent_id: None,
+            is_chosen: true,
+            checkpoint_id: None,
             metadata: None,
             created_at,
         }
     }
+
+    /// A new message of `parts`, whose words are its content.
+    pub fn of_parts(conversation_id: ConversationId, role: Role, mut parts: Vec<Part>) -> Self {
+        let content = words(&parts);
+        if let [Part::Text { .. }] = &*parts {
+            parts.clear();
+        }
+        Self {
+            parts,
+            ..Self::new(conversation_id, role, content)
+        }
+    }
+
+    /// All of it.
+    pub fn to_parts(&self) -> Vec<Part> {
+        match self.parts.is_empty() {
+            true => vec![Part::text(self.content.as_str())],
+            false => self.parts.clone(),
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Which messages; the default is all.
@@ -126,15 +172,32 @@ pub struct MessageFilter {
     pub conversation_id: Option<ConversationId>,
     /// Only those with this role.
     pub role: Option<Role>,
+    /// Only those on the chosen branch, or only the others.
+    pub is_chosen: Option<bool>,
 }
 
 impl MessageFilter {
-    /// The messages of `conversation_id`.
+    /// The messages of `conversation_id` on its chosen branch.
     pub fn of(conversation_id: ConversationId) -> Self {
         Self {
             conversation_id: Some(conversation_id),
             role: None,
+            is_chosen: Some(true),
         }
+    }
+
+    /// Only those on the other branches.
+    #[must_use]
+    pub fn of_other_branches(mut self) -> Self {
+        self.is_chosen = Some(false);
+        self
+    }
+
+    /// Those of all branches.
+    #[must_use]
+    pub fn of_all_branches(mut self) -> Self {
+        self.is_chosen = None;
+        self
     }
 
     /// Only those with `role`.
@@ -163,7 +226,10 @@ impl Entity for Message {
     }
 
     fn bytes(&self) -> usize {
-        self.content.len() + validate::json_bytes(self.metadata.as_ref())
+        let parts = (!self.parts.is_empty()).then(|| json!(self.parts));
+        self.content.len()
+            + validate::json_bytes(parts.as_ref())
+            + validate::json_bytes(self.metadata.as_ref())
     }
 
     fn validate(&self) -> Result<()> {
@@ -172,6 +238,9 @@ impl Entity for Message {
         }
         validate::bounded("role", self.role.as_str(), Role::MAX_LENGTH)?;
         validate::text("content", &self.content)?;
+        if !self.parts.is_empty() {
+            validate::json("parts", &json!(self.parts))?;
+        }
         self.metadata
             .as_ref()
             .map_or(Ok(()), |metadata| validate::json("metadata", metadata))

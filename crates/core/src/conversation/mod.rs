@@ -1,9 +1,11 @@
 //! What was said: conversations and their messages.
 
 mod message;
+mod part;
 
 pub use crate::id::InConversation;
 pub use message::{Message, MessageFilter, Role};
+pub use part::{Part, Source};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

@@ -278,6 +278,7 @@ impl MemoryEntity for Message {
     fn matches(&self, filter: &Self::Filter) -> bool {
         admits(filter.conversation_id.as_ref(), &self.conversation_id)
             && admits(filter.role.as_ref(), &self.role)
+            && admits(filter.is_chosen.as_ref(), &self.is_chosen)
     }
 
     fn parent_exists(&self, state: &State) -> bool {

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
@@ -9,9 +9,12 @@ use super::{
     repository::{add, check},
 };
 use crate::{
-    ConversationId, Entity, Error, Fence, PutOptions, Result, Turn, TurnId, TurnStatus, TurnStore,
+    ConversationId, Entity, Error, Fence, MessageId, PutOptions, Result, Turn, TurnId, TurnStatus,
+    TurnStore,
     conversation::InConversation,
-    turn::{Announcements, EventBatch, LatestBatches, OwnerId, TurnBegin, TurnChange, TurnStep},
+    turn::{
+        Announcements, EventBatch, LatestBatches, OwnerId, Place, TurnBegin, TurnChange, TurnStep,
+    },
 };
 
 pub(super) struct MemoryTurns(pub(super) Access);
@@ -104,13 +107,16 @@ impl State {
     fn begin_turn(&mut self, begin: TurnBegin) -> Result<Turn> {
         let TurnBegin {
             turn,
-            message,
+            mut message,
+            place,
             key,
             queued,
             checkpoint,
             events,
         } = begin;
         let raise = Fence::Raise(turn.epoch);
+        // One that has waited may have been left on another branch.
+        message.is_chosen = true;
         message.validate()?;
         turn.validate()?;
         self.checkpoints.put_asking(checkpoint, raise.into())?;
@@ -127,9 +133,46 @@ impl State {
                 turn
             }
         };
-        add(self, &message)?;
+        match place {
+            Place::Last => add(self, &message)?,
+            Place::Behind(parent) => {
+                self.choose(message.conversation_id, parent)?;
+                add(self, &message)?;
+            }
+            Place::Stored => self.choose(message.conversation_id, Some(message.id))?,
+        }
         self.append_once(events)?;
         Ok(turn)
+    }
+
+    fn choose(&mut self, conversation: ConversationId, last: Option<MessageId>) -> Result<()> {
+        let mut chosen = BTreeSet::new();
+        let mut next = last;
+        while let Some(id) = next {
+            let message = self.messages.get(&conversation.key(id));
+            let message = message.ok_or_else(|| Error::not_found("message", id))?;
+            if message.is_chosen {
+                // So is all before it, whether it names it or not.
+                let position = |key: &InConversation<MessageId>| {
+                    let key = key.conversation_id.key(key.id.0);
+                    self.positions.get(&key).copied()
+                };
+                let until = position(&message.id());
+                let before = self.messages.values().filter(|other| {
+                    let is_here = other.conversation_id == conversation && other.is_chosen;
+                    is_here && position(&other.id()) <= until
+                });
+                chosen.extend(before.map(|other| other.id));
+                break;
+            }
+            chosen.insert(id);
+            next = message.parent_id;
+        }
+        let of_conversation = self.messages.values_mut();
+        for message in of_conversation.filter(|other| other.conversation_id == conversation) {
+            message.is_chosen = chosen.contains(&message.id);
+        }
+        Ok(())
     }
 
     fn change_turn(&mut self, change: TurnChange) -> Result<Turn> {
@@ -174,6 +217,11 @@ impl MemoryTurns {
 impl TurnStore for MemoryTurns {
     async fn begin(&self, begin: TurnBegin) -> Result<Turn> {
         self.whole(|state| state.begin_turn(begin)).await
+    }
+
+    async fn choose(&self, conversation_id: ConversationId, last: Option<MessageId>) -> Result<()> {
+        self.whole(|state| state.choose(conversation_id, last))
+            .await
     }
 
     async fn step(&self, step: TurnStep) -> Result<()> {

@@ -20,7 +20,7 @@ pub use self::{
     event::{Announcements, EventBatch, LatestBatches},
     idempotency::{IdempotencyKey, IdempotencyKeyFilter},
     ledger::{DueTurn, Opened, TurnClosing, TurnLedger, TurnOpening, TurnOwner, TurnRecord},
-    store::{TurnBegin, TurnChange, TurnStep, TurnStore},
+    store::{Place, TurnBegin, TurnChange, TurnStep, TurnStore},
 };
 pub use crate::id::{InterruptId, OwnerId};
 
@@ -138,9 +138,9 @@ pub struct Turn {
     pub id: TurnId,
     /// The conversation that it belongs to; deleted with it.
     pub conversation_id: ConversationId,
-    /// The message that it answers. The answer's id is [`MessageId::answer`] of this one.
+    /// The message that it answers.
     pub user_message_id: MessageId,
-    /// The answer, once it is stored.
+    /// The answer, once it is stored; of a turn that answers a message anew, the id that it will have.
     pub assistant_message_id: Option<MessageId>,
     /// How far it is.
     pub status: TurnStatus,
@@ -202,6 +202,12 @@ impl Turn {
             created_at,
             updated_at: created_at,
         }
+    }
+
+    /// The id of its answer: the same at every attempt, so that none is stored twice.
+    pub fn answer_id(&self) -> MessageId {
+        let first = || self.user_message_id.answer();
+        self.assistant_message_id.unwrap_or_else(first)
     }
 }
 

@@ -4,9 +4,22 @@ use async_trait::async_trait;
 
 use super::{Announcements, EventBatch, LatestBatches, Turn};
 use crate::{
-    ConversationId, Fence, Message, NewCheckpoint, NewWrites, Result, TurnId,
+    ConversationId, Fence, Message, MessageId, NewCheckpoint, NewWrites, Result, TurnId,
     turn::{IdempotencyKey, OwnerId},
 };
+
+/// Where the message of a turn stands among those of its conversation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// It is new, and goes on from the last one of the chosen branch.
+    #[default]
+    Last,
+    /// It is new, and goes on from this one, or is the first. That becomes the chosen branch: what
+    /// came behind is on another one from now on.
+    Behind(Option<MessageId>),
+    /// It is stored already, and becomes the last one of the chosen branch.
+    Stored,
+}
 
 /// A turn that begins, and all that is stored with it.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +29,9 @@ pub struct TurnBegin {
     pub turn: Turn,
     /// The message that it answers.
     pub message: Message,
+    /// Where the message stands. One that it names must be there, else nothing is stored
+    /// ([`Error::NotFound`](crate::Error::NotFound)).
+    pub place: Place,
     /// The use of the key with which the message was sent.
     pub key: Option<IdempotencyKey>,
     /// The turn as it waited, if it did: it is replaced, and its message, which is stored already,
@@ -38,6 +54,7 @@ impl TurnBegin {
         Self {
             turn,
             message,
+            place: Place::Last,
             key: None,
             queued: None,
             checkpoint,
@@ -203,6 +220,11 @@ pub trait TurnStore: Send + Sync {
     /// seen ([`Error::Conflict`](crate::Error::Conflict) of each); where the conversation is gone
     /// ([`Error::NotFound`](crate::Error::NotFound)). Repeated it is refused.
     async fn begin(&self, begin: TurnBegin) -> Result<Turn>;
+
+    /// Chooses the branch that ends with this message, or an empty one: from it to the first, each
+    /// message and its parent are on the chosen branch, and no other. A message that is not there is
+    /// [`Error::NotFound`](crate::Error::NotFound). One statement behind a look; may be repeated.
+    async fn choose(&self, conversation_id: ConversationId, last: Option<MessageId>) -> Result<()>;
 
     /// Stores a checkpoint and the events of a step, if the thread has the turn's epoch, else
     /// [`Error::Fenced`](crate::Error::Fenced). One round trip on PostgreSQL, shared with what

@@ -2,7 +2,7 @@ use std::{ops::Deref, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value as Json, json};
-use yai_agentkit_core::{MessageId, Role};
+use yai_agentkit_core::{Message, MessageId, Role, conversation::Part};
 
 use super::ToolTraits;
 use crate::ClientInput;
@@ -40,6 +40,18 @@ pub(crate) struct Added<'a> {
 }
 
 impl AgentState {
+    /// What an agent knows to whom these messages were said.
+    pub fn of(messages: &[Message]) -> Self {
+        let instructions = messages.iter().filter(|said| said.role == Role::System);
+        let instructions = instructions.map(|said| said.content.clone()).collect();
+        let messages: Vec<ChatMessage> = messages.iter().map(ChatMessage::from).collect();
+        Self {
+            instructions,
+            messages: messages.into(),
+            ..Self::default()
+        }
+    }
+
     /// Both lists have only grown since `earlier`.
     pub(crate) fn since(&self, earlier: &Self) -> Added<'_> {
         let added = self.messages.get(earlier.messages.len()..);
@@ -103,7 +115,7 @@ impl<S: Default> AgentState<S> {
 }
 
 /// The messages of a chat, or the newest of them. A clone shares them, and costs little.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Messages {
     before: usize,
     messages: Vec<Arc<ChatMessage>>,
@@ -160,7 +172,7 @@ impl<'de> Deserialize<'de> for Messages {
 }
 
 /// One message between a person, an agent and its tools.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ChatMessage {
     /// Who speaks.
     pub role: Role,
@@ -172,6 +184,33 @@ pub struct ChatMessage {
     /// Of a tool's result, the call that it answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
+    /// Pictures and files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+}
+
+impl From<&Message> for ChatMessage {
+    fn from(message: &Message) -> Self {
+        let mut said = Self::new(message.role.clone(), message.content.as_str());
+        for part in &message.parts {
+            match part {
+                Part::ToolCall {
+                    id,
+                    name,
+                    arguments,
+                } => said.tool_calls.push(ToolCall {
+                    id: id.clone(),
+                    name: name.clone(),
+                    arguments: arguments.clone(),
+                    traits: None,
+                }),
+                Part::ToolResult { call_id, .. } => said.tool_call_id = Some(call_id.clone()),
+                Part::Image { .. } | Part::File { .. } => said.parts.push(part.clone()),
+                _ => {}
+            }
+        }
+        said
+    }
 }
 
 impl ChatMessage {
@@ -182,6 +221,7 @@ impl ChatMessage {
             content: content.into(),
             tool_calls: Vec::new(),
             tool_call_id: None,
+            parts: Vec::new(),
         }
     }
 }

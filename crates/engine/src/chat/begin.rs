@@ -1,9 +1,9 @@
 //! What begins: a turn, at once or after it has waited, and an instruction.
 
 use yai_agentkit_core::{
-    Entity, Error, Fence, Message, Result, Role, Turn, TurnStatus, TurnStore,
+    Entity, Error, Fence, Message, MessageId, Result, Turn, TurnStatus, TurnStore,
     checkpoint::CheckpointSource,
-    turn::{IdempotencyKey, TurnBegin},
+    turn::{IdempotencyKey, Place, TurnBegin},
 };
 
 use super::{Chat, EventLog, Staged};
@@ -42,20 +42,25 @@ impl Chat {
         let message = &incoming.message;
         let (id, now) = (incoming.turn_id, self.engine.clock.now());
         let new = Turn::with_id(id, self.conversation.id, message.id, now);
-        let turn = self
-            .owned(new)
-            .with(|turn| turn.input.clone_from(&incoming.input));
+        let turn = self.owned(new).with(|turn| {
+            turn.input.clone_from(&incoming.input);
+            if incoming.place == Place::Stored {
+                // The first answer has the other id.
+                turn.assistant_message_id = Some(MessageId::new());
+            }
+        });
+        let place = incoming.place;
         let message = message.clone();
         let (turn, staged, unpublished) = if incoming.is_announced() {
             let unit = self.engine.storage.begin().await?;
             incoming.use_key(&*unit).await?;
             let turns = unit.turn_store();
-            let begun = self.begin_turn(&*turns, turn, message, None, None).await?;
+            let begun = self.begin_turn(&*turns, turn, message, place, None).await?;
             unit.commit().await?;
             begun
         } else {
             let (turns, key) = (self.turns(), incoming.key.clone());
-            self.begin_turn(&*turns, turn, message, key, None).await?
+            self.begin_turn(&*turns, turn, message, place, key).await?
         };
         self.stored(staged);
         unpublished.publish();
@@ -67,19 +72,20 @@ impl Chat {
     pub(crate) async fn instruct(&mut self, incoming: &Incoming) -> Result<Message> {
         let message = &incoming.message;
         let mut state = self.state.clone();
-        state.messages.push(ChatMessage::new(
-            message.role.clone(),
-            message.content.as_str(),
-        ));
+        state.messages.push(ChatMessage::from(message));
         state.instructions.push(message.content.clone());
         self.prepare_own(&mut state);
         let unit = self.engine.storage.begin().await?;
-        let stored = incoming.store(&*unit).await?;
         let epoch = self.next_epoch();
         let checkpointer = unit.checkpointer();
         let source = CheckpointSource::Update;
-        let staged = self.stage(&*checkpointer, state, source, stored.id, epoch, None);
+        let staged = self.stage(&*checkpointer, state, source, message.id, epoch, None);
         let (checkpoint, staged) = staged.await?;
+        let message = message.clone().with(|message| {
+            message.parent_id = self.last_message;
+            message.checkpoint_id = Some(checkpoint.checkpoint.id.clone());
+        });
+        let stored = incoming.store(&*unit, message).await?;
         let raise = Fence::Raise(epoch);
         checkpointer.put(checkpoint, raise.into()).await?;
         unit.commit().await?;
@@ -109,7 +115,7 @@ impl Chat {
             turn.started_at = Some(self.engine.clock.now());
         });
         let turns = self.turns();
-        let begun = self.begin_turn(&*turns, running, message, None, Some(queued));
+        let begun = self.begin_queued_turn(&*turns, running, message, queued);
         let (turn, staged, unpublished) = begun.await.map_err(TurnError::of_owner)?;
         self.stored(staged);
         unpublished.publish();
@@ -123,13 +129,35 @@ impl Chat {
         turns: &dyn TurnStore,
         turn: Turn,
         message: Message,
+        place: Place,
         key: Option<IdempotencyKey>,
-        queued: Option<Turn>,
     ) -> Result<(Turn, Staged, Unpublished)> {
-        let mut state = self.state.clone();
-        state
-            .messages
-            .push(ChatMessage::new(Role::User, message.content.as_str()));
+        let (mut begin, staged, unpublished) = self.stage_begin(turn, message, place).await?;
+        begin.key = key;
+        Ok((turns.begin(begin).await?, staged, unpublished))
+    }
+
+    async fn begin_queued_turn(
+        &mut self,
+        turns: &dyn TurnStore,
+        turn: Turn,
+        message: Message,
+        queued: Turn,
+    ) -> Result<(Turn, Staged, Unpublished)> {
+        let staged = self.stage_begin(turn, message, Place::Last).await?;
+        let (mut begin, staged, unpublished) = staged;
+        begin.queued = Some(queued);
+        Ok((turns.begin(begin).await?, staged, unpublished))
+    }
+
+    async fn stage_begin(
+        &mut self,
+        turn: Turn,
+        mut message: Message,
+        place: Place,
+    ) -> Result<(TurnBegin, Staged, Unpublished)> {
+        let mut state = self.base();
+        state.messages.push(ChatMessage::from(&message));
         state.answering = Some(message.id);
         self.prepare_own(&mut state);
         let subscriptions = self.engine.subscriptions.clone();
@@ -141,8 +169,12 @@ impl Chat {
         let id = Some(turn.id);
         let staged = self.stage(&*checkpointer, state, source, message.id, epoch, id);
         let (checkpoint, staged) = staged.await?;
+        if place != Place::Stored {
+            message.parent_id = self.last_message;
+            message.checkpoint_id = Some(checkpoint.checkpoint.id.clone());
+        }
         let mut begin = TurnBegin::new(turn, message, checkpoint, events);
-        (begin.key, begin.queued) = (key, queued);
-        Ok((turns.begin(begin).await?, staged, unpublished))
+        begin.place = place;
+        Ok((begin, staged, unpublished))
     }
 }

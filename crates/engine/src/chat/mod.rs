@@ -4,18 +4,25 @@ mod begin;
 mod run;
 mod take_over;
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use tokio::time::Instant;
 use yai_agentkit_core::{
-    CheckpointSelector, CheckpointTuple, Checkpointer, Conversation, Entity, Error, ListQuery,
-    MessageId, NewCheckpoint, Result, Role, ThreadState, Turn, TurnId, TurnStatus, TurnStore,
+    CheckpointId, CheckpointSelector, CheckpointTuple, Checkpointer, Conversation, Entity, Error,
+    ListQuery, MessageId, NewCheckpoint, Result, Role, ThreadState, Turn, TurnId, TurnStatus,
+    TurnStore,
     checkpoint::{CheckpointMetadata, CheckpointSource, PendingWrite, Values},
     turn::TurnFilter,
 };
 
 pub(super) use self::run::{Progress, guarded};
-use super::{MESSAGE_ID, TurnEngine, TurnError, claims::Claim, log::EventLog, send::Incoming};
+use super::{
+    MESSAGE_ID, TurnEngine, TurnError,
+    branch::{last_message, path_to},
+    claims::Claim,
+    log::EventLog,
+    send::Incoming,
+};
 use crate::agent::{AgentState, AnyAgent, ChatMessage, Context};
 
 /// The field of a checkpoint's metadata that holds the epoch with which it was written.
@@ -43,6 +50,10 @@ pub(super) struct Chat {
     pub(super) state: AgentState,
     /// What the tools of the step under way have recorded.
     pub(super) writes: Vec<PendingWrite>,
+    /// The last message that the state knows.
+    last_message: Option<MessageId>,
+    /// From what the next turn begins, where that is not the state.
+    base: Option<AgentState>,
     /// What the turn under way publishes.
     pub(super) log: Option<EventLog>,
     /// When the turn under way has taken too long. No clock that can be set decides.
@@ -58,6 +69,7 @@ pub(super) struct Chat {
 pub(super) struct Staged {
     thread: ThreadState,
     state: AgentState,
+    last_message: MessageId,
     epoch: u64,
 }
 
@@ -96,6 +108,11 @@ impl Chat {
         }
     }
 
+    /// Whether a turn has not ended.
+    pub(super) fn is_under_way(&self) -> bool {
+        !self.unfinished.is_empty()
+    }
+
     fn knows_what_is_under_way(&self) -> bool {
         self.state.answering.is_none_or(|message| {
             let mut turns = self.unfinished.iter();
@@ -115,6 +132,8 @@ impl Chat {
             unfinished: Vec::new(),
             state: AgentState::default(),
             writes: Vec::new(),
+            last_message: None,
+            base: None,
             log: None,
             epoch: 0,
             next: None,
@@ -135,25 +154,79 @@ impl Chat {
     /// Reads the latest checkpoint.
     pub(super) async fn read(&mut self, checkpointer: &dyn Checkpointer) -> Result<()> {
         let newest = Values::newest(&LISTS, &FIELDS, DEPTH);
-        self.read_values(checkpointer, newest).await?;
+        self.read_values(checkpointer, newest, None).await?;
         if self.state.answering.is_some() && !self.state.has_whole_turn() {
-            self.read_values(checkpointer, Values::All).await?;
+            self.read_values(checkpointer, Values::All, None).await?;
         }
         Ok(())
     }
 
-    async fn read_values(&mut self, checkpointer: &dyn Checkpointer, values: Values) -> Result<()> {
+    /// Goes back to what the agent knew behind `last`, or before anything was said. What is stored
+    /// next goes on from there.
+    pub(super) async fn go_back(&mut self, last: Option<MessageId>) -> Result<()> {
+        let newest = self.thread.head().cloned();
+        let own = mem::take(&mut self.state.own);
+        let storage = Arc::clone(&self.engine.storage);
+        let message = match last {
+            Some(id) => {
+                let message = storage
+                    .messages()
+                    .get(&self.conversation.id.key(id))
+                    .await?;
+                Some(message.ok_or_else(|| Error::not_found("message", id))?)
+            }
+            None => None,
+        };
+        self.thread = ThreadState::new(self.conversation.thread_id(), None);
+        self.state = AgentState::default();
+        let checkpoint = message.as_ref().and_then(|last| last.checkpoint_id.clone());
+        if checkpoint.is_some() {
+            let values = Values::newest(&LISTS, &FIELDS, DEPTH);
+            let checkpointer = storage.checkpointer();
+            self.read_values(&*checkpointer, values, checkpoint).await?;
+        }
+        let base = match message {
+            // Of a message that was imported, or whose checkpoint was pruned.
+            Some(message) if self.thread.head().is_none() => {
+                let path = path_to(&*storage.messages(), message).await?;
+                AgentState {
+                    own,
+                    ..AgentState::of(&path)
+                }
+            }
+            _ => self.state.clone(),
+        };
+        self.base = Some(closed(base, "the turn has ended"));
+        self.thread = self.thread.clone().branching(newest);
+        self.last_message = last;
+        self.writes.clear();
+        Ok(())
+    }
+
+    /// From what the next turn begins.
+    pub(super) fn base(&mut self) -> AgentState {
+        self.base.take().unwrap_or_else(|| self.state.clone())
+    }
+
+    async fn read_values(
+        &mut self,
+        checkpointer: &dyn Checkpointer,
+        values: Values,
+        checkpoint_id: Option<CheckpointId>,
+    ) -> Result<()> {
         let thread_id = self.conversation.thread_id();
         let latest = CheckpointSelector {
             values,
+            checkpoint_id,
             ..CheckpointSelector::latest(thread_id.clone())
         };
         let mut tuple = checkpointer.get(&latest).await?;
         let epoch = tuple.as_ref().and_then(epoch_of).unwrap_or_default();
         self.epoch = self.epoch.max(epoch);
+        self.last_message = tuple.as_ref().and_then(last_message);
         self.writes = tuple
             .as_mut()
-            .map(|tuple| std::mem::take(&mut tuple.pending_writes))
+            .map(|tuple| mem::take(&mut tuple.pending_writes))
             .unwrap_or_default();
         self.thread = ThreadState::new(thread_id, tuple);
         self.state = self.thread.state()?.unwrap_or_default();
@@ -216,6 +289,7 @@ impl Chat {
         let staged = Staged {
             thread,
             state,
+            last_message,
             epoch,
         };
         Ok((checkpoint, staged))
@@ -226,10 +300,12 @@ impl Chat {
         let Staged {
             thread,
             state,
+            last_message,
             epoch,
         } = staged;
         self.thread = thread;
         self.state = state;
+        self.last_message = Some(last_message);
         self.writes.clear();
         self.epoch = self.epoch.max(epoch);
     }
@@ -281,7 +357,7 @@ pub(super) fn closed(mut state: AgentState, result: &str) -> AgentState {
 
 /// A turn that nobody works on any more.
 pub(super) fn ended(turn: &Turn, status: TurnStatus, error: Option<String>) -> Turn {
-    let answer = turn.user_message_id.answer();
+    let answer = turn.answer_id();
     turn.clone().with(|turn| {
         turn.status = status;
         turn.error = error;

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 use tokio::{task::JoinSet, time::Instant};
 use tracing::Instrument;
 use yai_agentkit_core::{
-    Entity, Fence, Message, Result, Role, Turn, TurnStatus,
+    CheckpointId, Entity, Fence, Message, Result, Role, Turn, TurnStatus,
     checkpoint::CheckpointSource,
     turn::{Interrupt, TurnChange, TurnStep},
     validate,
@@ -144,24 +144,25 @@ impl Chat {
             .push(ChatMessage::new(Role::Assistant, answer.as_str()));
         state.own = own;
         state.answering = None;
-        let (id, now) = (turn.user_message_id.answer(), self.engine.clock.now());
-        let message = Message::with_id(id, self.conversation.id, Role::Assistant, answer, now);
-        let batch = log_of(&mut self.log).completed(&self.state, &state, &message);
+        let (id, now) = (turn.answer_id(), self.engine.clock.now());
+        let mut message = Message::with_id(id, self.conversation.id, Role::Assistant, answer, now);
+        message.parent_id = Some(turn.user_message_id);
+        let batch = log_of(&mut self.log).completed(&self.state, &state);
         let hold = Fence::Hold(turn.epoch);
         let ended = ended(&turn, TurnStatus::Completed, None);
         let end = TurnChange::new(turn, ended).with_answer(Some(message.clone()));
-        self.end(end, state, batch, hold).await?;
+        message.checkpoint_id = Some(self.end(end, state, batch, hold).await?);
         Ok(TurnOutcome::Answered(message))
     }
 
-    /// Stores the end of a turn, with its last state.
+    /// Stores the end of a turn, with its last state, and returns the checkpoint.
     async fn end(
         &mut self,
-        change: TurnChange,
+        mut change: TurnChange,
         state: AgentState,
-        batch: Vec<TurnEvent>,
+        mut batch: Vec<TurnEvent>,
         fence: Fence,
-    ) -> Result<(), TurnError> {
+    ) -> Result<CheckpointId, TurnError> {
         let turn = &change.seen;
         let last_message = match &change.answer {
             Some(answer) => answer.id,
@@ -178,6 +179,12 @@ impl Chat {
             id,
         );
         let (checkpoint, staged) = staged.await?;
+        let id = checkpoint.checkpoint.id.clone();
+        if let Some(answer) = &mut change.answer {
+            answer.checkpoint_id = Some(id.clone());
+            let answer = answer.clone();
+            batch.push(TurnEvent::Answered { answer });
+        }
         let (events, unpublished) = self.log().stage(batch);
         let change = change
             .with_checkpoint(checkpoint, fence)
@@ -187,7 +194,7 @@ impl Chat {
         ended.map_err(TurnError::of_owner)?;
         self.stored(staged);
         unpublished.publish();
-        Ok(())
+        Ok(id)
     }
 
     /// Ends the turn because of `reason`, which is returned unless the storage fails as well.
@@ -212,7 +219,7 @@ impl Chat {
         let batch = log_of(&mut self.log).given_up(&self.state, &state, end);
         let failed = TurnChange::new(turn, ended);
         match self.end(failed, state, batch, fence).await {
-            Ok(()) => reason,
+            Ok(_) => reason,
             Err(error) => error,
         }
     }

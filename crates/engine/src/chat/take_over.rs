@@ -3,7 +3,7 @@
 use yai_agentkit_core::{Error, Fence, Message, Result, Turn, TurnStatus, turn::TurnChange};
 
 use super::{Chat, EventLog, ended, is_unavailable, log_of};
-use crate::{TurnError, TurnOutcome, error_chain};
+use crate::{TurnError, TurnEvent, TurnOutcome, error_chain};
 
 impl Chat {
     /// Takes over a running turn, and finishes it.
@@ -47,7 +47,10 @@ impl Chat {
         if let Some(answer) = self.stored_answer(&turn).await? {
             self.set_running(false);
             let log = log_of(&mut self.log);
-            let batch = log.completed(&self.state, &self.state, &answer);
+            let mut batch = log.completed(&self.state, &self.state);
+            batch.push(TurnEvent::Answered {
+                answer: answer.clone(),
+            });
             let ended = ended(&turn, TurnStatus::Completed, None);
             let (events, unpublished) = log.stage(batch);
             let end = TurnChange::new(turn, ended).with_events(events);
@@ -100,7 +103,7 @@ impl Chat {
 
     async fn stored_answer(&self, turn: &Turn) -> Result<Option<Message>> {
         let messages = self.engine.storage.messages();
-        let answer = turn.user_message_id.answer();
+        let answer = turn.answer_id();
         messages.get(&turn.conversation_id.key(answer)).await
     }
 }

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, ops::Deref, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use yai_agentkit_core::{
     Checkpoint, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
-    Conversation, ConversationId, Entity, Error, Fence, ListQuery, Message, NewCheckpoint,
-    NewWrites, PutOptions, Repository, Result, Storage, Stores, ThreadId, Turn, TurnId, TurnStore,
+    Conversation, ConversationId, Entity, Error, Fence, ListQuery, Message, MessageId,
+    NewCheckpoint, NewWrites, PutOptions, Repository, Result, Storage, Stores, ThreadId, Turn, TurnId, TurnStore,
     UnitOfWork,
     access::ApiKey,
     checkpoint::{DeltaChannelHistory, PruneStrategy, Thread, ThreadCursor},
@@ -275,6 +275,11 @@ impl<W: Watch> TurnStore for Part<dyn TurnStore, W> {
             .key
             .filter(|_| !self.watch.makes(Mistake::KeysForgotten));
         self.changes("begin", self.inner.begin(begin)).await
+    }
+
+    async fn choose(&self, conversation: ConversationId, last: Option<MessageId>) -> Result<()> {
+        let chosen = self.inner.choose(conversation, last);
+        self.changes("choose", chosen).await
     }
 
     async fn step(&self, mut step: TurnStep) -> Result<()> {

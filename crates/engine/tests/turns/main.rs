@@ -1,6 +1,7 @@
 //! What turns do, over a storage in memory that can fail.
 
 mod agents;
+mod branches;
 mod durable;
 mod long;
 mod queue;

@@ -31,6 +31,6 @@ UPDATE agent_turns SET assistant_message_id = $1, input = $2::json, status = $3,
     lease_renewed_at = statement_timestamp()
 WHERE conversation_id = $12 AND id = $13 AND status = $14 AND epoch = $15;
 
-INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "metadata_", "created_at") VALUES ($1, $2, $3, $4, $5, $6);
+INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "parts", "parent_id", "is_chosen", "checkpoint_id", "metadata_", "created_at") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 
 COMMIT;

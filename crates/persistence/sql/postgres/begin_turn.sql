@@ -26,19 +26,23 @@ WITH thread AS (
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
     DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
 ), message AS (
-    INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at)
-    SELECT m.id, m.conversation_id, m.role, m.content, m.metadata_::json, m.created_at
+    INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at, parts,
+        parent_id, checkpoint_id)
+    SELECT m.id, m.conversation_id, m.role, m.content, m.metadata_::json, m.created_at,
+        m.parts::json, m.parent_id, m.checkpoint_id
     FROM thread, unnest($16::uuid[], $17::uuid[], $18::text[], $19::text[],
-        $20::text[], $21::timestamptz[])
-        m (id, conversation_id, role, content, metadata_, created_at)
+        $20::text[], $21::timestamptz[], $22::text[], $23::uuid[],
+        $24::text[])
+        m (id, conversation_id, role, content, metadata_, created_at, parts, parent_id,
+            checkpoint_id)
 ), turn AS (
     INSERT INTO agent_turns (conversation_id, id, created_at, user_message_id,
         assistant_message_id, input, status, error, interrupt, attempt, epoch, lease_owner, lease_ms, started_at, updated_at)
-    SELECT $22, $23, $24, $25,
-        $26, $27::json, $28, $29, $30::json, $31, $32, $33, $34, $35, $36
+    SELECT $25, $26, $27, $28,
+        $29, $30::json, $31, $32, $33::json, $34, $35, $36, $37, $38, $39
     FROM thread
 ), key AS (
     INSERT INTO agent_idempotency_keys (conversation_id, id, fingerprint, resource_id)
-    SELECT $38, $37, $39, $40 FROM thread WHERE $37 IS NOT NULL
+    SELECT $41, $40, $42, $43 FROM thread WHERE $40 IS NOT NULL
 )
 SELECT true FROM thread;

@@ -32,13 +32,17 @@ WITH thread AS MATERIALIZED (
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
     DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
 ), message AS (
-    INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at)
-    SELECT m.id, m.conversation_id, m.role, m.content, m.metadata_::json, m.created_at
+    INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at, parts,
+        parent_id, checkpoint_id)
+    SELECT m.id, m.conversation_id, m.role, m.content, m.metadata_::json, m.created_at,
+        m.parts::json, m.parent_id, m.checkpoint_id
     FROM turn, unnest($20::uuid[], $21::uuid[], $22::text[], $23::text[],
-        $24::text[], $25::timestamptz[])
-        m (id, conversation_id, role, content, metadata_, created_at)
+        $24::text[], $25::timestamptz[], $26::text[], $27::uuid[],
+        $28::text[])
+        m (id, conversation_id, role, content, metadata_, created_at, parts, parent_id,
+            checkpoint_id)
 ), changed AS (
-    UPDATE agent_turns SET assistant_message_id = $26, input = $27::json, status = $28, error = $29, interrupt = $30::json, attempt = $31, epoch = $32, lease_owner = $33, lease_ms = $34, started_at = $35, updated_at = $36,
+    UPDATE agent_turns SET assistant_message_id = $29, input = $30::json, status = $31, error = $32, interrupt = $33::json, attempt = $34, epoch = $35, lease_owner = $36, lease_ms = $37, started_at = $38, updated_at = $39,
         lease_renewed_at = statement_timestamp()
     WHERE conversation_id = $4 AND id = $5 AND EXISTS (SELECT FROM turn)
 )

@@ -22,19 +22,23 @@ WITH free AS MATERIALIZED (
         $9, $10, $10, true
     FROM thread
 ), message AS (
-    INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at)
-    SELECT m.id, m.conversation_id, m.role, m.content, m.metadata_::json, m.created_at
+    INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at, parts,
+        parent_id, checkpoint_id)
+    SELECT m.id, m.conversation_id, m.role, m.content, m.metadata_::json, m.created_at,
+        m.parts::json, m.parent_id, m.checkpoint_id
     FROM thread, unnest($12::uuid[], $13::uuid[], $14::text[], $15::text[],
-        $16::text[], $17::timestamptz[])
-        m (id, conversation_id, role, content, metadata_, created_at)
+        $16::text[], $17::timestamptz[], $18::text[], $19::uuid[],
+        $20::text[])
+        m (id, conversation_id, role, content, metadata_, created_at, parts, parent_id,
+            checkpoint_id)
 ), noted AS (
     INSERT INTO agent_turn_records AS r (conversation_id, turn_id, name, type, blob)
     SELECT $2, $3, n.*
-    FROM thread, unnest($18::text[], $19::text[], $20::bytea[]) n
+    FROM thread, unnest($21::text[], $22::text[], $23::bytea[]) n
     ON CONFLICT (conversation_id, turn_id, name) DO UPDATE
     SET type = excluded.type, blob = excluded.blob WHERE r.type IS NULL
 ), key AS (
     INSERT INTO agent_idempotency_keys (conversation_id, id, fingerprint, resource_id)
-    SELECT $22, $21, $23, $24 FROM thread WHERE $21 IS NOT NULL
+    SELECT $25, $24, $26, $27 FROM thread WHERE $24 IS NOT NULL
 )
 SELECT epoch FROM thread;

@@ -30,7 +30,7 @@ UPDATE agent_turns SET assistant_message_id = $1, input = $2, status = $3, error
     lease_renewed_at = unixepoch('now', 'subsec')
 WHERE conversation_id = $12 AND id = $13 AND status = $14 AND epoch = $15;
 
-INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "metadata_", "created_at") VALUES (?, ?, ?, ?, ?, ?);
+INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "parts", "parent_id", "is_chosen", "checkpoint_id", "metadata_", "created_at") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 RELEASE SAVEPOINT entered;
 

@@ -26,7 +26,7 @@ DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
 
 INSERT INTO "agent_turns" ("conversation_id", "id", "user_message_id", "assistant_message_id", "input", "status", "error", "interrupt", "attempt", "epoch", "lease_owner", "lease_ms", "started_at", "created_at", "updated_at") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
-INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "metadata_", "created_at") VALUES (?, ?, ?, ?, ?, ?);
+INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "parts", "parent_id", "is_chosen", "checkpoint_id", "metadata_", "created_at") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 RELEASE SAVEPOINT entered;
 

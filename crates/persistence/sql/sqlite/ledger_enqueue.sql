@@ -8,7 +8,7 @@ INSERT INTO "agent_turns" ("conversation_id", "id", "user_message_id", "assistan
 
 UPDATE agent_turns SET opened = true WHERE conversation_id = $1 AND id = $2;
 
-INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "metadata_", "created_at") VALUES (?, ?, ?, ?, ?, ?);
+INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "parts", "parent_id", "is_chosen", "checkpoint_id", "metadata_", "created_at") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 INSERT INTO agent_turn_records AS r (conversation_id, turn_id, name, type, blob)
 VALUES ($1, $2, $3, $4, $5)

@@ -12,6 +12,10 @@ pub struct Model {
     pub(crate) id: Uuid,
     pub(crate) role: String,
     pub(crate) content: String,
+    pub(crate) parts: Option<Json>,
+    pub(crate) parent_id: Option<Uuid>,
+    pub(crate) is_chosen: bool,
+    pub(crate) checkpoint_id: Option<String>,
     #[sea_orm(column_name = "metadata_")]
     pub(crate) metadata_: Option<Json>,
     pub(crate) created_at: DateTimeUtc,
@@ -27,7 +31,7 @@ impl StoredEntity for Message {
     type Table = Entity;
 
     const POSITION: Option<Column> = Some(Column::Position);
-    const COUNTED: &'static [Column] = &[Column::Content, Column::Metadata];
+    const COUNTED: &'static [Column] = &[Column::Content, Column::Parts, Column::Metadata];
 
     fn condition(filter: &MessageFilter) -> Condition {
         Condition::all()
@@ -42,11 +46,16 @@ impl StoredEntity for Message {
                     .as_ref()
                     .map(|role| Column::Role.eq(role.as_str())),
             )
+            .add_option(filter.is_chosen.map(|chosen| Column::IsChosen.eq(chosen)))
     }
 }
 
-impl From<Model> for Message {
-    fn from(model: Model) -> Self {
+impl TryFrom<Model> for Message {
+    type Error = String;
+
+    fn try_from(model: Model) -> Result<Self, String> {
+        let parts = model.parts.map(serde_json::from_value).transpose();
+        let refused = |error| format!("message {} has unknown parts: {error}", model.id);
         let mut message = Self::with_id(
             MessageId(model.id),
             ConversationId(model.conversation_id),
@@ -54,8 +63,12 @@ impl From<Model> for Message {
             model.content,
             model.created_at,
         );
+        message.parts = parts.map_err(refused)?.unwrap_or_default();
+        message.parent_id = model.parent_id.map(MessageId);
+        message.is_chosen = model.is_chosen;
+        message.checkpoint_id = model.checkpoint_id.map(|id| id.as_str().into());
         message.metadata = model.metadata_;
-        message
+        Ok(message)
     }
 }
 
@@ -66,6 +79,10 @@ impl From<Message> for Model {
             conversation_id: message.conversation_id.0,
             role: message.role.into(),
             content: message.content,
+            parts: (!message.parts.is_empty()).then(|| serde_json::json!(message.parts)),
+            parent_id: message.parent_id.map(|id| id.0),
+            is_chosen: message.is_chosen,
+            checkpoint_id: message.checkpoint_id.map(|id| id.to_string()),
             metadata_: message.metadata,
             created_at: message.created_at,
             position: 0,

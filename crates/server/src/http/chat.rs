@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
-use yai_agentkit_core::{CheckpointId, Message, MessageId, Role};
+use yai_agentkit_core::{CheckpointId, Message, MessageId, Role, conversation::Part, turn::Place};
 
 use super::{
     App,
@@ -29,6 +29,8 @@ use yai_agentkit_engine::{
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(send))
+        .routes(routes!(regenerate))
+        .routes(routes!(choose))
         .routes(routes!(fork))
 }
 
@@ -44,6 +46,15 @@ pub(super) struct MessageBody {
     role: String,
     #[schema(example = "Your name is Ada.")]
     content: String,
+    /// All of it, where there is more than text: text, reasoning, images, files, tool calls and
+    /// their results.
+    #[schema(value_type = Vec<Object>)]
+    parts: Vec<Part>,
+    /// The message before it. Messages with the same one are siblings: edited ones, and answers that
+    /// were given anew.
+    parent_id: Option<Uuid>,
+    /// Whether it is on the branch that is chosen.
+    is_chosen: bool,
     /// What the application keeps with it: any JSON.
     metadata: Option<Value>,
     created_at: DateTime<Utc>,
@@ -56,6 +67,9 @@ impl From<Message> for MessageBody {
             conversation_id: message.conversation_id.0,
             role: message.role.into(),
             content: message.content,
+            parts: message.parts,
+            parent_id: message.parent_id.map(|id| id.0),
+            is_chosen: message.is_chosen,
             metadata: message.metadata,
             created_at: message.created_at,
         }
@@ -69,6 +83,15 @@ struct NewMessage {
     #[serde(default)]
     #[schema(required, min_length = 1, example = "What is my name?")]
     content: String,
+    /// In place of `content`, where there is more than text: `{"type": "text", "text"}`,
+    /// `{"type": "image", "source"}` and `{"type": "file", "name", "source"}`, with a source
+    /// `{"type": "url", "url"}` or `{"type": "data", "data", "media_type"}` in base64.
+    #[serde(default)]
+    #[schema(value_type = Vec<Object>)]
+    parts: Vec<Part>,
+    /// The message in whose place it stands: that is edited, and this begins a branch of its own.
+    #[schema(value_type = Option<Uuid>)]
+    replaces: Option<MessageId>,
     #[serde(default)]
     #[schema(inline)]
     role: Speaker,
@@ -195,10 +218,20 @@ async fn send(
         Speaker::User => Role::User,
         Speaker::System => Role::System,
     };
-    let mut message = Message::new(chat_id, role, new.content);
+    let mut message = match new.parts.is_empty() {
+        true => Message::new(chat_id, role, new.content),
+        false if new.content.is_empty() => Message::of_parts(chat_id, role, new.parts),
+        false => return Err(Problem::invalid("parts", "stands in place of `content`")),
+    };
     message.metadata = new.metadata;
     let has_key = key.is_some();
-    let said = json!([message.role, message.content, message.metadata]);
+    let said = json!([
+        message.role,
+        message.content,
+        message.metadata,
+        message.parts,
+        new.replaces
+    ]);
     let options = SendOptions {
         on_busy: new.on_busy.map(OnBusy::from),
         key: key.map(|key| RequestKey {
@@ -208,6 +241,10 @@ async fn send(
         client: ClientInput {
             tools: new.tools,
             ..ClientInput::default()
+        },
+        place: match new.replaces {
+            Some(replaced) => app.turns.beside(chat_id, replaced).await?,
+            None => Place::Last,
         },
     };
     let failed = |error| Problem::from(error).repeatable(has_key);
@@ -222,6 +259,81 @@ async fn send(
     }
     let reply = Reply::of(turn).await;
     Ok(reply.map_err(failed)?.into_response())
+}
+
+/// A message of a chat.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct MessageRef {
+    #[schema(value_type = Uuid)]
+    message_id: MessageId,
+}
+
+/// Answer a message of a user anew
+///
+/// `message_id` names it, or an answer to it. The new answer stands beside the first one, on a branch
+/// of its own, which is chosen from now on. The response is that of a message.
+#[utoipa::path(
+    post, path = "/chats/{chat_id}/regenerate", tag = "chats", operation_id = "regenerate",
+    params(
+        ("chat_id" = Uuid, Path, description = "The id of the conversation"),
+        ("idempotency-key" = Option<String>, Header, description = "Makes a repetition safe"),
+    ),
+    request_body = MessageRef,
+    responses(
+        (status = 200, description = "The answer, or the events", content(
+            (MessageBody = "application/json"), (Event = "text/event-stream"),
+        )),
+        (status = 202, description = "The turn waits for a person", body = TurnBody),
+        (status = 409, description = "A turn is running, or this one was cancelled", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+        (status = 422, description = "The key was used with another request", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+        (status = 502, description = "The agent failed", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+    ),
+)]
+async fn regenerate(
+    State(app): State<App>,
+    Id(chat_id): Id,
+    Key(key): Key,
+    headers: HeaderMap,
+    Body(again): Body<MessageRef>,
+) -> Result<Response, Problem> {
+    let has_key = key.is_some();
+    let options = SendOptions {
+        key: key.map(|key| RequestKey {
+            key,
+            request: json!(["again", again.message_id]).to_string().into_bytes(),
+        }),
+        ..SendOptions::default()
+    };
+    let failed = |error| Problem::from(error).repeatable(has_key);
+    let turn = app.turns.regenerate(chat_id, again.message_id, options);
+    let turn = turn.await.map_err(failed)?;
+    if event::wants_events(&headers) {
+        let turn = app.turns.turn(chat_id, turn.turn_id()).await?;
+        return event::watch(&app, &turn, None).await;
+    }
+    Ok(Reply::of(turn).await.map_err(failed)?.into_response())
+}
+
+/// Choose a branch of a chat: the one that a message is on
+///
+/// Up to its newest message. Lists, the agent, forks and streams go on from there.
+#[utoipa::path(
+    put, path = "/chats/{chat_id}/branch", tag = "chats", operation_id = "choose_branch",
+    params(("chat_id" = Uuid, Path, description = "The id of the conversation")),
+    request_body = MessageRef,
+    responses(
+        (status = 204, description = "It is chosen"),
+        (status = 409, description = "A turn is running", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+    ),
+)]
+async fn choose(
+    State(app): State<App>,
+    Id(chat_id): Id,
+    Body(on): Body<MessageRef>,
+) -> Result<StatusCode, Problem> {
+    app.turns.choose(chat_id, on.message_id).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Fork a chat: a new conversation from a point in its past

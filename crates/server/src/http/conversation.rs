@@ -144,6 +144,19 @@ struct MessagePage {
     #[serde(default)]
     #[param(inline)]
     order: MessageOrder,
+    /// Those of the branch that is chosen, or the others: edited messages, answers that were given
+    /// anew, and what came behind them. The `parent_id` of each says where it stands.
+    #[serde(default)]
+    #[param(inline)]
+    branch: Branches,
+}
+
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Branches {
+    #[default]
+    Chosen,
+    Others,
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -284,7 +297,11 @@ async fn messages(
     Id(id): Id,
     Query(page): Query<MessagePage>,
 ) -> Result<Json<List<MessageBody>>, Problem> {
-    let mut query = ListQuery::filtered(MessageFilter::of(id))
+    let filter = match page.branch {
+        Branches::Chosen => MessageFilter::of(id),
+        Branches::Others => MessageFilter::of(id).of_other_branches(),
+    };
+    let mut query = ListQuery::filtered(filter)
         .limit(limit(page.limit, MAX_LIMIT)?)
         .max_bytes(MAX_BYTES);
     if let MessageOrder::Asc = page.order {

@@ -42,6 +42,7 @@ pub(super) fn routes(mut api: Document) -> Router<App> {
         let operations = [
             &mut item.get,
             &mut item.post,
+            &mut item.put,
             &mut item.patch,
             &mut item.delete,
         ];

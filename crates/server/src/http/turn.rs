@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    ListQuery, Turn, TurnId,
+    ListQuery, Turn, TurnId, TurnStatus,
     storage::Cursor,
     turn::{Interrupt, InterruptId, TurnFilter},
 };
@@ -105,7 +105,10 @@ impl From<Turn> for TurnBody {
             id: turn.id.0,
             conversation_id: turn.conversation_id.0,
             user_message_id: turn.user_message_id.0,
-            assistant_message_id: turn.assistant_message_id.map(|id| id.0),
+            assistant_message_id: turn
+                .assistant_message_id
+                .filter(|_| turn.status == TurnStatus::Completed)
+                .map(|id| id.0),
             status: turn.status.as_str(),
             error: turn.error,
             interrupt: turn.interrupt.map(Into::into),

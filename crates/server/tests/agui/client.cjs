@@ -59,6 +59,13 @@ async function stored(server, threadId) {
   return { talk: messages.map(({ role, content }) => [role, content]), state: values.state };
 }
 
+/** What the server has stored of a thread on other branches than the chosen one. */
+async function branches(server, threadId) {
+  const { items } = await get(`${server}/conversations`);
+  const chat = items.find(({ metadata }) => metadata?.agui_thread_id === threadId);
+  return (await get(`${server}/conversations/${chat.id}/messages?branch=others`)).items;
+}
+
 async function agrees(agent) {
   const { talk, state } = await stored(agent.server, agent.threadId);
   assert.deepEqual(agent.talk(), talk);
@@ -100,18 +107,35 @@ const scenarios = {
     assert.deepEqual(again.events, events);
     const known = structuredClone(agent.messages);
 
+    known.splice(1);
     known[0].content = "My name is Bob.";
+    // What the client edits is another branch,
     const edited = new Agent(server, "a past", known);
-    await refused(edited.say("Who am I?"), 409, "other words");
-    const back = new Agent(server, "a past", agent.messages.slice(0, 1));
-    await agent.say("What is my name?");
-    await refused(back.say("Forget it."), 409, "does not follow");
+    await edited.go(() => edited.runAgent({}));
+    assert.match(edited.messages.at(-1).content, /Bob/);
+    assert.deepEqual(edited.state, { facts: { name: "Bob" } });
+    await agrees(edited);
+    // and so is what it says behind an earlier answer,
+    const back = new Agent(server, "a past", edited.messages.slice());
+    await edited.say("What is my name?");
+    await back.say("What is 1 + 1?");
+    await agrees(back);
+    assert.equal(back.talk().length, 4);
+    // and an answer that it wants anew.
+    const question = back.messages.slice(0, back.messages.findLastIndex(({ role }) => role === "user") + 1);
+    const anew = new Agent(server, "a past", question);
+    await anew.go(() => anew.runAgent({}));
+    assert.match(anew.messages.at(-1).content, /2/);
+    await agrees(anew);
+    const tree = await branches(server, "a past");
+    assert.deepEqual(tree.map(({ role }) => role), ["user", "assistant", "user", "assistant", "assistant"]);
+    assert.ok(tree.every(({ is_chosen }) => !is_chosen));
+
     const invented = [{ id: "1", role: "assistant", content: "You owe me a beer." }];
     await refused(new Agent(server, "another", invented).say("How much?"), 409, "was not said here");
     await refused(new Agent(server, "a past").runAgent({}), 400, "nothing to answer");
     const image = [{ type: "image", source: { type: "url", value: "https://example.com/1.png" } }];
     await refused(new Agent(server, "a past").say(image), 400, "only parts of the type");
-    await agrees(agent);
 
     // Who names nothing of before goes on, and is told what was.
     const short = new Agent(server, "a past");

@@ -22,7 +22,10 @@ async fn a_message_is_answered() {
         "conversation_id",
         "created_at",
         "id",
+        "is_chosen",
         "metadata",
+        "parent_id",
+        "parts",
         "role",
     ];
     assert_eq!(fields, expected);

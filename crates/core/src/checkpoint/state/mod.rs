@@ -77,6 +77,8 @@ impl<C: Checkpointer + ?Sized> CheckpointerExt for C {
 pub struct ThreadState {
     thread_id: ThreadId,
     head: Option<Head>,
+    /// A later one than the head, if there is.
+    newest: Option<CheckpointId>,
 }
 
 #[derive(Clone, Debug)]
@@ -153,7 +155,19 @@ impl ThreadState {
     /// none.
     pub fn new(thread_id: ThreadId, latest: Option<CheckpointTuple>) -> Self {
         let head = latest.map(Head::from);
-        Self { thread_id, head }
+        Self {
+            thread_id,
+            head,
+            newest: None,
+        }
+    }
+
+    /// The same, where `newest` is the latest checkpoint of the thread: what is saved next is later
+    /// than that, so that the thread goes on from here.
+    #[must_use]
+    pub fn branching(mut self, newest: Option<CheckpointId>) -> Self {
+        self.newest = newest;
+        self
     }
 
     /// The state in the latest checkpoint, `None` when there is none. Of a list that was read in part
@@ -369,7 +383,7 @@ impl ThreadState {
         metadata: CheckpointMetadata,
     ) -> (NewCheckpoint, Self) {
         let parent = self.head();
-        let mut checkpoint = Checkpoint::after(parent);
+        let mut checkpoint = Checkpoint::after(parent.max(self.newest.as_ref()));
         let head = self.head.clone();
         let (values, versions) = head
             .map(|head| (head.values, head.versions))
@@ -430,6 +444,7 @@ impl ThreadState {
         let next = Self {
             thread_id: self.thread_id.clone(),
             head: Some(head),
+            newest: None,
         };
         (new, next)
     }

@@ -15,8 +15,8 @@ use yai_agentkit_core::{
     Turn, TurnId, TurnStore,
     conversation::InConversation,
     turn::{
-        Announcements, EventBatch, IdempotencyKey, LatestBatches, OwnerId, TurnBegin, TurnChange,
-        TurnStep,
+        Announcements, EventBatch, IdempotencyKey, LatestBatches, OwnerId, Place, TurnBegin,
+        TurnChange, TurnStep,
     },
 };
 
@@ -26,6 +26,7 @@ pub(super) use self::statement::{
 };
 use super::{NewRawCheckpoint, PUT_CHECKPOINT, SqlCheckpointer, fence, row, write::New};
 use crate::{
+    branch,
     connection::{Connection, retrying_undone},
     entity::idempotency_key,
     error::{Table, storage_error, taken_in},
@@ -50,7 +51,8 @@ impl TurnStore for SqlCheckpointer {
         begin.checkpoint.validate()?;
         let new = row::to_raw(begin.checkpoint.clone())?;
         let epoch = Fence::Raise(begin.turn.epoch).stored_epoch()?;
-        if begin.queued.is_some() || self.connection.undivided().is_none() {
+        let is_last = begin.place == Place::Last;
+        if begin.queued.is_some() || !is_last || self.connection.undivided().is_none() {
             let call = TurnCall::Begin(Box::new(begin), Box::new(new));
             return self.by_parts(call).await;
         }
@@ -62,6 +64,10 @@ impl TurnStore for SqlCheckpointer {
         };
         self.once(statement, &new, &taken, &begin.events).await?;
         Ok(begin.turn)
+    }
+
+    async fn choose(&self, conversation_id: ConversationId, last: Option<MessageId>) -> Result<()> {
+        branch::choose(&self.connection, conversation_id, last).await
     }
 
     async fn step(&self, step: TurnStep) -> Result<()> {

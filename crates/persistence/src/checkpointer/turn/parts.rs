@@ -4,10 +4,11 @@
 use sea_orm::DbErr;
 use yai_agentkit_core::{
     Checkpointer, Entity, Fence, Repository, Result, Turn,
-    turn::{TurnBegin, TurnChange},
+    turn::{Place, TurnBegin, TurnChange},
 };
 
 use crate::{
+    branch,
     checkpointer::{NewRawCheckpoint, PUT_CHECKPOINT, SqlCheckpointer, row, write::New},
     coalescer::Call,
     connection::Connection,
@@ -63,7 +64,8 @@ async fn begin_by_parts(
 ) -> Result<Turn> {
     let TurnBegin {
         turn,
-        message,
+        mut message,
+        place,
         key,
         queued,
         events,
@@ -93,7 +95,19 @@ async fn begin_by_parts(
             turns.add(turn).await?
         }
     };
-    messages.add(message).await?;
+    // One that has waited may have been left on another branch.
+    message.is_chosen = true;
+    let chosen = match place {
+        Place::Last => None,
+        Place::Behind(parent) => Some(parent),
+        Place::Stored => Some(Some(message.id)),
+    };
+    if let Some(last) = chosen {
+        branch::choose(&transaction, message.conversation_id, last).await?;
+    }
+    if place != Place::Stored {
+        messages.add(message).await?;
+    }
     transaction.commit().await.map_err(failed)?;
     Ok(turn)
 }

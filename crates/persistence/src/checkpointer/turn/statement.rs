@@ -81,13 +81,22 @@ pub(in crate::checkpointer) fn messages(query: &mut Query, from: &str, messages:
         message.metadata_.as_ref().map(ToString::to_string)
     });
     let created_at = query.column(&messages, |message| message.created_at);
+    let parts = query.column(&messages, |message| {
+        message.parts.as_ref().map(ToString::to_string)
+    });
+    let parent = query.column(&messages, |message| message.parent_id);
+    let checkpoint = query.column(&messages, |message| message.checkpoint_id.as_deref());
     query.push(format_args!(
         ", message AS (
-    INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at)
-    SELECT m.id, m.conversation_id, m.role, m.content, m.metadata_::json, m.created_at
+    INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at, parts,
+        parent_id, checkpoint_id)
+    SELECT m.id, m.conversation_id, m.role, m.content, m.metadata_::json, m.created_at,
+        m.parts::json, m.parent_id, m.checkpoint_id
     FROM {from}, unnest({id}::uuid[], {conversation}::uuid[], {role}::text[], {content}::text[],
-        {metadata}::text[], {created_at}::timestamptz[])
-        m (id, conversation_id, role, content, metadata_, created_at)
+        {metadata}::text[], {created_at}::timestamptz[], {parts}::text[], {parent}::uuid[],
+        {checkpoint}::text[])
+        m (id, conversation_id, role, content, metadata_, created_at, parts, parent_id,
+            checkpoint_id)
 )"
     ));
 }

@@ -20,9 +20,15 @@ CREATE TABLE agent_messages (
     position BIGSERIAL NOT NULL,
     role VARCHAR(50) NOT NULL,
     content TEXT NOT NULL,
+    parts JSON,
+    parent_id UUID,
+    is_chosen BOOLEAN NOT NULL DEFAULT TRUE,
+    checkpoint_id TEXT,
     metadata_ JSON,
     created_at TIMESTAMPTZ NOT NULL,
     PRIMARY KEY (id, conversation_id)
 );
 
-CREATE INDEX agent_messages_conversation_id_idx ON agent_messages (conversation_id, position);
+-- A branch is read by it in order, however many others there are.
+CREATE INDEX agent_messages_conversation_id_idx
+ON agent_messages (conversation_id, is_chosen, position);

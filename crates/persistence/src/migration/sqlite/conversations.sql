@@ -20,9 +20,15 @@ CREATE TABLE agent_messages (
     id BLOB NOT NULL,
     role TEXT NOT NULL,
     content TEXT NOT NULL,
+    parts TEXT,
+    parent_id BLOB,
+    is_chosen INTEGER NOT NULL DEFAULT 1,
+    checkpoint_id TEXT,
     metadata_ TEXT,
     created_at TEXT NOT NULL,
     UNIQUE (id, conversation_id)
 ) STRICT;
 
-CREATE INDEX agent_messages_conversation_id_idx ON agent_messages (conversation_id, position);
+-- A branch is read by it in order, however many others there are.
+CREATE INDEX agent_messages_conversation_id_idx
+ON agent_messages (conversation_id, is_chosen, position);

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
-use yai_agentkit_core::{ConversationId, Message, MessageId, Role};
+use yai_agentkit_core::{ConversationId, Message, MessageId, Role, turn::Place};
 
 use crate::http::problem::Problem;
 
@@ -37,21 +37,26 @@ pub(super) struct Snapshot {
 
 /// A message as the client has it.
 struct Said {
-    id: String,
     role: String,
     text: String,
     /// All of it.
     message: Value,
+    /// Under which it is stored, or would be.
+    stored_as: MessageId,
+    /// The place of the message of which it has the id and not the words.
+    edits: Option<usize>,
     /// The place of the same message among those that are stored.
     known: Option<usize>,
 }
 
 /// What a client wants to be answered.
 pub(super) enum Asked {
-    /// These messages, the last of them a user's, which are not stored.
-    New(Vec<Message>),
-    /// A stored message, which is the last one of a user.
+    /// These messages, the last of them a user's, which are not stored, and where they stand.
+    New(Vec<Message>, Place),
+    /// A stored message, which is the last one of a user, with what the agent has come to.
     Known(MessageId),
+    /// A stored message, as if nothing had been said behind it.
+    Again(MessageId),
     /// Nothing.
     Nothing,
 }
@@ -79,12 +84,14 @@ impl History {
         said: Vec<Value>,
     ) -> Result<Self, Problem> {
         let places = stored.iter().enumerate();
-        let places = places.map(|(place, message)| (message.id, place)).collect();
+        let places = places.map(|(place, message)| (message.id, (place, &*message.content)));
+        let places = places.collect();
         let said = said.into_iter().enumerate();
         let said = said.map(|(place, message)| read(conversation, &places, place, message));
+        let said: Vec<_> = said.collect::<Result<_, _>>()?;
         Ok(Self {
             conversation,
-            said: said.collect::<Result<_, _>>()?,
+            said,
             stored,
             is_cut: false,
         })
@@ -102,10 +109,7 @@ impl History {
         let last_user = self.said.iter().rposition(|said| said.role == "user");
         let mut new = Vec::new();
         for (place, said) in self.said.iter().enumerate() {
-            if let Some(known) = said.known {
-                if self.stored[known].content != said.text {
-                    return Err(other_past(place, "is stored with other words"));
-                }
+            if said.known.is_some() {
                 continue;
             }
             match said.role.as_str() {
@@ -123,28 +127,59 @@ impl History {
                 _ => {}
             }
         }
-        let is_user = |message: &&Message| message.role == Role::User;
-        let latest = self.stored.iter().rev().find(is_user);
         let Some(asked) = last_user else {
             return Ok(Asked::Nothing);
         };
-        let is_known = |message: &Message| {
-            let of_message = |said: &Said| said.known.map(|known| self.stored[known].id);
-            self.said
-                .iter()
-                .any(|said| of_message(said) == Some(message.id))
+        let Some(known) = self.said[asked].known else {
+            let place = self.place(&self.said[asked], last_known);
+            return Ok(Asked::New(new, place));
         };
-        // Who names no message of before does not know them, and goes on from the last.
-        if last_known.is_some() && !latest.is_none_or(is_known) {
-            return Err(other_past(
-                asked,
-                "does not follow the last message of the chat",
-            ));
+        let id = self.stored[known].id;
+        let is_latest = !self.stored[known + 1..].iter().any(is_user);
+        // Who has what the agent has said to it asks for nothing new.
+        let is_last = !self.said[asked + 1..]
+            .iter()
+            .any(|said| matches!(&*said.role, "assistant" | "tool"));
+        match (is_last, is_latest) {
+            (true, _) => Ok(Asked::Again(id)),
+            (false, true) => Ok(Asked::Known(id)),
+            (false, false) => Err(other_past(asked, "was answered, and more was said since")),
         }
-        Ok(match self.said[asked].known {
-            Some(known) => Asked::Known(self.stored[known].id),
-            None => Asked::New(new),
+    }
+
+    /// Where a new message of a user stands: in place of the one that it edits, or behind the last that
+    /// the client knows and what was answered to that. Who names no message of before does not know
+    /// them, and goes on from the last.
+    fn place(&self, said: &Said, last_known: Option<usize>) -> Place {
+        let behind = match (said.edits, last_known) {
+            // Of the oldest that is read the row says it.
+            (Some(0), _) => return Place::Behind(self.stored[0].parent_id),
+            (Some(edited), _) => Some(edited - 1),
+            (None, Some(last)) => {
+                let known = self.said[last].known.unwrap_or_default();
+                let mut later = self.stored[known + 1..].iter();
+                let next = later.position(is_user);
+                next.map(|next| known + next)
+            }
+            (None, None) => None,
+        };
+        behind.map_or(Place::Last, |behind| {
+            Place::Behind(Some(self.stored[behind].id))
         })
+    }
+
+    /// Leaves what was said behind the place of a message, which is on another branch from now on.
+    pub(super) fn go_back(&mut self, place: Place) {
+        let last = match place {
+            Place::Behind(last) => last,
+            _ => return,
+        };
+        let at = |id| self.stored.iter().position(|message| message.id == id);
+        let kept = last.and_then(at).map_or(0, |at| at + 1);
+        self.stored.truncate(kept);
+        for said in &mut self.said {
+            said.known = said.known.filter(|known| *known < kept);
+        }
     }
 
     /// Whether nothing is stored yet.
@@ -154,7 +189,7 @@ impl History {
 
     fn message(&self, said: &Said, role: Role) -> Message {
         let mut message = Message::new(self.conversation, role, &*said.text);
-        message.id = derived(self.conversation, &said.id);
+        message.id = said.stored_as;
         message
     }
 
@@ -162,7 +197,7 @@ impl History {
     pub(super) fn stored(&mut self, messages: impl IntoIterator<Item = Message>) {
         for message in messages {
             for said in &mut self.said {
-                if derived(self.conversation, &said.id) == message.id {
+                if said.stored_as == message.id {
                     said.known = Some(self.stored.len());
                 }
             }
@@ -254,7 +289,7 @@ fn newest(messages: &[(Option<MessageId>, String)]) -> usize {
 
 fn read(
     conversation: ConversationId,
-    stored: &HashMap<MessageId, usize>,
+    stored: &HashMap<MessageId, (usize, &str)>,
     place: usize,
     message: Value,
 ) -> Result<Said, Problem> {
@@ -275,17 +310,32 @@ fn read(
         }
         _ => String::new(),
     };
+    // Its own id, that of a client's message, and that of one that the client has edited.
     let own = fields.id.parse().map(MessageId);
-    let own = own.ok().and_then(|own| stored.get(&own));
+    let first = derived(conversation, &fields.id);
+    let edited = derived(conversation, &format!("{}\0{text}", fields.id));
+    let ids = own.ok().into_iter().chain([first, edited]);
+    let named = ids.filter_map(|id| Some((id, *stored.get(&id)?)));
+    let named: Vec<_> = named.collect();
+    let is_same = |(_, (_, content)): &&(_, (_, &str))| !is_read || *content == text;
+    let same = named.iter().find(is_same);
+    let edits = named.first().filter(|_| same.is_none());
     Ok(Said {
-        known: own
-            .or_else(|| stored.get(&derived(conversation, &fields.id)))
-            .copied(),
-        id: fields.id,
+        stored_as: match (same, edits) {
+            (Some((id, _)), _) => *id,
+            (None, Some(_)) => edited,
+            (None, None) => first,
+        },
+        edits: edits.map(|(_, (place, _))| *place),
+        known: same.map(|(_, (place, _))| *place),
         role: fields.role,
         text,
         message,
     })
+}
+
+fn is_user(message: &Message) -> bool {
+    message.role == Role::User
 }
 
 /// The id under which a client's message is stored: a client may use the same in two chats.
@@ -304,9 +354,6 @@ fn shown(message: Message) -> Option<Value> {
 }
 
 fn other_past(place: usize, reason: &str) -> Problem {
-    let detail = format!(
-        "messages[{place}] {reason}: what was said stays said, and a chat has no branches; \
-         connect to see what is stored"
-    );
+    let detail = format!("messages[{place}] {reason}: connect to see what is stored");
     Problem::new(StatusCode::CONFLICT, "history-differs", detail)
 }

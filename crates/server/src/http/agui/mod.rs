@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
-use yai_agentkit_core::{Conversation, Turn, TurnStatus};
+use yai_agentkit_core::{Conversation, Turn, TurnStatus, turn::Place};
 use yai_agentkit_engine::TurnError;
 
 use self::{
@@ -42,8 +42,9 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 ///
 /// The thread is created on first use. What the client says anew, the last message of a user, is
 /// answered; a repetition gets the events of the first, and one of its tools' results those behind
-/// them. The messages before it must be those that
-/// are stored, or none: a chat has no branches. `resume` answers what the run before has asked. The
+/// them. A message that the client has edited, or one that it says behind an earlier one than the
+/// last, begins a branch; one that was answered, as the last, in a new run, is answered anew. `resume`
+/// answers what the run before has asked. The
 /// response is the events of the run: `RUN_STARTED`, the state, the messages, then what happens. A
 /// client that goes away does not stop the run: it connects.
 #[utoipa::path(
@@ -67,14 +68,14 @@ async fn run(
     let mut history = app.history(&conversation, &input).await?;
     let asked = history.asked()?;
     if !input.resume.is_empty() {
-        let is_more = matches!(asked, Asked::New(_));
+        let is_more = matches!(asked, Asked::New(..));
         if let Some(shown) = app.resume(&conversation, &input, is_more).await? {
             return shown
                 .reply(&app, &room, &conversation, input, history)
                 .await;
         }
     } else if !history.is_new() {
-        let is_more = matches!(asked, Asked::New(_));
+        let is_more = matches!(asked, Asked::New(..));
         if let Some(shown) = app.take_results(&conversation, &input, is_more).await? {
             return shown
                 .reply(&app, &room, &conversation, input, history)
@@ -82,15 +83,23 @@ async fn run(
         }
     }
     let (turn, after) = match asked {
-        Asked::New(messages) => {
-            let turn = app.send(&input, messages.clone()).await?;
+        Asked::New(messages, place) => {
+            let turn = app.send(&input, messages.clone(), place).await?;
+            history.go_back(place);
             history.stored(messages);
             (turn, 0)
         }
         Asked::Known(message) => {
             let turn = app.turn_of(&conversation, message).await?;
+            let turn =
+                turn.ok_or_else(|| Problem::invalid("messages", "there is nothing to answer"))?;
             let after = app.answered(&turn, &input).await?;
             (turn, after)
+        }
+        Asked::Again(message) => {
+            let turn = app.answer_again(&conversation, &input, message).await?;
+            history.go_back(Place::Behind(Some(message)));
+            (turn, 0)
         }
         Asked::Nothing => {
             return Err(Problem::invalid("messages", "there is nothing to answer"));

@@ -5,7 +5,7 @@ use yai_agentkit_core::{
     Role, Turn,
     checkpoint::Values,
     conversation::MessageFilter,
-    turn::{Interrupt, TurnFilter},
+    turn::{Interrupt, Place, TurnFilter},
 };
 use yai_agentkit_engine::{Answer, RequestKey, SendOptions, TurnError, TurnEvent};
 
@@ -101,28 +101,45 @@ impl App {
         &self,
         input: &Input,
         mut messages: Vec<Message>,
+        place: Place,
     ) -> Result<Turn, Problem> {
         let asked = messages
             .iter()
             .rposition(|message| message.role == Role::User);
         let asked = messages.remove(asked.expect("what is new ends with a user's message"));
+        if !messages.is_empty() && place != Place::Last {
+            let reason = "a system message does not begin a branch";
+            return Err(Problem::invalid("messages", reason));
+        }
         for message in messages {
             let options = SendOptions::default();
             self.turns.instruct(message, options).await?;
         }
-        let said = json!([asked.id, asked.content]);
-        let options = SendOptions {
-            on_busy: None,
-            key: Some(RequestKey {
-                key: input.run_id.clone(),
-                request: said.to_string().into_bytes(),
-            }),
-            client: input.client(),
-        };
+        let options = options(input, &asked, place);
         let conversation = asked.conversation_id;
         let turn = self.turns.start(asked, options).await;
         let turn = turn.map_err(|error| Problem::from(error).repeatable(true))?;
         Ok(self.turns.turn(conversation, turn.turn_id()).await?)
+    }
+
+    /// Answers a stored message anew, in a run that is not known; else the run is told again.
+    pub(super) async fn answer_again(
+        &self,
+        conversation: &Conversation,
+        input: &Input,
+        message: MessageId,
+    ) -> Result<Turn, Problem> {
+        let earlier = self.turn_of(conversation, message).await?;
+        if let Some(turn) = earlier.filter(|turn| !turn.status.is_final()) {
+            return Ok(turn);
+        }
+        let messages = self.storage.messages();
+        let asked = messages.get(&conversation.id.key(message)).await?;
+        let asked = asked.ok_or_else(|| Error::not_found("message", message))?;
+        let options = options(input, &asked, Place::Stored);
+        let turn = self.turns.start(asked, options).await;
+        let turn = turn.map_err(|error| Problem::from(error).repeatable(true))?;
+        Ok(self.turns.turn(conversation.id, turn.turn_id()).await?)
     }
 
     /// Gives the turn that waits for the client's tools what they have come to. A turn that still waits
@@ -198,12 +215,12 @@ impl App {
         Ok(Some(Shown::Turn(Box::new(turn), after)))
     }
 
-    /// The turn that answers a stored message, which is a user's last.
+    /// The newest turn that answers a stored message.
     pub(super) async fn turn_of(
         &self,
         conversation: &Conversation,
         message: MessageId,
-    ) -> Result<Turn, Problem> {
+    ) -> Result<Option<Turn>, Problem> {
         let of_chat = TurnFilter::default().of(conversation.id);
         let page = self
             .storage
@@ -211,9 +228,7 @@ impl App {
             .list(&ListQuery::filtered(of_chat))
             .await?;
         let mut turns = page.items.into_iter();
-        let turn = turns.find(|turn| turn.user_message_id == message);
-        let nothing = || Problem::invalid("messages", "there is nothing to answer");
-        turn.ok_or_else(nothing)
+        Ok(turns.find(|turn| turn.user_message_id == message))
     }
 
     /// Behind which of its events `turn` went on with the last results that the client has: who sends
@@ -263,5 +278,19 @@ impl App {
         let mut values = CheckpointView::from(tuple).values;
         let state = values.remove(STATE).filter(Value::is_object);
         Ok(state.unwrap_or_else(|| json!({})))
+    }
+}
+
+/// How what was `asked` is sent.
+fn options(input: &Input, asked: &Message, place: Place) -> SendOptions {
+    let said = json!([asked.id, asked.content]);
+    SendOptions {
+        on_busy: None,
+        key: Some(RequestKey {
+            key: input.run_id.clone(),
+            request: said.to_string().into_bytes(),
+        }),
+        client: input.client(),
+        place,
     }
 }

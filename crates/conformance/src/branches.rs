@@ -18,6 +18,7 @@ pub(super) const CASES: &[Case] = cases!["branches":
     the_chosen_branch_is_what_a_list_takes,
     a_message_that_names_no_parent_stands_behind_what_was_chosen,
     a_choice_within_a_unit_is_a_part_of_it,
+    a_long_history_is_stored_in_order_with_the_branch_that_is_chosen,
 ];
 
 async fn a_message_keeps_its_parts_and_its_place(storage: Arc<dyn Storage>) {
@@ -139,4 +140,51 @@ async fn a_choice_within_a_unit_is_a_part_of_it(storage: Arc<dyn Storage>) {
     unit.turn_store().choose(one, None).await.unwrap();
     drop(unit);
     assert_eq!(ids(&storage, MessageFilter::of(one)).await, [first]);
+}
+
+async fn a_long_history_is_stored_in_order_with_the_branch_that_is_chosen(
+    storage: Arc<dyn Storage>,
+) {
+    let one = add_conversation(&storage).await.id;
+    let (mut history, mut branch) = (Vec::new(), Vec::new());
+    for place in 0..1500 {
+        let message = Message::new(one, Role::Tool, place.to_string());
+        let message = message.with(|message| {
+            message.parent_id = branch.last().copied();
+            message.is_chosen = false;
+        });
+        // Every third one is answered by nothing.
+        if place % 3 != 1 {
+            branch.push(message.id);
+        }
+        history.push(message);
+    }
+    let all = MessageFilter::of(one).of_all_branches();
+    for is_committed in [false, true] {
+        let unit = storage.begin().await.unwrap();
+        unit.messages().add_many(history.clone()).await.unwrap();
+        let last = branch.last().copied();
+        unit.turn_store().choose(one, last).await.unwrap();
+        if is_committed {
+            unit.commit().await.unwrap();
+        } else {
+            drop(unit);
+            assert_eq!(storage.messages().count(&all).await.unwrap(), 0);
+        }
+    }
+    let mut read = Vec::new();
+    let mut query = ListQuery::filtered(all).oldest_first().limit(1000);
+    loop {
+        let page = storage.messages().list(&query).await.unwrap();
+        read.extend(page.items);
+        match page.next {
+            Some(next) => query = query.after(next),
+            None => break,
+        }
+    }
+    let stored = history.into_iter().map(|message| {
+        let is_chosen = branch.contains(&message.id);
+        message.with(|message| message.is_chosen = is_chosen)
+    });
+    assert!(read.into_iter().eq(stored), "another history");
 }

@@ -93,7 +93,7 @@ impl TurnEngine {
     }
 }
 
-async fn find(
+pub(super) async fn find(
     messages: &dyn Repository<Message>,
     conversation: ConversationId,
     id: MessageId,

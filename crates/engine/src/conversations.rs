@@ -7,7 +7,7 @@ use yai_agentkit_core::{
     turn::TurnFilter,
 };
 
-use super::{RequestKey, TurnEngine, TurnError, claims::Claims};
+use super::{Imported, RequestKey, TurnEngine, TurnError, claims::Claims, import};
 
 /// The conversations of a storage, and what may be done to one as a whole. A clone is the same.
 #[derive(Clone)]
@@ -52,12 +52,25 @@ impl Conversations {
         self.storage.conversations().add(new).await
     }
 
-    /// Stores a new conversation, or returns the one that the first request with `key` has created:
+    /// Stores a new conversation with its history, which its agent knows, and returns it.
+    pub async fn create_with(
+        &self,
+        new: Conversation,
+        history: Vec<Imported>,
+    ) -> Result<Conversation> {
+        let unit = self.storage.begin().await?;
+        let stored = import::create(&*unit, new, history).await?;
+        unit.commit().await?;
+        Ok(stored)
+    }
+
+    /// Stores a new conversation with its history, or returns the one that the first request with `key` has created:
     /// keys are told apart by `scope`, which is who uses them. [`TurnError::KeyReused`] where the
     /// first request was another one.
     pub async fn create_once(
         &self,
         new: Conversation,
+        history: Vec<Imported>,
         scope: Uuid,
         key: &RequestKey,
     ) -> Result<Conversation, TurnError> {
@@ -70,7 +83,7 @@ impl Conversations {
                 Err(Error::Conflict(ConflictKind::IdempotencyKey(_))) => drop(unit),
                 added => {
                     added?;
-                    let stored = unit.conversations().add(new).await?;
+                    let stored = import::create(&*unit, new, history).await?;
                     unit.commit().await?;
                     return Ok(stored);
                 }

@@ -7,8 +7,7 @@ use serde_json::{Value as Json, json};
 use super::part::{Part, words};
 use crate::{
     CheckpointId, ConflictKind, ConversationId, Entity, MessageId, Result, clock,
-    conversation::InConversation,
-    validate,
+    conversation::InConversation, validate,
 };
 
 /// Who speaks. An open set: LangGraph and model providers add their own.

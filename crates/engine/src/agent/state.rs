@@ -42,14 +42,17 @@ pub(crate) struct Added<'a> {
 impl AgentState {
     /// What an agent knows to whom these messages were said.
     pub fn of(messages: &[Message]) -> Self {
-        let instructions = messages.iter().filter(|said| said.role == Role::System);
-        let instructions = instructions.map(|said| said.content.clone()).collect();
-        let messages: Vec<ChatMessage> = messages.iter().map(ChatMessage::from).collect();
-        Self {
-            instructions,
-            messages: messages.into(),
-            ..Self::default()
+        let mut state = Self::default();
+        messages.iter().for_each(|message| state.hear(message));
+        state
+    }
+
+    /// Adds what was said.
+    pub(crate) fn hear(&mut self, message: &Message) {
+        if message.role == Role::System {
+            self.instructions.push(message.content.clone());
         }
+        self.messages.push(ChatMessage::from(message));
     }
 
     /// Both lists have only grown since `earlier`.

@@ -7,12 +7,7 @@ use yai_agentkit_core::{
 };
 
 use super::{Chat, EventLog, Staged};
-use crate::{
-    TurnError, TurnOutcome,
-    agent::{AgentState, ChatMessage},
-    log::Unpublished,
-    send::Incoming,
-};
+use crate::{TurnError, TurnOutcome, agent::AgentState, log::Unpublished, send::Incoming};
 
 impl Chat {
     /// Finishes the turns that were cut short and those that wait, and returns what the last one
@@ -72,8 +67,7 @@ impl Chat {
     pub(crate) async fn instruct(&mut self, incoming: &Incoming) -> Result<Message> {
         let message = &incoming.message;
         let mut state = self.state.clone();
-        state.messages.push(ChatMessage::from(message));
-        state.instructions.push(message.content.clone());
+        state.hear(message);
         self.prepare_own(&mut state);
         let unit = self.engine.storage.begin().await?;
         let epoch = self.next_epoch();
@@ -157,7 +151,7 @@ impl Chat {
         place: Place,
     ) -> Result<(TurnBegin, Staged, Unpublished)> {
         let mut state = self.base();
-        state.messages.push(ChatMessage::from(&message));
+        state.hear(&message);
         state.answering = Some(message.id);
         self.prepare_own(&mut state);
         let subscriptions = self.engine.subscriptions.clone();

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use yai_agentkit_core::{
     Checkpoint, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
     Conversation, ConversationId, Entity, Error, Fence, ListQuery, Message, MessageId,
-    NewCheckpoint, NewWrites, PutOptions, Repository, Result, Storage, Stores, ThreadId, Turn, TurnId, TurnStore,
-    UnitOfWork,
+    NewCheckpoint, NewWrites, PutOptions, Repository, Result, Storage, Stores, ThreadId, Turn,
+    TurnId, TurnStore, UnitOfWork,
     access::ApiKey,
     checkpoint::{DeltaChannelHistory, PruneStrategy, Thread, ThreadCursor},
     storage::{Change, Cursor, Page},

@@ -21,6 +21,7 @@ use super::{
     caller::Caller,
     chat::MessageBody,
     extract::{Body, Id, Key, Query, Seen},
+    import::{HistoryMessage, imported},
     page::{List, MAX_BYTES, MAX_LIMIT, limit},
     problem::{Problem, ProblemBody},
 };
@@ -89,6 +90,10 @@ struct NewConversation {
     /// What the application keeps with it: any JSON.
     #[schema(example = json!({"customer": 7}))]
     metadata: Option<Value>,
+    /// What was said before, elsewhere: its agent knows it. See the import of messages.
+    #[serde(default)]
+    #[schema(max_items = 10_000)]
+    messages: Vec<HistoryMessage>,
 }
 
 /// What changes: a field that is absent stays, one that is null is cleared.
@@ -105,7 +110,7 @@ struct Change {
 }
 
 /// Tells a field that is null from one that is absent.
-fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+pub(super) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
@@ -187,15 +192,23 @@ async fn create(
     Key(key): Key,
     Body(new): Body<NewConversation>,
 ) -> Result<Whole, Problem> {
-    let said = json!([new.title, new.metadata]).to_string().into_bytes();
+    let said = json!([new.title, new.metadata, new.messages]);
     let conversation = Conversation::new(new.title, new.metadata);
     let conversation = conversation.with(|new| new.owner = caller.owner());
+    let history = imported(conversation.id, new.messages)?;
     let conversations = app.turns.conversations();
     let Some(key) = key else {
-        return Ok(Whole(conversations.create(conversation).await?));
+        let created = match history.is_empty() {
+            true => conversations.create(conversation).await,
+            false => conversations.create_with(conversation, history).await,
+        };
+        return Ok(Whole(created?));
     };
-    let key = RequestKey { key, request: said };
-    let created = conversations.create_once(conversation, caller.scope_of_keys(), &key);
+    let key = RequestKey {
+        key,
+        request: said.to_string().into_bytes(),
+    };
+    let created = conversations.create_once(conversation, history, caller.scope_of_keys(), &key);
     Ok(Whole(created.await?))
 }
 

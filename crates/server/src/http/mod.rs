@@ -8,9 +8,11 @@ pub mod connection;
 mod conversation;
 mod document;
 mod event;
+mod export;
 mod extract;
 mod health;
 pub mod host;
+mod import;
 mod large;
 mod page;
 mod problem;
@@ -61,6 +63,8 @@ pub fn router(app: App, access: Access, body_limit: usize) -> Router {
     let (router, api) = OpenApiRouter::with_openapi(document::base())
         .merge(conversation::routes())
         .merge(chat::routes())
+        .merge(import::routes())
+        .merge(export::routes())
         .merge(state::routes())
         .merge(turn::routes())
         .merge(event::routes())

@@ -10,6 +10,7 @@ mod crash;
 mod event_stream;
 mod faults;
 mod forks;
+mod histories;
 mod http;
 mod keys;
 mod owners;

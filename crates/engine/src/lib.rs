@@ -25,6 +25,7 @@ mod send;
 mod subscriptions;
 mod tools;
 mod watch;
+mod watch_chat;
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 

@@ -5,7 +5,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use yai_agentkit_core::{
-    ConflictKind, Error, MessageId, Result, Turn, TurnId, TurnStore,
+    ConflictKind, ConversationId, Error, MessageId, Result, Turn, TurnId, TurnStore,
     turn::{EventBatch, Interrupt, TurnChange},
 };
 
@@ -45,6 +45,7 @@ pub(super) struct EventLog {
 #[must_use = "those who watch wait for what is not published"]
 pub(super) struct Unpublished {
     subscriptions: Subscriptions,
+    conversation_id: ConversationId,
     turn_id: TurnId,
     sequence: u64,
 }
@@ -52,7 +53,8 @@ pub(super) struct Unpublished {
 impl Unpublished {
     /// The batch is durable: those who watch may read it.
     pub(super) fn publish(self) {
-        self.subscriptions.notify(self.turn_id, self.sequence);
+        let subscriptions = self.subscriptions;
+        subscriptions.notify(self.conversation_id, self.turn_id, self.sequence);
     }
 }
 
@@ -162,6 +164,7 @@ impl EventLog {
         );
         let unpublished = Unpublished {
             subscriptions: self.subscriptions.clone(),
+            conversation_id: self.turn.conversation_id,
             turn_id: self.turn.id,
             sequence: self.sequence,
         };

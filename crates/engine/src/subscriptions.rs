@@ -27,6 +27,15 @@ const ANNOUNCE: Duration = Duration::from_millis(10);
 /// How many turns are looked for at once.
 const TURNS: usize = 1000;
 
+/// What is told of a conversation in place of a sequence where a turn begins: no batch has it.
+const BEGAN: u64 = 0;
+
+/// The id under which those who watch a conversation are told that a turn begins there: no turn has
+/// it, since it is the conversation's.
+fn of_chat(conversation: ConversationId) -> TurnId {
+    TurnId(conversation.0)
+}
+
 /// Wakes those in this process who watch turns, whoever runs them. A clone is the same.
 #[derive(Clone, Default)]
 pub(super) struct Subscriptions(Arc<Shared>);
@@ -79,12 +88,21 @@ impl Subscriptions {
         }
     }
 
-    /// Wakes those who watch the turn, of which this process has stored a batch.
-    pub(super) fn notify(&self, turn_id: TurnId, sequence: u64) {
-        self.learn(turn_id, sequence);
-        if let Some(unannounced) = lock(&self.0.unannounced).as_mut() {
-            unannounced.insert(turn_id, sequence);
-            self.0.has_unannounced.notify_one();
+    /// From now on every turn that begins in the conversation is progress.
+    pub(super) fn subscribe_to_chat(&self, conversation_id: ConversationId) -> Subscription {
+        self.subscribe(conversation_id, of_chat(conversation_id))
+    }
+
+    /// Wakes those who watch the turn, of which this process has stored a batch, and with the first
+    /// one those who watch its conversation.
+    pub(super) fn notify(&self, conversation: ConversationId, turn_id: TurnId, sequence: u64) {
+        let chat = (sequence == 1).then(|| (of_chat(conversation), BEGAN));
+        for (id, sequence) in chat.into_iter().chain([(turn_id, sequence)]) {
+            self.learn(id, sequence);
+            if let Some(unannounced) = lock(&self.0.unannounced).as_mut() {
+                unannounced.insert(id, sequence);
+                self.0.has_unannounced.notify_one();
+            }
         }
     }
 
@@ -96,7 +114,7 @@ impl Subscriptions {
     fn learn(&self, turn_id: TurnId, sequence: u64) {
         if let Some(turn) = lock(&self.0.subscribed).get(&turn_id) {
             turn.progress.send_if_modified(|progress| {
-                let is_new = sequence > progress.latest;
+                let is_new = sequence == BEGAN || sequence > progress.latest;
                 progress.latest = progress.latest.max(sequence);
                 is_new
             });

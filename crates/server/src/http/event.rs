@@ -10,12 +10,14 @@ use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
 use tokio::time::timeout;
 use utoipa_axum::{router::OpenApiRouter, routes};
-use yai_agentkit_core::{Result, Turn, error::BoxError};
+use yai_agentkit_core::{
+    ConversationId, ListQuery, Result, Turn, TurnId, error::BoxError, turn::TurnFilter,
+};
 
 use super::{
     App,
     agui::Event,
-    extract::TurnPath,
+    extract::{Id, TurnPath},
     problem::{Problem, ProblemBody},
 };
 use yai_agentkit_engine::{Published, error_chain};
@@ -28,7 +30,9 @@ const LAST_EVENT_ID: &str = "last-event-id";
 pub(super) const EVENT_STREAM: &str = "text/event-stream";
 
 pub(super) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(events))
+    OpenApiRouter::new()
+        .routes(routes!(events))
+        .routes(routes!(chat_events))
 }
 
 /// The id of an event of a turn: its place among those of the events that were stored together.
@@ -41,8 +45,14 @@ pub(super) struct EventId {
 impl EventId {
     /// Behind all that was stored with `sequence`.
     pub(super) fn behind(sequence: u64) -> Self {
-        let index = u64::MAX;
+        let index = u32::MAX.into();
         Self { sequence, index }
+    }
+
+    /// Up to which batch all is behind it: of the events with which its own was stored there may be
+    /// more.
+    fn read(self) -> u64 {
+        self.sequence.saturating_sub(1)
     }
 }
 
@@ -65,10 +75,35 @@ impl FromStr for EventId {
     }
 }
 
-/// The header `last-event-id`.
-pub(super) struct LastEventId(pub(super) Option<EventId>);
+/// The id of an event of a chat: its turn, and its id there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ChatEventId {
+    turn: TurnId,
+    event: EventId,
+}
 
-impl<S: Send + Sync> FromRequestParts<S> for LastEventId {
+impl fmt::Display for ChatEventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.turn, self.event)
+    }
+}
+
+impl FromStr for ChatEventId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (turn, event) = text.split_once('.').ok_or(())?;
+        Ok(Self {
+            turn: turn.parse().map_err(drop)?,
+            event: event.parse()?,
+        })
+    }
+}
+
+/// The header `last-event-id`.
+pub(super) struct LastEventId<Id = EventId>(pub(super) Option<Id>);
+
+impl<S: Send + Sync, Id: FromStr> FromRequestParts<S> for LastEventId<Id> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
@@ -111,6 +146,83 @@ async fn events(
     watch(&app, &turn, after).await
 }
 
+/// Watch a chat: the events of its turns, one turn after the other
+///
+/// As those of a turn, with the id of the turn before that of the event: from the beginning of the
+/// turn that runs or asks, or from now on; with `Last-Event-ID` behind that event, without gap or
+/// repetition, on any server. The stream goes on over all turns to come, and ends where the server
+/// stops or the conversation is deleted.
+#[utoipa::path(
+    get, path = "/chats/{chat_id}/events", tag = "chats", operation_id = "watch_chat",
+    params(
+        ("chat_id" = Uuid, Path, description = "The id of the conversation"),
+        ("last-event-id" = Option<String>, Header, description = "Only what comes behind it"),
+    ),
+    responses((status = 200, description = "The events", body = Event, content_type = EVENT_STREAM)),
+)]
+async fn chat_events(
+    State(app): State<App>,
+    Id(chat_id): Id,
+    LastEventId(after): LastEventId<ChatEventId>,
+) -> Result<Response, Problem> {
+    if app.turns.is_stopping() {
+        return Err(Problem::shutting_down());
+    }
+    let (turn, after, is_now) = match after {
+        Some(ChatEventId { turn, event }) => (
+            Some(app.turns.turn(chat_id, turn).await?),
+            Some(event),
+            false,
+        ),
+        None => now(&app, chat_id).await?,
+    };
+    let first = turn.as_ref().map(|turn| turn.id);
+    // For a client that comes back before anything has happened.
+    let start = first.zip(after).filter(|_| is_now);
+    let start = start.map(|(turn, event)| {
+        let id = ChatEventId { turn, event };
+        Ok(format!("id: {id}\n\n").into_bytes())
+    });
+    let read = after.map_or(0, EventId::read);
+    let batches = app.turns.watch_chat(chat_id, turn.map(|turn| (turn, read)));
+    let batches = batches.map(move |batch| -> Result<Vec<u8>> {
+        // The client comes back, and is told what is wrong.
+        let (turn, batch) = batch.inspect_err(|error| {
+            tracing::error!(chat = %chat_id, error = error_chain(error), "events not read");
+        })?;
+        let after = after.filter(|_| Some(turn.id) == first);
+        let mut text = Vec::new();
+        for (event_id, event) in behind(&turn, batch, after) {
+            let id = ChatEventId {
+                turn: turn.id,
+                event: event_id,
+            };
+            text.extend_from_slice(format!("id: {id}\n").as_bytes());
+            write(&mut text, &event);
+        }
+        Ok(text)
+    });
+    Ok(respond(stream::iter(start).chain(batches)))
+}
+
+/// The turn that runs or asks; else the last one, to begin behind it.
+async fn now(
+    app: &App,
+    chat: ConversationId,
+) -> Result<(Option<Turn>, Option<EventId>, bool), Problem> {
+    app.turns.conversations().get(chat).await?;
+    let turns = app.storage.turns();
+    // First, since the one that was the last may end meanwhile.
+    let newest = ListQuery::filtered(TurnFilter::default().of(chat)).limit(1);
+    let newest = turns.list(&newest).await?.items.pop();
+    let unfinished = TurnFilter::unfinished().of(chat);
+    let unfinished = ListQuery::filtered(unfinished).oldest_first().limit(1);
+    Ok(match turns.list(&unfinished).await?.items.pop() {
+        Some(turn) => (Some(turn), None, false),
+        None => (newest, Some(EventId::behind(u32::MAX.into())), true),
+    })
+}
+
 /// The events of a turn behind `after`, as a response.
 pub(super) async fn watch(
     app: &App,
@@ -120,8 +232,7 @@ pub(super) async fn watch(
     if app.turns.is_stopping() {
         return Err(Problem::shutting_down());
     }
-    // Of the events with which the last one was stored there may be more.
-    let read = after.map_or(0, |after| after.sequence.saturating_sub(1));
+    let read = after.map_or(0, EventId::read);
     let watched = turn.clone();
     let batches = app.turns.watch(turn.conversation_id, turn.id, read);
     let batches = batches.map(move |batch| -> Result<Vec<u8>> {

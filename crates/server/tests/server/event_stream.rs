@@ -42,6 +42,14 @@ impl Reader {
         Self::open(address, head).await
     }
 
+    /// Watches a chat from behind an event.
+    pub(crate) async fn chat(address: &str, chat: &str, last_event_id: Option<&str>) -> Self {
+        let header = last_event_id.map(|id| format!("last-event-id: {id}\r\n"));
+        let header = header.unwrap_or_default();
+        let head = format!("GET /chats/{chat}/events HTTP/1.0\r\n{header}\r\n");
+        Self::open(address, head).await
+    }
+
     /// Sends a message, and watches its turn.
     pub(crate) async fn post(address: &str, chat: &str, content: &str) -> Self {
         let body = json!({ "content": content }).to_string();
@@ -78,6 +86,18 @@ impl Reader {
                 return Some(event);
             }
         }
+    }
+
+    /// All events up to one of this type.
+    pub(crate) async fn until(&mut self, kind: &str) -> Vec<Event> {
+        let mut events = Vec::new();
+        while events
+            .last()
+            .is_none_or(|event: &Event| event.data["type"] != kind)
+        {
+            events.push(self.next().await.expect("the stream goes on"));
+        }
+        events
     }
 
     /// All events to the end.

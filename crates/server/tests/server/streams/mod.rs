@@ -127,6 +127,47 @@ async fn a_stream_is_picked_up_behind_any_event() {
 }
 
 #[tokio::test]
+async fn a_chat_is_watched_from_now_on_over_questions_and_turns_until_the_server_stops() {
+    let api = Api::new(ScriptedAgent::default());
+    let chat = api.conversation().await;
+    ask(&api, &chat, "hi").await;
+    let request = Request::get(format!("/chats/{chat}/events"));
+    let request = request.body(Body::empty()).unwrap();
+    let watched = api.router.clone().oneshot(request).await.unwrap();
+    let mut body = watched.into_body();
+
+    let asked = ask(&api, &chat, "ask").await;
+    let turn = turn_of(&asked);
+    let interrupt = &asked.last().unwrap().data["outcome"]["interrupts"][0]["id"];
+    let answer = json!({"interrupt_id": interrupt, "answer": "red"});
+    let path = format!("/chats/{chat}/turns/{turn}/resume");
+    assert_eq!(api.post(&path, answer).await.status, StatusCode::OK);
+    let last = ask(&api, &chat, "hello").await;
+
+    let runs = |events: &[Event], kind: &str| -> Vec<String> {
+        let runs = events.iter().filter(|event| event.data["type"] == kind);
+        let runs = runs.map(|event| event.data["runId"].as_str().unwrap().to_owned());
+        runs.collect()
+    };
+    let mut text = String::new();
+    while runs(&parse(&text), "RUN_FINISHED").len() < 3 {
+        let frame = body.frame().await.expect("the stream goes on").unwrap();
+        text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+    }
+    let events = parse(&text);
+    assert_eq!(
+        runs(&events, "RUN_STARTED"),
+        [turn.clone(), turn, turn_of(&last)]
+    );
+    let data = |events: &[Event]| -> Vec<Value> {
+        events.iter().map(|event| event.data.clone()).collect()
+    };
+    assert_eq!(data(&events[events.len() - last.len()..]), data(&last));
+    api.turns.stop();
+    assert!(body.frame().await.is_none());
+}
+
+#[tokio::test]
 async fn what_cannot_be_watched_is_a_problem() {
     let api = Api::new(ScriptedAgent::default());
     let (chat, other) = (api.conversation().await, api.conversation().await);
@@ -138,6 +179,13 @@ async fn what_cannot_be_watched_is_a_problem() {
     assert_eq!(foreign.problem(), "not-found");
     let unknown = api.get(&format!("/chats/{chat}/turns/{chat}/events")).await;
     assert_eq!(unknown.problem(), "not-found");
+    assert_eq!(
+        api.get(&format!("/chats/{turn}/events")).await.problem(),
+        "not-found"
+    );
+    let (path, foreign) = (format!("/chats/{other}/events"), format!("{turn}.1-0"));
+    let of_other = watch(&api, &path, Some(&foreign));
+    assert_eq!(of_other.await, Err(StatusCode::NOT_FOUND));
     let path = format!("/chats/{chat}/turns/{turn}/events");
     for id in ["", "x", "1", "1-", "-1", "1-2-3", "1-x", "99999999999-1"] {
         let request = Request::get(&path).header("last-event-id", id);

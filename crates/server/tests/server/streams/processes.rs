@@ -85,6 +85,35 @@ async fn a_server_that_stops_ends_its_streams_and_the_next_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_stream_of_a_chat_goes_on_when_the_server_that_runs_a_turn_is_killed() {
+    for installation in [Installation::sqlite(), Installation::postgres()] {
+        let mut first = installation.start("1500");
+        let second = installation.start("0");
+        let chat = new_chat(&first);
+        let mut reader = Reader::chat(&second.address, &chat, None).await;
+        drop(Reader::post(&first.address, &chat, QUESTION).await);
+        let mut events = reader.until("TOOL_CALL_END").await;
+        first.process.kill().unwrap();
+        first.process.wait().unwrap();
+        events.extend(reader.until("RUN_FINISHED").await);
+        assert_eq!(find(&events, "CUSTOM")["name"], "agentkit.resumed");
+        // And with the next turn,
+        drop(Reader::post(&second.address, &chat, "What is my name?").await);
+        let next = reader.until("RUN_FINISHED").await;
+        assert_eq!(next[0].data["type"], "RUN_STARTED");
+        assert_ne!(turn_of(&next), turn_of(&events));
+        events.extend(next);
+        // as for one who comes later, behind any event.
+        for (event, read) in events.iter().zip(1..) {
+            let mut rest = Reader::chat(&second.address, &chat, Some(&event.id)).await;
+            for event in &events[read..] {
+                assert_eq!(rest.next().await.as_ref(), Some(event));
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_readers_that_come_and_go_see_the_same_on_sqlite() {
     readers_that_come_and_go_see_the_same(&Installation::sqlite(), 1).await;
 }

@@ -126,6 +126,9 @@ pub enum OnBusy {
     Enqueue,
     /// The turns before it are cancelled: one that runs stops at its next checkpoint.
     Interrupt,
+    /// As [`Interrupt`](Self::Interrupt), and it takes the place of their messages, which are on
+    /// another branch from then on: its agent knows nothing of them. A system message does not.
+    Rollback,
 }
 
 impl FromStr for OnBusy {
@@ -136,6 +139,7 @@ impl FromStr for OnBusy {
             "reject" => Ok(Self::Reject),
             "enqueue" => Ok(Self::Enqueue),
             "interrupt" => Ok(Self::Interrupt),
+            "rollback" => Ok(Self::Rollback),
             _ => Err(()),
         }
     }

@@ -55,8 +55,9 @@ pub(super) struct Incoming {
     pub(super) turn_id: TurnId,
     /// What the turn is given, as it is stored.
     pub(super) input: Option<Json>,
-    pub(super) place: Place,
     pub(super) key: Option<IdempotencyKey>,
+    /// Where the message stands.
+    place: Mutex<Place>,
     /// Learns of the turn as soon as it is stored.
     turn: watch::Sender<Option<TurnId>>,
     /// The same request waits for it, until it is stored or refused.
@@ -99,6 +100,19 @@ impl Incoming {
             // An equal request was refused meanwhile.
             Err(Error::NotFound { .. }) => keys.add(key.clone()).await.map(drop),
             used => used.map(drop),
+        }
+    }
+
+    /// Where the message stands.
+    pub(super) fn place(&self) -> Place {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The message takes the place of those that it has cancelled, unless it has one of its own.
+    fn stand_at(&self, cancelled: Place) {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        if *place == Place::Last {
+            *place = cancelled;
         }
     }
 
@@ -222,7 +236,7 @@ impl TurnEngine {
             message,
             turn_id,
             input: options.client.stored(),
-            place: options.place,
+            place: Mutex::new(options.place),
             key,
             turn: watch::Sender::default(),
             entry: Mutex::default(),
@@ -333,7 +347,7 @@ impl TurnEngine {
                         return Err(TurnError::Busy(id));
                     }
                 }
-                (OnBusy::Enqueue, Role::User) if incoming.place == Place::Last => {
+                (OnBusy::Enqueue, Role::User) if incoming.place() == Place::Last => {
                     let incoming = Arc::clone(incoming);
                     let enqueued =
                         self.detached(async move |engine| engine.enqueue(&incoming).await);
@@ -341,7 +355,12 @@ impl TurnEngine {
                     return Ok(Delivered::Stored);
                 }
                 (OnBusy::Enqueue, _) => {}
-                (OnBusy::Interrupt, _) => self.cancel_unfinished(id).await?,
+                (OnBusy::Interrupt, _) => drop(self.cancel_unfinished(id).await?),
+                (OnBusy::Rollback, _) => {
+                    if let Some(first) = self.cancel_unfinished(id).await? {
+                        incoming.stand_at(self.beside(id, first).await?);
+                    }
+                }
             }
             self.until_free(id).await;
         }
@@ -403,7 +422,7 @@ impl TurnEngine {
         if incoming.message.role == Role::System {
             return Ok(Delivered::Instruction(chat.instruct(incoming).await?));
         }
-        match incoming.place {
+        match incoming.place() {
             Place::Last => {}
             Place::Behind(last) => chat.go_back(last).await?,
             Place::Stored => {
@@ -419,17 +438,23 @@ impl TurnEngine {
         chat.run(turn).await.map(Delivered::Outcome)
     }
 
-    async fn cancel_unfinished(&self, conversation: ConversationId) -> Result<(), TurnError> {
+    /// Returns the message of the first turn that was cancelled.
+    async fn cancel_unfinished(
+        &self,
+        conversation: ConversationId,
+    ) -> Result<Option<MessageId>, TurnError> {
+        let mut first = None;
         let unfinished = TurnFilter::unfinished().of(conversation);
         // The newest first, so that none of them begins meanwhile.
         let turns = self.storage.turns();
         for turn in turns.list(&ListQuery::filtered(unfinished)).await?.items {
             match self.cancel(conversation, turn.id).await {
-                Ok(_) | Err(TurnError::Ended) => {}
+                Ok(cancelled) => first = Some(cancelled.user_message_id),
+                Err(TurnError::Ended) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(first)
     }
 }
 

@@ -121,6 +121,7 @@ const ON_BUSY: Choice<OnBusy> = Choice(&[
     ("reject", OnBusy::Reject),
     ("enqueue", OnBusy::Enqueue),
     ("interrupt", OnBusy::Interrupt),
+    ("rollback", OnBusy::Rollback),
 ]);
 
 settings! {

@@ -34,17 +34,16 @@ impl Chat {
     /// Stores the user's message and the turn that is to answer it. An error of the storage; or
     /// [`Error::Fenced`], or [`Error::Conflict`] of the turn, where somebody else was faster.
     pub(crate) async fn begin(&mut self, incoming: &Incoming) -> Result<Turn> {
-        let message = &incoming.message;
+        let (message, place) = (&incoming.message, incoming.place());
         let (id, now) = (incoming.turn_id, self.engine.clock.now());
         let new = Turn::with_id(id, self.conversation.id, message.id, now);
         let turn = self.owned(new).with(|turn| {
             turn.input.clone_from(&incoming.input);
-            if incoming.place == Place::Stored {
+            if place == Place::Stored {
                 // The first answer has the other id.
                 turn.assistant_message_id = Some(MessageId::new());
             }
         });
-        let place = incoming.place;
         let message = message.clone();
         let (turn, staged, unpublished) = if incoming.is_announced() {
             let unit = self.engine.storage.begin().await?;

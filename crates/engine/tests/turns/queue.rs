@@ -6,9 +6,13 @@ use std::{
 };
 
 use futures::StreamExt;
-use yai_agentkit_core::{Conversation, Message, Role, Stores, turn::TurnFilter};
+use yai_agentkit_core::{
+    Conversation, ListQuery, Message, Role, Stores, ThreadState, conversation::MessageFilter,
+    turn::TurnFilter,
+};
 use yai_agentkit_engine::{
     OnBusy, SendOptions, TurnEngine, TurnError, TurnLimits,
+    agent::AgentState,
     test_kit::{FailingStorage, ScriptedAgent, answered, limits, said, send_with},
 };
 
@@ -146,4 +150,47 @@ async fn who_knows_that_a_turn_has_ended_finds_the_chat_free() {
     }
     let said = said(&*chat.storage.inner, &chat.conversation).await;
     assert_eq!(said.len(), 90);
+}
+
+#[tokio::test]
+async fn a_message_that_rolls_back_takes_the_place_of_those_that_it_cancels() {
+    let chat = Chat::new(ScriptedAgent::SCRIPT.len(), lasting()).await;
+    let first = chat.send("one", OnBusy::Reject).await.unwrap().unwrap();
+    let running = chat.send("two", OnBusy::Reject);
+    chat.until_turns(TurnFilter::running(), 1).await;
+    let waiting = chat.send("three", OnBusy::Enqueue);
+    chat.until_turns(TurnFilter::queued(), 1).await;
+    let instead = chat.send("two!", OnBusy::Rollback);
+    for cancelled in [running, waiting] {
+        let cancelled = cancelled.await.unwrap();
+        assert!(
+            matches!(cancelled, Err(TurnError::Cancelled)),
+            "{cancelled:?}"
+        );
+    }
+    chat.agent.permits.add_permits(ScriptedAgent::SCRIPT.len());
+    let answer = instead.await.unwrap().unwrap();
+
+    let contents = async |filter: MessageFilter| -> Vec<String> {
+        let query = ListQuery::filtered(filter).oldest_first();
+        let page = chat.storage.messages().list(&query).await.unwrap();
+        page.items
+            .into_iter()
+            .map(|message| message.content)
+            .collect()
+    };
+    let chosen = MessageFilter::of(chat.conversation.id);
+    let others = contents(chosen.clone().of_other_branches()).await;
+    assert_eq!(others, ["two", "three"]);
+    let now = ["one", &first.content, "two!", &answer.content];
+    assert_eq!(contents(chosen).await, now);
+    let thread = chat.conversation.thread_id();
+    let state = ThreadState::load(&*chat.storage.checkpointer(), thread).await;
+    let state: AgentState = state.unwrap().state().unwrap().unwrap();
+    let known = state
+        .messages
+        .iter()
+        .filter(|known| known.role == Role::User);
+    let known: Vec<_> = known.map(|known| known.content.as_str()).collect();
+    assert_eq!(known, ["one", "two!"]);
 }

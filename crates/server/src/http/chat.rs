@@ -106,14 +106,15 @@ struct NewMessage {
     on_busy: Option<WhenBusy>,
 }
 
-/// Where the chat is busy: refuse the message, store it and answer it after those before it, or
-/// cancel those.
+/// Where the chat is busy: refuse the message, store it and answer it after those before it, cancel
+/// those, or cancel them and take their place, so that they are on another branch.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum WhenBusy {
     Reject,
     Enqueue,
     Interrupt,
+    Rollback,
 }
 
 impl From<WhenBusy> for OnBusy {
@@ -122,6 +123,7 @@ impl From<WhenBusy> for OnBusy {
             WhenBusy::Reject => Self::Reject,
             WhenBusy::Enqueue => Self::Enqueue,
             WhenBusy::Interrupt => Self::Interrupt,
+            WhenBusy::Rollback => Self::Rollback,
         }
     }
 }

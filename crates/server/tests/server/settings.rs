@@ -168,7 +168,7 @@ fn a_bad_value_names_its_variable_and_what_is_allowed() {
         (
             "AGENTKIT_ON_BUSY",
             "wait",
-            "`reject`, `enqueue` or `interrupt`",
+            "`reject`, `enqueue`, `interrupt` or `rollback`",
         ),
         ("AGENTKIT_STEP_DELAY", "1s", "milliseconds"),
         ("AGENTKIT_LOG_FORMAT", "xml", "`text` or `json`"),

@@ -1,9 +1,8 @@
 use std::io::{Write, stdout};
 
-use serde_json::json;
 use yai_agentkit_core::{
-    CheckpointQuery, CheckpointSelector, Error, Namespace, Stores, ThreadId, checkpoint::Values,
-    error::BoxError,
+    CheckpointQuery, CheckpointSelector, Error, Namespace, Storage, Stores, ThreadId,
+    checkpoint::Values, error::BoxError,
 };
 use yai_agentkit_persistence::Database;
 
@@ -13,18 +12,8 @@ use crate::{
 };
 
 #[derive(Debug, clap::Args)]
-pub(super) struct ThreadsArguments {
-    /// How many at most
-    #[arg(long, default_value_t = 20)]
-    limit: u64,
-    /// Print one JSON object a line
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, clap::Args)]
 pub(super) struct HistoryArguments {
-    /// The thread: `checkpoint_thread_id` of a conversation
+    /// The thread, or its conversation
     thread: String,
     /// Only this graph within the thread; '' is the root graph [default: all]
     #[arg(long)]
@@ -39,7 +28,7 @@ pub(super) struct HistoryArguments {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ShowArguments {
-    /// The thread: `checkpoint_thread_id` of a conversation
+    /// The thread, or its conversation
     thread: String,
     /// The checkpoint [default: the latest]
     checkpoint: Option<String>,
@@ -53,7 +42,7 @@ pub(super) struct ShowArguments {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DiffArguments {
-    /// The thread: `checkpoint_thread_id` of a conversation
+    /// The thread, or its conversation
     thread: String,
     /// The checkpoint to start from
     from: String,
@@ -67,45 +56,28 @@ pub(super) struct DiffArguments {
     json: bool,
 }
 
-pub(super) async fn threads(
-    settings: Settings,
-    arguments: ThreadsArguments,
-) -> Result<(), BoxError> {
-    let database = open(settings).await?;
-    let page = database
-        .checkpointer()
-        .threads(arguments.limit, None)
-        .await?;
-    let mut out = stdout().lock();
-    for thread in page.items {
-        let updated_at = thread.updated_at.to_rfc3339();
-        let parent = thread.parent.as_ref().map(ThreadId::as_str);
-        if arguments.json {
-            let id = thread.id.as_str();
-            let line = json!({"thread_id": id, "parent_id": parent, "updated_at": updated_at});
-            writeln!(out, "{line}")?;
-        } else {
-            let origin =
-                parent.map_or_else(String::new, |parent| format!("  copied from {parent}"));
-            writeln!(out, "{}  {updated_at}{origin}", thread.id)?;
-        }
-    }
-    database.close().await;
-    Ok(())
-}
-
 pub(super) async fn history(
     settings: Settings,
     arguments: HistoryArguments,
 ) -> Result<(), BoxError> {
     let database = open(settings).await?;
+    let thread = thread_of(&database, arguments.thread).await?;
     let query = CheckpointQuery {
         namespace: arguments.namespace.map(Namespace::from),
         limit: Some(arguments.limit),
         values: Values::Nothing,
-        ..CheckpointQuery::of(arguments.thread)
+        ..CheckpointQuery::of(thread.clone())
     };
-    let tuples = database.checkpointer().list(&query).await?;
+    let checkpointer = database.checkpointer();
+    let tuples = checkpointer.list(&query).await?;
+    if tuples.is_empty() {
+        let any = CheckpointSelector {
+            values: Values::Nothing,
+            ..CheckpointSelector::latest(thread.clone())
+        };
+        let found = checkpointer.get(&any).await?;
+        found.ok_or_else(|| Error::not_found("a checkpoint of thread", thread))?;
+    }
     let mut out = stdout().lock();
     for view in tuples.into_iter().map(CheckpointSummary::from) {
         if arguments.json {
@@ -123,7 +95,7 @@ pub(super) async fn show(settings: Settings, arguments: ShowArguments) -> Result
     let selector = CheckpointSelector {
         namespace: arguments.namespace.into(),
         checkpoint_id: arguments.checkpoint.map(Into::into),
-        ..CheckpointSelector::latest(arguments.thread)
+        ..CheckpointSelector::latest(thread_of(&database, arguments.thread).await?)
     };
     let tuple = database.checkpointer().get(&selector).await?;
     let tuple = tuple.ok_or_else(|| match selector.checkpoint_id {
@@ -152,7 +124,7 @@ pub(super) async fn diff(settings: Settings, arguments: DiffArguments) -> Result
     let database = open(settings).await?;
     let place = CheckpointSelector {
         namespace: arguments.namespace.into(),
-        ..CheckpointSelector::latest(arguments.thread)
+        ..CheckpointSelector::latest(thread_of(&database, arguments.thread).await?)
     };
     let (from, to) = (arguments.from.into(), arguments.to.into());
     let [from, to] = inspect::pair(&*database.checkpointer(), &place, [from, to]).await?;
@@ -183,7 +155,16 @@ fn summary(view: &CheckpointSummary) -> String {
     format!("{id}  {created_at}  step {step}  {source}{namespace}")
 }
 
+/// The thread with this id, or of the conversation with this id.
+async fn thread_of(database: &Database, id: String) -> Result<ThreadId, Error> {
+    let thread = match id.parse() {
+        Ok(conversation) => database.thread_of(conversation).await?,
+        Err(_) => None,
+    };
+    Ok(thread.unwrap_or_else(|| id.into()))
+}
+
 /// Who only looks neither makes a database nor migrates it.
-async fn open(settings: Settings) -> Result<Database, Error> {
+pub(super) async fn open(settings: Settings) -> Result<Database, Error> {
     Database::connect(&settings.database.generate_schemas(false)).await
 }

@@ -4,8 +4,10 @@ mod chat;
 mod fork;
 mod inspect;
 mod keys;
+mod list;
 pub(crate) mod log;
 mod migrate;
+mod table;
 
 use std::{io, process::ExitCode, sync::Arc};
 
@@ -47,8 +49,14 @@ enum Command {
     Chat(chat::Arguments),
     /// Bring the database's schema up to date
     Migrate(migrate::Arguments),
+    /// List the conversations, newest first
+    Conversations(list::Arguments),
+    /// List the messages of a conversation, oldest first
+    Messages(list::ArgumentsOfConversation),
+    /// List the turns of a conversation, newest first
+    Turns(list::ArgumentsOfConversation),
     /// List the threads, the last written first
-    Threads(inspect::ThreadsArguments),
+    Threads(list::Arguments),
     /// List the checkpoints of a thread, newest first
     History(inspect::HistoryArguments),
     /// Show a checkpoint, decoded
@@ -67,6 +75,8 @@ Examples:
   agentkit                                      serve on http://127.0.0.1:8080, data in ./agentkit.db
   agentkit chat 'My name is Ada.'               one turn in a new conversation
   agentkit chat --conversation ID               go on with a conversation, line by line
+  agentkit conversations                        what was talked about
+  agentkit messages CONVERSATION                what was said there
   agentkit threads                              what agents have worked on
   agentkit show THREAD                          what the agent of a thread knows now
   agentkit fork CONVERSATION --message ID       go on from there in a new conversation
@@ -122,7 +132,10 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
         }
         Command::Chat(arguments) => chat::run(settings, arguments).await,
         Command::Migrate(arguments) => migrate::run(settings, arguments).await,
-        Command::Threads(arguments) => inspect::threads(settings, arguments).await,
+        Command::Conversations(arguments) => list::conversations(settings, arguments).await,
+        Command::Messages(arguments) => list::messages(settings, arguments).await,
+        Command::Turns(arguments) => list::turns(settings, arguments).await,
+        Command::Threads(arguments) => list::threads(settings, arguments).await,
         Command::History(arguments) => inspect::history(settings, arguments).await,
         Command::Show(arguments) => inspect::show(settings, arguments).await,
         Command::Diff(arguments) => inspect::diff(settings, arguments).await,

@@ -217,6 +217,9 @@ fn the_help_names_every_command_and_variable() {
         "serve",
         "chat",
         "migrate",
+        "conversations",
+        "messages",
+        "turns",
         "threads",
         "history",
         "show",
@@ -279,6 +282,69 @@ fn a_chat_in_the_terminal_goes_on_where_it_was() {
 }
 
 #[test]
+fn what_is_stored_is_listed_page_by_page_for_people_and_for_machines() {
+    let directory = TempDir::new().unwrap();
+    let first = run(directory.path(), &["chat", "My name is Ada."]);
+    let id = conversation(&first);
+    let said = ["chat", "--conversation", &id, "What is 2 + 3?"];
+    assert!(run(directory.path(), &said).status.success());
+    assert!(run(directory.path(), &["chat", "hello"]).status.success());
+    for (command, count) in [
+        (vec!["conversations"], 2),
+        (vec!["messages", &id], 4),
+        (vec!["turns", &id], 2),
+        (vec!["threads"], 2),
+    ] {
+        let whole = run(directory.path(), &command);
+        let whole = text(&whole.stdout);
+        assert_eq!(whole.lines().count(), count, "{whole}");
+        let json = text(&run(directory.path(), &[&command[..], &["--json"]].concat()).stdout);
+        let rows: Vec<Value> = json
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(rows.len(), count);
+        // A page after the other is the same.
+        let (mut pages, mut after) = (String::new(), Vec::new());
+        loop {
+            let page = [&command[..], &["--limit", "1"], &after].concat();
+            let page = run(directory.path(), &page);
+            pages.push_str(&text(&page.stdout));
+            let error = text(&page.stderr);
+            let Some((_, cursor)) = error.trim_end().split_once("--after ") else {
+                break;
+            };
+            after = vec!["--after", cursor.to_owned().leak()];
+        }
+        let cells =
+            |text: &str| -> Vec<String> { text.split_whitespace().map(str::to_owned).collect() };
+        assert_eq!(cells(&pages), cells(&whole));
+    }
+    let messages = text(&run(directory.path(), &["messages", &id]).stdout);
+    assert!(
+        messages
+            .lines()
+            .next()
+            .unwrap()
+            .ends_with("user       My name is Ada."),
+        "{messages}"
+    );
+    let turns = text(&run(directory.path(), &["turns", &id]).stdout);
+    assert!(turns.contains("completed  1"), "{turns}");
+    for (command, code) in [
+        (["messages", "01900000-0000-7000-8000-000000000000"], 1),
+        (["turns", "01900000-0000-7000-8000-000000000000"], 1),
+        (["messages", "abc"], 2),
+        (["conversations", "--after=abc"], 2),
+        (["threads", "--after=abc"], 2),
+    ] {
+        let output = run(directory.path(), &command);
+        assert_eq!(output.status.code(), Some(code), "{command:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty());
+    }
+}
+
+#[test]
 fn checkpoints_are_shown_to_people_and_to_machines() {
     let directory = TempDir::new().unwrap();
     assert_eq!(
@@ -325,6 +391,10 @@ fn checkpoints_are_shown_to_people_and_to_machines() {
     let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
     assert_eq!(shown["checkpoint_id"], first["checkpoint_id"]);
     assert!(shown["values"].is_object());
+    for command in [&["show"][..], &["history"], &["history", "--json"]] {
+        let missing = run(directory.path(), &[command, &["no-such-thread"]].concat());
+        assert_eq!(missing.status.code(), Some(1), "{command:?}");
+    }
     let missing = run(directory.path(), &["show", "no-such-thread"]);
     assert_eq!(missing.status.code(), Some(1));
     assert!(text(&missing.stderr).contains("no-such-thread"));

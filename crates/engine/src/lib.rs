@@ -176,6 +176,11 @@ impl TurnEngine {
         Self { clock, ..self }
     }
 
+    /// Whether conversations may name an agent so.
+    pub fn has_agent(&self, name: &str) -> bool {
+        self.agents.names().any(|known| known == name)
+    }
+
     /// Finishes what is unfinished in a conversation and can be finished now: turns that nobody
     /// has a lease of, then those that wait for them. Returns what the last one has come to.
     pub async fn settle(

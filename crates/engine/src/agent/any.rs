@@ -9,7 +9,7 @@ use yai_agentkit_core::{Conversation, validate};
 use super::{Agent, AgentError, AgentState, Context, Step, ToolCall, ToolOutcome, ToolTraits};
 
 /// In the metadata of a conversation, the name of the agent that answers in it.
-const AGENT: &str = "agent";
+pub const AGENT: &str = "agent";
 
 /// How deep the state of an agent may be: around it stands what tells of it.
 const MAX_DEPTH: usize = validate::MAX_DEPTH - 20;

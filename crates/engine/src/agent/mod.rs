@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use yai_agentkit_core::error::BoxError;
 
 pub use self::{
-    any::{Agents, AnyAgent},
+    any::{AGENT, Agents, AnyAgent},
     context::Context,
     state::{AgentState, ChatMessage, Messages, ToolCall},
     tool::{NoTools, Tool, ToolOutcome, ToolSpec, ToolTraits, Toolbox, Tools},

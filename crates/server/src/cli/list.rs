@@ -192,7 +192,7 @@ async fn conversation(database: &Database, id: Uuid) -> Result<Conversation, Err
 
 impl Page {
     fn cursor<C: FromStr<Err: Display>>(&self) -> Result<Option<C>, Error> {
-        let parse = |text: &String| text.parse().map_err(|error: C::Err| cursor_error(error));
+        let parse = |text: &String| text.parse::<C>().map_err(cursor_error);
         self.after.as_ref().map(parse).transpose()
     }
 

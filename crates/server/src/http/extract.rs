@@ -27,6 +27,9 @@ pub(super) struct TurnPath {
     pub(super) turn_id: TurnId,
 }
 
+/// The first name in the path.
+pub(super) struct Name(pub(super) String);
+
 /// The checkpoint that the path names.
 pub(super) struct CheckpointPath {
     pub(super) chat_id: ConversationId,
@@ -119,6 +122,15 @@ impl<S: Send + Sync> FromRequestParts<S> for TurnPath {
             chat_id: path_id(parts, state, 0).await?,
             turn_id: path_id(parts, state, 1).await?,
         })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let (_, name) = path_parameter(parts, state, 0).await?;
+        Ok(Self(name))
     }
 }
 

@@ -4,6 +4,7 @@ use std::{
     env,
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -14,7 +15,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tower::ServiceExt;
+use uuid::Uuid;
 use yai_agentkit_core::Stores;
+use yai_agentkit_engine::agent::Agents;
 
 use crate::{
     crash::Installation,
@@ -163,6 +166,37 @@ async fn a_run_whose_events_are_gone_ends_as_its_turn_did() {
         let again = run_of(&api, &run).await;
         assert!(again.contains(end) && !again.contains("STEP_"), "{again}");
     }
+}
+
+#[tokio::test]
+async fn a_thread_is_the_agent_s_that_was_named_when_it_was_first_used() {
+    let (other, songs) = (ScriptedAgent::default(), ScriptedAgent::default());
+    let agents = Agents::from(Arc::new(other.clone())).with("songs", Arc::new(songs.clone()));
+    let api = Api::of_agents(agents);
+    let run = async |path: &str, thread: &str| {
+        let message = json!({"id": Uuid::new_v4(), "role": "user", "content": "hello"});
+        let run = json!({"threadId": thread, "runId": Uuid::new_v4(), "messages": [message]});
+        let answer = api.post(path, run).await;
+        (answer.status.as_u16(), answer.body["type"].clone())
+    };
+    let turn = ScriptedAgent::SCRIPT.len();
+    assert_eq!(run("/agui/songs", "one").await.0, 200);
+    assert_eq!(run("/agui", "one").await.0, 200);
+    assert_eq!((other.done().len(), songs.done().len()), (0, 2 * turn));
+    assert_eq!(run("/agui", "two").await.0, 200);
+    assert_eq!((other.done().len(), songs.done().len()), (turn, 2 * turn));
+    let problem = |name: &str| json!(format!("urn:agentkit:problem:{name}"));
+    assert_eq!(
+        run("/agui/songs", "two").await,
+        (409, problem("other-agent"))
+    );
+    assert_eq!(
+        run("/agui/nobody", "three").await,
+        (404, problem("not-found"))
+    );
+    let all = api.get("/conversations").await.body;
+    assert_eq!(all["items"].as_array().unwrap().len(), 2);
+    assert_eq!(all["items"][1]["metadata"]["agent"], "songs");
 }
 
 /// What the client of a run is sent.

@@ -298,7 +298,7 @@ fn what_is_stored_is_listed_page_by_page_for_people_and_for_machines() {
         let whole = run(directory.path(), &command);
         let whole = text(&whole.stdout);
         assert_eq!(whole.lines().count(), count, "{whole}");
-        let json = text(&run(directory.path(), &[&command[..], &["--json"]].concat()).stdout);
+        let json = text(&run(directory.path(), &[&command[..], &["--json"][..]].concat()).stdout);
         let rows: Vec<Value> = json
             .lines()
             .map(|line| serde_json::from_str(line).unwrap())
@@ -307,7 +307,7 @@ fn what_is_stored_is_listed_page_by_page_for_people_and_for_machines() {
         // A page after the other is the same.
         let (mut pages, mut after) = (String::new(), Vec::new());
         loop {
-            let page = [&command[..], &["--limit", "1"], &after].concat();
+            let page = [&command[..], &["--limit", "1"][..], &after[..]].concat();
             let page = run(directory.path(), &page);
             pages.push_str(&text(&page.stdout));
             let error = text(&page.stderr);
@@ -391,8 +391,11 @@ fn checkpoints_are_shown_to_people_and_to_machines() {
     let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
     assert_eq!(shown["checkpoint_id"], first["checkpoint_id"]);
     assert!(shown["values"].is_object());
-    for command in [&["show"][..], &["history"], &["history", "--json"]] {
-        let missing = run(directory.path(), &[command, &["no-such-thread"]].concat());
+    for command in [&["show"][..], &["history"][..], &["history", "--json"][..]] {
+        let missing = run(
+            directory.path(),
+            &[command, &["no-such-thread"][..]].concat(),
+        );
         assert_eq!(missing.status.code(), Some(1), "{command:?}");
     }
     let missing = run(directory.path(), &["show", "no-such-thread"]);

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 use yai_agentkit_engine::{
     TurnEngine,
-    agent::Agent,
+    agent::{Agent, Agents},
     test_kit::{FailingStorage, limits},
 };
 use yai_agentkit_server::http::{self, App, host::Access};
@@ -43,7 +43,12 @@ impl Api {
 
     /// Called `localhost` by requests that do not say what they call it.
     pub(crate) fn of(agent: impl Agent + 'static) -> Self {
-        let api = Self::with_access(agent, Access::default());
+        Self::of_agents(Arc::new(agent))
+    }
+
+    /// As [`of`](Self::of).
+    pub(crate) fn of_agents(agents: impl Into<Agents>) -> Self {
+        let api = Self::over(agents, Access::default());
         let name = |mut request: Request<Body>| async {
             let localhost = HeaderValue::from_static("localhost");
             request.headers_mut().entry("host").or_insert(localhost);
@@ -56,9 +61,12 @@ impl Api {
     }
 
     pub(crate) fn with_access(agent: impl Agent + 'static, access: Access) -> Self {
+        Self::over(Arc::new(agent), access)
+    }
+
+    fn over(agents: impl Into<Agents>, access: Access) -> Self {
         let storage = FailingStorage::default();
-        let turns =
-            TurnEngine::new(Arc::new(storage.clone()), Arc::new(agent)).with_limits(limits());
+        let turns = TurnEngine::new(Arc::new(storage.clone()), agents).with_limits(limits());
         let app = App {
             storage: Arc::new(storage.clone()),
             turns: Arc::new(turns.clone()),

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
-use yai_agentkit_core::{Conversation, Turn, TurnStatus, turn::Place};
+use yai_agentkit_core::{Conversation, Error, Turn, TurnStatus, turn::Place};
 use yai_agentkit_engine::TurnError;
 
 use self::{
@@ -24,7 +24,7 @@ use self::{
 use super::{
     App,
     caller::Caller,
-    extract::Body,
+    extract::{Body, Name},
     large::Room,
     problem::{Problem, ProblemBody},
     turn::TurnBody,
@@ -34,6 +34,7 @@ pub(super) use event::Event;
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(run))
+        .routes(routes!(run_named))
         .routes(routes!(connect))
         .routes(routes!(cancel))
 }
@@ -63,23 +64,56 @@ async fn run(
     caller: Caller,
     Body(input): Body<Input>,
 ) -> Result<Response, Problem> {
+    run_by(&app, &room, &caller, input, None).await
+}
+
+/// Run the agent with this name, as clients of the AG-UI protocol do
+///
+/// As `POST /agui`; the thread is this agent's from its first use.
+#[utoipa::path(
+    post, path = "/agui/{agent}", tag = "ag-ui", operation_id = "run_named_agent",
+    params(("agent" = String, Path, description = "One of the server's agents")),
+    request_body = Input,
+    responses(
+        (status = 200, description = "The events", body = Event, content_type = "text/event-stream"),
+        (status = 409, description = "As `POST /agui`, or the thread is another agent's", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+        (status = 422, description = "The run was another one", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+        (status = 429, description = "Too many messages wait in the thread", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+    ),
+)]
+async fn run_named(
+    State(app): State<App>,
+    Extension(room): Extension<Room>,
+    caller: Caller,
+    Name(agent): Name,
+    Body(input): Body<Input>,
+) -> Result<Response, Problem> {
+    if !app.turns.has_agent(&agent) {
+        return Err(Error::not_found("agent", agent).into());
+    }
+    run_by(&app, &room, &caller, input, Some(&agent)).await
+}
+
+async fn run_by(
+    app: &App,
+    room: &Room,
+    caller: &Caller,
+    input: Input,
+    agent: Option<&str>,
+) -> Result<Response, Problem> {
     input.check()?;
-    let conversation = app.conversation_of(&caller, &input).await?;
+    let conversation = app.conversation_of(caller, &input, agent).await?;
     let mut history = app.history(&conversation, &input).await?;
     let asked = history.asked()?;
     if !input.resume.is_empty() {
         let is_more = matches!(asked, Asked::New(..));
         if let Some(shown) = app.resume(&conversation, &input, is_more).await? {
-            return shown
-                .reply(&app, &room, &conversation, input, history)
-                .await;
+            return shown.reply(app, room, &conversation, input, history).await;
         }
     } else if !history.is_new() {
         let is_more = matches!(asked, Asked::New(..));
         if let Some(shown) = app.take_results(&conversation, &input, is_more).await? {
-            return shown
-                .reply(&app, &room, &conversation, input, history)
-                .await;
+            return shown.reply(app, room, &conversation, input, history).await;
         }
     }
     let (turn, after) = match asked {
@@ -106,7 +140,7 @@ async fn run(
         }
     };
     Shown::Turn(Box::new(turn), after)
-        .reply(&app, &room, &conversation, input, history)
+        .reply(app, room, &conversation, input, history)
         .await
 }
 

@@ -1,4 +1,5 @@
-use serde_json::{Value, json};
+use axum::http::StatusCode;
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 use yai_agentkit_core::{
     CheckpointSelector, Conversation, ConversationId, Entity, Error, ListQuery, Message, MessageId,
@@ -7,7 +8,7 @@ use yai_agentkit_core::{
     conversation::MessageFilter,
     turn::{Interrupt, Place, TurnFilter},
 };
-use yai_agentkit_engine::{Answer, RequestKey, SendOptions, TurnError, TurnEvent};
+use yai_agentkit_engine::{Answer, RequestKey, SendOptions, TurnError, TurnEvent, agent::AGENT};
 
 use super::{
     Shown,
@@ -34,31 +35,41 @@ const BATCHES: u64 = 32;
 
 /// What is stored of a client's thread, and what becomes of it.
 impl App {
-    /// The conversation of the client's thread, created where there is none.
+    /// The conversation of the client's thread, created where there is none, in which `agent` answers if
+    /// one is named.
     pub(super) async fn conversation_of(
         &self,
         caller: &Caller,
         input: &Input,
+        agent: Option<&str>,
     ) -> Result<Conversation, Problem> {
         let id = input.conversation_id(caller);
-        if let Some(found) = self.storage.conversations().get(&id).await? {
-            caller.may_see(&found)?;
-            return Ok(found);
-        }
-        let is_named = input.thread_id.parse::<Uuid>().is_err();
-        let metadata = is_named.then(|| json!({"agui_thread_id": input.thread_id}));
-        let mut new = Conversation::new(None, metadata);
-        new.id = id;
-        new.owner = caller.owner();
-        match self.turns.conversations().create(new).await {
-            // Another request was faster.
-            Err(Error::Conflict(_)) => {
-                let found = self.turns.conversations().get(id).await?;
-                caller.may_see(&found)?;
-                Ok(found)
+        let found = match self.storage.conversations().get(&id).await? {
+            Some(found) => found,
+            None => {
+                let mut metadata = Map::new();
+                if input.thread_id.parse::<Uuid>().is_err() {
+                    metadata.insert("agui_thread_id".to_owned(), json!(input.thread_id));
+                }
+                metadata.extend(agent.map(|agent| (AGENT.to_owned(), json!(agent))));
+                let metadata = (!metadata.is_empty()).then(|| metadata.into());
+                let mut new = Conversation::new(None, metadata);
+                new.id = id;
+                new.owner = caller.owner();
+                match self.turns.conversations().create(new).await {
+                    // Another request was faster.
+                    Err(Error::Conflict(_)) => self.turns.conversations().get(id).await?,
+                    created => created?,
+                }
             }
-            created => Ok(created?),
+        };
+        caller.may_see(&found)?;
+        let own = found.metadata.as_ref().and_then(|all| all[AGENT].as_str());
+        if agent.is_some() && own != agent {
+            let detail = "the thread is another agent's";
+            return Err(Problem::new(StatusCode::CONFLICT, "other-agent", detail));
         }
+        Ok(found)
     }
 
     pub(super) async fn history(

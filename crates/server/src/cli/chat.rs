@@ -1,24 +1,37 @@
 use std::{
-    io::{IsTerminal, Write, stderr, stdin, stdout},
+    io::{IsTerminal, stdin},
+    pin::pin,
     time::Duration,
 };
 
-use tokio::io::{AsyncBufReadExt, BufReader};
+use futures::StreamExt;
+use rustyline::{DefaultEditor, error::ReadlineError};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines, Stdin},
+    signal::ctrl_c,
+    task::block_in_place,
+};
+use uuid::Uuid;
 use yai_agentkit_core::{Conversation, ConversationId, Message, Role, error::BoxError};
 use yai_agentkit_persistence::Database;
 
-use super::turn_engine;
+use super::{list, telling::Telling, turn_engine};
 use crate::settings::Settings;
-use yai_agentkit_engine::{TurnEngine, TurnError, TurnOutcome, error_chain};
+use yai_agentkit_engine::{
+    SendOptions, TurnEngine, TurnError, TurnHandle, TurnOutcome, error_chain,
+};
 
 /// How often a turn that somebody else has is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// What a shell says of a program that Ctrl-C has ended.
+const INTERRUPTED: i32 = 130;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The conversation to go on with [default: a new one]
+    /// The conversation to go on with, by its id or that of its thread [default: a new one]
     #[arg(long, value_name = "ID")]
-    conversation: Option<ConversationId>,
+    conversation: Option<Uuid>,
     /// What to say [default: every line of the input, to its end]
     message: Option<String>,
 }
@@ -30,6 +43,7 @@ pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<(), 
     let keeper = tokio::spawn(async move { keeper.keep_own().await });
     let conversation = match arguments.conversation {
         Some(id) => {
+            let id = list::conversation(&database, id).await?.id;
             finish(&turns, id).await?;
             id
         }
@@ -41,7 +55,7 @@ pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<(), 
         }
     };
     match arguments.message {
-        Some(message) => show(say(&turns, conversation, message).await)?,
+        Some(message) => say(&turns, conversation, message).await?,
         None => converse(&turns, conversation).await?,
     }
     keeper.abort();
@@ -51,10 +65,18 @@ pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<(), 
 
 /// Waits for the turn that is under way, if there is one, and shows what it comes to.
 async fn finish(turns: &TurnEngine, conversation: ConversationId) -> Result<(), BoxError> {
+    let mut is_said = false;
     let due = loop {
         match turns.settle(conversation).await {
             // Its lease ends soon, if nobody works on it any more.
-            Err(TurnError::Busy(_)) => tokio::time::sleep(LOOK).await,
+            Err(TurnError::Busy(_)) => {
+                if !std::mem::replace(&mut is_said, true) {
+                    eprintln!(
+                        "Another process works on a turn here: waiting for it, or its lease."
+                    );
+                }
+                tokio::time::sleep(LOOK).await;
+            }
             due => break due,
         }
     };
@@ -64,61 +86,114 @@ async fn finish(turns: &TurnEngine, conversation: ConversationId) -> Result<(), 
             if due.is_ok() {
                 eprintln!("Still due:");
             }
-            show(due)
+            Telling::default().end(due)
         }
     }
 }
 
-/// Shows the answer, or what the agent asks: then the next thing said is the answer to that.
-fn show(outcome: Result<TurnOutcome, TurnError>) -> Result<(), BoxError> {
-    match outcome? {
-        TurnOutcome::Waiting(turn) => {
-            let question = turn.interrupt.map(|asked| asked.question);
-            let question = question.unwrap_or_default();
-            eprintln!("The agent asks; answer with what you say next:");
-            writeln!(stdout(), "{question}")?;
+/// What a person says, line by line.
+enum Input {
+    /// Lines are edited, and those of before come back.
+    Terminal(Box<DefaultEditor>),
+    Lines(Lines<BufReader<Stdin>>),
+}
+
+impl Input {
+    fn open() -> Result<Self, ReadlineError> {
+        Ok(match stdin().is_terminal() {
+            true => Self::Terminal(Box::new(DefaultEditor::new()?)),
+            false => Self::Lines(BufReader::new(tokio::io::stdin()).lines()),
+        })
+    }
+
+    /// `None` at the end.
+    async fn next(&mut self) -> Result<Option<String>, BoxError> {
+        let editor = match self {
+            Self::Terminal(editor) => editor,
+            Self::Lines(lines) => {
+                return tokio::select! {
+                    line = lines.next_line() => Ok(line?),
+                    // The line that is waited for would keep the process.
+                    _ = ctrl_c() => std::process::exit(INTERRUPTED),
+                };
+            }
+        };
+        match block_in_place(|| editor.readline("> ")) {
+            Ok(line) => {
+                editor.add_history_entry(line.as_str())?;
+                Ok(Some(line))
+            }
+            Err(ReadlineError::Interrupted | ReadlineError::Eof) => Ok(None),
+            Err(error) => Err(error.into()),
         }
-        TurnOutcome::Answered(answer) => writeln!(stdout(), "{}", answer.content)?,
+    }
+}
+
+/// Answers what is said; an answer that fails does not end the conversation.
+async fn converse(turns: &TurnEngine, conversation: ConversationId) -> Result<(), BoxError> {
+    let mut input = Input::open()?;
+    while let Some(line) = input.next().await? {
+        if line.trim().is_empty() {
+            continue;
+        }
+        if let Err(error) = say(turns, conversation, line).await {
+            eprintln!("error: {}", error_chain(error.as_ref()));
+        }
     }
     Ok(())
 }
 
-/// Answers the lines of the input; an answer that fails does not end the conversation.
-async fn converse(turns: &TurnEngine, conversation: ConversationId) -> Result<(), BoxError> {
-    let is_terminal = stdin().is_terminal();
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    loop {
-        if is_terminal {
-            eprint!("> ");
-            stderr().flush()?;
-        }
-        let Some(line) = lines.next_line().await? else {
-            return Ok(());
-        };
-        if line.trim().is_empty() {
-            continue;
-        }
-        if let Err(error) = show(say(turns, conversation, line).await) {
-            eprintln!("error: {}", error_chain(error.as_ref()));
-        }
-    }
-}
-
-/// Says something to the agent: the answer to what it asks, else a message.
+/// Says something to the agent, the answer to what it asks or else a message, and shows what it comes
+/// to.
 async fn say(
     turns: &TurnEngine,
     conversation: ConversationId,
     text: String,
-) -> Result<TurnOutcome, TurnError> {
-    match turns.asking(conversation).await? {
-        Some((turn, asked)) => {
-            let resumed = turns.resume(conversation, turn, asked.id, text).await?;
-            resumed.outcome().await
-        }
+) -> Result<(), BoxError> {
+    // From now on Ctrl-C does not end the process.
+    let mut pressed = pin!(ctrl_c());
+    drop(futures::poll!(&mut pressed));
+    let turn = match turns.asking(conversation).await? {
+        Some((turn, asked)) => turns.resume(conversation, turn, asked.id, text).await?,
         None => {
-            turns
-                .send(Message::new(conversation, Role::User, text))
-                .await
+            let message = Message::new(conversation, Role::User, text);
+            turns.start(message, SendOptions::default()).await?
+        }
+    };
+    let mut telling = Telling::default();
+    let id = turn.turn_id();
+    let outcome = {
+        let mut outcome = pin!(follow(turn, &mut telling));
+        tokio::select! {
+            outcome = &mut outcome => outcome?,
+            _ = pressed => {
+                match turns.cancel(conversation, id).await {
+                    Ok(_) | Err(TurnError::Ended) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                outcome.await?
+            }
+        }
+    };
+    telling.end(outcome)
+}
+
+/// Shows what happens in a turn until it has an outcome.
+async fn follow(
+    turn: TurnHandle,
+    telling: &mut Telling,
+) -> Result<Result<TurnOutcome, TurnError>, BoxError> {
+    let mut events = pin!(turn.events().fuse());
+    let mut outcome = pin!(turn.outcome());
+    loop {
+        tokio::select! {
+            biased;
+            Some(batch) = events.next() => {
+                for event in &batch?.events {
+                    telling.tell(event)?;
+                }
+            }
+            outcome = &mut outcome => return Ok(outcome),
         }
     }
 }

@@ -180,7 +180,7 @@ pub(super) async fn threads(settings: Settings, arguments: Arguments) -> Result<
 }
 
 /// The conversation with this id, or of the thread with this id.
-async fn conversation(database: &Database, id: Uuid) -> Result<Conversation, Error> {
+pub(super) async fn conversation(database: &Database, id: Uuid) -> Result<Conversation, Error> {
     let conversations = database.conversations();
     if let Some(found) = conversations.get(&ConversationId(id)).await? {
         return Ok(found);

@@ -8,6 +8,7 @@ mod list;
 pub(crate) mod log;
 mod migrate;
 mod table;
+mod telling;
 
 use std::{io, process::ExitCode, sync::Arc};
 

@@ -1,7 +1,7 @@
 //! The `agentkit` binary, as an operator runs it.
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
@@ -279,6 +279,34 @@ fn a_chat_in_the_terminal_goes_on_where_it_was() {
     );
     let output = run(directory.path(), &["chat", "--conversation", "abc", "hi"]);
     assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn an_interrupt_in_the_terminal_cancels_the_turn() {
+    let directory = TempDir::new().unwrap();
+    let mut chat = agentkit(directory.path());
+    chat.args(["chat", "What is 2 + 3?"])
+        .env("AGENTKIT_STEP_DELAY", "60000");
+    let mut chat = chat.stderr(Stdio::piped()).spawn().unwrap();
+    let mut error = BufReader::new(chat.stderr.take().unwrap());
+    let mut line = String::new();
+    error.read_line(&mut line).unwrap();
+    let id = line.split([' ', ';']).nth(1).unwrap().to_owned();
+    let turns = || text(&run(directory.path(), &["turns", &id]).stdout);
+    assert!((0..1000).any(|_| turns().contains("running")), "no turn");
+    let process = chat.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &process])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(chat.wait().unwrap().code(), Some(1));
+    line.clear();
+    error.read_to_string(&mut line).unwrap();
+    assert!(line.contains("cancelled"), "{line}");
+    assert!(turns().contains("cancelled"), "{}", turns());
 }
 
 #[test]

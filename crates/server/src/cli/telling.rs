@@ -1,0 +1,78 @@
+use std::io::{IsTerminal, Write, stderr, stdout};
+
+use yai_agentkit_core::error::BoxError;
+use yai_agentkit_engine::{TurnError, TurnEvent, TurnOutcome};
+
+/// What a person at a terminal is shown of a turn while it runs; other programs get the answer alone.
+pub(super) struct Telling {
+    is_terminal: bool,
+    /// What the agent has said in the text under way.
+    said: String,
+}
+
+impl Default for Telling {
+    fn default() -> Self {
+        Self {
+            is_terminal: stdout().is_terminal() && stderr().is_terminal(),
+            said: String::new(),
+        }
+    }
+}
+
+impl Telling {
+    pub(super) fn tell(&mut self, event: &TurnEvent) -> Result<(), BoxError> {
+        if !self.is_terminal {
+            return Ok(());
+        }
+        match event {
+            TurnEvent::TextStarted { .. } => self.end_line()?,
+            TurnEvent::TextSaid { delta, .. } => {
+                self.said.push_str(delta);
+                write!(stdout(), "{delta}")?;
+                stdout().flush()?;
+            }
+            TurnEvent::TextEnded { is_void: true, .. } => {
+                self.end_line()?;
+                eprintln!("(taken back)");
+            }
+            TurnEvent::ToolCalled { call, .. } => {
+                self.end_line()?;
+                eprintln!("→ {} {}", call.name, call.arguments);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Shows the answer, as far as it was not shown, or what the agent asks: then the next thing said
+    /// is the answer to that.
+    pub(super) fn end(mut self, outcome: Result<TurnOutcome, TurnError>) -> Result<(), BoxError> {
+        match outcome {
+            Ok(TurnOutcome::Answered(answer)) => {
+                let rest = answer.content.strip_prefix(&self.said);
+                if rest.is_none() {
+                    self.end_line()?;
+                }
+                writeln!(stdout(), "{}", rest.unwrap_or(&answer.content))?;
+            }
+            Ok(TurnOutcome::Waiting(turn)) => {
+                self.end_line()?;
+                let question = turn.interrupt.map(|asked| asked.question);
+                eprintln!("The agent asks; answer with what you say next:");
+                writeln!(stdout(), "{}", question.unwrap_or_default())?;
+            }
+            Err(error) => {
+                self.end_line()?;
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn end_line(&mut self) -> Result<(), BoxError> {
+        if !std::mem::take(&mut self.said).is_empty() {
+            writeln!(stdout())?;
+        }
+        Ok(())
+    }
+}

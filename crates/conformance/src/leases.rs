@@ -297,8 +297,8 @@ async fn a_key_is_used_once_in_its_scope(storage: Arc<dyn Storage>) {
 
     storage.turn_store().forget_keys(LONG).await.unwrap();
     assert!(keys.exists(&used.id()).await.unwrap());
-    // No other case uses keys.
     let forgotten = storage.turn_store().forget_keys(Duration::ZERO).await;
-    assert_eq!(forgotten.unwrap(), 3);
+    // Another case may use keys at this moment.
+    assert!(forgotten.unwrap() >= 3);
     assert!(!keys.exists(&used.id()).await.unwrap());
 }

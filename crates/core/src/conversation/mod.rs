@@ -7,6 +7,8 @@ pub use crate::id::InConversation;
 pub use message::{Message, MessageFilter, Role};
 pub use part::{Part, Source};
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -98,6 +100,11 @@ pub struct ConversationFilter {
     pub owner: Option<String>,
     /// Only those with exactly this title.
     pub title: Option<String>,
+    /// Only those with this text in their title, in capitals or not as far as ASCII goes.
+    pub title_has: Option<String>,
+    /// Only those whose metadata are an object with these fields: text, numbers, booleans or null.
+    /// Another value is in none.
+    pub metadata: BTreeMap<String, Json>,
 }
 
 impl ConversationFilter {
@@ -113,6 +120,20 @@ impl ConversationFilter {
     #[must_use]
     pub fn owned_by(mut self, owner: Option<String>) -> Self {
         self.owner = owner;
+        self
+    }
+
+    /// Only those with `text` in their title.
+    #[must_use]
+    pub fn title_has(mut self, text: impl Into<String>) -> Self {
+        self.title_has = Some(text.into());
+        self
+    }
+
+    /// Only those whose metadata have this field.
+    #[must_use]
+    pub fn metadata(mut self, field: impl Into<String>, value: impl Into<Json>) -> Self {
+        self.metadata.insert(field.into(), value.into());
         self
     }
 

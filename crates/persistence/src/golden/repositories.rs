@@ -37,6 +37,11 @@ async fn conversations(golden: &mut Golden) -> Conversation {
     let mut titled = ConversationFilter::default();
     titled.title = stored.title.clone();
     let owned = ConversationFilter::default().owned_by(Some("Ada".to_owned()));
+    let matching = ConversationFilter::default().title_has("gold");
+    let matching = matching.metadata("text", "a").metadata("number", 7);
+    let matching = matching
+        .metadata("is", true)
+        .metadata("nothing", json!(null));
     let all = ListQuery::<Conversation>::default();
     for (name, query) in [
         ("conversations_list_next", all.clone().after(stored.id)),
@@ -47,6 +52,7 @@ async fn conversations(golden: &mut Golden) -> Conversation {
         ),
         ("conversations_list_titled", ListQuery::filtered(titled)),
         ("conversations_list_of_owner", ListQuery::filtered(owned)),
+        ("conversations_list_matching", ListQuery::filtered(matching)),
     ] {
         list(golden, name, &query).await;
     }

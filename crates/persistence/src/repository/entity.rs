@@ -1,6 +1,6 @@
 //! How an application's own entity becomes a row.
 
-use sea_orm::{Condition, EntityTrait, IntoActiveModel, PrimaryKeyTrait};
+use sea_orm::{Condition, DbBackend, EntityTrait, IntoActiveModel, PrimaryKeyTrait};
 use yai_agentkit_core::{Entity, error::BoxError};
 
 /// How an [`Entity`] is stored: as a row of a SeaORM entity.
@@ -86,4 +86,9 @@ pub trait StoredEntity: Entity {
 
     /// Which rows `filter` takes.
     fn condition(filter: &Self::Filter) -> Condition;
+
+    /// Which rows `filter` takes, where that is not said alike on both databases.
+    fn condition_on(_backend: DbBackend, filter: &Self::Filter) -> Condition {
+        Self::condition(filter)
+    }
 }

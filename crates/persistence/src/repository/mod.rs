@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, DbErr, EntityTrait, IntoActiveModel, Iterable,
-    PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QuerySelect, Select,
-    SelectExt, Value as SqlValue,
+    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, IntoActiveModel,
+    Iterable, PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QuerySelect,
+    Select, SelectExt, Value as SqlValue,
     sea_query::{IntoValueTuple, LockType},
 };
 use yai_agentkit_core::{
@@ -265,7 +265,8 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     }
 
     async fn count(&self, filter: &E::Filter) -> Result<u64> {
-        let select = E::Table::find().filter(E::condition(filter));
+        let backend = self.connection.get_database_backend();
+        let select = E::Table::find().filter(E::condition_on(backend, filter));
         let count = retrying!(self.connection, select.clone().count(&self.connection));
         count.map_err(|error| storage_error("count", error))
     }
@@ -273,7 +274,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::{ConnectionTrait, QueryTrait};
+    use sea_orm::QueryTrait;
     use yai_agentkit_core::{
         Conversation, ConversationId, Message, MessageId,
         conversation::{ConversationFilter, MessageFilter},
@@ -319,7 +320,7 @@ FROM (SELECT id FROM agent_conversations LIMIT 1000) c JOIN numbers ON i <= 20;"
     ) {
         let statement = |connection: &Connection| {
             let backend = connection.get_database_backend();
-            let statement = page::rows(query)
+            let statement = page::rows(backend, query)
                 .unwrap()
                 .limit(query.limit + 1)
                 .build(backend);

@@ -1,8 +1,8 @@
 //! Pages of rows: by keyset or offset, bounded in rows and in bytes.
 
 use sea_orm::{
-    ColumnTrait, ColumnType, DbErr, EntityTrait, ModelTrait, PrimaryKeyTrait, QueryFilter,
-    QueryOrder, QuerySelect, QueryTrait, Select, Value as SqlValue,
+    ColumnTrait, ColumnType, ConnectionTrait, DbBackend, DbErr, EntityTrait, ModelTrait,
+    PrimaryKeyTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select, Value as SqlValue,
     sea_query::{self, Expr, Func},
 };
 use yai_agentkit_core::{
@@ -26,7 +26,7 @@ pub(super) async fn read<E: StoredEntity>(
         limit = rows_within(connection, query, limit, max_bytes).await?;
     }
     // One more tells whether there is a next page.
-    let select = rows(query)?.limit(limit + 1);
+    let select = rows(connection.get_database_backend(), query)?.limit(limit + 1);
     let found = retrying!(connection, select.clone().all(connection));
     let mut found = match found {
         Ok(found) => found,
@@ -55,7 +55,8 @@ async fn rows_within<E: StoredEntity>(
     limit: u64,
     max_bytes: u64,
 ) -> Result<u64> {
-    let select = rows(query)?.limit(limit).select_only().expr(bytes::<E>());
+    let select = rows(connection.get_database_backend(), query)?;
+    let select = select.limit(limit).select_only().expr(bytes::<E>());
     let sizes = || select.clone().into_tuple::<i64>();
     let sizes = retrying!(connection, sizes().all(connection));
     let sizes = sizes.map_err(|error| storage_error("list", error))?;
@@ -89,9 +90,12 @@ async fn list_error<E: StoredEntity>(
 }
 
 /// The rows of `query`, of which a page takes the first.
-pub(super) fn rows<E: StoredEntity>(query: &ListQuery<E>) -> Result<Select<E::Table>> {
+pub(super) fn rows<E: StoredEntity>(
+    backend: DbBackend,
+    query: &ListQuery<E>,
+) -> Result<Select<E::Table>> {
     let column = E::POSITION.unwrap_or_else(last_key_column::<E>);
-    let select = E::Table::find().filter(E::condition(&query.filter));
+    let select = E::Table::find().filter(E::condition_on(backend, &query.filter));
     let select = match query.order {
         Order::NewestFirst => select.order_by_desc(column),
         Order::OldestFirst => select.order_by_asc(column),

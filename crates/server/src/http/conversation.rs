@@ -6,7 +6,7 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
@@ -14,6 +14,7 @@ use yai_agentkit_core::{
     Conversation, ConversationId, Entity, Error, ListQuery, MessageId,
     conversation::{ConversationFilter, MessageFilter},
     storage::Cursor,
+    validate,
 };
 
 use super::{
@@ -132,6 +133,34 @@ struct ConversationPage {
     /// The `next_cursor` of the page before; costs the same at any depth.
     #[param(value_type = Option<Uuid>)]
     cursor: Option<ConversationId>,
+    /// Only those with this text in their title, in capitals or not as far as ASCII goes.
+    title: Option<String>,
+    /// Only those whose metadata have the fields of this JSON object: text, numbers, booleans or null.
+    #[param(example = json!(r#"{"customer": 7}"#))]
+    metadata: Option<String>,
+}
+
+impl ConversationPage {
+    fn filter(&self) -> Result<ConversationFilter, Problem> {
+        let mut filter = ConversationFilter::default();
+        if let Some(title) = &self.title {
+            validate::text("title", title)?;
+            filter = filter.title_has(title);
+        }
+        if let Some(metadata) = &self.metadata {
+            let fields: Map<String, Value> = serde_json::from_str(metadata)
+                .map_err(|error| Problem::invalid("metadata", error))?;
+            for (field, value) in fields {
+                if value.is_object() || value.is_array() {
+                    let reason = format!("{field}: must be text, a number, a boolean or null");
+                    return Err(Problem::invalid("metadata", reason));
+                }
+                filter = filter.metadata(field, value);
+            }
+            validate::json("metadata", &json!(filter.metadata))?;
+        }
+        Ok(filter)
+    }
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -224,8 +253,8 @@ async fn list(
     Query(page): Query<ConversationPage>,
 ) -> Result<Json<List<ConversationBody>>, Problem> {
     let wanted = limit(page.limit, MAX_LIMIT)?;
-    let own = ConversationFilter::default().owned_by(caller.owner());
-    let query = ListQuery::filtered(own).limit(wanted).max_bytes(MAX_BYTES);
+    let query = ListQuery::filtered(page.filter()?.owned_by(caller.owner()));
+    let query = query.limit(wanted).max_bytes(MAX_BYTES);
     let has_offset = page.offset.is_some();
     let query = match (page.offset, page.cursor) {
         (Some(_), Some(_)) => return Err(Problem::invalid("cursor", "can't go with offset")),

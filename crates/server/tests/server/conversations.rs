@@ -247,3 +247,33 @@ async fn the_key_of_a_new_conversation_belongs_to_who_sent_it() {
     first.dedup();
     assert_eq!(first.len(), 3);
 }
+
+#[tokio::test]
+async fn a_list_is_of_those_with_a_part_of_a_title_and_fields_of_metadata() {
+    let api = Api::new(ScriptedAgent::default());
+    for (title, customer) in [("A trip", 7), ("Another Trip", 8), ("A walk", 7)] {
+        let new = json!({"title": title, "metadata": {"customer": customer}});
+        api.post("/conversations", new).await;
+    }
+    let titles = async |query: &str| -> Vec<String> {
+        let page = api.get(&format!("/conversations?{query}")).await;
+        assert_eq!(page.status, StatusCode::OK, "{}", page.body);
+        let items = page.body["items"].as_array().unwrap().iter();
+        items
+            .map(|item| item["title"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let customer = "metadata=%7B%22customer%22%3A7%7D";
+    assert_eq!(titles("title=trip").await, ["Another Trip", "A trip"]);
+    assert_eq!(titles(customer).await, ["A walk", "A trip"]);
+    assert_eq!(titles(&format!("title=trip&{customer}")).await, ["A trip"]);
+    for bad in [
+        "title=%00",
+        "metadata=7",
+        "metadata=%7B%22a%22%3A%5B%5D%7D",
+        "metadata=%7B%22a%22%3A%22%5Cu0000%22%7D",
+    ] {
+        let refused = api.get(&format!("/conversations?{bad}")).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{bad}");
+    }
+}

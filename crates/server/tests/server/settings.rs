@@ -303,9 +303,9 @@ fn a_table_that_is_wrong_says_where() {
             "line 1: `agents` must be tables [agents.NAME]",
         ),
         (
-            "[agents.a]\nurl = 'http://a'\ntimeuot = 1",
+            "[agents.a]\nurl = 'http://a'\ntimeouts = 1",
             "agentkit.toml",
-            "line 3: `agents.a.timeuot` is no setting; did you mean `agents.a.timeout`?",
+            "line 3: `agents.a.timeouts` is no setting; did you mean `agents.a.timeout`?",
         ),
         ("[agents.a]", "agents.a.url", "must be given"),
         (

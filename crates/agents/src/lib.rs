@@ -1,7 +1,8 @@
-//! The agents that ship with AgentKit, and the tools that they share.
+//! The agents that ship with AgentKit, the tools that they share, and the tools of MCP servers.
 
 pub mod agui;
 mod asking;
+pub mod mcp;
 pub mod offline;
 pub mod openai;
 pub mod remote;

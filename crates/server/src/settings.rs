@@ -3,6 +3,7 @@
 //! list them all.
 
 mod agents;
+mod mcp;
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +19,9 @@ use yai_agentkit_persistence::{
     setting::{Choice, FilePath, Number, Parsed, Seconds, Setting, Sources, Text, settings},
 };
 
-use yai_agentkit_agents::{Url, http_url, openai::OpenAiConfig, remote::RemoteConfig};
+use yai_agentkit_agents::{
+    Url, http_url, mcp::McpConfig, openai::OpenAiConfig, remote::RemoteConfig,
+};
 use yai_agentkit_engine::{OnBusy, TurnLimits};
 
 use crate::http::{
@@ -28,7 +31,8 @@ use crate::http::{
 
 const DEFAULT_FILE: &str = "agentkit.toml";
 /// What may be named freely in the file.
-const TABLES: [(&str, &[Setting]); 1] = [(agents::KEY, agents::SETTINGS)];
+const TABLES: [(&str, &[Setting]); 2] =
+    [(agents::KEY, agents::SETTINGS), (mcp::KEY, mcp::SETTINGS)];
 const OFFLINE: &str = "offline";
 const OPENAI: &str = "openai";
 const YEAR: f64 = 366.0 * 86_400.0;
@@ -231,6 +235,8 @@ pub struct Settings {
     pub agent: AgentSettings,
     /// Who answers in the conversations that name it.
     pub agents: BTreeMap<String, NamedAgent>,
+    /// Whose tools the agents have besides their own.
+    pub mcp: Vec<McpConfig>,
     /// How many bytes a request may have.
     pub body_limit: usize,
     /// How many connections there may be, and how long each may take.
@@ -331,7 +337,8 @@ impl Settings {
                           service";
             return Err(Error::configuration(url_name, reason));
         }
-        let agents = agents::read(&sources, variable)?;
+        let agents = agents::read(&sources, &variable)?;
+        let mcp = mcp::read(&sources, variable)?;
         Ok(Self {
             database,
             limits: TurnLimits {
@@ -364,6 +371,7 @@ impl Settings {
             log: declared.log.clone(),
             agent: declared.agent(&sources, &agents)?,
             agents,
+            mcp,
             sources,
         })
     }

@@ -6,7 +6,7 @@ mod request;
 mod text;
 mod transport;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_openai::types::chat::CreateChatCompletionRequest;
 use async_trait::async_trait;
@@ -121,6 +121,13 @@ impl OpenAiAgent {
     pub fn with_toolbox(self, toolbox: Toolbox<Memory>) -> Self {
         Self { toolbox, ..self }
     }
+
+    /// The same agent with the tools of `others` too.
+    #[must_use]
+    pub fn with_tools(mut self, others: Arc<dyn Tools<Memory>>) -> Self {
+        self.toolbox = self.toolbox.with(others);
+        self
+    }
 }
 
 impl OpenAiAgent {
@@ -194,7 +201,13 @@ impl Agent for OpenAiAgent {
         }
         let request = request::request(&self.config, &self.toolbox, state);
         let completion = self.complete(context, &request).await?;
-        completion::step(completion, state)
+        let mut step = completion::step(completion, state)?;
+        if let Step::ToolCalls { calls, .. } = &mut step {
+            calls
+                .iter_mut()
+                .for_each(|call| self.toolbox.note_traits(call));
+        }
+        Ok(step)
     }
 
     fn tools(&self) -> &dyn Tools<Memory> {

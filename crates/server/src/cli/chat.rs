@@ -38,7 +38,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<(), BoxError> {
     let database = Database::connect(&settings.database).await?;
-    let turns = turn_engine(&settings, &database)?;
+    let turns = turn_engine(&settings, &database).await?;
     let keeper = turns.clone();
     let keeper = tokio::spawn(async move { keeper.keep_own().await });
     let conversation = match arguments.conversation {

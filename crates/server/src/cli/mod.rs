@@ -13,8 +13,10 @@ mod telling;
 use std::{io, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand};
+use futures::future::join_all;
 use yai_agentkit_agents::{
-    agui::AguiAgent, offline::OfflineAgent, openai::OpenAiAgent, remote::RemoteAgent,
+    agui::AguiAgent, mcp::McpServer, offline::OfflineAgent, openai::OpenAiAgent,
+    remote::RemoteAgent,
 };
 use yai_agentkit_core::{Error, error::BoxError};
 use yai_agentkit_engine::{
@@ -128,7 +130,7 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
     }
     match command {
         Command::Serve => {
-            let agents = build_agents(&settings)?;
+            let agents = build_agents(&settings).await?;
             serve(settings, agents).await
         }
         Command::Chat(arguments) => chat::run(settings, arguments).await,
@@ -146,23 +148,36 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
 }
 
 /// The turns of the agents that the settings name, kept in `database`.
-fn turn_engine(settings: &Settings, database: &Database) -> Result<TurnEngine, Error> {
-    let agents = build_agents(settings)?;
+async fn turn_engine(settings: &Settings, database: &Database) -> Result<TurnEngine, Error> {
+    let agents = build_agents(settings).await?;
     Ok(TurnEngine::new(Arc::new(database.clone()), agents).with_limits(settings.limits.clone()))
 }
 
-fn build_agents(settings: &Settings) -> Result<Agents, Error> {
+/// The agents, with the tools of the MCP servers; a server that can't be reached is looked for later.
+async fn build_agents(settings: &Settings) -> Result<Agents, Error> {
+    let servers = join_all(settings.mcp.iter().cloned().map(McpServer::start)).await;
     let named = |name: &str| -> Result<Arc<dyn AnyAgent>, Error> {
+        let servers = servers.iter().cloned();
         Ok(match settings.agents[name].clone() {
-            NamedAgent::Remote(config) => Arc::new(RemoteAgent::new(config)?),
-            NamedAgent::Agui(config) => Arc::new(AguiAgent::new(config)?),
+            NamedAgent::Remote(config) => {
+                let agent = RemoteAgent::new(config)?;
+                Arc::new(servers.fold(agent, |agent, server| agent.with_tools(server)))
+            }
+            NamedAgent::Agui(config) => {
+                let agent = AguiAgent::new(config)?;
+                Arc::new(servers.fold(agent, |agent, server| agent.with_tools(server)))
+            }
         })
     };
     let default: Agents = match &settings.agent {
         AgentSettings::Offline { step_delay } => {
             Arc::new(OfflineAgent::new().with_step_delay(*step_delay)).into()
         }
-        AgentSettings::OpenAi(config) => Arc::new(OpenAiAgent::new(config.clone())?).into(),
+        AgentSettings::OpenAi(config) => {
+            let agent = OpenAiAgent::new(config.clone())?;
+            let servers = servers.iter().cloned();
+            Arc::new(servers.fold(agent, |agent, server| agent.with_tools(server))).into()
+        }
         AgentSettings::Named(name) => named(name)?.into(),
     };
     settings

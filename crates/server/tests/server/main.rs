@@ -13,6 +13,7 @@ mod forks;
 mod histories;
 mod http;
 mod keys;
+mod mcp;
 mod owners;
 mod problems;
 mod process;

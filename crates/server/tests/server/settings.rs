@@ -1,5 +1,6 @@
 use std::{collections::HashMap, time::Duration};
 
+use yai_agentkit_agents::mcp::McpTransport;
 use yai_agentkit_core::{Error, Result};
 use yai_agentkit_engine::{OnBusy, TurnLimits};
 use yai_agentkit_server::{
@@ -290,6 +291,55 @@ fn agents_are_named_by_tables_of_the_file_with_their_secrets_elsewhere() {
 }
 
 #[test]
+fn servers_of_mcp_are_named_by_tables_of_the_file() {
+    let file = "
+        [mcp.files]
+        command = ['npx', '-y', 'a server']
+        env = ['TOKEN']
+        timeout = 5
+        tools = ['read', 'write']
+        repeatable = ['read']
+        no_approval = ['*']
+        needs_approval = 'write'
+        trust_annotations = false
+        [mcp.web]
+        url = 'https://mcp.example.com/mcp'
+        secret_env = 'TOKEN'";
+    let settings = load(&Flags::default(), file, &[("TOKEN", "hunter2")]).unwrap();
+    let [files, web] = &settings.mcp[..] else {
+        panic!("{:?}", settings.mcp);
+    };
+    let McpTransport::Stdio {
+        program,
+        arguments,
+        variables,
+    } = &files.transport
+    else {
+        panic!("{files:?}");
+    };
+    assert_eq!((files.name.as_str(), program.as_str()), ("files", "npx"));
+    assert_eq!(arguments, &["-y", "a server"]);
+    assert_eq!(variables, &[("TOKEN".to_owned(), "hunter2".to_owned())]);
+    assert_eq!(files.timeout, Duration::from_secs(5));
+    let rules = &files.rules;
+    let only = rules.only.as_ref().unwrap();
+    assert_eq!(only, &["read", "write"]);
+    assert_eq!(
+        (&rules.repeatable[..], &rules.no_approval[..]),
+        (&["read".to_owned()][..], &["*".to_owned()][..])
+    );
+    assert_eq!(rules.needs_approval, ["write"]);
+    assert!(!rules.trusts_annotations && web.rules.trusts_annotations);
+    assert!(web.rules.only.is_none());
+    let McpTransport::Http { url, token } = &web.transport else {
+        panic!("{web:?}");
+    };
+    assert_eq!(url.as_str(), "https://mcp.example.com/mcp");
+    assert_eq!(token.as_deref(), Some("hunter2"));
+    assert!(!format!("{:?}", settings.mcp).contains("hunter2"));
+}
+
+#[test]
 fn a_table_that_is_wrong_says_where() {
     for (file, setting, message) in [
         (
@@ -332,6 +382,27 @@ fn a_table_that_is_wrong_says_where() {
             "[agents.a]\nurl = 'http://a'\nsecret_file = 'a'\nsecret_env = 'b'",
             "`agents.a.secret_file` in agentkit.toml",
             "is one too many",
+        ),
+        ("[mcp.a]", "mcp.a", "must have one of `command` and `url`"),
+        (
+            "[mcp.a__b]\nurl = 'http://a'",
+            "mcp.a__b",
+            "must be named by",
+        ),
+        (
+            "[mcp.a]\ncommand = []",
+            "mcp.a.command",
+            "must name a program",
+        ),
+        (
+            "[mcp.a]\ncommand = [1]",
+            "agentkit.toml",
+            "line 2: `mcp.a.command` must be a list of texts",
+        ),
+        (
+            "[mcp.a]\ncommand = 'x'\nenv = ['NOWHERE']",
+            "mcp.a.env",
+            "NOWHERE is not set",
         ),
     ] {
         let (at_fault, reason) = fault(&Flags::default(), file, &[]);

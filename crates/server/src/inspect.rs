@@ -7,9 +7,43 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use utoipa::ToSchema;
 use yai_agentkit_core::{
-    ChannelValue, CheckpointId, CheckpointSelector, CheckpointTuple, Checkpointer, Error, Result,
-    checkpoint::join_lists,
+    CheckpointId, CheckpointSelector, CheckpointTuple, Checkpointer, Error, Result,
+    checkpoint::{DeltaChannelHistory, join_lists},
 };
+
+/// A checkpoint with what its delta channels hold, which stands in other checkpoints.
+#[derive(Debug)]
+pub struct Whole {
+    tuple: CheckpointTuple,
+    delta_channels: BTreeMap<String, DeltaChannelHistory>,
+}
+
+impl Whole {
+    /// Reads the checkpoint that `selector` names, `None` when there is none.
+    pub async fn read(
+        checkpointer: &dyn Checkpointer,
+        selector: &CheckpointSelector,
+    ) -> Result<Option<Self>> {
+        let Some(tuple) = checkpointer.get(selector).await? else {
+            return Ok(None);
+        };
+        let is_elsewhere = |channel: &&str| !tuple.checkpoint.channel_values.contains_key(*channel);
+        let channels = tuple.metadata.delta_channels().filter(is_elsewhere);
+        let channels: Vec<String> = channels.map(str::to_owned).collect();
+        let delta_channels = if channels.is_empty() {
+            BTreeMap::new()
+        } else {
+            let place = tuple.key.clone().into();
+            checkpointer
+                .delta_channel_history(&place, &channels)
+                .await?
+        };
+        Ok(Some(Self {
+            tuple,
+            delta_channels,
+        }))
+    }
+}
 
 /// A checkpoint of a list: what is known about it, without its values.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -41,7 +75,8 @@ pub struct CheckpointView {
     /// What is known about it.
     #[serde(flatten)]
     pub summary: CheckpointSummary,
-    /// What the agent knows, by channel.
+    /// What the agent knows, by channel. Delta channels of LangGraph are joined as messages and files are,
+    /// whatever the graph's reducers do.
     #[schema(value_type = Object)]
     pub values: BTreeMap<String, Json>,
     /// What tasks have written that no checkpoint contains yet.
@@ -76,17 +111,20 @@ impl From<CheckpointTuple> for CheckpointSummary {
     }
 }
 
-impl From<CheckpointTuple> for CheckpointView {
-    fn from(mut tuple: CheckpointTuple) -> Self {
+impl From<Whole> for CheckpointView {
+    fn from(whole: Whole) -> Self {
+        let Whole {
+            mut tuple,
+            delta_channels,
+        } = whole;
         let values = std::mem::take(&mut tuple.checkpoint.channel_values);
+        let values = values.into_iter();
+        let values = values.map(|(channel, value)| (channel, value.to_json()));
+        let replayed = delta_channels.into_iter();
+        let replayed = replayed.map(|(channel, history)| (channel, history.to_json()));
         let pending_writes = std::mem::take(&mut tuple.pending_writes);
         Self {
-            values: join_lists(
-                values
-                    .into_iter()
-                    .map(|(channel, value)| (channel, decoded(value)))
-                    .collect(),
-            ),
+            values: join_lists(values.chain(replayed).collect()),
             pending_writes: pending_writes
                 .into_iter()
                 .map(|write| PendingWriteView {
@@ -105,27 +143,20 @@ pub async fn pair(
     checkpointer: &dyn Checkpointer,
     place: &CheckpointSelector,
     [from, to]: [CheckpointId; 2],
-) -> Result<[CheckpointTuple; 2]> {
+) -> Result<[Whole; 2]> {
     let read = async |id: CheckpointId| {
         let selector = CheckpointSelector {
             checkpoint_id: Some(id.clone()),
             ..place.clone()
         };
-        let tuple = checkpointer.get(&selector).await?;
-        tuple.ok_or_else(|| Error::not_found("checkpoint", id))
+        let whole = Whole::read(checkpointer, &selector).await?;
+        whole.ok_or_else(|| Error::not_found("checkpoint", id))
     };
     Ok([read(from).await?, read(to).await?])
 }
 
 /// The RFC 6902 patch that makes [`CheckpointView::values`] of `to` out of those of `from`.
-pub fn diff(from: CheckpointTuple, to: CheckpointTuple) -> Patch {
-    let values = |tuple| Json::Object(CheckpointView::from(tuple).values.into_iter().collect());
+pub fn diff(from: Whole, to: Whole) -> Patch {
+    let values = |whole| Json::Object(CheckpointView::from(whole).values.into_iter().collect());
     json_patch::diff(&values(from), &values(to))
-}
-
-fn decoded(value: ChannelValue) -> Json {
-    match value {
-        ChannelValue::Inline(json) => json,
-        ChannelValue::Stored(value) | ChannelValue::DeltaSnapshot(value) => value.to_json(),
-    }
 }

@@ -3,6 +3,7 @@
 
 mod checkpointer;
 mod fence;
+mod replay;
 mod state;
 mod value;
 
@@ -99,6 +100,16 @@ pub enum ChannelValue {
     /// LangGraph's `_DeltaSnapshot`: a stored full value at which replaying a delta channel starts.
     /// The checkpoint itself marks it with an inline `true`.
     DeltaSnapshot(Value),
+}
+
+impl ChannelValue {
+    /// The value as JSON for people to read, see [`Value::to_json`].
+    pub fn to_json(&self) -> Json {
+        match self {
+            Self::Inline(json) => json.clone(),
+            Self::Stored(value) | Self::DeltaSnapshot(value) => value.to_json(),
+        }
+    }
 }
 
 /// The state of a thread at one point of its execution.

@@ -7,7 +7,7 @@ use yai_agentkit_core::{
 use yai_agentkit_persistence::Database;
 
 use crate::{
-    inspect::{self, CheckpointSummary, CheckpointView},
+    inspect::{self, CheckpointSummary, CheckpointView, Whole},
     settings::Settings,
 };
 
@@ -97,12 +97,12 @@ pub(super) async fn show(settings: Settings, arguments: ShowArguments) -> Result
         checkpoint_id: arguments.checkpoint.map(Into::into),
         ..CheckpointSelector::latest(thread_of(&database, arguments.thread).await?)
     };
-    let tuple = database.checkpointer().get(&selector).await?;
-    let tuple = tuple.ok_or_else(|| match selector.checkpoint_id {
+    let whole = Whole::read(&*database.checkpointer(), &selector).await?;
+    let whole = whole.ok_or_else(|| match selector.checkpoint_id {
         Some(id) => Error::not_found("checkpoint", id),
         None => Error::not_found("a checkpoint of thread", selector.thread_id),
     })?;
-    let view = CheckpointView::from(tuple);
+    let view = CheckpointView::from(whole);
     let mut out = stdout().lock();
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string(&view)?)?;

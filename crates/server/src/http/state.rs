@@ -14,8 +14,7 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use yai_agentkit_core::{
-    CheckpointId, CheckpointQuery, CheckpointSelector, CheckpointTuple, Error, Namespace,
-    checkpoint::Values,
+    CheckpointId, CheckpointQuery, CheckpointSelector, Error, Namespace, checkpoint::Values,
 };
 
 use super::{
@@ -24,7 +23,7 @@ use super::{
     page::{List, limit},
     problem::Problem,
 };
-use crate::inspect::{self, CheckpointSummary, CheckpointView};
+use crate::inspect::{self, CheckpointSummary, CheckpointView, Whole};
 
 const JSON_PATCH: &str = "application/json-patch+json";
 
@@ -53,8 +52,8 @@ async fn in_turn(State(turns): State<Arc<Semaphore>>, request: Request, next: Ne
 }
 
 /// The checkpoint as an answer, made apart from the threads that answer everybody.
-async fn shown(tuple: CheckpointTuple) -> Result<Response, Problem> {
-    let shown = spawn_blocking(|| Json(CheckpointView::from(tuple)).into_response());
+async fn shown(whole: Whole) -> Result<Response, Problem> {
+    let shown = spawn_blocking(|| Json(CheckpointView::from(whole)).into_response());
     shown.await.map_err(Problem::internal)
 }
 
@@ -96,9 +95,9 @@ struct DiffRange {
 async fn state(State(app): State<App>, Id(chat_id): Id) -> Result<Response, Problem> {
     let conversation = app.turns.conversations().get(chat_id).await?;
     let latest = CheckpointSelector::latest(conversation.thread_id());
-    let tuple = app.storage.checkpointer().get(&latest).await?;
-    let tuple = tuple.ok_or_else(|| Error::not_found("a checkpoint of conversation", chat_id))?;
-    shown(tuple).await
+    let whole = Whole::read(&*app.storage.checkpointer(), &latest).await?;
+    let whole = whole.ok_or_else(|| Error::not_found("a checkpoint of conversation", chat_id))?;
+    shown(whole).await
 }
 
 /// List the agent's checkpoints, newest first
@@ -153,9 +152,9 @@ async fn checkpoint(State(app): State<App>, path: CheckpointPath) -> Result<Resp
         checkpoint_id: Some(path.checkpoint_id.clone()),
         ..CheckpointSelector::latest(conversation.thread_id())
     };
-    let tuple = app.storage.checkpointer().get(&selector).await?;
-    let tuple = tuple.ok_or_else(|| Error::not_found("checkpoint", path.checkpoint_id))?;
-    shown(tuple).await
+    let whole = Whole::read(&*app.storage.checkpointer(), &selector).await?;
+    let whole = whole.ok_or_else(|| Error::not_found("checkpoint", path.checkpoint_id))?;
+    shown(whole).await
 }
 
 /// Get what changed between two checkpoints: an RFC 6902 JSON Patch of their `values`

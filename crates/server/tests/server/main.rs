@@ -7,6 +7,7 @@ mod chats;
 mod connections;
 mod conversations;
 mod crash;
+mod delta_channels;
 mod event_stream;
 mod faults;
 mod forks;

@@ -18,7 +18,6 @@ use super::{
 };
 use crate::{
     http::{App, caller::Caller, page::MAX_LIMIT, problem::Problem},
-    inspect::CheckpointView,
 };
 
 /// The channel of an agent's own state.
@@ -283,11 +282,9 @@ impl App {
             values: Values::Of([STATE.to_owned()].into()),
             ..CheckpointSelector::latest(conversation.thread_id())
         };
-        let Some(tuple) = self.storage.checkpointer().get(&latest).await? else {
-            return Ok(json!({}));
-        };
-        let mut values = CheckpointView::from(tuple).values;
-        let state = values.remove(STATE).filter(Value::is_object);
+        let found = self.storage.checkpointer().get(&latest).await?;
+        let state = found.and_then(|mut tuple| tuple.checkpoint.channel_values.remove(STATE));
+        let state = state.map(|state| state.to_json()).filter(Value::is_object);
         Ok(state.unwrap_or_else(|| json!({})))
     }
 }

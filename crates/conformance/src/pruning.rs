@@ -23,6 +23,7 @@ pub(super) const CASES: &[Case] = cases!["pruning":
     delta_channels_that_only_the_thread_is_marked_for_are_kept,
     a_channel_that_is_no_delta_channel_keeps_no_ancestor,
     before_format_4_the_parent_with_sends_stays,
+    before_format_4_the_sends_of_the_parents_parent_go,
     a_finished_call_of_a_subgraph_goes,
     a_call_that_is_not_finished_stays,
     writes_before_their_checkpoint_stay,
@@ -215,6 +216,24 @@ async fn before_format_4_the_parent_with_sends_stays(storage: Arc<dyn Storage>) 
         prune(&thread).await;
         assert_eq!(thread.list().await, expected);
     }
+}
+
+async fn before_format_4_the_sends_of_the_parents_parent_go(storage: Arc<dyn Storage>) {
+    let thread = TestThread::new(&storage);
+    let mut chain: Vec<NewCheckpoint> = Vec::new();
+    for _ in 0..50 {
+        let parent = chain.last().map(|parent| parent.checkpoint.id.clone());
+        let mut draft = thread.draft(parent.as_ref());
+        draft.checkpoint.v = 3;
+        let id = thread.put(&draft).await;
+        thread.write(&id, "task", &[(TASKS, "send")]).await;
+        chain.push(draft);
+    }
+    let mut expected = kept(&thread, &chain[48..]).await;
+    expected[1].pending_sends.clear();
+    assert_eq!(expected[0].pending_sends.len(), 1);
+    prune(&thread).await;
+    assert_eq!(thread.list().await, expected);
 }
 
 async fn a_finished_call_of_a_subgraph_goes(storage: Arc<dyn Storage>) {

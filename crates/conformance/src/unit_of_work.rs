@@ -177,7 +177,7 @@ async fn after_an_error_a_drop_leaves_nothing(storage: Arc<dyn Storage>) {
             _ => {
                 let (thread, absent) = (&work.thread.id, fresh().into());
                 let copied = unit.checkpointer().copy_thread(&absent, thread).await;
-                assert_not_found(copied);
+                assert_conflict(copied);
             }
         }
         drop(unit);

@@ -96,26 +96,32 @@ impl Retention {
         self.0.contains_key(&place) && !kept.contains(&place)
     }
 
-    /// `checkpoints` and all that they need to read back unchanged, and what those need.
+    /// `checkpoints` and all that they need to read back unchanged, and what those need. A parent
+    /// that is there for its sends alone needs nothing.
     fn closure(&self, checkpoints: Vec<&CheckpointSummary>) -> BTreeSet<Place> {
+        let place =
+            |checkpoint: &CheckpointSummary| (checkpoint.namespace.clone(), checkpoint.id.clone());
         let mut kept = BTreeSet::new();
+        let mut senders = BTreeSet::new();
         let mut open = checkpoints;
         while let Some(checkpoint) = open.pop() {
-            if kept.insert((checkpoint.namespace.clone(), checkpoint.id.clone())) {
-                open.extend(self.needed_by(checkpoint));
+            if kept.insert(place(checkpoint)) {
+                open.extend(self.replayed_from(checkpoint));
+                let parent = self.parent(checkpoint);
+                let sender = parent.filter(|parent| checkpoint.v < 4 && parent.has_sends);
+                senders.extend(sender.map(place));
             }
         }
+        kept.append(&mut senders);
         kept
     }
 
-    fn needed_by<'a>(&'a self, checkpoint: &'a CheckpointSummary) -> Vec<&'a CheckpointSummary> {
+    /// The ancestors from which the delta channels of `checkpoint` are replayed.
+    fn replayed_from<'a>(
+        &'a self,
+        checkpoint: &'a CheckpointSummary,
+    ) -> Vec<&'a CheckpointSummary> {
         let mut needed = Vec::new();
-        if let Some(parent) = self.parent(checkpoint)
-            && checkpoint.v < 4
-            && parent.has_sends
-        {
-            needed.push(parent);
-        }
         let mut unseeded = checkpoint.replayed_channels();
         let mut seen = BTreeSet::new();
         let mut ancestor = self.parent(checkpoint);

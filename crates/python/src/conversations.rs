@@ -6,16 +6,15 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use pyo3::{exceptions::PyValueError, prelude::*};
 use serde_json::{Value as Json, json};
 use yai_agentkit_core::{
-    CheckpointQuery, Conversation, ConversationId, Error, ListQuery, Message, MessageId, Result,
-    Storage, Stores, UnitOfWork,
-    checkpoint::Values,
+    Conversation, ConversationId, Error, ListQuery, Message, MessageId, Result, Storage, Stores,
+    UnitOfWork,
     conversation::MessageFilter,
     storage::{Cursor, Entity},
     turn::TurnFilter,
 };
 
 use crate::{
-    call::{Call, made_before_a_fork},
+    call::{Call, ToPython},
     convert::json_value,
     engine::LazyDatabase,
     error::to_python,
@@ -53,13 +52,10 @@ impl Conversations {
 
     fn call<T, F>(&self, work: impl FnOnce(Arc<LazyDatabase>) -> F) -> PyResult<Call>
     where
-        T: crate::call::ToPython + 'static,
+        T: ToPython + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        if !self.runtime.is_alive() {
-            return Err(made_before_a_fork());
-        }
-        Ok(Call::new(self.runtime, work(Arc::clone(&self.database))))
+        self.database.call(self.runtime, work)
     }
 }
 
@@ -174,16 +170,8 @@ async fn fork(unit: &dyn UnitOfWork, source: ConversationId) -> Result<Conversat
     let new = Conversation::new(original.title.clone(), Some(metadata.into()));
     let new = new.with(|fork| fork.owner = original.owner.clone());
     let fork = unit.conversations().add(new).await?;
-    let checkpointer = unit.checkpointer();
-    let ran = CheckpointQuery {
-        limit: Some(1),
-        values: Values::Nothing,
-        ..CheckpointQuery::of(original.thread_id())
-    };
-    if !checkpointer.list(&ran).await?.is_empty() {
-        let (source, target) = (original.thread_id(), fork.thread_id());
-        checkpointer.copy_thread(&source, &target).await?;
-    }
+    let (from, to) = (original.thread_id(), fork.thread_id());
+    unit.checkpointer().copy_thread(&from, &to).await?;
     let messages = unit.messages();
     let mut query = ListQuery::filtered(MessageFilter::of(source)).oldest_first();
     query = query.limit(AT_ONCE).max_bytes(BYTES_AT_ONCE);

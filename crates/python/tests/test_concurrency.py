@@ -18,7 +18,7 @@ import pytest
 import uvloop
 from examples import checkpoint, config, metadata
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-from yai_agentkit import AgentkitSaver, NotFoundError
+from yai_agentkit import AgentkitSaver, ConflictError
 
 TASKS = 64
 SECONDS = 60
@@ -146,9 +146,10 @@ def test_event_loops_leave_nothing_behind(run):
 
 def test_an_event_loop_without_add_reader_gets_errors_too(saver):
     async def copy():
-        return await saver.acopy_thread("nothing", "new")
+        return await saver.acopy_thread("thread", "thread")
 
-    with pytest.raises(NotFoundError, match="nothing"):
+    saver.put(*put_arguments("thread"))
+    with pytest.raises(ConflictError, match="thread"):
         run_without_readers(copy())
 
 

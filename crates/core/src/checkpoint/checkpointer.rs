@@ -275,8 +275,9 @@ pub fn special_write_index(channel: &str) -> Option<i32> {
 pub enum PruneStrategy {
     /// The latest checkpoint of every namespace, with all that it needs to read back unchanged:
     /// its values, its pending writes, the ancestors from which its delta channels are replayed,
-    /// and for a checkpoint before format 4 the parent with its sends. The namespace of a finished
-    /// subgraph call goes with the root checkpoint from which the call started.
+    /// and for a checkpoint before format 4 the parent, for its sends: what that one needs of its own
+    /// parent may go. The namespace of a finished subgraph call goes with the root checkpoint from
+    /// which the call started.
     KeepLatest,
     /// Nothing.
     Delete,
@@ -404,12 +405,12 @@ pub trait Checkpointer: Send + Sync {
     async fn delete_for_runs(&self, run_ids: &[String]) -> Result<()>;
 
     /// Copies every checkpoint, value and pending write of `source` to `target`, whose
-    /// [`Thread::parent`] becomes `source`. A source without checkpoints is
-    /// [`Error::NotFound`], a target that exists [`Error::Conflict`].
+    /// [`Thread::parent`] becomes `source`. Of a source without checkpoints nothing is copied, and
+    /// no target made. A target that exists is [`Error::Conflict`].
     async fn copy_thread(&self, source: &ThreadId, target: &ThreadId) -> Result<()>;
 
     /// Deletes of each thread what `strategy` does not keep. What is kept reads back as before,
-    /// save that a checkpoint whose parent is gone has none.
+    /// save that a checkpoint whose parent is gone has none, and none of its sends.
     async fn prune(&self, thread_ids: &[ThreadId], strategy: PruneStrategy) -> Result<()>;
 
     /// For each of `channels` what it received up to the checkpoint, along its line of ancestors.

@@ -465,13 +465,6 @@ impl Checkpointer for MemoryCheckpointer {
         self.0
             .write(|state| {
                 let tables = &mut state.checkpoints;
-                if !tables
-                    .checkpoints
-                    .keys()
-                    .any(|key| key.thread_id == *source)
-                {
-                    return Err(Error::not_found("thread", source));
-                }
                 if tables.threads.contains_key(target) {
                     return Err(Error::Conflict(ConflictKind::Thread(target.clone())));
                 }
@@ -486,6 +479,9 @@ impl Checkpointer for MemoryCheckpointer {
                     .filter(of_source)
                     .cloned()
                     .collect();
+                if keys.is_empty() {
+                    return Ok(());
+                }
                 for key in keys {
                     let row = tables.checkpoints[&key].clone();
                     tables.checkpoints.insert(moved(&key), row);

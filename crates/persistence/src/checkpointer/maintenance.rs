@@ -215,11 +215,11 @@ pub(super) async fn copy_thread(
     };
     let source_exists: bool = row.try_get_by_index(0).map_err(failed)?;
     let target_exists: bool = row.try_get_by_index(1).map_err(failed)?;
-    if !source_exists {
-        return Err(Error::not_found("thread", source));
-    }
     if target_exists {
         return Err(Error::Conflict(ConflictKind::Thread(target.clone())));
+    }
+    if !source_exists {
+        return transaction.commit().await.map_err(failed);
     }
     let mut copy = of_both(ADD_COPY);
     if !transaction.is_postgres() {

@@ -19,7 +19,7 @@ from examples import checkpoint, config, metadata, store
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from pydantic import BaseModel, SecretStr
-from yai_agentkit import AgentkitSaver, ConflictError, NotFoundError, StorageError
+from yai_agentkit import AgentkitSaver, ConflictError, StorageError
 
 SECONDS = 60
 
@@ -137,14 +137,19 @@ async def test_a_bad_call_says_what_is_wrong(saver):
         list(saver.list(None, limit=-1))
 
 
-def test_a_copy_needs_a_source_and_a_free_target(saver):
+def test_a_copy_needs_a_free_target(saver):
     put(saver, "source", {})
     put(saver, "target", {})
-    with pytest.raises(NotFoundError, match="nothing") as missing:
-        saver.copy_thread("nothing", "new")
-    assert isinstance(missing.value, LookupError)
     with pytest.raises(ConflictError, match="target"):
         saver.copy_thread("source", "target")
+
+
+def test_the_copy_of_a_thread_that_never_ran_is_empty(saver):
+    saver.copy_thread("nothing", "new")
+    assert saver.get_tuple(config("new")) is None
+    put(saver, "nothing", {})
+    saver.copy_thread("nothing", "new")
+    assert saver.get_tuple(config("new")) is not None
 
 
 def test_a_bad_url_is_refused_at_once():
@@ -320,6 +325,29 @@ async def test_a_filter_finds_integers_of_any_size(saver):
             assert [each.config for each in saver.list(None, filter=pattern, limit=1)] == found[:1]
         assert not list(saver.list(None, filter={"number": number, "even": number % 2 == 1}))
     assert not list(saver.list(None, filter={"number": 10**40 + 2}))
+
+
+def test_a_key_with_dots_is_a_key_or_a_path(saver):
+    known = [
+        {"user.id": 1, "n": 0},
+        {"user": {"id": 1, "age": 2**70}, "n": 0},
+        {"user": {"id": 1, "age": 3}},
+        {"user": {"id": 2}},
+    ]
+    places = [
+        saver.put(config("thread"), checkpoint({}, {}), metadata(0, **each), {}) for each in known
+    ]
+
+    def found(filter, limit=None):
+        return [places.index(each.config) for each in saver.list(None, filter=filter, limit=limit)]
+
+    assert found({"user.id": 1}) == [2, 1, 0]
+    assert found({"user.id": 1}, limit=2) == [2, 1]
+    assert found({"user.id": 1, "n": 0}) == [1, 0]
+    assert found({"user.id": 1, "user": {"age": 3}}) == []
+    assert found({"user.id": 1, "user.age": 3}) == [2]
+    assert found({"user.age": 2**70}) == [1]
+    assert found({"user.name": "Ada"}) == []
 
 
 class Unknown:

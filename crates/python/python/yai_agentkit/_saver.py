@@ -5,11 +5,9 @@ import json
 import math
 import os
 import random
-import re
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -25,7 +23,10 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.types import TASKS, _DeltaSnapshot
 
+from yai_agentkit._config import config_of, configurable, selector
 from yai_agentkit._conversations import Conversations
+from yai_agentkit._filter import Selected
+from yai_agentkit._json import SURROGATE, encoded
 from yai_agentkit._native import Engine
 from yai_agentkit._serializer import DataSerializer
 from yai_agentkit._turns import TURN, Turn, turn_of
@@ -37,11 +38,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from yai_agentkit._native import Call, _Place, _Stored, _Write
-
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 class Thread(NamedTuple):
@@ -198,12 +194,14 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         Args:
             config: Of this thread, and where it has them this namespace and this checkpoint.
                 `None` is all threads.
-            filter: Whose metadata contain this, as PostgreSQL's `@>` says, on SQLite too.
+            filter: Whose metadata contain this, as PostgreSQL's `@>` says, on SQLite too. A key with
+                dots is that key, or the path that LangGraph's SQLite saver takes it for.
             before: Older than this one.
             limit: So many at most.
         """
-        selected = _Selected(filter, limit)
-        for stored in selected.of(wait(self._list(config, selected, before))):
+        selected = Selected(filter, limit)
+        found = [wait(call) for call in self._list(config, selected, before)]
+        for stored in selected.of(found):
             yield self._load(stored)
 
     async def alist(
@@ -215,8 +213,9 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """The checkpoints that match, newest first. See `list`."""
-        selected = _Selected(filter, limit)
-        for stored in selected.of(await self._list(config, selected, before)):
+        selected = Selected(filter, limit)
+        found = [await call for call in self._list(config, selected, before)]
+        for stored in selected.of(found):
             yield self._load(stored)
 
     def put(
@@ -280,10 +279,9 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         await self._engine.delete_for_runs(_ids("run_ids", run_ids))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Copy everything of a thread to a new one.
+        """Copy everything of a thread to a new one. Of a thread that has never run that is nothing.
 
         Raises:
-            NotFoundError: If the source has no checkpoints.
             ConflictError: If the target exists.
         """
         wait(self._engine.copy_thread(str(source_thread_id), str(target_thread_id)))
@@ -401,18 +399,21 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         return turn
 
     def _metadata(self, metadata: Mapping[str, Any] | None) -> str | None:
-        return None if metadata is None else _json("metadata", metadata)
+        return None if metadata is None else encoded("metadata", metadata)
 
     def _get(self, config: RunnableConfig) -> Call[_Stored | None]:
-        thread_id, namespace, checkpoint_id = _selector(config)
+        thread_id, namespace, checkpoint_id = selector(config)
         return self._engine.get(thread_id, namespace or "", checkpoint_id)
 
     def _list(
-        self, config: RunnableConfig | None, selected: _Selected, before: RunnableConfig | None
-    ) -> Call[builtins.list[_Stored]]:
-        place = _selector(config) if config else (None, None, None)
-        before_id = _configurable(before).get("checkpoint_id") if before else None
-        return self._engine.query((*place, selected.contained, before_id, selected.limit))
+        self, config: RunnableConfig | None, selected: Selected, before: RunnableConfig | None
+    ) -> builtins.list[Call[builtins.list[_Stored]]]:
+        place = selector(config) if config else (None, None, None)
+        before_id = configurable(before).get("checkpoint_id") if before else None
+        return [
+            self._engine.query((*place, pattern, before_id, selected.limit))
+            for pattern in selected.patterns
+        ]
 
     def _put(
         self,
@@ -421,7 +422,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> tuple[_Place, Call[None]]:
-        thread_id, namespace, parent = _selector(config)
+        thread_id, namespace, parent = selector(config)
         place = (thread_id, namespace or "", checkpoint["id"])
         inline: dict[str, Any] = {}
         values = []
@@ -440,8 +441,8 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         if turn is not None:
             described["run_id"] = turn.id
         texts = (
-            _json("checkpoint", {**checkpoint, "channel_values": inline}),
-            _json("metadata", described),
+            encoded("checkpoint", {**checkpoint, "channel_values": inline}),
+            encoded("metadata", described),
         )
         call = self._engine.put(
             place,
@@ -459,7 +460,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         task_id: str,
         task_path: str,
     ) -> Call[None]:
-        thread_id, namespace, checkpoint_id = _selector(config)
+        thread_id, namespace, checkpoint_id = selector(config)
         if checkpoint_id is None:
             raise ValueError(
                 "config: put_writes needs configurable.checkpoint_id, as put returned it"
@@ -475,7 +476,7 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         return self._engine.prune(_ids("thread_ids", thread_ids), strategy == "keep_latest")
 
     def _delta_channel_history(self, config: RunnableConfig, channels: Sequence[str]) -> Call[Any]:
-        thread_id, namespace, checkpoint_id = _selector(config)
+        thread_id, namespace, checkpoint_id = selector(config)
         return self._engine.delta_channel_history(
             thread_id, namespace or "", checkpoint_id, _ids("channels", channels)
         )
@@ -503,10 +504,10 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
                 max(versions.values()) if versions else self.get_next_version(None, None)
             )
         return CheckpointTuple(
-            _config(thread_id, namespace, checkpoint_id),
+            config_of(thread_id, namespace, checkpoint_id),
             checkpoint,
             json.loads(metadata),
-            _config(thread_id, namespace, parent) if parent else None,
+            config_of(thread_id, namespace, parent) if parent else None,
             self._load_writes(writes),
         )
 
@@ -531,48 +532,6 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         return histories
 
 
-class _Selected:
-    """The checkpoints that a filter takes: what of it has no place in 64 bits is looked for here."""
-
-    def __init__(self, filter: dict[str, Any] | None, limit: int | None) -> None:
-        if limit is not None and limit < 0:
-            raise ValueError(f"limit: must not be negative, is {limit}")
-        whole = _json("filter", filter or {})
-        self.contained = _json("filter", _within_64_bits(filter or {}))
-        self._pattern = None if self.contained == whole else json.loads(whole)
-        self._limit, self.limit = limit, limit if self._pattern is None else None
-
-    def of(self, found: builtins.list[_Stored]) -> Iterable[_Stored]:
-        if self._pattern is None:
-            return found
-        taken = (stored for stored in found if _contains(json.loads(stored[5]), self._pattern))
-        return islice(taken, self._limit)
-
-
-def _within_64_bits(pattern: Any) -> Any:
-    """The pattern without the integers that the storage would round."""
-
-    def fits(value: object) -> bool:
-        return not isinstance(value, int) or -(2**63) <= value < 2**64
-
-    match pattern:
-        case dict():
-            return {key: _within_64_bits(value) for key, value in pattern.items() if fits(value)}
-        case list() | tuple():
-            return [_within_64_bits(value) for value in pattern if fits(value)]
-    return pattern
-
-
-def _contains(value: Any, pattern: Any) -> bool:
-    """As PostgreSQL's `@>` says."""
-    match value, pattern:
-        case dict(), dict():
-            return all(key in value and _contains(value[key], pattern[key]) for key in pattern)
-        case list(), list():
-            return all(any(_contains(item, wanted) for item in value) for wanted in pattern)
-    return isinstance(value, bool) == isinstance(pattern, bool) and bool(value == pattern)
-
-
 class _Done:
     """What `setup` returns: done, and awaitable for those who come from an async saver."""
 
@@ -590,7 +549,7 @@ def _is_inline(value: object) -> bool:
     if isinstance(value, Enum):
         return False
     if isinstance(value, str):
-        return "\0" not in value and not _SURROGATE.search(value)
+        return "\0" not in value and not SURROGATE.search(value)
     if isinstance(value, float):
         return abs(value) < 1e16 and (value != 0 or math.copysign(1, value) > 0)
     return value is None or isinstance(value, (bool, int))
@@ -601,29 +560,9 @@ def _number_after(version: float) -> float:
     return round(int(version) + 1 + random.random(), 9)
 
 
-def _configurable(config: RunnableConfig) -> Mapping[str, Any]:
-    configurable = config.get("configurable")
-    if configurable is None:
-        raise ValueError("config: needs a 'configurable', as {'configurable': {'thread_id': '1'}}")
-    return configurable
-
-
-def _selector(config: RunnableConfig) -> tuple[str, str | None, str | None]:
-    """The thread, the namespace and the checkpoint that `config` names."""
-    configurable = _configurable(config)
-    thread_id = configurable.get("thread_id")
-    if thread_id is None:
-        raise ValueError("config: needs configurable.thread_id")
-    return (
-        str(thread_id),
-        configurable.get("checkpoint_ns"),
-        configurable.get("checkpoint_id") or None,
-    )
-
-
 def _written(config: RunnableConfig, place: _Place) -> RunnableConfig:
     """Where it was written, for who goes on from there."""
-    written = _config(*place)
+    written = config_of(*place)
     if (turn := turn_of(config)) is not None:
         written["configurable"][TURN] = turn
     return written
@@ -634,29 +573,10 @@ def _epoch(turn: Turn | None, thread_id: str) -> int | None:
     return turn.epoch if turn is not None and turn.thread_id == thread_id else None
 
 
-def _config(thread_id: str, namespace: str, checkpoint_id: str) -> RunnableConfig:
-    return {
-        "configurable": {
-            "thread_id": thread_id,
-            "checkpoint_ns": namespace,
-            "checkpoint_id": checkpoint_id,
-        }
-    }
-
-
 def _ids(name: str, ids: Sequence[str]) -> list[str]:
     if isinstance(ids, str):
         raise TypeError(f"{name}: must be a sequence of strings, not one string")
     return [str(id) for id in ids]
-
-
-def _json(name: str, value: object) -> str:
-    try:
-        text = _ENCODER.encode(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: can't be stored as JSON: {error}") from error
-    # Half a character is no text: it becomes a question mark, as in values.
-    return _SURROGATE.sub("?", text)
 
 
 def _thread(id: str, parent_id: str | None, updated_at: str) -> Thread:

@@ -107,6 +107,13 @@ async fn unapplied(connection: &impl ConnectionTrait) -> Result<Vec<Script>, DbE
     };
     let has_any = Statement::from_string(backend, has_any);
     if connection.query_one_raw(has_any).await?.is_none() {
+        if backend == DbBackend::Sqlite && is_of_langgraph(connection).await? {
+            return Err(DbErr::Custom(
+                "is a file of LangGraph's own SQLite saver, whose tables are others than those of \
+                 AgentKit: choose another file"
+                    .into(),
+            ));
+        }
         return Ok(MIGRATIONS.to_vec());
     }
     let applied = Statement::from_string(backend, "SELECT version FROM agentkit_migrations");
@@ -124,6 +131,14 @@ async fn unapplied(connection: &impl ConnectionTrait) -> Result<Vec<Script>, DbE
     let mut unapplied = MIGRATIONS.to_vec();
     unapplied.retain(|script| !is_applied(script));
     Ok(unapplied)
+}
+
+/// Whether a SQLite file is one of LangGraph's `SqliteSaver`.
+async fn is_of_langgraph(connection: &impl ConnectionTrait) -> Result<bool, DbErr> {
+    let tables = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'checkpoints'
+    AND EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'writes')";
+    let tables = Statement::from_string(DbBackend::Sqlite, tables);
+    Ok(connection.query_one_raw(tables).await?.is_some())
 }
 
 /// What an error says about our schema.

@@ -158,6 +158,17 @@ async fn tables_of_another_application_are_left_alone() {
 }
 
 #[tokio::test]
+async fn a_file_of_langgraphs_saver_is_called_so_and_left_alone() {
+    let (_directory, _, url) = sqlite_file();
+    let database = Database::connect_unmigrated(&config(&url)).await.unwrap();
+    let theirs = "CREATE TABLE checkpoints (thread_id TEXT); CREATE TABLE writes (thread_id TEXT)";
+    database.execute_script(theirs).await.unwrap();
+    database.close().await;
+    let refused = refusal(&config(&url)).await;
+    assert_configuration(&refused, "a file of LangGraph's own SQLite saver");
+}
+
+#[tokio::test]
 async fn a_migration_of_sqlite_that_fails_leaves_nothing() {
     let (_directory, _, url) = sqlite_file();
     let database = Database::connect_unmigrated(&config(&url)).await.unwrap();

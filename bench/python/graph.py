@@ -51,4 +51,5 @@ async def main(arguments, go):
         return {"invocations_per_second": done / arguments["measured"]}
 
 
-serve(main)
+if __name__ == "__main__":
+    serve(main)

@@ -87,15 +87,23 @@ class Conversations:
     async def messages(self, id: str) -> list[Message]:
         return [_message(message) for message in (await self._state(id)).get("messages", [])]
 
+    async def state_messages(self, id: str) -> list[AnyMessage]:
+        """The messages of the graph."""
+        found = await self._checkpointer.aget_tuple(_config(id))
+        return [] if found is None else found.checkpoint["channel_values"].get("messages", [])
+
     async def turn(self, id: str, content: str, key: str | None) -> Turn:
         """To be entered: then no other process works on the conversation, which must exist.
 
         The same key is the same turn, and has the first one's answer.
         """
         await self.get(id)
-        return self._checkpointer.turn(
-            id, input={"messages": [HumanMessage(content)]}, key=key, message=content
-        )
+        return self.turn_of_anybody(id, HumanMessage(content), key)
+
+    def turn_of_anybody(self, id: str, message: HumanMessage, key: str | None) -> Turn:
+        """The same, for a conversation that begins with it where there is none."""
+        input = {"messages": [message]}
+        return self._checkpointer.turn(id, input=input, key=key, message=message.text)
 
     async def answer(self, turn: Turn) -> AsyncIterator[Event]:
         """What happens until the answer is there.
@@ -103,28 +111,32 @@ class Conversations:
         Each step is durable before the next one begins. A turn that was cut short, by a crash or
         by a client that went away, goes on from its last step, here or in a worker.
         """
-        if not turn.done:
-            async for event in self._run(turn):
-                yield event
-            state = await self._state(turn.thread_id)
-            turn.result = {"messages": state["messages"][-1:]}
+        async for message, is_whole in self.run(turn):
+            if isinstance(message, ToolMessage):
+                yield Event(kind="tool", message=_message(message))
+            elif not is_whole and message.content:
+                yield Event(kind="token", message=_message(message))
         yield Event(kind="answer", message=_message(turn.result["messages"][-1]))
 
-    async def _run(self, turn: Turn) -> AsyncIterator[Event]:
+    async def run(self, turn: Turn) -> AsyncIterator[tuple[AnyMessage, bool]]:
+        """The messages of a turn that has not ended, each with whether it is whole or a piece."""
+        if turn.done:
+            return
         modes = ["messages", "updates"]
         async for mode, part in self._graph.astream(
             turn.input, turn.config, stream_mode=modes, durability="sync"
         ):
             if mode == "messages":
                 message, metadata = part
-                if metadata["langgraph_node"] == "agent" and message.content:
-                    yield Event(kind="token", message=_message(message))
+                if metadata["langgraph_node"] == "agent":
+                    yield message, False
                 continue
             for updates in part.values():
                 for update in updates if isinstance(updates, list) else [updates or {}]:
                     for message in update.get("messages", []):
-                        if isinstance(message, ToolMessage):
-                            yield Event(kind="tool", message=_message(message))
+                        yield message, True
+        state = await self._state(turn.thread_id)
+        turn.result = {"messages": state["messages"][-1:]}
 
     async def _write_title(self, id: str, title: str | None) -> Conversation:
         async with self._checkpointer.turn(id) as turn:

@@ -5,16 +5,20 @@ uvicorn main:app
 
 import asyncio
 import os
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header, Query, Request
-from fastapi.responses import JSONResponse
+from ag_ui.core import RunAgentInput, UserMessage
+from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request
+from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import AfterValidator, BaseModel, Field
+from langchain_core.messages import HumanMessage
 from yai_agentkit import AgentkitSaver, ConflictError, Turn, run_worker
 
+import agui
 from agent import build_graph
 from conversations import Conversation, Conversations, Message, NotFound, Page, thread_at
 from scripted_model import ScriptedModel
@@ -118,6 +122,29 @@ async def stream(turn: Begun, conversations: Injected) -> AsyncIterator[ServerSe
     """Server-sent events: `token` for each piece of the answer, `tool`, and at the end `answer`."""
     async for event in conversations.answer(turn):
         yield ServerSentEvent(event=event.kind, data=event.message)
+
+
+async def run_turn(run: RunAgentInput, conversations: Injected) -> AsyncIterator[Turn]:
+    """The turn that a run is. The message is that of the person; of the others the state knows."""
+    match run.messages:
+        case [*_, UserMessage(id=id, content=str(content))] if content:
+            message = HumanMessage(content, id=id)
+        case _:
+            raise HTTPException(422, "the last message must be a user's text")
+    try:
+        uuid.UUID(run.thread_id)
+    except ValueError:
+        raise HTTPException(422, "threadId: must be a UUID") from None
+    async with conversations.turn_of_anybody(run.thread_id, message, run.run_id) as turn:
+        yield turn
+
+
+@app.post("/agui")
+async def agui_run(
+    run: RunAgentInput, turn: Annotated[Turn, Depends(run_turn)], conversations: Injected
+) -> StreamingResponse:
+    """Runs the agent for a front end that speaks AG-UI: `new HttpAgent({url: "…/agui"})`."""
+    return StreamingResponse(agui.stream(run, turn, conversations), media_type="text/event-stream")
 
 
 @app.exception_handler(NotFound)

@@ -7,11 +7,14 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from ag_ui.core import Event
+from pydantic import TypeAdapter
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "fastapi_langgraph"
 SECONDS = 60
@@ -107,7 +110,7 @@ def test_it_remembers_over_a_restart_and_streams(url):
             ("token", "Ada."),
             ("answer", "Your name is Ada."),
         ]
-        with ask(client, id, "What is 17 * 23?") as response:
+        with ask_when_free(client, id, "What is 17 * 23?") as response:
             kinds = [kind for kind, _ in events(response)]
         assert kinds == ["tool", "token", "token", "answer"]
         assert said(client, id) == [
@@ -193,3 +196,104 @@ def test_conversations_are_listed_renamed_and_deleted(url):
             assert gone.status_code == 404
         assert client.get("/conversations", params={"cursor": "nonsense"}).status_code == 422
         assert client.post(f"/chats/{one}/messages", json={"content": ""}).status_code == 422
+
+
+RUN = {
+    "messages": [{"role": "user", "id": "question", "content": "What is 17 * 23?"}],
+    "tools": [],
+    "context": [],
+}
+WHOLE = [
+    ("user", "What is 17 * 23?"),
+    ("assistant", ["multiply"]),
+    ("tool", "391"),
+    ("assistant", "Done: 391"),
+]
+READ = TypeAdapter(Event)
+
+
+def new_run():
+    return RUN | {"threadId": str(uuid.uuid4()), "runId": str(uuid.uuid4())}
+
+
+def agui_events(response):
+    assert response.status_code == 200, response.read()
+    for line in response.iter_lines():
+        if line:
+            yield READ.validate_json(line.removeprefix("data: "))
+
+
+def run_to_its_end(client, run):
+    with client.stream("POST", "/agui", json=run) as response:
+        events = list(agui_events(response))
+    kinds = [event.type.value for event in events]
+    assert kinds[0] == "RUN_STARTED" and kinds[-1] == "RUN_FINISHED", kinds
+    return events
+
+
+def seen_by_a_front_end(events):
+    """The messages of a front end, which begins with what it has sent."""
+    messages = {"question": ["user", RUN["messages"][0]["content"]]}
+    for event in events:
+        match event.type.value:
+            case "MESSAGES_SNAPSHOT":
+                messages = {
+                    message.id: [
+                        message.role,
+                        message.content
+                        or [call.function.name for call in message.tool_calls or []],
+                    ]
+                    for message in event.messages
+                }
+            case "TEXT_MESSAGE_START":
+                messages[event.message_id] = ["assistant", ""]
+            case "TEXT_MESSAGE_CONTENT":
+                messages[event.message_id][1] += event.delta
+            case "TOOL_CALL_START":
+                message = messages.setdefault(event.parent_message_id, ["assistant", []])
+                message[1].append(event.tool_call_name)
+            case "TOOL_CALL_RESULT":
+                messages[event.message_id] = ["tool", event.content]
+    return [tuple(message) for message in messages.values()]
+
+
+@on_both
+def test_a_front_end_of_agui_sees_a_run_and_the_same_one_again(url):
+    with serving(url) as (_, client):
+        run = new_run()
+        events = run_to_its_end(client, run)
+        assert [event.type.value for event in events] == [
+            "RUN_STARTED",
+            *("TOOL_CALL_START", "TOOL_CALL_ARGS", "TOOL_CALL_END", "TOOL_CALL_RESULT"),
+            *("TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_CONTENT"),
+            *("TEXT_MESSAGE_END", "RUN_FINISHED"),
+        ]
+        assert seen_by_a_front_end(events) == said(client, run["threadId"]) == WHOLE
+        assert seen_by_a_front_end(run_to_its_end(client, run)) == WHOLE
+        assert said(client, run["threadId"]) == WHOLE
+        for refused in [run | {"threadId": "1"}, run | {"messages": []}]:
+            assert client.post("/agui", json=refused).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("url", "killed_at"),
+    [
+        ("sqlite", "RUN_STARTED"),
+        ("postgres", "TOOL_CALL_END"),
+        ("sqlite", "TOOL_CALL_RESULT"),
+        ("postgres", "TEXT_MESSAGE_CONTENT"),
+    ],
+    indirect=["url"],
+)
+def test_a_run_that_was_killed_between_its_supersteps_goes_on(url, killed_at):
+    run = new_run()
+    with serving(url, delay=0.5) as (process, client):
+        with pytest.raises(httpx.TransportError):
+            with client.stream("POST", "/agui", json=run) as response:
+                for event in agui_events(response):
+                    if event.type.value == killed_at:
+                        process.kill()
+                        process.wait(SECONDS)
+    with serving(url) as (_, client):
+        assert seen_by_a_front_end(run_to_its_end(client, run)) == WHOLE
+        assert said(client, run["threadId"]) == WHOLE

@@ -26,6 +26,7 @@ mod events;
 mod fencing;
 mod fixtures;
 mod isolation;
+mod items;
 mod leases;
 mod ledger;
 mod messages;
@@ -79,6 +80,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         pruning::CASES,
         runs::CASES,
         copying::CASES,
+        items::CASES,
         unit_of_work::CASES,
         state::CASES,
         model::CASES,

@@ -27,6 +27,7 @@ mod id;
 pub mod memory;
 pub mod retention;
 pub mod storage;
+pub mod store;
 pub mod turn;
 pub mod validate;
 

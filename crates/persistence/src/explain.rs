@@ -13,7 +13,7 @@ pub(crate) struct Databases {
 }
 
 /// Those with many rows. On SQLite a plan names their aliases.
-const LARGE_TABLES: [&str; 11] = [
+const LARGE_TABLES: [&str; 13] = [
     "checkpoints",
     "checkpoint_blobs",
     "checkpoint_writes",
@@ -21,10 +21,12 @@ const LARGE_TABLES: [&str; 11] = [
     "agent_conversations",
     "agent_messages",
     "agent_turn_events",
+    "store",
     "c",
     "b",
     "w",
     "t",
+    "s",
 ];
 
 impl Databases {
@@ -44,7 +46,7 @@ impl Databases {
         );
         // Of this schema: other tests drop theirs.
         let tables = "threads, checkpoints, checkpoint_blobs, checkpoint_writes,
-            agent_conversations, agent_messages, agent_turns, agent_turn_events";
+            agent_conversations, agent_messages, agent_turns, agent_turn_events, store";
         fill(&postgres, rows, [blob, time, id, tables]).await;
         let (blob, time, id) = ("x'00'", "datetime(1e9 - i, 'unixepoch')", "randomblob(16)");
         fill(&sqlite, rows, [blob, time, id, ""]).await;
@@ -60,6 +62,20 @@ impl Databases {
     pub(crate) async fn assert_uses(&self, query: impl Fn(&Connection) -> Query, indexes: &[&str]) {
         let on_postgres = query(&self.postgres.connection);
         self.assert_postgres_uses(on_postgres, indexes).await;
+        self.assert_sqlite_uses(query, indexes).await;
+    }
+
+    /// A query on PostgreSQL.
+    pub(crate) fn on_postgres(&self, query: impl Fn(&Connection) -> Query) -> Query {
+        query(&self.postgres.connection)
+    }
+
+    /// The same on SQLite alone.
+    pub(crate) async fn assert_sqlite_uses(
+        &self,
+        query: impl Fn(&Connection) -> Query,
+        indexes: &[&str],
+    ) {
         let connection = &self.sqlite.connection;
         let explain = query(connection).prefixed("EXPLAIN QUERY PLAN");
         let plan = lines(connection, explain, 3).await;

@@ -25,6 +25,7 @@ mod presence;
 mod repository;
 pub mod setting;
 mod sql;
+mod store;
 mod stores;
 
 pub use checkpointer::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};

@@ -10,6 +10,7 @@ use std::{
 use yai_agentkit_core::{
     Checkpointer, Conversation, Message, Repository, Stores, Turn, TurnStore,
     access::ApiKey,
+    store::MemoryStore,
     turn::{IdempotencyKey, TurnLedger},
 };
 
@@ -18,6 +19,7 @@ use crate::{
     coalescer::{Coalescer, Policy},
     connection::Connection,
     repository::{Calls, SqlRepository, StoredEntity},
+    store::{SqlStore, StoreCalls},
 };
 
 #[derive(Clone)]
@@ -32,6 +34,7 @@ struct Pool {
     writes: Coalescer<Write>,
     /// On SQLite.
     turns: Option<Coalescer<TurnCall>>,
+    store: StoreCalls,
     /// How long a call waits for its group.
     patience: Duration,
     /// The [`Calls`] of each entity.
@@ -44,6 +47,7 @@ impl SqlStores {
             writes: Coalescer::new(connection.clone(), Policy::of_writes(&connection, patience)),
             turns: (!connection.is_postgres())
                 .then(|| Coalescer::new(connection.clone(), Policy::of_turns(patience))),
+            store: StoreCalls::new(&connection, patience),
             patience,
             calls: Arc::default(),
         };
@@ -67,6 +71,7 @@ impl SqlStores {
                 turns.idle().await;
             }
             pool.writes.idle().await;
+            pool.store.idle().await;
         }
     }
 
@@ -134,5 +139,10 @@ impl Stores for SqlStores {
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
         Arc::new(self.checkpoints())
+    }
+
+    fn memory_store(&self) -> Arc<dyn MemoryStore> {
+        let calls = self.pool.as_ref().map(|pool| pool.store.clone());
+        Arc::new(SqlStore::new(self.connection.clone(), calls))
     }
 }

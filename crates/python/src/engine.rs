@@ -24,6 +24,7 @@ use crate::{
     },
     error::to_python,
     runtime::{Runtime, runtime},
+    store::Store,
     turns::Turns,
 };
 
@@ -32,15 +33,36 @@ use crate::{
 pub(crate) struct Engine {
     runtime: &'static Runtime,
     database: Arc<LazyDatabase>,
-    closed: AtomicBool,
 }
 
 pub(crate) struct LazyDatabase {
     config: DatabaseConfig,
     connected: OnceCell<Database>,
+    closed: AtomicBool,
 }
 
 impl LazyDatabase {
+    /// `work` on the database as a call.
+    pub(crate) fn call<T, F>(
+        self: &Arc<Self>,
+        runtime: &'static Runtime,
+        work: impl FnOnce(Arc<Self>) -> F,
+    ) -> PyResult<Call>
+    where
+        T: ToPython + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        if !runtime.is_alive() {
+            return Err(made_before_a_fork());
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(PyRuntimeError::new_err(
+                "this saver is closed: make another one with from_conn_string",
+            ));
+        }
+        Ok(Call::new(runtime, work(Arc::clone(self))))
+    }
+
     pub(crate) async fn get(&self) -> Result<&Database> {
         self.connected
             .get_or_try_init(|| Database::connect(&self.config))
@@ -65,21 +87,12 @@ impl LazyDatabase {
 }
 
 impl Engine {
-    /// `work` on the database as a call.
     fn call<T, F>(&self, work: impl FnOnce(Arc<LazyDatabase>) -> F) -> PyResult<Call>
     where
         T: ToPython + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        if !self.runtime.is_alive() {
-            return Err(made_before_a_fork());
-        }
-        if self.closed.load(Ordering::Acquire) {
-            return Err(PyRuntimeError::new_err(
-                "this saver is closed: make another one with from_conn_string",
-            ));
-        }
-        Ok(Call::new(self.runtime, work(self.database.clone())))
+        self.database.call(self.runtime, work)
     }
 }
 
@@ -114,8 +127,8 @@ impl Engine {
             database: Arc::new(LazyDatabase {
                 config,
                 connected: OnceCell::new(),
+                closed: AtomicBool::new(false),
             }),
-            closed: AtomicBool::new(false),
         })
     }
 
@@ -135,6 +148,11 @@ impl Engine {
         Conversations::new(self.runtime, Arc::clone(&self.database))
     }
 
+    /// What these threads share.
+    fn store(&self) -> Store {
+        Store::new(self.runtime, Arc::clone(&self.database))
+    }
+
     /// Connects.
     fn connect(&self) -> PyResult<Call> {
         self.call(|database| async move { database.get().await.map(drop) })
@@ -149,7 +167,7 @@ impl Engine {
     ///
     /// After a fork they are the parent's, which may need them still: there is nothing to do.
     fn close(&self) -> PyResult<Call> {
-        self.closed.store(true, Ordering::Release);
+        self.database.closed.store(true, Ordering::Release);
         let is_ours = self.runtime.is_alive();
         let database = self.database.clone();
         let close = async move {

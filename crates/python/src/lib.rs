@@ -9,6 +9,7 @@ mod error;
 mod event_loop;
 mod file_locks;
 mod runtime;
+mod store;
 mod turns;
 
 use pyo3::{prelude::*, types::PyCFunction};
@@ -23,6 +24,7 @@ mod _native {
         conversations::Conversations,
         engine::Engine,
         error::{ConflictError, Fenced, NotFoundError, StorageError},
+        store::Store,
         turns::{OwnedTurn, Turns},
     };
 

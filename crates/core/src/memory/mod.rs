@@ -5,6 +5,7 @@ mod checkpointer;
 mod events;
 mod ledger;
 mod repository;
+mod store;
 mod turn;
 
 use std::{
@@ -24,6 +25,7 @@ use crate::{
     access::ApiKey,
     conversation::InConversation,
     storage::HasStores,
+    store::MemoryStore,
     turn::{IdempotencyKey, TurnLedger},
 };
 
@@ -89,6 +91,7 @@ struct State {
     /// By conversation, turn and name.
     records: BTreeMap<(ConversationId, TurnId, String), Option<Value>>,
     checkpoints: Checkpoints,
+    items: store::Items,
 }
 
 impl State {
@@ -157,6 +160,10 @@ impl Stores for Access {
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
         Arc::new(checkpointer::MemoryCheckpointer(self.clone()))
+    }
+
+    fn memory_store(&self) -> Arc<dyn MemoryStore> {
+        Arc::new(store::Store(self.clone()))
     }
 }
 

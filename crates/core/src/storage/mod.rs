@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use crate::{
     Checkpointer, Conversation, ConversationId, Message, Result, ThreadId, Turn, TurnStore,
     access::ApiKey,
+    store::MemoryStore,
     turn::{IdempotencyKey, TurnLedger},
 };
 
@@ -40,6 +41,9 @@ pub trait Stores: Send + Sync {
 
     /// The checkpoints of all threads.
     fn checkpointer(&self) -> Arc<dyn Checkpointer>;
+
+    /// The items that threads and conversations share.
+    fn memory_store(&self) -> Arc<dyn MemoryStore>;
 }
 
 /// Has the stores of something of its own, and so is [`Stores`] itself: for back ends, which make a
@@ -80,6 +84,10 @@ impl<T: HasStores> Stores for T {
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
         self.stores().checkpointer()
+    }
+
+    fn memory_store(&self) -> Arc<dyn MemoryStore> {
+        self.stores().memory_store()
     }
 }
 

@@ -11,6 +11,7 @@ use yai_agentkit_core::{
     access::ApiKey,
     checkpoint::{DeltaChannelHistory, PruneStrategy, Thread, ThreadCursor},
     storage::{Change, Cursor, Page},
+    store::MemoryStore,
     turn::{
         Announcements, EventBatch, IdempotencyKey, LatestBatches, OwnerId, TurnBegin, TurnChange,
         TurnLedger, TurnStep,
@@ -135,6 +136,10 @@ impl<P: Deref<Target: Stores> + Send + Sync, W: Watch> Stores for Watched<P, W> 
 
     fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
         self.part(KEYS, self.inner.idempotency_keys())
+    }
+
+    fn memory_store(&self) -> Arc<dyn MemoryStore> {
+        self.inner.memory_store()
     }
 
     fn api_keys(&self) -> Arc<dyn Repository<ApiKey>> {

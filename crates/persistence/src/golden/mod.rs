@@ -8,6 +8,7 @@
 mod checkpoints;
 mod ledger;
 mod repositories;
+mod store;
 mod turns;
 
 use std::{
@@ -129,6 +130,7 @@ impl Golden {
         turns::call_all(&mut self).await;
         ledger::call_all(&mut self).await;
         repositories::call_all(&mut self).await;
+        store::call_all(&mut self).await;
         self.finish().await;
     }
 }

@@ -48,7 +48,7 @@ macro_rules! script {
     };
 }
 
-const MIGRATIONS: [Script; 7] = [
+const MIGRATIONS: [Script; 8] = [
     script!("0001", "checkpoints"),
     script!("0002", "threads"),
     script!("0003", "conversations"),
@@ -56,6 +56,7 @@ const MIGRATIONS: [Script; 7] = [
     script!("0005", "events"),
     script!("0006", "ledger"),
     script!("0007", "api_keys"),
+    script!("0008", "store"),
 ];
 
 impl Script {
@@ -154,7 +155,7 @@ fn schema_error(error: DbErr) -> Error {
         Some(TABLE_EXISTS | NO_SUCH_COLUMN | SQLITE_ERROR) => Error::configuration(
             "database schema",
             "holds a table of another application with the name of one of ours \
-             (checkpoints, checkpoint_*, threads, agent_*): set DB_SCHEMA, or for SQLite another file",
+             (checkpoints, checkpoint_*, threads, store, agent_*): set DB_SCHEMA, or for SQLite another file",
         ),
         _ => migration_error(error),
     }

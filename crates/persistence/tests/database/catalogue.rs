@@ -34,11 +34,13 @@ WHERE t.type = 'table'
 ORDER BY 1"#;
 
 /// Of no conversation.
-const OF_THE_DATABASE: [&str; 4] = [
+const OF_THE_DATABASE: [&str; 6] = [
     "agent_api_keys",
     "agent_servers",
     "agentkit_migrations",
     "checkpoint_migrations",
+    "store",
+    "store_migrations",
 ];
 
 fn assert_through_their_conversations(keys: &[String]) {

@@ -46,7 +46,7 @@ async fn installations_are_apart(url: &str, direct_url: &str) {
     assert_eq!(tables(direct_url).await, expected.collect::<Vec<_>>());
 }
 
-const TABLES: [&str; 15] = [
+const TABLES: [&str; 17] = [
     "agent_api_keys",
     "agent_conversations",
     "agent_idempotency_keys",
@@ -61,6 +61,8 @@ const TABLES: [&str; 15] = [
     "checkpoint_writes",
     "checkpoints",
     "of_the_application",
+    "store",
+    "store_migrations",
     "threads",
 ];
 

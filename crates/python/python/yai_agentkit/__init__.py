@@ -6,11 +6,13 @@ from yai_agentkit._javascript import JavaScriptSaver
 from yai_agentkit._once import EffectUnknown, aonce_tool_call, once, once_tool_call
 from yai_agentkit._saver import AgentkitSaver, Thread
 from yai_agentkit._serializer import DataSerializer
+from yai_agentkit._store import AgentkitStore
 from yai_agentkit._turns import Busy, Turn, TurnCancelled, TurnFailed, current_turn
 from yai_agentkit._worker import run_worker
 
 __all__ = [
     "AgentkitSaver",
+    "AgentkitStore",
     "Busy",
     "ConflictError",
     "Conversation",

@@ -13,6 +13,7 @@ __all__ = [
     "NotFoundError",
     "OwnedTurn",
     "StorageError",
+    "Store",
     "Turns",
 ]
 
@@ -96,6 +97,9 @@ class Engine:
     def conversations(self) -> Conversations:
         """The conversations of these threads."""
 
+    def store(self) -> Store:
+        """What these threads share."""
+
     def connect(self) -> Call[None]: ...
     def setup(self) -> Call[None]: ...
     def close(self) -> Call[None]: ...
@@ -143,6 +147,24 @@ class Engine:
     def threads(
         self, limit: int, after: tuple[str, str] | None
     ) -> Call[list[tuple[str, str | None, str]]]: ...
+
+# namespace, key, the value as JSON, created_at and updated_at in microseconds
+_Item: TypeAlias = tuple[tuple[str, ...], str, str, int, int]
+
+@final
+class Store:
+    """The items of one saver's database."""
+
+    def batch(
+        self, operations: Sequence[tuple[object, ...]]
+    ) -> Call[list[None | _Item | list[_Item] | list[tuple[str, ...]]]]:
+        """Carries out operations, each a tuple that begins with its name:
+        `("get", namespace, key, renews)`, `("put", namespace, key, value, minutes)`,
+        `("delete", namespace, key)`, `("search", prefix, filter, limit, offset, renews)`,
+        `("namespaces", patterns, max_depth, limit, offset)`."""
+
+    def sweep(self) -> Call[int]:
+        """Deletes what has outlived its time."""
 
 @final
 class Turns:

@@ -16,9 +16,7 @@ use super::{
     history::{History, MAX_SNAPSHOT},
     input::{Input, Resume, ResumeStatus},
 };
-use crate::{
-    http::{App, caller::Caller, page::MAX_LIMIT, problem::Problem},
-};
+use crate::http::{App, caller::Caller, page::MAX_LIMIT, problem::Problem};
 
 /// The channel of an agent's own state.
 const STATE: &str = "state";

@@ -1,0 +1,12 @@
+SELECT g.place, s.prefix, s.key, s.value::text,
+    (extract(epoch FROM s.created_at) * 1000000)::bigint,
+    (extract(epoch FROM s.updated_at) * 1000000)::bigint, g.renews AND s.ttl_minutes IS NOT NULL
+FROM unnest($1, $2, $3, $4) g (place, prefix, key, renews)
+JOIN store s ON s.prefix = g.prefix AND s.key = g.key
+WHERE (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+
+UPDATE store s
+SET expires_at = statement_timestamp() + s.ttl_minutes * interval '1 minute'
+FROM unnest($1, $2) g (prefix, key)
+WHERE s.prefix = g.prefix AND s.key = g.key AND s.ttl_minutes IS NOT NULL
+    AND s.expires_at > statement_timestamp();

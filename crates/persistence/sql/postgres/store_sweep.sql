@@ -1,0 +1,1 @@
+DELETE FROM store WHERE expires_at <= statement_timestamp();

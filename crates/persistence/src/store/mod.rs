@@ -1,0 +1,278 @@
+//! [`MemoryStore`] in the table `store`: on PostgreSQL that of LangGraph's `PostgresStore`, with its
+//! namespaces as labels joined by points.
+//!
+//! A batch is one statement there, whose reads see what was before its writes. Gets and puts that come
+//! at once go together; what may read much goes alone.
+
+mod filter;
+#[cfg(test)]
+mod plans;
+mod read;
+mod write;
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sea_orm::{DbErr, QueryResult};
+use yai_agentkit_core::{
+    Result,
+    store::{Answer, Item, ItemKey, MemoryStore, NewItem, Operation},
+};
+
+use crate::{
+    coalescer::{Call, Coalescer, Policy},
+    connection::{Connection, retrying},
+    error::storage_error,
+    sql::{Query, Sql},
+};
+
+const BATCH: &str = "memory store";
+
+/// SQLite has no clock with microseconds; the process that writes lends it its own.
+const SWEEP: Sql = Sql {
+    postgres: "DELETE FROM store WHERE expires_at <= statement_timestamp()",
+    sqlite: "DELETE FROM store WHERE expires_at <= $1",
+};
+
+/// On a pool or within a transaction.
+pub(crate) struct SqlStore {
+    connection: Connection,
+    calls: Option<StoreCalls>,
+}
+
+/// What goes together on a pool.
+#[derive(Clone)]
+pub(crate) struct StoreCalls {
+    gets: Coalescer<StoreCall>,
+    puts: Coalescer<StoreCall>,
+}
+
+impl StoreCalls {
+    pub(crate) fn new(connection: &Connection, patience: std::time::Duration) -> Self {
+        let puts = Policy::of_writes(connection, patience);
+        Self {
+            gets: Coalescer::new(connection.clone(), Policy::of_reads(patience)),
+            puts: Coalescer::new(connection.clone(), puts),
+        }
+    }
+
+    pub(crate) async fn idle(&self) {
+        self.gets.idle().await;
+        self.puts.idle().await;
+    }
+}
+
+/// The gets, puts and deletes of a batch.
+struct StoreCall(Vec<Operation>);
+
+impl Call for StoreCall {
+    type Answer = Vec<Answer>;
+    type Key = ();
+
+    fn bytes(&self) -> usize {
+        let bytes = |operation: &Operation| match operation {
+            Operation::Put(item) => item.value.len(),
+            _ => 0,
+        };
+        self.0.iter().map(bytes).sum()
+    }
+
+    async fn run(connection: &Connection, calls: &[Self]) -> Result<Vec<Vec<Answer>>, DbErr> {
+        let operations: Vec<&Operation> = calls.iter().flat_map(|call| &call.0).collect();
+        let mut answers = run(connection, &operations).await?.into_iter();
+        let of_call = |call: &Self| answers.by_ref().take(call.0.len()).collect();
+        Ok(calls.iter().map(of_call).collect())
+    }
+}
+
+impl SqlStore {
+    pub(crate) fn new(connection: Connection, calls: Option<StoreCalls>) -> Self {
+        Self { connection, calls }
+    }
+}
+
+#[async_trait]
+impl MemoryStore for SqlStore {
+    async fn batch(&self, operations: Vec<Operation>) -> Result<Vec<Answer>> {
+        operations.iter().try_for_each(Operation::validate)?;
+        let is_small = |operation: &Operation| {
+            !matches!(operation, Operation::Search(_) | Operation::Namespaces(_))
+        };
+        let answers = match &self.calls {
+            Some(calls) if operations.iter().all(is_small) => {
+                let writes = operations.iter().any(is_write);
+                let together = if writes { &calls.puts } else { &calls.gets };
+                together.call(StoreCall(operations)).await
+            }
+            _ => {
+                let operations: Vec<&Operation> = operations.iter().collect();
+                run(&self.connection, &operations).await
+            }
+        };
+        answers.map_err(|error| storage_error(BATCH, error))
+    }
+
+    async fn sweep(&self) -> Result<u64> {
+        let sweep = || {
+            let mut query = SWEEP.query(&self.connection);
+            if !self.connection.is_postgres() {
+                query.bind(now(&self.connection));
+            }
+            query
+        };
+        let swept = retrying!(self.connection, sweep().execute(&self.connection));
+        swept.map_err(|error| storage_error("sweep the memory store", error))
+    }
+}
+
+fn is_write(operation: &Operation) -> bool {
+    matches!(operation, Operation::Put(_) | Operation::Delete(_))
+}
+
+/// What a batch leaves at each place, in order, so that two batches don't wait for each other.
+struct Writes<'a> {
+    puts: Vec<&'a NewItem>,
+    deletes: Vec<&'a ItemKey>,
+}
+
+impl<'a> Writes<'a> {
+    fn of(operations: &[&'a Operation]) -> Self {
+        let mut last: HashMap<&ItemKey, Option<&NewItem>> = HashMap::new();
+        for operation in operations {
+            match operation {
+                Operation::Put(item) => last.insert(&item.key, Some(item)),
+                Operation::Delete(key) => last.insert(key, None),
+                _ => continue,
+            };
+        }
+        let mut writes = Self {
+            puts: last.values().copied().flatten().collect(),
+            deletes: Vec::new(),
+        };
+        let deleted = last.iter().filter(|(_, put)| put.is_none());
+        writes.deletes.extend(deleted.map(|(key, _)| *key));
+        writes.puts.sort_by_key(|item| &item.key);
+        writes.deletes.sort();
+        writes
+    }
+
+    fn is_empty(&self) -> bool {
+        self.puts.is_empty() && self.deletes.is_empty()
+    }
+}
+
+async fn run(connection: &Connection, operations: &[&Operation]) -> Result<Vec<Answer>, DbErr> {
+    let writes = Writes::of(operations);
+    let rows = if connection.is_postgres() {
+        let statement = statement(connection, operations, &writes);
+        retrying!(connection, statement.clone().rows(connection))?
+    } else {
+        let rows = match read::query(connection, operations) {
+            Some(query) => query.rows(connection).await?,
+            None => Vec::new(),
+        };
+        if !writes.is_empty() {
+            retrying!(connection, write::on_sqlite(connection, &writes))?;
+        }
+        rows
+    };
+    let mut answers = Answers::new(operations);
+    for row in &rows {
+        answers.add(row)?;
+    }
+    if !answers.renewed.is_empty() {
+        let renew = write::renew(connection, &answers.renewed);
+        retrying!(connection, renew.clone().execute(connection))?;
+    }
+    Ok(answers.finish(operations, !connection.is_postgres()))
+}
+
+/// A batch on PostgreSQL.
+fn statement(connection: &Connection, operations: &[&Operation], writes: &Writes<'_>) -> Query {
+    let mut query = Query::on_postgres();
+    write::push(&mut query, writes);
+    if !read::push(&mut query, connection, operations) {
+        query.push("SELECT WHERE false");
+    }
+    query
+}
+
+fn joined(namespace: &[String]) -> String {
+    namespace.join(".")
+}
+
+fn labels(prefix: &str) -> Vec<String> {
+    prefix.split('.').map(str::to_owned).collect()
+}
+
+/// The time of this process, in microseconds, as SQLite stores it.
+fn now(connection: &Connection) -> i64 {
+    connection.now().timestamp_micros()
+}
+
+/// The answers of a batch as its rows come.
+struct Answers {
+    answers: Vec<Answer>,
+    /// The places whose time begins anew.
+    renewed: Vec<(String, String)>,
+}
+
+impl Answers {
+    fn new(operations: &[&Operation]) -> Self {
+        let answer = |operation: &&Operation| match operation {
+            Operation::Get { .. } => Answer::Item(None),
+            Operation::Search(_) => Answer::Items(Vec::new()),
+            Operation::Namespaces(_) => Answer::Namespaces(Vec::new()),
+            Operation::Put(_) | Operation::Delete(_) => Answer::Done,
+        };
+        Self {
+            answers: operations.iter().map(answer).collect(),
+            renewed: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, row: &QueryResult) -> Result<(), DbErr> {
+        let operation: i32 = row.try_get_by_index(0)?;
+        let prefix: String = row.try_get_by_index(1)?;
+        let place = usize::try_from(operation).unwrap_or(usize::MAX);
+        match self.answers.get_mut(place) {
+            Some(Answer::Namespaces(listed)) => listed.push(labels(&prefix)),
+            Some(Answer::Item(item)) => *item = Some(read_item(row, &prefix)?),
+            Some(Answer::Items(items)) => items.push(read_item(row, &prefix)?),
+            Some(Answer::Done) | None => {}
+        }
+        if row.try_get_by_index(6)? {
+            self.renewed.push((prefix, row.try_get_by_index(2)?));
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, operations: &[&Operation], lists_all: bool) -> Vec<Answer> {
+        for (answer, operation) in self.answers.iter_mut().zip(operations) {
+            match (answer, operation) {
+                (Answer::Items(items), _) => items.sort_by(|a, b| {
+                    let (newest, key) = (b.updated_at.cmp(&a.updated_at), a.key.cmp(&b.key));
+                    newest.then(key)
+                }),
+                (Answer::Namespaces(listed), Operation::Namespaces(query)) if lists_all => {
+                    *listed = query.page(std::mem::take(listed));
+                }
+                (Answer::Namespaces(listed), _) => listed.sort(),
+                _ => {}
+            }
+        }
+        self.answers
+    }
+}
+
+fn read_item(row: &QueryResult, prefix: &str) -> Result<Item, DbErr> {
+    let time = |column| -> Result<DateTime<Utc>, DbErr> {
+        let micros: i64 = row.try_get_by_index(column)?;
+        let time = DateTime::from_timestamp_micros(micros);
+        time.ok_or_else(|| DbErr::Type(format!("{micros} is no time")))
+    };
+    let key = ItemKey::new(labels(prefix), row.try_get_by_index::<String>(2)?);
+    let value = row.try_get_by_index(3)?;
+    Ok(Item::new(key, value, time(4)?, time(5)?))
+}

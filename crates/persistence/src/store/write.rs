@@ -1,0 +1,121 @@
+//! What a batch writes.
+
+use std::time::Duration;
+
+use sea_orm::DbErr;
+use serde_json::{Value as Json, json};
+
+use super::{Writes, joined, now};
+use crate::{
+    connection::Connection,
+    sql::{Query, Sql},
+};
+
+/// $1 holds a row of prefix, key, value and minutes for each, $2 is the time.
+const PUT_ON_SQLITE: &str =
+    "INSERT INTO store (prefix, key, value, created_at, updated_at, expires_at, ttl_minutes)
+SELECT value ->> 0, value ->> 1, value ->> 2, $2, $2,
+    $2 + CAST(value ->> 3 * 60000000 AS INTEGER), value ->> 3
+FROM json_each($1) WHERE true
+ON CONFLICT (prefix, key) DO UPDATE
+SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+    ttl_minutes = excluded.ttl_minutes,
+    created_at = CASE WHEN store.expires_at <= excluded.updated_at THEN excluded.created_at
+        ELSE store.created_at END";
+
+const DELETE_ON_SQLITE: &str = "DELETE FROM store WHERE (prefix, key) IN
+    (SELECT value ->> 0, value ->> 1 FROM json_each($1))";
+
+/// $1 and $2 hold the places; on SQLite $1 does, and $2 is the time, by which it would look for the
+/// rows if it might.
+const RENEW: Sql = Sql {
+    postgres: "UPDATE store s
+SET expires_at = statement_timestamp() + s.ttl_minutes * interval '1 minute'
+FROM unnest($1, $2) g (prefix, key)
+WHERE s.prefix = g.prefix AND s.key = g.key AND s.ttl_minutes IS NOT NULL
+    AND s.expires_at > statement_timestamp()",
+    sqlite: "UPDATE store SET expires_at = $2 + CAST(ttl_minutes * 60000000 AS INTEGER)
+WHERE (prefix, key) IN (SELECT value ->> 0, value ->> 1 FROM json_each($1))
+    AND ttl_minutes IS NOT NULL AND +expires_at > $2",
+};
+
+/// Adds the writes to a statement of PostgreSQL, before what it reads. What has outlived its time and
+/// is put again is new.
+pub(super) fn push(query: &mut Query, writes: &Writes<'_>) {
+    let mut word = "WITH";
+    if !writes.puts.is_empty() {
+        let prefixes = query.column(&writes.puts, |put| joined(&put.key.namespace));
+        let keys = query.column(&writes.puts, |put| put.key.key.as_str());
+        let values = query.column(&writes.puts, |put| put.value.as_str());
+        let minutes = query.column(&writes.puts, |put| minutes(put.time_to_live));
+        query.push(format_args!(
+            "{word} put AS (
+    INSERT INTO store AS s
+        (prefix, key, value, created_at, updated_at, expires_at, ttl_minutes)
+    SELECT g.prefix, g.key, g.value::jsonb, statement_timestamp(), statement_timestamp(),
+        statement_timestamp() + g.minutes * interval '1 minute', g.minutes
+    FROM unnest({prefixes}, {keys}, {values}, {minutes}) g (prefix, key, value, minutes)
+    ON CONFLICT (prefix, key) DO UPDATE
+    SET value = excluded.value, updated_at = excluded.updated_at,
+        expires_at = excluded.expires_at, ttl_minutes = excluded.ttl_minutes,
+        created_at = CASE WHEN s.expires_at <= excluded.updated_at THEN excluded.created_at
+            ELSE s.created_at END
+)\n"
+        ));
+        word = ",";
+    }
+    if !writes.deletes.is_empty() {
+        let prefixes = query.column(&writes.deletes, |key| joined(&key.namespace));
+        let keys = query.column(&writes.deletes, |key| key.key.as_str());
+        query.push(format_args!(
+            "{word} gone AS (
+    DELETE FROM store s USING unnest({prefixes}, {keys}) g (prefix, key)
+    WHERE s.prefix = g.prefix AND s.key = g.key
+)\n"
+        ));
+    }
+}
+
+/// Writes all or nothing.
+pub(super) async fn on_sqlite(connection: &Connection, writes: &Writes<'_>) -> Result<(), DbErr> {
+    let transaction = connection.begin().await?;
+    if !writes.puts.is_empty() {
+        let rows = writes.puts.iter().map(|put| {
+            let key = &put.key;
+            json!([
+                joined(&key.namespace),
+                key.key,
+                put.value,
+                minutes(put.time_to_live)
+            ])
+        });
+        let rows = rows.collect::<Json>().to_string();
+        let put = Query::new(&transaction, PUT_ON_SQLITE).with(rows);
+        put.with(now(&transaction)).execute(&transaction).await?;
+    }
+    if !writes.deletes.is_empty() {
+        let rows = writes.deletes.iter();
+        let rows = rows.map(|key| json!([joined(&key.namespace), key.key]));
+        let rows = rows.collect::<Json>().to_string();
+        let delete = Query::new(&transaction, DELETE_ON_SQLITE).with(rows);
+        delete.execute(&transaction).await?;
+    }
+    transaction.commit().await
+}
+
+/// Begins the time of the items at these places anew.
+pub(super) fn renew(connection: &Connection, places: &[(String, String)]) -> Query {
+    let mut renew = RENEW.query(connection);
+    if connection.is_postgres() {
+        renew.column(places, |place| place.0.as_str());
+        renew.column(places, |place| place.1.as_str());
+        return renew;
+    }
+    let rows = places.iter().map(|(prefix, key)| json!([prefix, key]));
+    let rows = rows.collect::<Json>().to_string();
+    renew.with(rows).with(now(connection))
+}
+
+fn minutes(time_to_live: Option<Duration>) -> Option<f64> {
+    time_to_live.map(|time| time.as_secs_f64() / 60.0)
+}

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from langgraph.store.base import (
+    BaseStore,
+    GetOp,
+    InvalidNamespaceError,
+    Item,
+    ListNamespacesOp,
+    Op,
+    PutOp,
+    Result,
+    SearchItem,
+    SearchOp,
+    TTLConfig,
+)
+
+from yai_agentkit._json import encoded
+from yai_agentkit._native import Engine
+from yai_agentkit._wait import wait
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from yai_agentkit._native import _Item
+    from yai_agentkit._saver import AgentkitSaver
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+class AgentkitStore(BaseStore):
+    """A LangGraph store on PostgreSQL or SQLite: what threads share, in namespaces.
+
+    On PostgreSQL it keeps its items in the table of LangGraph's `PostgresStore`: each reads what the
+    other wrote. One store serves sync and async code, from any number of threads and event loops.
+
+    ```python
+    from yai_agentkit import AgentkitSaver, AgentkitStore
+
+    with AgentkitSaver.from_conn_string("sqlite::memory:") as checkpointer:
+        store = AgentkitStore.beside(checkpointer)
+        graph = builder.compile(checkpointer=checkpointer, store=store)
+        store.put(("users", "ada"), "prefs", {"theme": "dark", "size": 12})
+        store.search(("users",), filter={"size": {"$gt": 9}})
+    ```
+
+    A filter compares numbers as numbers and texts as texts; an object in it must have these fields
+    and may have others, a list these items, and null is what is not there too. A namespace is found
+    by whole labels. An item whose time to live is over is not found any more; what has died is
+    deleted now and then by whoever puts an item that will die, or by `sweep_ttl`.
+
+    A batch reads what was there before it, and writes all or nothing. There is no search by meaning:
+    `query` and `index` are ignored, as LangGraph's stores do without an index.
+
+    It raises what `AgentkitSaver` does, and `InvalidNamespaceError` for labels that no store takes.
+    """
+
+    supports_ttl = True
+
+    def __init__(self, engine: Engine, *, ttl: TTLConfig | None = None) -> None:
+        """For `beside`, `from_conn_string` and `from_config`."""
+        self._engine = engine
+        self._store = engine.store()
+        self.ttl_config = ttl
+
+    @classmethod
+    def beside(cls, saver: AgentkitSaver, *, ttl: TTLConfig | None = None) -> Self:
+        """The store in the database of a saver, by its connections, which the saver closes.
+
+        Args:
+            saver: The saver.
+            ttl: `default_ttl` in minutes, and `refresh_on_read`; by default items live for ever.
+        """
+        return cls(saver._engine, ttl=ttl)
+
+    @classmethod
+    def from_conn_string(cls, conn_string: str, *, ttl: TTLConfig | None = None) -> Self:
+        """A store of its own on one database. See `AgentkitSaver.from_conn_string` and `beside`."""
+        return cls(Engine({}, conn_string=conn_string), ttl=ttl)
+
+    @classmethod
+    def from_config(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        environ: Mapping[str, str] | None = None,
+        ttl: TTLConfig | None = None,
+    ) -> Self:
+        """A store for AgentKit's configuration. See `AgentkitSaver.from_config` and `beside`."""
+        toml = None if path is None else Path(path).read_text(encoding="utf-8")
+        return cls(Engine(dict(os.environ if environ is None else environ), toml), ttl=ttl)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._engine.display_url!r})"
+
+    def __enter__(self) -> Self:
+        wait(self._engine.connect())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        await self._engine.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def close(self) -> None:
+        """Wait for what is under way, then close the connections. A second time does nothing."""
+        wait(self._engine.close())
+
+    async def aclose(self) -> None:
+        """Wait for what is under way, then close the connections. A second time does nothing."""
+        await self._engine.close()
+
+    def setup(self) -> None:
+        """Bring the tables up to date, which the first call of any method does too."""
+        wait(self._engine.setup())
+
+    def batch(self, ops: Iterable[Op]) -> list[Result]:
+        """Carry out operations together."""
+        ops = list(ops)
+        return _answers(ops, wait(self._store.batch([_operation(op) for op in ops])))
+
+    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+        """Carry out operations together."""
+        ops = list(ops)
+        return _answers(ops, await self._store.batch([_operation(op) for op in ops]))
+
+    def sweep_ttl(self) -> int:
+        """Delete what has outlived its time, and return how much that was."""
+        return wait(self._store.sweep())
+
+    async def asweep_ttl(self) -> int:
+        """Delete what has outlived its time. See `sweep_ttl`."""
+        return await self._store.sweep()
+
+
+def _operation(op: Op) -> tuple[object, ...]:
+    match op:
+        case GetOp():
+            return "get", _labels(op.namespace), op.key, op.refresh_ttl
+        case PutOp(value=None):
+            return "delete", _labels(op.namespace), op.key
+        case PutOp():
+            value = encoded("value", dict(op.value or {}))
+            return "put", _labels(op.namespace), op.key, value, op.ttl
+        case SearchOp():
+            prefix, filter = _labels(op.namespace_prefix), encoded("filter", op.filter or {})
+            page = _count("limit", op.limit), _count("offset", op.offset)
+            return "search", prefix, filter, *page, op.refresh_ttl
+        case ListNamespacesOp():
+            patterns = [
+                (condition.match_type == "prefix", _labels(condition.path))
+                for condition in op.match_conditions or ()
+            ]
+            page = _count("limit", op.limit), _count("offset", op.offset)
+            return "namespaces", patterns, op.max_depth, *page
+    raise ValueError(f"no operation of a store: {op!r}")
+
+
+def _labels(namespace: Sequence[str]) -> list[str]:
+    for label in namespace:
+        if not isinstance(label, str) or not label or "." in label or "\0" in label:
+            raise InvalidNamespaceError(
+                f"{label!r} in {namespace!r}: a label is a text, not empty, without points"
+                " and NUL characters"
+            )
+    return list(namespace)
+
+
+def _count(name: str, count: int) -> int:
+    if count < 0:
+        raise ValueError(f"{name}: must not be negative, is {count}")
+    return count
+
+
+def _answers(ops: Sequence[Op], answers: Sequence[Any]) -> list[Result]:
+    return [_answer(op, answer) for op, answer in zip(ops, answers, strict=True)]
+
+
+def _answer(op: Op, answer: Any) -> Result:
+    if isinstance(op, SearchOp):
+        return [SearchItem(**_fields(item)) for item in answer]
+    if isinstance(op, GetOp):
+        return None if answer is None else Item(**_fields(answer))
+    listed: Result = answer
+    return listed
+
+
+def _fields(item: _Item) -> dict[str, Any]:
+    namespace, key, value, created_at, updated_at = item
+    return {
+        "namespace": namespace,
+        "key": key,
+        "value": json.loads(value),
+        "created_at": _EPOCH + timedelta(microseconds=created_at),
+        "updated_at": _EPOCH + timedelta(microseconds=updated_at),
+    }

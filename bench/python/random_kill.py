@@ -9,6 +9,7 @@ the channels of deepagents, whose two tools write a line each to a file: the eff
     forks     checkpoints with more than one child
     doubled   effects that were taken more than once, and answers that stand in a state twice
     lost      requests without an answer, and effects that are missing without a question to a person
+    failed    workers that ended by an error, and were started anew
     asked     effects that began and left no result: a person settles them by hand (agentkit alone)
 
 With `--saver agentkit` requests are turns and tools run once; with `--saver postgres` each worker does with
@@ -201,8 +202,10 @@ class Workers:
                 process.send_signal(signal.SIGCONT)
                 del self.stopped[process]
         at_work = [place for place, each in enumerate(self.processes) if each.poll() is None]
-        for each in self.processes:
-            assert each.poll() in (None, 0, -signal.SIGKILL), f"a worker failed: {each.poll()}"
+        for place, each in enumerate(self.processes):
+            if each.poll() not in (None, 0, -signal.SIGKILL):
+                self.processes[place] = self.start()
+                self.harm["failed"] += 1
         awake = [place for place in at_work if self.processes[place] not in self.stopped]
         if harms and awake:
             place = random.choice(awake)

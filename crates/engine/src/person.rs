@@ -220,14 +220,15 @@ impl TurnEngine {
             let turn = self.turn(conversation, id).await?;
             let cancelled = match turn.status {
                 status if status.is_final() => return Err(TurnError::Ended),
+                // What runs before it goes on.
                 TurnStatus::Queued => self.cancel_queued(&turn).await,
-                _ => self.cancel_begun(&turn).await,
+                _ => {
+                    let cancelled = self.cancel_begun(&turn).await;
+                    cancelled.inspect(|_| self.claims.give_up(conversation))
+                }
             };
             match cancelled {
-                Ok(cancelled) => {
-                    self.claims.give_up(conversation);
-                    return Ok(cancelled);
-                }
+                Ok(cancelled) => return Ok(cancelled),
                 // It went on meanwhile.
                 Err(Error::Fenced { .. } | Error::Conflict(_)) => {}
                 Err(error) => return Err(error.into()),

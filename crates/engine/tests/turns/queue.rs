@@ -7,8 +7,8 @@ use std::{
 
 use futures::StreamExt;
 use yai_agentkit_core::{
-    Conversation, ListQuery, Message, Role, Stores, ThreadState, conversation::MessageFilter,
-    turn::TurnFilter,
+    Conversation, ListQuery, Message, Role, Stores, ThreadState, TurnStatus,
+    conversation::MessageFilter, turn::TurnFilter,
 };
 use yai_agentkit_engine::{
     OnBusy, SendOptions, TurnEngine, TurnError, TurnLimits,
@@ -101,6 +101,34 @@ async fn messages_whose_senders_left_cost_nothing_while_they_wait_and_are_answer
     chat.until_turns(TurnFilter::unfinished(), 0).await;
     let said = said(&*chat.storage.inner, &chat.conversation).await;
     assert_eq!(said.len(), 42);
+}
+
+#[tokio::test]
+async fn who_cancels_what_waits_does_not_cut_short_what_runs() {
+    let chat = Chat::new(1, lasting()).await;
+    let running = chat.send("first", OnBusy::Reject);
+    chat.until_turns(TurnFilter::running(), 1).await;
+    let waiting: Vec<_> = (0..7)
+        .map(|_| chat.send("later", OnBusy::Enqueue))
+        .collect();
+    chat.until_turns(TurnFilter::queued(), 7).await;
+    let turns = chat.storage.inner.turns();
+    let queued = ListQuery::filtered(TurnFilter::queued());
+    for turn in turns.list(&queued).await.unwrap().items {
+        let cancelled = chat.engine.cancel(chat.conversation.id, turn.id).await;
+        assert_eq!(cancelled.unwrap().status, TurnStatus::Cancelled);
+        // Who was cut short would be taken up again meanwhile.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    chat.agent.permits.add_permits(1000);
+    running.await.unwrap().unwrap();
+    for task in waiting {
+        assert!(matches!(task.await.unwrap(), Err(TurnError::Cancelled)));
+    }
+    let oldest = ListQuery::default().oldest_first();
+    let all = turns.list(&oldest).await.unwrap().items;
+    let first = &all[0];
+    assert_eq!((first.status, first.attempt), (TurnStatus::Completed, 1));
 }
 
 #[tokio::test]

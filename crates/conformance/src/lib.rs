@@ -35,6 +35,7 @@ mod pages;
 mod pending_writes;
 mod pruning;
 mod refusals;
+mod retention;
 mod runs;
 mod state;
 mod threads;
@@ -78,6 +79,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         concurrency::CASES,
         fencing::CASES,
         pruning::CASES,
+        retention::CASES,
         runs::CASES,
         copying::CASES,
         items::CASES,

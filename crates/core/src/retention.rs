@@ -1,8 +1,18 @@
-//! Which checkpoints of a thread must stay when others go. Every back end asks here.
+//! What is kept of the past, and for how long. Which checkpoints of a thread must stay when others go,
+//! every back end asks here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::AddAssign,
+    time::Duration,
+};
 
-use crate::{CheckpointId, Namespace, checkpoint::CheckpointMetadata};
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use crate::{
+    CheckpointId, ConversationId, Namespace, Result, checkpoint::CheckpointMetadata, turn::OwnerId,
+};
 
 /// What the decision needs to know of a checkpoint.
 #[derive(Clone, Debug)]
@@ -13,6 +23,8 @@ pub struct CheckpointSummary {
     pub id: CheckpointId,
     /// The checkpoint that it follows.
     pub parent: Option<CheckpointId>,
+    /// When it was made, as who made it says; one that says nothing is new.
+    pub made_at: Option<DateTime<Utc>>,
     /// The version of its format.
     pub v: i64,
     /// What is known about it.
@@ -48,15 +60,36 @@ impl Retention {
 
     /// What goes under [`PruneStrategy::KeepLatest`](crate::checkpoint::PruneStrategy::KeepLatest).
     pub fn all_but_latest(&self) -> BTreeSet<Place> {
-        // Places are ordered, so the last of a namespace is its latest.
-        let latest: BTreeMap<&Namespace, &CheckpointSummary> = self
-            .0
-            .values()
-            .map(|checkpoint| (&checkpoint.namespace, checkpoint))
-            .collect();
-        let (roots, others): (Vec<_>, Vec<_>) = latest
-            .into_values()
-            .partition(|checkpoint| checkpoint.namespace == Namespace::root());
+        self.all_but(1, |_| false)
+    }
+
+    /// What goes where the `last` checkpoints of every namespace stay, and those since `since`: each
+    /// with all that it needs, as under [`all_but_latest`](Self::all_but_latest).
+    pub fn all_but_recent(&self, last: u64, since: DateTime<Utc>) -> BTreeSet<Place> {
+        let is_recent = |checkpoint: &CheckpointSummary| {
+            checkpoint.made_at.is_none_or(|made_at| made_at >= since)
+        };
+        self.all_but(last, is_recent)
+    }
+
+    fn all_but(&self, last: u64, stays: impl Fn(&CheckpointSummary) -> bool) -> BTreeSet<Place> {
+        let mut namespaces: BTreeMap<&Namespace, Vec<&CheckpointSummary>> = BTreeMap::new();
+        for checkpoint in self.0.values() {
+            let of_namespace = namespaces.entry(&checkpoint.namespace).or_default();
+            of_namespace.push(checkpoint);
+        }
+        let last = usize::try_from(last.max(1)).unwrap_or(usize::MAX);
+        // Places are ordered, so the last of a namespace are its latest.
+        let wanted = namespaces.into_values().flat_map(|checkpoints| {
+            let first = checkpoints.len().saturating_sub(last);
+            let numbered = checkpoints.into_iter().enumerate();
+            numbered
+                .filter(|(place, checkpoint)| *place >= first || stays(checkpoint))
+                .map(|(_, checkpoint)| checkpoint)
+                .collect::<Vec<_>>()
+        });
+        let (roots, others): (Vec<_>, Vec<_>) =
+            wanted.partition(|checkpoint| checkpoint.namespace == Namespace::root());
         let mut kept = self.closure(roots);
         let live = others
             .into_iter()
@@ -158,4 +191,98 @@ impl CheckpointSummary {
             .map(|(channel, _)| channel.as_str())
             .collect()
     }
+}
+
+/// How much of the past is kept; the default is all of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetentionPolicy {
+    /// A conversation goes in which nothing has happened for so long and nothing waits.
+    pub conversation_age: Option<Duration>,
+    /// Checkpoints of conversations go that are older than this, but for the last ones and what
+    /// those need.
+    pub checkpoint_age: Option<Duration>,
+    /// How many of the last checkpoints of a graph stay, however old they are; one always does.
+    pub checkpoints: u64,
+}
+
+impl Default for RetentionPolicy {
+    fn default() -> Self {
+        Self {
+            conversation_age: None,
+            checkpoint_age: None,
+            checkpoints: 1,
+        }
+    }
+}
+
+impl RetentionPolicy {
+    /// Whether nothing ever goes.
+    pub fn keeps_all(&self) -> bool {
+        self.conversation_age.is_none() && self.checkpoint_age.is_none()
+    }
+
+    /// Whether a conversation goes in which nothing has happened for `idle`, unless something waits.
+    pub fn expires(&self, idle: Duration, waits: bool) -> bool {
+        !waits && self.conversation_age.is_some_and(|age| idle >= age)
+    }
+}
+
+/// At which conversations one looks, and whether anything goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sweep {
+    /// At those behind this one, in the order of their ids; `None` is from the first.
+    pub after: Option<ConversationId>,
+    /// At how many.
+    pub limit: u64,
+    /// Whether it is only told what would go.
+    pub dry_run: bool,
+}
+
+/// What has gone, or would go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Conversations, with all that they had.
+    pub conversations: u64,
+    /// Checkpoints, those of these conversations too.
+    pub checkpoints: u64,
+    /// Bytes of the checkpoints, of their values and of their pending writes, as they are stored.
+    pub bytes: u64,
+}
+
+impl AddAssign for Removed {
+    fn add_assign(&mut self, other: Self) {
+        self.conversations += other.conversations;
+        self.checkpoints += other.checkpoints;
+        self.bytes += other.bytes;
+    }
+}
+
+/// What a [`Sweep`] came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// What has gone.
+    pub removed: Removed,
+    /// Behind which conversation there are more.
+    pub next: Option<ConversationId>,
+}
+
+/// Deletes what is not to be kept.
+///
+/// What is deleted stays so, whoever is late: a turn of the conversation that goes on writing is
+/// refused.
+#[async_trait]
+pub trait RetentionStore: Send + Sync {
+    /// Makes `owner` the only one that sweeps, for as long as `lease`, by the storage's clock.
+    /// False where somebody else is. It spares work, and guards nothing: two that sweep at one time
+    /// do no harm.
+    async fn lead(&self, owner: OwnerId, lease: Duration) -> Result<bool>;
+
+    /// Deletes of some conversations what `policy` does not keep, each in a transaction of its own:
+    /// conversations that have expired, and checkpoints by [`Retention::all_but_recent`]. What can't
+    /// be read stays. May be repeated.
+    async fn sweep(&self, policy: &RetentionPolicy, sweep: Sweep) -> Result<Swept>;
+
+    /// Deletes a conversation with its messages, turns, events, records and keys, and its thread with
+    /// all that it has. False where there is none. May be repeated.
+    async fn erase(&self, conversation: ConversationId) -> Result<bool>;
 }

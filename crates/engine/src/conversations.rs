@@ -134,8 +134,6 @@ impl Conversations {
     /// goes with it: what it writes later is refused.
     pub async fn delete(&self, id: ConversationId) -> Result<(), TurnError> {
         let _claim = self.claims.claim(id)?;
-        let thread = self.storage.thread_of(id).await?;
-        let thread = thread.ok_or_else(|| Error::not_found("conversation", id))?;
         let running = ListQuery::filtered(TurnFilter::running().of(id));
         match self.storage.turns().list(&running).await {
             // Nobody runs what can't be read.
@@ -144,12 +142,9 @@ impl Conversations {
             Ok(_) => return Err(TurnError::Busy(id)),
             Err(error) => return Err(error.into()),
         }
-        let unit = self.storage.begin().await?;
-        // The thread first, as each step of a turn locks it before anything else: in the other order
-        // the two would wait for each other.
-        unit.checkpointer().delete_thread(&thread).await?;
-        unit.conversations().delete(&id).await?;
-        unit.commit().await?;
-        Ok(())
+        match self.storage.retention().erase(id).await? {
+            true => Ok(()),
+            false => Err(Error::not_found("conversation", id).into()),
+        }
     }
 }

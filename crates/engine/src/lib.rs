@@ -21,6 +21,7 @@ mod lease;
 mod log;
 mod person;
 mod queue;
+mod retention;
 mod send;
 mod subscriptions;
 mod tools;
@@ -30,7 +31,9 @@ mod watch_chat;
 use std::{str::FromStr, sync::Arc, time::Duration};
 
 use tracing::Instrument;
-use yai_agentkit_core::{Clock, ConversationId, Error, Result, Storage, turn::OwnerId};
+use yai_agentkit_core::{
+    Clock, ConversationId, Error, Result, Storage, retention::RetentionPolicy, turn::OwnerId,
+};
 
 use agent::Agents;
 use chat::Chat;
@@ -61,6 +64,7 @@ pub struct TurnEngine {
     storage: Arc<dyn Storage>,
     agents: Agents,
     limits: TurnLimits,
+    retention: RetentionPolicy,
     clock: Clock,
     owner: OwnerId,
     claims: claims::Claims,
@@ -152,6 +156,7 @@ impl TurnEngine {
             storage,
             agents: agents.into(),
             limits: TurnLimits::default(),
+            retention: RetentionPolicy::default(),
             clock: Clock::default(),
             owner: OwnerId::new(),
             claims: claims::Claims::default(),

@@ -6,7 +6,7 @@ use sea_orm_migration::MigratorTrait;
 use uuid::Uuid;
 use yai_agentkit_core::{
     ConversationId, Error, Repository, Result, Storage, Stores, ThreadId, UnitOfWork,
-    storage::HasStores,
+    retention::RetentionStore, storage::HasStores,
 };
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     migration,
     open::open,
     repository::StoredEntity,
+    retention::SqlRetention,
     stores::SqlStores,
 };
 
@@ -165,6 +166,10 @@ impl HasStores for Database {
 
 #[async_trait]
 impl Storage for Database {
+    fn retention(&self) -> Arc<dyn RetentionStore> {
+        Arc::new(SqlRetention(self.connection.clone()))
+    }
+
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>> {
         Ok(Box::new(self.begin_unit().await?))
     }

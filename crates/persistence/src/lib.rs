@@ -23,6 +23,7 @@ mod open;
 mod precision;
 mod presence;
 mod repository;
+mod retention;
 pub mod setting;
 mod sql;
 mod store;

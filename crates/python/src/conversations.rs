@@ -141,19 +141,16 @@ impl Conversations {
         let id = id::<ConversationId>("conversation_id", conversation_id)?;
         self.call(move |database| async move {
             let database = database.get().await?;
-            let found = database.thread_of(id).await?;
-            let thread = found.ok_or_else(|| Error::not_found("conversation", id))?;
             let running = ListQuery::filtered(TurnFilter::running().of(id));
             if let Some(turn) = database.turns().list(&running).await?.items.first() {
                 return Err(Error::Conflict(yai_agentkit_core::Turn::conflict(
                     &turn.id(),
                 )));
             }
-            let unit = database.begin().await?;
-            // The thread first, as each write of a turn locks it before anything else.
-            unit.checkpointer().delete_thread(&thread).await?;
-            unit.conversations().delete(&id).await?;
-            unit.commit().await
+            match database.retention().erase(id).await? {
+                true => Ok(()),
+                false => Err(Error::not_found("conversation", id)),
+            }
         })
     }
 }

@@ -54,7 +54,9 @@ pub async fn serve(settings: Settings, agents: impl Into<Agents>) -> Result<(), 
         return Err(settings.refused("AGENTKIT_BIND", reason).into());
     }
     let storage = Arc::new(database.clone());
-    let turns = TurnEngine::new(storage.clone(), agents).with_limits(settings.limits.clone());
+    let turns = TurnEngine::new(storage.clone(), agents)
+        .with_limits(settings.limits.clone())
+        .with_retention(settings.retention.clone());
     let listener = TcpListener::bind(settings.bind).await.map_err(|error| {
         let reason = format!("can't listen on {}: {error}", settings.bind);
         settings.refused("AGENTKIT_BIND", reason)

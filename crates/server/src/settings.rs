@@ -13,10 +13,10 @@ use std::{
 };
 
 use clap::{Arg, ArgMatches, Command};
-use yai_agentkit_core::{Error, Result};
+use yai_agentkit_core::{Error, Result, retention::RetentionPolicy};
 use yai_agentkit_persistence::{
     DatabaseConfig,
-    setting::{Choice, FilePath, Number, Parsed, Seconds, Setting, Sources, Text, settings},
+    setting::{Choice, FilePath, Kind, Number, Parsed, Seconds, Setting, Sources, Text, settings},
 };
 
 use yai_agentkit_agents::{
@@ -74,6 +74,23 @@ const MESSAGES: Number<u64> = Number {
     from: 1,
     to: 1_000_000,
     unit: "messages",
+};
+const CHECKPOINTS: Number<u64> = Number {
+    from: 1,
+    to: 1_000_000,
+    unit: "checkpoints",
+};
+const AGE: Parsed<Option<Duration>> = Parsed {
+    placeholder: "SECONDS",
+    allowed: "a number of seconds from 1 to 3153600000, or `forever`",
+    parse: |text| match text {
+        "forever" => Some(None),
+        seconds => AGES.parse(seconds).map(Some),
+    },
+};
+const AGES: Seconds = Seconds {
+    from: 1.0,
+    to: 100.0 * 365.0 * 86_400.0,
 };
 const MILLISECONDS: Number<u64> = Number {
     from: 0,
@@ -187,6 +204,15 @@ settings! {
         /// seconds for which the events of a turn that has ended are kept
         event_age: Duration = "86400", TURN_SECONDS,
             "AGENTKIT_EVENT_AGE", "event_age", "event-age";
+        /// seconds after which a conversation goes in which nothing happens
+        conversation_age: Option<Duration> = "forever", AGE,
+            "AGENTKIT_CONVERSATION_AGE", "conversation_age", "conversation-age";
+        /// seconds after which the checkpoints of a chat go, but for the last ones
+        checkpoint_age: Option<Duration> = "2592000", AGE,
+            "AGENTKIT_CHECKPOINT_AGE", "checkpoint_age", "checkpoint-age";
+        /// checkpoints of a chat that stay, however old they are
+        checkpoints_kept: u64 = "10", CHECKPOINTS,
+            "AGENTKIT_CHECKPOINTS_KEPT", "checkpoints_kept", "checkpoints-kept";
         /// milliseconds that each step of the offline agent takes
         step_delay: u64 = "0", MILLISECONDS, "AGENTKIT_STEP_DELAY", "step_delay", "step-delay";
         /// how the log on stderr looks
@@ -247,6 +273,8 @@ pub struct Settings {
     pub shutdown_timeout: Duration,
     /// How far turns may go.
     pub limits: TurnLimits,
+    /// What is kept, and for how long.
+    pub retention: RetentionPolicy,
     /// What is logged, as `tracing_subscriber::EnvFilter` reads it.
     pub log: Option<String>,
     /// How it is logged.
@@ -351,6 +379,11 @@ impl Settings {
                 event_age: declared.event_age,
                 on_busy: declared.on_busy,
                 max_enqueued: declared.max_enqueued,
+            },
+            retention: RetentionPolicy {
+                conversation_age: declared.conversation_age,
+                checkpoint_age: declared.checkpoint_age,
+                checkpoints: declared.checkpoints_kept,
             },
             connections: ConnectionLimits {
                 connections: declared.max_connections,

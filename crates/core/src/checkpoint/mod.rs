@@ -18,6 +18,7 @@ pub use value::{EncodeError, Value};
 
 use std::{collections::BTreeMap, fmt};
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
@@ -146,6 +147,15 @@ impl Checkpoint {
             versions_seen: BTreeMap::new(),
             extra: Map::new(),
         }
+    }
+}
+
+impl Checkpoint {
+    /// The time that [`ts`](Self::ts) says, if it says one.
+    pub fn time(ts: &str) -> Option<DateTime<Utc>> {
+        DateTime::parse_from_rfc3339(ts)
+            .ok()
+            .map(|time| time.to_utc())
     }
 }
 

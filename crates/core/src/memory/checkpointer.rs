@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use serde_json::Value as Json;
 
 use super::{Access, State};
@@ -268,7 +269,27 @@ impl Checkpoints {
         Some(self.tuple(key, row, &selector.values))
     }
 
-    fn delete_thread(&mut self, id: &ThreadId) {
+    /// When a thread was last written to.
+    pub(super) fn updated_at(&self, id: &ThreadId) -> Option<DateTime<Utc>> {
+        self.threads.get(id).map(|thread| thread.updated_at)
+    }
+
+    /// How many checkpoints a thread has, and how many bytes their values and writes.
+    pub(super) fn size(&self, id: &ThreadId) -> (u64, u64) {
+        let checkpoints = self.checkpoints.keys();
+        let checkpoints = checkpoints.filter(|key| key.thread_id == *id).count();
+        let blobs = self.blobs.iter().filter(|((thread, ..), _)| thread == id);
+        let blobs = blobs.map(|(_, value)| value.bytes().len());
+        let writes = self.writes.iter().filter(|(key, _)| key.thread_id == *id);
+        let writes = writes.flat_map(|(_, writes)| writes.values());
+        let writes = writes.map(|write| write.value.bytes().len());
+        (
+            checkpoints as u64,
+            blobs.chain(writes).sum::<usize>() as u64,
+        )
+    }
+
+    pub(super) fn delete_thread(&mut self, id: &ThreadId) {
         self.threads.remove(id);
         self.epochs.remove(id);
         self.checkpoints.retain(|key, _| key.thread_id != *id);
@@ -276,7 +297,7 @@ impl Checkpoints {
         self.writes.retain(|key, _| key.thread_id != *id);
     }
 
-    fn retention(&self, id: &ThreadId) -> Retention {
+    pub(super) fn retention(&self, id: &ThreadId) -> Retention {
         let rows = self
             .checkpoints
             .iter()
@@ -289,6 +310,7 @@ impl Checkpoints {
                 namespace: key.namespace.clone(),
                 id: key.checkpoint_id.clone(),
                 parent: row.parent.clone(),
+                made_at: Checkpoint::time(&row.checkpoint.ts),
                 v: row.checkpoint.v,
                 metadata: row.metadata.clone(),
                 channels: channels
@@ -302,7 +324,7 @@ impl Checkpoints {
         }))
     }
 
-    fn remove(&mut self, id: &ThreadId, gone: &BTreeSet<Place>) {
+    pub(super) fn remove(&mut self, id: &ThreadId, gone: &BTreeSet<Place>) {
         let is_gone = |key: &CheckpointKey| {
             key.thread_id == *id
                 && gone.contains(&(key.namespace.clone(), key.checkpoint_id.clone()))

@@ -5,6 +5,7 @@ mod checkpointer;
 mod events;
 mod ledger;
 mod repository;
+mod retention;
 mod store;
 mod turn;
 
@@ -24,9 +25,10 @@ use crate::{
     Stores, ThreadId, Turn, TurnId, TurnStore, UnitOfWork, Value,
     access::ApiKey,
     conversation::InConversation,
+    retention::RetentionStore,
     storage::HasStores,
     store::MemoryStore,
-    turn::{IdempotencyKey, TurnLedger},
+    turn::{IdempotencyKey, OwnerId, TurnLedger},
 };
 
 use checkpointer::Checkpoints;
@@ -74,6 +76,8 @@ struct Shared {
 #[derive(Clone, Debug, Default)]
 struct State {
     api_keys: Rows<ApiKey>,
+    /// Who sweeps, and until when.
+    sweeper: Option<(OwnerId, Instant)>,
     conversations: Rows<Conversation>,
     messages: Rows<Message>,
     turns: Rows<Turn>,
@@ -175,6 +179,10 @@ impl HasStores for MemoryStorage {
 
 #[async_trait]
 impl Storage for MemoryStorage {
+    fn retention(&self) -> Arc<dyn RetentionStore> {
+        Arc::new(retention::MemoryRetention(self.access.clone()))
+    }
+
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>> {
         let shared = &self.shared;
         let writer = Arc::clone(&shared.writer).lock_owned().await;

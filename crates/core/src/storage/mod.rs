@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use crate::{
     Checkpointer, Conversation, ConversationId, Message, Result, ThreadId, Turn, TurnStore,
     access::ApiKey,
+    retention::RetentionStore,
     store::MemoryStore,
     turn::{IdempotencyKey, TurnLedger},
 };
@@ -120,6 +121,9 @@ pub trait Storage: Stores {
         let found = self.conversations().get(&id).await?;
         Ok(found.map(|conversation| conversation.thread_id()))
     }
+
+    /// What deletes what is not kept any more.
+    fn retention(&self) -> Arc<dyn RetentionStore>;
 
     /// Begins a unit of work: what is done through it becomes visible and durable together.
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>>;

@@ -10,6 +10,7 @@ use yai_agentkit_core::{
     TurnId, TurnStore, UnitOfWork,
     access::ApiKey,
     checkpoint::{DeltaChannelHistory, PruneStrategy, Thread, ThreadCursor},
+    retention::RetentionStore,
     storage::{Change, Cursor, Page},
     store::MemoryStore,
     turn::{
@@ -161,6 +162,10 @@ const fn of_storage(name: &'static str) -> Call {
 
 #[async_trait]
 impl<W: Watch> Storage for Watched<Arc<dyn Storage>, W> {
+    fn retention(&self) -> Arc<dyn RetentionStore> {
+        self.inner.retention()
+    }
+
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>> {
         let begun = async {
             Ok(Box::new(Watched {

@@ -241,16 +241,16 @@ pub(super) async fn copy_thread(
     transaction.commit().await.map_err(failed)
 }
 
-fn failed(error: DbErr) -> Error {
+pub(super) fn failed(error: DbErr) -> Error {
     storage_error("maintain threads", error)
 }
 
-async fn lock(transaction: &Connection, id: &ThreadId) -> Result<()> {
+pub(crate) async fn lock(transaction: &Connection, id: &ThreadId) -> Result<()> {
     let lock = LOCK_THREAD.query(transaction).with(id.as_str());
     lock.rows(transaction).await.map(drop).map_err(failed)
 }
 
-async fn delete_all(transaction: &Connection, id: &ThreadId) -> Result<()> {
+pub(crate) async fn delete_all(transaction: &Connection, id: &ThreadId) -> Result<()> {
     for sql in DELETE_THREAD {
         let delete = sql.query(transaction).with(id.as_str());
         delete.execute(transaction).await.map_err(failed)?;
@@ -265,30 +265,61 @@ async fn remove(
     id: &ThreadId,
     choose: impl FnOnce(&Retention) -> BTreeSet<Place>,
 ) -> Result<()> {
-    let checkpoints = load(transaction, id).await?;
-    let retention = Retention::new(checkpoints.values().map(|(summary, _)| summary.clone()));
-    let gone = choose(&retention);
+    let loaded = load(transaction, id).await?;
+    let gone = choose(&retention(&loaded));
     if gone.is_empty() {
         return Ok(());
     }
-    let used = |is_gone: bool| -> BTreeSet<[&str; 3]> {
-        checkpoints
+    take_away(transaction, id, &Going::of(&loaded, &gone)).await
+}
+
+/// What goes of a thread: JSON arrays of [namespace, id], and of [namespace, channel, version].
+pub(super) struct Going {
+    pub(super) checkpoints: u64,
+    pub(super) places: String,
+    pub(super) values: String,
+}
+
+impl Going {
+    /// The checkpoints at these places, and the values that no other uses.
+    pub(super) fn of(loaded: &BTreeMap<Place, Loaded>, gone: &BTreeSet<Place>) -> Self {
+        let used = |is_gone: bool| -> BTreeSet<[&str; 3]> {
+            loaded
+                .iter()
+                .filter(|(place, _)| gone.contains(*place) == is_gone)
+                .flat_map(|(place, (_, versions))| {
+                    let versions = versions.iter();
+                    versions.map(|(channel, version)| [place.0.as_str(), channel, version])
+                })
+                .collect()
+        };
+        let values: Vec<[&str; 3]> = used(true).difference(&used(false)).copied().collect();
+        let places: Vec<[&str; 2]> = gone
             .iter()
-            .filter(|(place, _)| gone.contains(*place) == is_gone)
-            .flat_map(|(place, (_, versions))| {
-                let versions = versions.iter();
-                versions.map(|(channel, version)| [place.0.as_str(), channel, version])
-            })
-            .collect()
-    };
-    let freed: Vec<[&str; 3]> = used(true).difference(&used(false)).copied().collect();
-    let gone: Vec<[&str; 2]> = gone
-        .iter()
-        .map(|(namespace, id)| [namespace.as_str(), id.as_str()])
-        .collect();
-    let (gone, freed) = (json!(gone).to_string(), json!(freed).to_string());
-    let checkpoints = REMOVE_CHECKPOINTS.map(|sql| (sql, &gone));
-    for (sql, places) in checkpoints.into_iter().chain([(REMOVE_VALUES, &freed)]) {
+            .map(|(namespace, id)| [namespace.as_str(), id.as_str()])
+            .collect();
+        Self {
+            checkpoints: gone.len() as u64,
+            places: json!(places).to_string(),
+            values: json!(values).to_string(),
+        }
+    }
+}
+
+pub(super) fn retention(loaded: &BTreeMap<Place, Loaded>) -> Retention {
+    Retention::new(loaded.values().map(|(summary, _)| summary.clone()))
+}
+
+pub(super) async fn take_away(
+    transaction: &Connection,
+    id: &ThreadId,
+    going: &Going,
+) -> Result<()> {
+    let checkpoints = REMOVE_CHECKPOINTS.map(|sql| (sql, &going.places));
+    for (sql, places) in checkpoints
+        .into_iter()
+        .chain([(REMOVE_VALUES, &going.values)])
+    {
         let remove = sql.query(transaction).with(id.as_str());
         let remove = remove.with(places.as_str()).execute(transaction);
         remove.await.map_err(failed)?;
@@ -301,9 +332,12 @@ async fn remove(
 }
 
 /// A checkpoint with the version of each of its channels.
-type Loaded = (CheckpointSummary, BTreeMap<String, String>);
+pub(super) type Loaded = (CheckpointSummary, BTreeMap<String, String>);
 
-async fn load(transaction: &Connection, id: &ThreadId) -> Result<BTreeMap<Place, Loaded>> {
+pub(super) async fn load(
+    transaction: &Connection,
+    id: &ThreadId,
+) -> Result<BTreeMap<Place, Loaded>> {
     let of_thread = |sql: Sql| sql.query(transaction).with(id.as_str());
     let rows = of_thread(STORED_VERSIONS).rows(transaction).await;
     let rows = rows.map_err(failed)?;
@@ -352,6 +386,7 @@ fn summary(
         namespace: Namespace::from(namespace.as_str()),
         id: CheckpointId::from(id),
         parent: parent.map(CheckpointId::from),
+        made_at: checkpoint.time(),
         v: checkpoint.format(),
         metadata: CheckpointMetadata(metadata),
         channels: versions.iter().map(has_value).collect(),

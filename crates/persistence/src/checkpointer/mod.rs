@@ -15,6 +15,7 @@ mod read;
 mod row;
 mod statement;
 mod threads;
+pub(crate) mod trim;
 mod turn;
 mod write;
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use sea_orm::{DbErr, QueryResult, TryGetable};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
@@ -37,6 +38,11 @@ fn null_is_empty<'de, D: serde::Deserializer<'de>>(
 }
 
 impl CheckpointRow {
+    /// When it was made, if it says so.
+    pub(super) fn time(&self) -> Option<DateTime<Utc>> {
+        Checkpoint::time(&self.ts)
+    }
+
     /// Joins the row with the values that are stored apart.
     pub(super) fn join(self, stored: BTreeMap<String, Value>) -> Checkpoint {
         let mut values: BTreeMap<_, _> = self

@@ -6,10 +6,12 @@ use futures::future::join_all;
 use serde_json::json;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    Conversation, Entity, ListQuery, Message, MessageId, Repository, Role, Storage, Stores, Turn,
-    TurnStatus,
+    Conversation, ConversationId, Entity, ListQuery, Message, MessageId, PutOptions, Repository,
+    Role, Storage, Stores, ThreadState, Turn, TurnStatus,
     access::{ApiKey, Scope},
+    checkpoint::{CheckpointMetadata, CheckpointSource},
     conversation::{ConversationFilter, MessageFilter},
+    retention::{RetentionPolicy, Sweep},
     turn::{EventBatch, IdempotencyKey, LatestBatches, OwnerId, TurnChange, TurnFilter},
 };
 
@@ -24,6 +26,7 @@ pub(super) async fn call_all(golden: &mut Golden) {
     events(golden, &turn).await;
     keys(golden).await;
     repository(golden, "api_keys", api_key).await;
+    retention(golden).await;
     golden
         .call("ping", async |database| database.ping().await.unwrap())
         .await;
@@ -211,6 +214,66 @@ async fn keys(golden: &mut Golden) {
             database.turn_store().forget_keys(day).await.unwrap();
         })
         .await;
+}
+
+async fn retention(golden: &mut Golden) {
+    golden
+        .call("retention_lead", async |database| {
+            let retention = database.retention();
+            let led = retention.lead(OwnerId::new(), Duration::ZERO).await;
+            assert!(led.unwrap());
+        })
+        .await;
+    let trims = RetentionPolicy {
+        checkpoint_age: Some(Duration::ZERO),
+        ..RetentionPolicy::default()
+    };
+    let expires = RetentionPolicy {
+        conversation_age: Some(Duration::ZERO),
+        ..RetentionPolicy::default()
+    };
+    for (name, policy, dry_run) in [
+        ("retention_would_expire", &expires, true),
+        ("retention_would_trim", &trims, true),
+        ("retention_trim", &trims, false),
+        ("retention_expire", &expires, false),
+    ] {
+        let id = chat_with_two(&golden.database).await;
+        golden
+            .call(name, async |database| {
+                let sweep = Sweep {
+                    after: Some(ConversationId(Uuid::from_u128(id.0.as_u128() - 1))),
+                    limit: 1,
+                    dry_run,
+                };
+                let swept = database.retention().sweep(policy, sweep).await.unwrap();
+                assert!(swept.removed.checkpoints > 0, "{swept:?}");
+            })
+            .await;
+    }
+    let id = chat_with_two(&golden.database).await;
+    golden
+        .call("retention_erase", async |database| {
+            assert!(database.retention().erase(id).await.unwrap());
+        })
+        .await;
+}
+
+/// A conversation whose thread has two checkpoints, so that one may go.
+async fn chat_with_two(database: &Database) -> ConversationId {
+    let chat = Conversation::titled("Golden");
+    let thread = ThreadState::new(chat.thread_id(), None);
+    let metadata = || CheckpointMetadata::new(CheckpointSource::Loop, 0);
+    let (first, thread) = thread.next(&"one", metadata()).unwrap();
+    let (second, _) = thread.next(&"two", metadata()).unwrap();
+    let checkpointer = database.checkpointer();
+    for checkpoint in [first, second] {
+        let put = checkpointer.put(checkpoint, PutOptions::default()).await;
+        put.unwrap();
+    }
+    let id = chat.id;
+    repository_of(database).add(chat).await.unwrap();
+    id
 }
 
 fn api_key() -> ApiKey {

@@ -34,9 +34,10 @@ WHERE t.type = 'table'
 ORDER BY 1"#;
 
 /// Of no conversation.
-const OF_THE_DATABASE: [&str; 6] = [
+const OF_THE_DATABASE: [&str; 7] = [
     "agent_api_keys",
     "agent_servers",
+    "agent_tasks",
     "agentkit_migrations",
     "checkpoint_migrations",
     "store",

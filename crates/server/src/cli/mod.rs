@@ -7,6 +7,7 @@ mod keys;
 mod list;
 pub(crate) mod log;
 mod migrate;
+mod prune;
 mod table;
 mod telling;
 
@@ -68,6 +69,8 @@ enum Command {
     Diff(inspect::DiffArguments),
     /// Make a new conversation from a point in the past of another
     Fork(fork::Arguments),
+    /// Delete what the settings do not keep, as a server does by itself
+    Prune(prune::Arguments),
     /// Make, list and revoke the keys that a server asks for
     #[command(subcommand)]
     Keys(keys::Command),
@@ -83,6 +86,7 @@ Examples:
   agentkit threads                              what agents have worked on
   agentkit show THREAD                          what the agent of a thread knows now
   agentkit fork CONVERSATION --message ID       go on from there in a new conversation
+  agentkit prune --dry-run                      how many old checkpoints would go, with how many bytes
   agentkit keys create NAME --owner ada         a key for the conversations of one person
   DATABASE_URL=postgresql://me@localhost/agentkit agentkit migrate --dry-run
 
@@ -143,6 +147,7 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
         Command::Show(arguments) => inspect::show(settings, arguments).await,
         Command::Diff(arguments) => inspect::diff(settings, arguments).await,
         Command::Fork(arguments) => fork::run(settings, arguments).await,
+        Command::Prune(arguments) => prune::run(settings, arguments).await,
         Command::Keys(command) => keys::run(settings, command).await,
     }
 }

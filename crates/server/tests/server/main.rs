@@ -19,6 +19,7 @@ mod owners;
 mod problems;
 mod process;
 mod remote;
+mod retention;
 mod servers;
 mod settings;
 mod slow_readers;

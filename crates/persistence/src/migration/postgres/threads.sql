@@ -3,7 +3,9 @@ CREATE TABLE threads (
     parent_id TEXT,
     updated_at TIMESTAMPTZ NOT NULL,
     -- The fencing token.
-    epoch BIGINT NOT NULL DEFAULT 0
+    epoch BIGINT NOT NULL DEFAULT 0,
+    -- When checkpoints that are not kept were last looked for.
+    pruned_at TIMESTAMPTZ
 );
 
 -- The threads that LangGraph's saver has written so far, by the time of their last checkpoint.

@@ -49,6 +49,13 @@ CREATE TABLE agent_servers (
     has_died BOOLEAN NOT NULL DEFAULT FALSE
 );
 
+-- What one server at a time does for all.
+CREATE TABLE agent_tasks (
+    name TEXT COLLATE "C" PRIMARY KEY,
+    owner UUID NOT NULL,
+    leased_until TIMESTAMPTZ NOT NULL
+);
+
 -- What a request with an Idempotency-Key has led to, in its conversation; of one that makes a
 -- conversation, for who sent it.
 CREATE TABLE agent_idempotency_keys (
@@ -57,7 +64,7 @@ CREATE TABLE agent_idempotency_keys (
     fingerprint UUID NOT NULL,
     resource_id UUID NOT NULL,
     created_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (id, conversation_id)
+    PRIMARY KEY (conversation_id, id)
 );
 
 CREATE INDEX agent_idempotency_keys_created_at_idx ON agent_idempotency_keys (created_at);

@@ -43,6 +43,13 @@ CREATE TABLE agent_servers (
     has_died INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
+-- What one server at a time does for all, until seconds since 1970.
+CREATE TABLE agent_tasks (
+    name TEXT NOT NULL PRIMARY KEY,
+    owner BLOB NOT NULL,
+    leased_until REAL NOT NULL
+) STRICT;
+
 -- What a request with an Idempotency-Key has led to, in its conversation; of one that makes a
 -- conversation, for who sent it.
 CREATE TABLE agent_idempotency_keys (
@@ -51,7 +58,7 @@ CREATE TABLE agent_idempotency_keys (
     fingerprint BLOB NOT NULL,
     resource_id BLOB NOT NULL,
     created_at REAL NOT NULL DEFAULT (unixepoch('now', 'subsec')),
-    PRIMARY KEY (id, conversation_id)
+    PRIMARY KEY (conversation_id, id)
 ) STRICT;
 
 CREATE INDEX agent_idempotency_keys_created_at_idx ON agent_idempotency_keys (created_at);

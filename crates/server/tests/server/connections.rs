@@ -239,7 +239,7 @@ fn a_head_without_end_is_refused() {
 
 #[test]
 fn bodies_that_do_not_end_cost_bounded_memory_and_keep_no_small_one_waiting() {
-    const CLIENTS: usize = 100;
+    const CLIENTS: usize = 200;
     const BYTES: usize = 1_000_000;
     let directory = TempDir::new().unwrap();
     let server = server(&directory, &[]);
@@ -262,11 +262,15 @@ fn bodies_that_do_not_end_cost_bounded_memory_and_keep_no_small_one_waiting() {
     assert_eq!(status, 200);
     let cost = server.resident().saturating_sub(before);
     println!("{CLIENTS} bodies: {cost} KiB");
-    assert!(cost < (64 + 32) * 1024, "{cost} KiB");
-    let (mut last, _) = clients.pop().unwrap();
-    let mut answer = [0; 12];
-    last.read_exact(&mut answer).unwrap();
-    assert_eq!(answer, *b"HTTP/1.1 503");
+    // A body that grows has room for twice as much.
+    assert!(cost < (2 * 64 + 32) * 1024, "{cost} KiB");
+    // Which ones find no room is a matter of who is read first.
+    let is_refused = clients.iter_mut().rev().any(|(connection, _)| {
+        let mut answer = [0; 12];
+        // One that is refused while it sends may lose the answer.
+        connection.read_exact(&mut answer).is_ok() && answer == *b"HTTP/1.1 503"
+    });
+    assert!(is_refused, "there was room for all");
     drop(clients);
     let large = format!("{{\"title\": \"t\"{}}}", " ".repeat(BYTES));
     let deadline = Instant::now() + SOON;

@@ -211,7 +211,7 @@ fn try_ask(address: &str, chat: &str, content: &str) -> Option<(u16, Value)> {
 }
 
 pub(crate) fn wait_for<T>(attempt: impl Fn() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(180);
     loop {
         if let Some(found) = attempt() {
             return found;

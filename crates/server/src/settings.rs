@@ -208,7 +208,7 @@ settings! {
         conversation_age: Option<Duration> = "forever", AGE,
             "AGENTKIT_CONVERSATION_AGE", "conversation_age", "conversation-age";
         /// seconds after which the checkpoints of a chat go, but for the last ones
-        checkpoint_age: Option<Duration> = "2592000", AGE,
+        checkpoint_age: Option<Duration> = "forever", AGE,
             "AGENTKIT_CHECKPOINT_AGE", "checkpoint_age", "checkpoint-age";
         /// checkpoints of a chat that stay, however old they are
         checkpoints_kept: u64 = "10", CHECKPOINTS,

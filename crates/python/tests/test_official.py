@@ -222,7 +222,8 @@ async def test_going_back_leaves_everything_in_place(postgres_url):
     with psycopg.connect(postgres_url) as connection:
         connection.execute(drop)
         tables = "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'"
-        assert all(name.startswith("checkpoint") for (name,) in connection.execute(tables))
+        langgraphs = ("checkpoint", "store")
+        assert all(name.startswith(langgraphs) for (name,) in connection.execute(tables))
     async with opened("official async", postgres_url, serde) as official:
         assert [await read(official, places) for places in (first, second)] == expected
     # And forth again.

@@ -272,7 +272,11 @@ macro_rules! in_session {
     ($session:expr, $limit:expr, |$connection:ident| $run:expr) => {{
         let mut session = $session.await?;
         let $connection = &mut **session.connection();
-        match tokio::time::timeout($limit, $run).await {
+        let outcome = {
+            let run = std::pin::pin!($run);
+            tokio::time::timeout($limit, run).await
+        };
+        match outcome {
             Ok(outcome) => session.end(outcome).await?,
             Err(_) => return Err(session.give_up()),
         }

@@ -1,6 +1,7 @@
 use std::{
     mem,
     ops::{Deref, DerefMut},
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
@@ -109,7 +110,8 @@ impl<DB: Database> Pool<DB> {
 
     /// Waits for its turn, no longer than the connection timeout.
     pub(super) async fn acquire(&self) -> Result<Pooled<DB>, sqlx::Error> {
-        let taken = timeout(self.patience(), self.take()).await;
+        let take = pin!(self.take());
+        let taken = timeout(self.patience(), take).await;
         taken.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
@@ -124,7 +126,8 @@ impl<DB: Database> Pool<DB> {
         let (connection, left_sqlx, time_limit) = match idle {
             Some(idle) => (idle.connection, idle.left_sqlx, idle.time_limit),
             None => (
-                self.0.connections.acquire().await?,
+                // Rare, and large: whoever finds one idle would carry it along.
+                Box::pin(self.0.connections.acquire()).await?,
                 Instant::now(),
                 TimeLimit::default(),
             ),

@@ -4,11 +4,11 @@ use tokio::{sync::watch, time::Instant};
 use yai_agentkit_core::{
     ConversationId, Entity, Error, Fence, ListQuery, Turn, TurnId, TurnStatus,
     checkpoint::CheckpointSource,
-    turn::{Interrupt, InterruptId, TurnChange, TurnFilter},
+    turn::{IdempotencyKey, Interrupt, InterruptId, TurnChange, TurnFilter},
 };
 
 use super::{
-    ClientInput, TurnEngine, TurnError, TurnHandle, TurnOutcome,
+    ClientInput, RequestKey, TurnEngine, TurnError, TurnHandle, TurnOutcome,
     chat::{Chat, closed, ended},
     event::TurnEvent,
     log::EventLog,
@@ -95,12 +95,55 @@ impl TurnEngine {
         answer: impl Into<Answer>,
     ) -> Result<TurnHandle, TurnError> {
         let answer = answer.into();
+        self.resume_by(conversation, id, interrupt, answer, None)
+            .await
+    }
+
+    /// As [`resume`](Self::resume), and returns `None` where an earlier request with the same key has
+    /// already given this answer. [`TurnError::KeyReused`] where it has given another.
+    pub async fn resume_once(
+        &self,
+        conversation: ConversationId,
+        id: TurnId,
+        interrupt: InterruptId,
+        answer: impl Into<Answer>,
+        key: &RequestKey,
+    ) -> Result<Option<TurnHandle>, TurnError> {
+        let key = key.used(conversation.0, id.0);
+        let resumed = self
+            .resume_by(
+                conversation,
+                id,
+                interrupt,
+                answer.into(),
+                Some(key.clone()),
+            )
+            .await;
+        let refused = match resumed {
+            Err(refused @ TurnError::NotAsked) => refused,
+            resumed => return resumed.map(Some),
+        };
+        match self.storage.idempotency_keys().get(&key.id()).await? {
+            Some(earlier) if earlier.fingerprint == key.fingerprint => Ok(None),
+            Some(_) => Err(TurnError::KeyReused),
+            None => Err(refused),
+        }
+    }
+
+    async fn resume_by(
+        &self,
+        conversation: ConversationId,
+        id: TurnId,
+        interrupt: InterruptId,
+        answer: Answer,
+        key: Option<IdempotencyKey>,
+    ) -> Result<TurnHandle, TurnError> {
         let (stored, mut goes_on) = watch::channel(None);
         let engine = self.clone();
         let mut work = Box::pin(async move {
             let work = async move |engine: Self| {
                 engine
-                    .take_answer(conversation, id, interrupt, answer, stored)
+                    .take_answer((conversation, id), interrupt, (answer, key), stored)
                     .await
             };
             engine.detached(work).await
@@ -134,10 +177,9 @@ impl TurnEngine {
     /// Says to `stored` behind which of its events the turn goes on.
     async fn take_answer(
         self,
-        conversation: ConversationId,
-        id: TurnId,
+        (conversation, id): (ConversationId, TurnId),
         interrupt: InterruptId,
-        answer: Answer,
+        (answer, key): (Answer, Option<IdempotencyKey>),
         stored: watch::Sender<Option<u64>>,
     ) -> Result<TurnOutcome, TurnError> {
         if answer.has_nul() {
@@ -176,6 +218,7 @@ impl TurnEngine {
             });
             let raise = Fence::Raise(next.epoch);
             let goes_on = TurnChange::new(turn, next)
+                .with_key(key.clone())
                 .with_writes(writes, raise)
                 .with_events(events);
             match turns.change(goes_on).await {

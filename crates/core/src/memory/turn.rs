@@ -177,6 +177,9 @@ impl State {
 
     fn change_turn(&mut self, change: TurnChange) -> Result<Turn> {
         let may_repeat = change.checkpoint.is_some();
+        if let Some(key) = change.key {
+            add(self, &key)?;
+        }
         if let Some((checkpoint, fence)) = change.checkpoint {
             self.checkpoints.put_asking(checkpoint, fence.into())?;
         }

@@ -95,6 +95,8 @@ pub struct TurnChange {
     pub seen: Turn,
     /// What replaces it.
     pub next: Turn,
+    /// The use of the key of the request that asks for it.
+    pub key: Option<IdempotencyKey>,
     /// The answer to its message.
     pub answer: Option<Message>,
     /// The state that it leaves, and what that asks of the thread.
@@ -111,11 +113,19 @@ impl TurnChange {
         Self {
             seen,
             next,
+            key: None,
             answer: None,
             checkpoint: None,
             writes: None,
             events: None,
         }
+    }
+
+    /// With the use of a key, if there is one.
+    #[must_use]
+    pub fn with_key(mut self, key: Option<IdempotencyKey>) -> Self {
+        self.key = key;
+        self
     }
 
     /// With the answer, if there is one.

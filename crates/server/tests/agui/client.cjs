@@ -238,16 +238,27 @@ const scenarios = {
     assert.equal(other.pendingInterrupts[0].id, asked.id);
 
     const answer = (payload) => [{ interruptId: asked.id, status: "resolved", payload }];
-    await other.go(() => other.runAgent({ resume: answer("the red one") }));
+    const runId = "the answer";
+    const lost = new Agent(server, "a question", other.messages.slice());
+    await other.go(() => other.runAgent({ runId, resume: answer("the red one") }));
     assert.equal(other.last().outcome.type, "success");
     assert.match(other.messages.at(-1).content, /the red one/);
+    // What came back was lost: the same again, and nothing else.
+    await lost.go(() => lost.runAgent({ runId, resume: answer("the red one") }));
+    assert.deepEqual(lost.types(), other.types());
+    assert.deepEqual(lost.talk(), other.talk());
+    await refused(lost.runAgent({ runId, resume: answer("the blue one") }), 422, "another request");
     await refused(agent.runAgent({ resume: answer("too late") }), 409, "does not wait");
 
     const no = new Agent(server, "not answered");
     await no.say("ask");
     const resume = [{ interruptId: no.pendingInterrupts[0].id, status: "cancelled" }];
+    const again = new Agent(server, "not answered", no.messages.slice());
     await no.go(() => no.runAgent({ resume }));
     assert.equal(no.last().outcome.type, "cancelled");
+    await again.go(() => again.runAgent({ resume }));
+    assert.equal(again.last().outcome.type, "cancelled");
+    await refused(again.runAgent({ resume: [{ ...resume[0], status: "resolved" }] }), 409, "does not wait");
     await no.say("hello");
     assert.equal(no.last().outcome.type, "success");
   },

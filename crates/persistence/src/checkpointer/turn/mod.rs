@@ -85,6 +85,7 @@ impl TurnStore for SqlCheckpointer {
         }
         match &change {
             TurnChange {
+                key: None,
                 checkpoint: None,
                 writes: None,
                 answer: None,
@@ -92,6 +93,7 @@ impl TurnStore for SqlCheckpointer {
                 ..
             } => self.leases().replace(&change.seen, change.next).await,
             TurnChange {
+                key: None,
                 checkpoint: Some((checkpoint, Fence::Hold(epoch))),
                 writes: None,
                 events: Some(events),

@@ -117,6 +117,11 @@ async fn change_by_parts(connection: &Connection, change: TurnChange) -> Result<
     let events = change.events.as_ref();
     let failed = |error| events::refused(PUT_CHECKPOINT, events, error);
     let transaction = connection.begin().await.map_err(failed)?;
+    // First: the same request elsewhere waits here.
+    if let Some(key) = change.key {
+        let keys = SqlRepository::within(transaction.clone());
+        keys.add(key).await?;
+    }
     let checkpointer = SqlCheckpointer::within(transaction.clone());
     let has_checkpoint = change.checkpoint.is_some();
     if let Some((checkpoint, fence)) = change.checkpoint {

@@ -3,10 +3,10 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 use yai_agentkit_core::{
     CheckpointSelector, Conversation, ConversationId, Entity, Error, ListQuery, Message, MessageId,
-    Role, Turn,
+    Role, Turn, TurnId, TurnStatus,
     checkpoint::Values,
     conversation::MessageFilter,
-    turn::{Interrupt, Place, TurnFilter},
+    turn::{Interrupt, InterruptId, Place, TurnFilter},
 };
 use yai_agentkit_engine::{Answer, RequestKey, SendOptions, TurnError, TurnEvent, agent::AGENT};
 
@@ -14,7 +14,7 @@ use super::{
     Shown,
     event::Outcome,
     history::{History, MAX_SNAPSHOT},
-    input::{Input, Resume, ResumeStatus},
+    input::{Input, ResumeStatus},
 };
 use crate::http::{App, caller::Caller, page::MAX_LIMIT, problem::Problem};
 
@@ -26,6 +26,9 @@ const BEYOND: usize = 2 * MAX_SNAPSHOT;
 
 /// What a message takes beside its text.
 const AROUND: usize = 128;
+
+/// Among how many turns that is looked for which has asked something.
+const LATELY: u64 = 10;
 
 /// How many batches of events are read at once.
 const BATCHES: u64 = 32;
@@ -188,39 +191,79 @@ impl App {
         Ok(Some(Shown::Turn(Box::new(turn), after)))
     }
 
-    /// Answers the question of the turn that asks. `None` where that is cancelled and there is more to
-    /// answer.
+    /// Answers the question of the turn that asks, or asked where this run has answered it before.
+    /// `None` where the turn is cancelled and there is more to answer.
     pub(super) async fn resume(
         &self,
         conversation: &Conversation,
         input: &Input,
         is_more: bool,
     ) -> Result<Option<Shown>, Problem> {
-        let asking = self.turns.asking(conversation.id).await?;
-        let (turn, interrupt) = asking.ok_or(TurnError::NotAsked)?;
-        let is_answer = |entry: &&Resume| entry.interrupt_id == interrupt.id.to_string();
         let [entry] = &*input.resume else {
             return Err(Problem::invalid(
                 "resume",
                 "must have one entry, for one question",
             ));
         };
-        let entry = Some(entry).filter(is_answer).ok_or(TurnError::NotAsked)?;
+        let asked = self.asked(conversation, &entry.interrupt_id).await?;
+        let (turn, interrupt, asked_at) = asked.ok_or(TurnError::NotAsked)?;
         if entry.status == ResumeStatus::Cancelled {
-            self.turns.cancel(conversation.id, turn).await?;
-            return Ok((!is_more).then_some(Shown::Settled(Outcome::Cancelled)));
+            let is_over = match self.turns.cancel(conversation.id, turn).await {
+                Err(TurnError::Ended) => {
+                    let turn = self.turns.turn(conversation.id, turn).await?;
+                    turn.status == TurnStatus::Cancelled
+                }
+                cancelled => cancelled.map(|_| true)?,
+            };
+            return match (is_over, is_more) {
+                (false, _) => Err(TurnError::NotAsked.into()),
+                (true, true) => Ok(None),
+                (true, false) => Ok(Some(Shown::Settled(Outcome::Cancelled))),
+            };
         }
         if is_more {
             let reason = "the answer to a question comes alone";
             return Err(Problem::invalid("messages", reason));
         }
         let answer = entry.answer();
+        // A client may give a run that goes on the id of the run that asked.
+        let key = RequestKey {
+            key: format!("{} answers {interrupt}", input.run_id),
+            request: answer.clone().into_bytes(),
+        };
         let resumed = self
             .turns
-            .resume(conversation.id, turn, interrupt.id, answer);
-        let after = resumed.await?.after();
+            .resume_once(conversation.id, turn, interrupt, answer, &key);
+        let after = resumed.await?.map_or(asked_at, |resumed| resumed.after());
         let turn = self.turns.turn(conversation.id, turn).await?;
         Ok(Some(Shown::Turn(Box::new(turn), after)))
+    }
+
+    /// The turn that asks this, or did and is among the newest, and behind which of its events.
+    async fn asked(
+        &self,
+        conversation: &Conversation,
+        interrupt: &str,
+    ) -> Result<Option<(TurnId, InterruptId, u64)>, Problem> {
+        let of_chat = TurnFilter::default().of(conversation.id);
+        let newest = ListQuery::filtered(of_chat).limit(LATELY);
+        for turn in self.storage.turns().list(&newest).await?.items {
+            if let Some(asked) = &turn.interrupt
+                && asked.id.to_string() == interrupt
+            {
+                return Ok(Some((turn.id, asked.id, 0)));
+            }
+            let asks = |event: &TurnEvent| match event {
+                TurnEvent::Waiting { interrupt: asked } => {
+                    (asked.id.to_string() == interrupt).then_some(asked.id)
+                }
+                _ => None,
+            };
+            if let Some((asked, sequence)) = self.last_of(&turn, asks).await? {
+                return Ok(Some((turn.id, asked, sequence)));
+            }
+        }
+        Ok(None)
     }
 
     /// The newest turn that answers a stored message.
@@ -242,25 +285,39 @@ impl App {
     /// Behind which of its events `turn` went on with the last results that the client has: who sends
     /// them again was told of the calls before, and would run them once more.
     pub(super) async fn answered(&self, turn: &Turn, input: &Input) -> Result<u64, Problem> {
+        if !input.has_results() {
+            return Ok(0);
+        }
         let has_answer = |event: &TurnEvent| match event {
             TurnEvent::Waiting { interrupt } => !input.results(interrupt).is_empty(),
             _ => false,
         };
-        let (mut read, mut answered) = (0, 0);
-        while input.has_results() {
+        let answered = self.last_of(turn, |event| has_answer(event).then_some(()));
+        Ok(answered.await?.map_or(0, |((), sequence)| sequence))
+    }
+
+    /// What the last event of `turn` gives that gives something, and where it stands.
+    async fn last_of<T>(
+        &self,
+        turn: &Turn,
+        of: impl Fn(&TurnEvent) -> Option<T>,
+    ) -> Result<Option<(T, u64)>, Problem> {
+        let (mut read, mut found) = (0, None);
+        loop {
             let turns = self.storage.turn_store();
             let batches = turns.events(turn.conversation_id, turn.id, read, BATCHES);
             let batches = batches.await?;
-            let Some(last) = batches.last() else { break };
+            let Some(last) = batches.last() else {
+                return Ok(found);
+            };
             read = last.sequence;
             for batch in batches {
-                let mut events = batch.events.into_iter().map(TurnEvent::from_json);
-                if events.any(|event| has_answer(&event)) {
-                    answered = batch.sequence;
+                let events = batch.events.into_iter().map(TurnEvent::from_json);
+                if let Some(last) = events.filter_map(|event| of(&event)).last() {
+                    found = Some((last, batch.sequence));
                 }
             }
         }
-        Ok(answered)
     }
 
     /// The turn that runs or asks, or is the next to run.

@@ -7,7 +7,7 @@ use uuid::{NoContext, Timestamp, Uuid};
 use yai_agentkit_core::{
     Clock, Conversation, ConversationId, Entity, ListQuery, Message, MessageId, Repository, Role,
     Storage, Turn, TurnId, TurnStatus,
-    conversation::MessageFilter,
+    conversation::{ConversationFilter, MessageFilter},
     storage::{Cursor, Order, Start},
     turn::TurnFilter,
 };
@@ -27,6 +27,7 @@ pub(super) const CASES: &[Case] = cases!["pages":
     a_cursor_outlives_its_row_and_new_rows_disturb_no_page,
     a_cursor_takes_only_rows_behind_it_and_of_its_filter,
     all_conversations_are_paged_newest_first,
+    conversations_are_paged_by_what_was_said_in_them_last,
 ];
 
 async fn the_default_is_the_hundred_newest(storage: Arc<dyn Storage>) {
@@ -253,19 +254,52 @@ async fn all_conversations_are_paged_newest_first(storage: Arc<dyn Storage>) {
     expected.reverse();
     // Others add conversations at the same time; the cursor starts behind those.
     let mut query = ListQuery::<Conversation>::default().limit(2);
-    query.start = Start::After(ConversationId::new().into());
+    let last = add_conversation(&storage).await.id;
+    query.start = Start::After(last.into());
     let mut found = Vec::new();
     while found.len() < expected.len() {
         let page = storage.conversations().list(&query).await.unwrap();
-        assert!(page.items.is_sorted_by(|a, b| a.id > b.id));
         let own = page.items.iter().map(|row| row.id);
         found.extend(own.filter(|id| expected.contains(id)));
-        match page.next {
-            Some(Cursor::Id(next)) if next >= expected[4] => query = query.after(next),
-            _ => break,
-        }
+        let Some(next) = page.next else { break };
+        assert!(matches!(next, Cursor::Position(_)));
+        query = query.after(next);
     }
     assert_eq!(found, expected);
+}
+
+async fn conversations_are_paged_by_what_was_said_in_them_last(storage: Arc<dyn Storage>) {
+    let owner = Some(Uuid::new_v4().to_string());
+    let new = || Conversation::titled("Listed").with(|new| new.owner.clone_from(&owner));
+    let (mut rows, conversations) = (Vec::new(), storage.conversations());
+    for new in [new(), new(), new(), new()] {
+        rows.push(conversations.add(new).await.unwrap().id);
+    }
+    let filter = || ConversationFilter::default().owned_by(owner.clone());
+    let listed = async || pages_of(&conversations, filter(), Order::NewestFirst).await;
+    assert_eq!(listed().await, [rows[3], rows[2], rows[1], rows[0]]);
+    let said = |place: usize, role| Message::new(rows[place], role, "text");
+    storage.messages().add(said(0, Role::User)).await.unwrap();
+    assert_eq!(listed().await, [rows[0], rows[3], rows[2], rows[1]]);
+    // Neither an answer moves one, nor a change.
+    let answer = said(2, Role::Assistant);
+    storage.messages().add(answer).await.unwrap();
+    conversations.update(&rows[1], &|_| Ok(())).await.unwrap();
+    assert_eq!(listed().await, [rows[0], rows[3], rows[2], rows[1]]);
+    let first = ListQuery::filtered(filter()).limit(1);
+    let next = conversations.list(&first).await.unwrap().next.unwrap();
+    // One that moves up is behind no place any more.
+    let both = vec![said(1, Role::User), said(0, Role::User)];
+    storage.messages().add_many(both).await.unwrap();
+    let rest = ListQuery::filtered(filter()).after(next);
+    let rest = conversations.list(&rest).await.unwrap().items;
+    assert_eq!(
+        rest.iter().map(|row| row.id).collect::<Vec<_>>(),
+        [rows[3], rows[2]]
+    );
+    assert_eq!(listed().await, [rows[0], rows[1], rows[3], rows[2]]);
+    let oldest = pages_of(&conversations, filter(), Order::OldestFirst).await;
+    assert_eq!(oldest, [rows[2], rows[3], rows[1], rows[0]]);
 }
 
 /// The messages of a new conversation.

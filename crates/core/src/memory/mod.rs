@@ -87,7 +87,7 @@ struct State {
     idempotency_keys: Rows<IdempotencyKey>,
     /// When each key was used.
     used_at: BTreeMap<InConversation<Uuid>, Instant>,
-    /// Of every message and turn, where it stands among all of its kind.
+    /// Of every conversation, message and turn, where it stands among all of its kind.
     positions: BTreeMap<InConversation<Uuid>, i64>,
     last_position: i64,
     /// The turns that were opened, and their threads.

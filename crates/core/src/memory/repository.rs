@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{Access, State};
 use crate::{
-    Conversation, Entity, Error, ListQuery, Message, Repository, Result, Turn, TurnStatus,
+    Conversation, Entity, Error, ListQuery, Message, Repository, Result, Role, Turn, TurnStatus,
     access::ApiKey,
     conversation::InConversation,
     storage::{Change, Cursor, Order, Page, Start},
@@ -33,6 +33,11 @@ pub(super) trait MemoryEntity: Entity {
 
     /// Notes when a row was added.
     fn added(_state: &mut State, _id: &Self::Id) {}
+
+    /// What moves to its position when it is added.
+    fn moves(&self) -> Option<InConversation<Uuid>> {
+        None
+    }
 
     /// Under which its position is kept, where rows have positions.
     fn placed(_id: &Self::Id) -> Option<InConversation<Uuid>> {
@@ -86,6 +91,10 @@ pub(super) fn add<E: MemoryEntity>(state: &mut State, entity: &E) -> Result<()> 
     if let Some(id) = E::placed(&entity.id()) {
         state.last_position += 1;
         state.positions.insert(id, state.last_position);
+        let moved = entity.moves();
+        state
+            .positions
+            .extend(moved.map(|moved| (moved, state.last_position)));
     }
     Ok(())
 }
@@ -256,6 +265,10 @@ impl MemoryEntity for Conversation {
         true
     }
 
+    fn placed(id: &Self::Id) -> Option<InConversation<Uuid>> {
+        Some(id.key(id.0))
+    }
+
     fn cascade(state: &mut State, id: &Self::Id) {
         state
             .messages
@@ -292,6 +305,11 @@ impl MemoryEntity for Message {
 
     fn parent_exists(&self, state: &State) -> bool {
         state.conversations.contains_key(&self.conversation_id)
+    }
+
+    fn moves(&self) -> Option<InConversation<Uuid>> {
+        let conversation = self.conversation_id;
+        (self.role != Role::Assistant).then(|| conversation.key(conversation.0))
     }
 
     fn placed(id: &Self::Id) -> Option<InConversation<Uuid>> {

@@ -15,4 +15,4 @@ SELECT "agent_turns"."conversation_id", "agent_turns"."id", "agent_turns"."user_
         AND (o.status = 'waiting' OR o.position < agent_turns.position)
 )) ORDER BY "agent_turns"."position" ASC LIMIT ?;
 
-SELECT "agent_conversations"."id", "agent_conversations"."checkpoint_thread_id", "agent_conversations"."owner", "agent_conversations"."title", "agent_conversations"."metadata_", "agent_conversations"."created_at", "agent_conversations"."updated_at" FROM "agent_conversations" WHERE "agent_conversations"."id" = ? LIMIT ?;
+SELECT "agent_conversations"."id", "agent_conversations"."checkpoint_thread_id", "agent_conversations"."owner", "agent_conversations"."title", "agent_conversations"."metadata_", "agent_conversations"."created_at", "agent_conversations"."updated_at", "agent_conversations"."position" FROM "agent_conversations" WHERE "agent_conversations"."id" = ? LIMIT ?;

@@ -15,6 +15,7 @@ pub struct Model {
     metadata_: Option<Json>,
     created_at: DateTimeUtc,
     updated_at: DateTimeUtc,
+    position: i64,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
@@ -26,6 +27,7 @@ impl StoredEntity for Conversation {
     type Table = Entity;
 
     const ADDED_TOGETHER: bool = true;
+    const POSITION: Option<Column> = Some(Column::Position);
     const COUNTED: &'static [Column] = &[Column::Metadata];
 
     fn condition(filter: &ConversationFilter) -> Condition {
@@ -110,6 +112,7 @@ impl From<Conversation> for Model {
             metadata_: conversation.metadata,
             created_at: conversation.created_at,
             updated_at: conversation.updated_at,
+            position: 0,
         }
     }
 }

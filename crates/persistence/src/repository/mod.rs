@@ -296,7 +296,7 @@ FROM (SELECT id FROM agent_conversations LIMIT 1000) c JOIN numbers ON i <= 20;"
         let of_all = ListQuery::<Conversation>::default();
         let of_one = ListQuery::<Message>::filtered(MessageFilter::of(ConversationId::new()));
         for query in [of_all.clone(), of_all.after(ConversationId::new())] {
-            assert_uses(&databases, &query, "agent_conversations_pkey").await;
+            assert_uses(&databases, &query, "agent_conversations_position_idx").await;
         }
         let of_owner = ConversationFilter::default().owned_by(Some("Ada".to_owned()));
         let of_owner = ListQuery::<Conversation>::filtered(of_owner);

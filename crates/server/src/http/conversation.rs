@@ -131,8 +131,8 @@ struct ConversationPage {
     #[param(value_type = Option<u64>, maximum = 4294967295u64)]
     offset: Option<u32>,
     /// The `next_cursor` of the page before; costs the same at any depth.
-    #[param(value_type = Option<Uuid>)]
-    cursor: Option<ConversationId>,
+    #[param(value_type = Option<String>)]
+    cursor: Option<Cursor<ConversationId>>,
     /// Only those with this text in their title, in capitals or not as far as ASCII goes.
     title: Option<String>,
     /// Only those whose metadata have the fields of this JSON object: text, numbers, booleans or null.
@@ -241,7 +241,7 @@ async fn create(
     Ok(Whole(created.await?))
 }
 
-/// List the conversations, newest first
+/// List the conversations, first that in which a person said something last
 #[utoipa::path(
     get, path = "/conversations", tag = "conversations", operation_id = "list_conversations",
     params(ConversationPage),

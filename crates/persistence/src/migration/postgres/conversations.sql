@@ -1,3 +1,6 @@
+-- The order in which things were said, whatever the clocks of servers say.
+CREATE SEQUENCE agent_positions;
+
 CREATE TABLE agent_conversations (
     id UUID PRIMARY KEY,
     checkpoint_thread_id UUID NOT NULL,
@@ -6,18 +9,20 @@ CREATE TABLE agent_conversations (
     metadata_ JSON,
     created_at TIMESTAMPTZ NOT NULL,
     updated_at TIMESTAMPTZ NOT NULL,
+    -- Where the last message of a person stands, or it was made.
+    position BIGINT NOT NULL DEFAULT nextval('agent_positions'),
     CONSTRAINT agent_conversations_checkpoint_thread_id_key UNIQUE (checkpoint_thread_id)
 );
 
--- A page of the conversations of one owner, newest first.
-CREATE INDEX agent_conversations_owner_idx ON agent_conversations (owner, id)
+-- A page of the conversations, by their last activity; of one owner.
+CREATE INDEX agent_conversations_position_idx ON agent_conversations (position);
+CREATE INDEX agent_conversations_owner_idx ON agent_conversations (owner, position)
 WHERE owner IS NOT NULL;
 
 CREATE TABLE agent_messages (
     conversation_id UUID NOT NULL REFERENCES agent_conversations (id) ON DELETE CASCADE,
     id UUID NOT NULL,
-    -- By which they are ordered: it grows with each row, whatever the clocks of servers say.
-    position BIGSERIAL NOT NULL,
+    position BIGINT NOT NULL DEFAULT nextval('agent_positions'),
     role VARCHAR(50) NOT NULL,
     content TEXT NOT NULL,
     parts JSON,
@@ -32,3 +37,13 @@ CREATE TABLE agent_messages (
 -- A branch is read by it in order, however many others there are.
 CREATE INDEX agent_messages_conversation_id_idx
 ON agent_messages (conversation_id, is_chosen, position);
+
+CREATE FUNCTION agent_conversation_moves() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE agent_conversations SET position = NEW.position
+    WHERE id = NEW.conversation_id AND position < NEW.position;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER agent_messages_move_conversation AFTER INSERT ON agent_messages
+FOR EACH ROW WHEN (NEW.role <> 'assistant') EXECUTE FUNCTION agent_conversation_moves();

@@ -6,12 +6,21 @@ CREATE TABLE agent_conversations (
     title TEXT,
     metadata_ TEXT,
     created_at TEXT NOT NULL,
-    updated_at TEXT NOT NULL
+    updated_at TEXT NOT NULL,
+    -- The last in which a person said something has the greatest.
+    position INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
--- A page of the conversations of one owner, newest first.
-CREATE INDEX agent_conversations_owner_idx ON agent_conversations (owner, id)
+-- A page of the conversations, by their last activity; of one owner.
+CREATE INDEX agent_conversations_position_idx ON agent_conversations (position);
+CREATE INDEX agent_conversations_owner_idx ON agent_conversations (owner, position)
 WHERE owner IS NOT NULL;
+
+CREATE TRIGGER agent_conversations_place AFTER INSERT ON agent_conversations BEGIN
+    UPDATE agent_conversations
+    SET position = 1 + (SELECT max(position) FROM agent_conversations)
+    WHERE id = NEW.id;
+END;
 
 CREATE TABLE agent_messages (
     -- By which they are ordered: it grows with each row, whatever the clocks of servers say.
@@ -32,3 +41,11 @@ CREATE TABLE agent_messages (
 -- A branch is read by it in order, however many others there are.
 CREATE INDEX agent_messages_conversation_id_idx
 ON agent_messages (conversation_id, is_chosen, position);
+
+CREATE TRIGGER agent_messages_move_conversation AFTER INSERT ON agent_messages
+WHEN NEW.role <> 'assistant' BEGIN
+    UPDATE agent_conversations
+    SET position = 1 + (SELECT max(position) FROM agent_conversations)
+    WHERE id = NEW.conversation_id
+        AND position < (SELECT max(position) FROM agent_conversations);
+END;

@@ -137,6 +137,10 @@ stop_servers() {
         unprivileged "$(postgres_programs)/pg_ctl" stop --silent --mode=immediate \
             --pgdata="$servers/data" || true
     fi
+    if [ -f "$servers/pgvector/data/postmaster.pid" ]; then
+        unprivileged "$pgvector_programs/pg_ctl" stop --silent --mode=immediate \
+            --pgdata="$servers/pgvector/data" || true
+    fi
     if [ $status -ne 0 ]; then
         tail -n 40 "$servers"/*.log >&2
     fi

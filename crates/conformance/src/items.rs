@@ -87,6 +87,7 @@ impl Place {
             limit: 100,
             offset: 0,
             renews: true,
+            ..Search::default()
         }
     }
 
@@ -157,6 +158,7 @@ async fn numbers_keep_their_digits(storage: Arc<dyn Storage>) {
         key: place.key("key"),
         value: value.to_owned(),
         time_to_live: None,
+        vectors: Vec::new(),
     };
     place.store.put(item).await.unwrap();
     let stored = place.get("key").await.unwrap().value;
@@ -465,6 +467,7 @@ async fn what_is_refused_leaves_a_batch_undone(storage: Arc<dyn Storage>) {
             key,
             value: value.to_owned(),
             time_to_live: None,
+            vectors: Vec::new(),
         })
     };
     let at = |namespace: &[&str]| ItemKey::new(namespace.to_vec(), "key");

@@ -34,6 +34,7 @@ pub mod model;
 mod pages;
 mod pending_writes;
 mod pruning;
+mod ranking;
 mod refusals;
 mod retention;
 mod runs;
@@ -83,6 +84,8 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         runs::CASES,
         copying::CASES,
         items::CASES,
+        ranking::BY_TEXT,
+        ranking::BY_VECTOR,
         unit_of_work::CASES,
         state::CASES,
         model::CASES,

@@ -290,7 +290,7 @@ fn postgres_kind(code: &str) -> Kind {
         "23505" => Kind::Unique,
         "23503" => Kind::ForeignKey,
         // Text too long, out of range, invalid encoding, an untranslatable character, \u0000 in JSON.
-        "22001" | "22003" | "22021" | "22P05" | "22P02" => Kind::Refused,
+        "22000" | "22001" | "22003" | "22021" | "22P05" | "22P02" => Kind::Refused,
         // Terminated by an administrator, a crash, idling, in a transaction or not, a transaction that
         // took too long, starting up, or the connection failed.
         "57P01" | "57P02" | "57P05" | "25P03" | "25P04" | "57P03" => Kind::Disconnected,
@@ -308,7 +308,7 @@ fn postgres_kind(code: &str) -> Kind {
         "57014" | "55P03" => Kind::Busy,
         code if code.starts_with("53") => Kind::Busy,
         // No such database, no such table or schema, may not.
-        "3D000" | "42P01" | "3F000" | "42501" => Kind::Misconfigured,
+        "3D000" | "42P01" | "42704" | "3F000" | "42501" => Kind::Misconfigured,
         code if code.starts_with("28") => Kind::Misconfigured,
         _ => Kind::Other,
     }

@@ -1,5 +1,5 @@
 //! The conformance suites of `yai-agentkit-conformance` on every back end, a named test each; on Citus where
-//! `AGENTKIT_TEST_CITUS_URL` names a database of it.
+//! `AGENTKIT_TEST_CITUS_URL` names a database of it. What needs pgvector runs on a server that has it.
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
@@ -29,12 +29,14 @@ fn main() -> ExitCode {
     let [postgres, pooled] = ["conformance", "conformance_pooled"]
         .map(|name| runtime.block_on(support::PostgresDatabase::create(name)));
 
+    let vectors = runtime.block_on(support::PostgresDatabase::create_with_vectors());
     let file = format!("sqlite:{}", directory.join("agentkit.db").display());
     let urls = [
         ("sqlite", file.as_str()),
         ("sqlite_memory", "sqlite::memory:"),
         ("postgres", &postgres.url),
         ("pgbouncer", &pooled.pgbouncer_url),
+        ("pgvector", &vectors.url),
     ];
     let configs = urls.map(|(name, url)| (name, DatabaseConfig::new(url).expect("a URL")));
     let on_citus = std::env::var("AGENTKIT_TEST_CITUS_URL").ok();
@@ -53,7 +55,7 @@ fn main() -> ExitCode {
     for (name, config) in configs.into_iter().chain(on_citus.clone()) {
         let database = runtime.block_on(Database::connect(&config)).expect(name);
         databases.push(database.clone());
-        for case in cases() {
+        for case in cases().filter(|case| runs(name, case.name)) {
             let (runtime, storage) = (Arc::clone(&runtime), Arc::new(database.clone()));
             trials.push(Trial::test(format!("{name}::{}", case.name), move || {
                 runtime.block_on((case.run)(storage as Arc<dyn Storage>));
@@ -68,11 +70,22 @@ fn main() -> ExitCode {
     }
     runtime.block_on(postgres.remove());
     runtime.block_on(pooled.remove());
+    runtime.block_on(vectors.remove());
     if let Some((_, config)) = on_citus {
         runtime.block_on(run(&config, &format!("DROP SCHEMA {schema} CASCADE")));
     }
     std::fs::remove_dir_all(&directory).expect("to remove the directory");
     conclusion.exit_code()
+}
+
+/// Whether a case is for a back end.
+fn runs(back_end: &str, case: &str) -> bool {
+    let needs_vectors = case.starts_with("vectors::");
+    match back_end {
+        "pgvector" => needs_vectors || case.starts_with("items::") || case.starts_with("ranking::"),
+        "postgres" | "pgbouncer" | "citus" => !needs_vectors,
+        _ => true,
+    }
 }
 
 /// Runs a script in a schema with our tables.

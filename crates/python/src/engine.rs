@@ -24,7 +24,7 @@ use crate::{
     },
     error::to_python,
     runtime::{Runtime, runtime},
-    store::Store,
+    store::{IndexIn, Store},
     turns::Turns,
 };
 
@@ -148,9 +148,9 @@ impl Engine {
         Conversations::new(self.runtime, Arc::clone(&self.database))
     }
 
-    /// What these threads share.
-    fn store(&self) -> Store {
-        Store::new(self.runtime, Arc::clone(&self.database))
+    /// What these threads share; `index` is (dims, distance, precision, kind, m, ef_construction).
+    fn store(&self, py: Python<'_>, index: Option<IndexIn>) -> PyResult<Store> {
+        Store::new(py, self.runtime, Arc::clone(&self.database), index)
     }
 
     /// Connects.

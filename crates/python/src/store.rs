@@ -11,11 +11,13 @@ use pyo3::{
     prelude::*,
     types::{PyList, PyTuple},
 };
+use tokio::sync::OnceCell;
 use yai_agentkit_core::{
-    Stores,
+    Result, Stores,
     store::{
-        Answer, Filter, Item, ItemKey, Labels, NamespacePattern, NamespaceQuery, NewItem,
-        Operation, Search,
+        Answer, Distance, FieldVector, Filter, Item, ItemKey, Labels, MemoryStore,
+        NamespacePattern, NamespaceQuery, NewItem, Operation, Precision, Search, VectorIndex,
+        VectorKind, VectorQuery,
     },
 };
 
@@ -26,21 +28,66 @@ use crate::{
 /// How long after the last sweep who puts an item that dies sweeps again.
 const BETWEEN_SWEEPS: Duration = Duration::from_secs(5 * 60);
 
+/// dims, distance, precision, kind, m and ef_construction, as LangGraph names them.
+pub(crate) type IndexIn = (usize, String, String, String, u16, u16);
+
 /// The items of one saver's database.
 #[pyclass(module = "yai_agentkit._native", frozen)]
 pub(crate) struct Store {
     runtime: &'static Runtime,
     database: Arc<LazyDatabase>,
+    index: Option<Arc<Index>>,
     swept_at: Mutex<Option<Instant>>,
 }
 
+/// What the database has to keep, before the first call.
+struct Index {
+    index: VectorIndex,
+    is_prepared: OnceCell<()>,
+}
+
+impl Index {
+    async fn prepare(&self, store: &dyn MemoryStore) -> Result<()> {
+        let prepared = self
+            .is_prepared
+            .get_or_try_init(|| store.prepare(&self.index));
+        prepared.await.copied()
+    }
+}
+
 impl Store {
-    pub(crate) fn new(runtime: &'static Runtime, database: Arc<LazyDatabase>) -> Self {
-        Self {
+    pub(crate) fn new(
+        py: Python<'_>,
+        runtime: &'static Runtime,
+        database: Arc<LazyDatabase>,
+        index: Option<IndexIn>,
+    ) -> PyResult<Self> {
+        let index = index.map(|given| {
+            let (dimensions, distance, precision, kind, m, ef_construction) = given;
+            let index = VectorIndex {
+                dimensions,
+                distance: read_distance(&distance),
+                precision: match precision.as_str() {
+                    "vector" => Precision::Single,
+                    _ => Precision::Half,
+                },
+                kind: match kind.as_str() {
+                    "flat" => VectorKind::Flat,
+                    _ => VectorKind::Hnsw { m, ef_construction },
+                },
+            };
+            index.validate().map_err(|error| to_python(py, &error))?;
+            Ok::<_, PyErr>(Arc::new(Index {
+                index,
+                is_prepared: OnceCell::new(),
+            }))
+        });
+        Ok(Self {
             runtime,
             database,
+            index: index.transpose()?,
             swept_at: Mutex::default(),
-        }
+        })
     }
 
     /// Whether what has died is to be swept, beside an item that will die.
@@ -64,15 +111,19 @@ impl Store {
 #[pymethods]
 impl Store {
     /// Carries out operations, each a tuple that begins with its name:
-    /// `("get", namespace, key, renews)`, `("put", namespace, key, value, minutes)`,
-    /// `("delete", namespace, key)`, `("search", prefix, filter, limit, offset, renews)`,
+    /// `("get", namespace, key, renews)`, `("put", namespace, key, value, minutes, vectors)`,
+    /// `("delete", namespace, key)`, `("search", prefix, filter, limit, offset, renews, text, vector, distance)`,
     /// `("namespaces", patterns, max_depth, limit, offset)`.
     fn batch(&self, py: Python<'_>, operations: Vec<Bound<'_, PyTuple>>) -> PyResult<Call> {
         let operations = operations.iter().map(|given| operation(py, given));
         let operations = operations.collect::<PyResult<Vec<_>>>()?;
         let sweeps = self.is_to_sweep(&operations);
+        let index = self.index.clone();
         self.database.call(self.runtime, |database| async move {
             let store = database.get().await?.memory_store();
+            if let Some(index) = index {
+                index.prepare(&*store).await?;
+            }
             let answers = store.batch(operations).await?;
             if sweeps {
                 // What stays is not seen, and goes with the next.
@@ -90,6 +141,35 @@ impl Store {
     }
 }
 
+type PutIn = (
+    String,
+    Labels,
+    String,
+    String,
+    Option<f64>,
+    Vec<(String, Vec<f32>)>,
+);
+
+type SearchIn = (
+    String,
+    Labels,
+    String,
+    u64,
+    u64,
+    bool,
+    Option<String>,
+    Option<Vec<f32>>,
+    String,
+);
+
+fn read_distance(name: &str) -> Distance {
+    match name {
+        "l2" => Distance::Euclidean,
+        "inner_product" => Distance::InnerProduct,
+        _ => Distance::Cosine,
+    }
+}
+
 fn operation(py: Python<'_>, given: &Bound<'_, PyTuple>) -> PyResult<Operation> {
     let name: String = given.get_item(0)?.extract()?;
     Ok(match name.as_str() {
@@ -99,12 +179,13 @@ fn operation(py: Python<'_>, given: &Bound<'_, PyTuple>) -> PyResult<Operation> 
             Operation::Get { key, renews }
         }
         "put" => {
-            let (_, namespace, key, value, minutes): (String, Labels, String, String, Option<f64>) =
-                given.extract()?;
+            let (_, namespace, key, value, minutes, vectors): PutIn = given.extract()?;
+            let vector = |(field, vector)| FieldVector { field, vector };
             Operation::Put(NewItem {
                 key: ItemKey { namespace, key },
                 value,
                 time_to_live: minutes.map(time_to_live).transpose()?,
+                vectors: vectors.into_iter().map(vector).collect(),
             })
         }
         "delete" => {
@@ -112,18 +193,15 @@ fn operation(py: Python<'_>, given: &Bound<'_, PyTuple>) -> PyResult<Operation> 
             Operation::Delete(ItemKey { namespace, key })
         }
         "search" => {
-            let (_, namespace, filter, limit, offset, renews): (
-                String,
-                Labels,
-                String,
-                u64,
-                u64,
-                bool,
-            ) = given.extract()?;
+            let (_, namespace, filter, limit, offset, renews, text, vector, distance): SearchIn =
+                given.extract()?;
             let filter = json_object("filter", &filter).and_then(|filter| Filter::parse(&filter));
+            let distance = read_distance(&distance);
             Operation::Search(Search {
                 namespace,
                 filter: filter.map_err(|error| to_python(py, &error))?,
+                text,
+                vector: vector.map(|vector| VectorQuery { vector, distance }),
                 limit,
                 offset,
                 renews,
@@ -180,7 +258,7 @@ impl<'py> IntoPyObject<'py> for AnswerOut {
     }
 }
 
-/// (namespace, key, value, created_at, updated_at), the times in microseconds.
+/// (namespace, key, value, created_at, updated_at, score), the times in microseconds.
 fn item_out<'py>(py: Python<'py>, item: Item) -> PyResult<Bound<'py, PyAny>> {
     (
         PyTuple::new(py, &item.key.namespace)?,
@@ -188,6 +266,7 @@ fn item_out<'py>(py: Python<'py>, item: Item) -> PyResult<Bound<'py, PyAny>> {
         item.value,
         item.created_at.timestamp_micros(),
         item.updated_at.timestamp_micros(),
+        item.score,
     )
         .into_bound_py_any(py)
 }

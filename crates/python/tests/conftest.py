@@ -12,6 +12,7 @@ from yai_agentkit import AgentkitSaver
 SERVERS = {
     "postgres": "AGENTKIT_TEST_POSTGRES_URL",
     "pgbouncer": "AGENTKIT_TEST_PGBOUNCER_URL",
+    "pgvector": "AGENTKIT_TEST_PGVECTOR_URL",
 }
 
 
@@ -44,6 +45,9 @@ def at(server: str, database: str) -> str:
 
 
 class new_database:
+    def __init__(self, server: str = "postgres") -> None:
+        self.server = server
+
     def __enter__(self) -> str:
         self.name = f"python_{uuid.uuid4().hex}"
         self.administer(f"CREATE DATABASE {self.name}")
@@ -53,5 +57,5 @@ class new_database:
         self.administer(f"DROP DATABASE {self.name} WITH (FORCE)")
 
     def administer(self, sql: str) -> None:
-        with psycopg.connect(at("postgres", "postgres"), autocommit=True) as connection:
+        with psycopg.connect(at(self.server, "postgres"), autocommit=True) as connection:
             connection.execute(sql)

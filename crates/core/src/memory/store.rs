@@ -6,7 +6,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{Access, State};
 use crate::{
     Result,
-    store::{Answer, Item, ItemKey, MemoryStore, NewItem, Operation, Search},
+    store::{
+        Answer, FieldVector, Item, ItemKey, MemoryStore, NewItem, Operation, Search, VectorIndex,
+    },
 };
 
 pub(super) type Items = BTreeMap<ItemKey, Row>;
@@ -14,6 +16,7 @@ pub(super) type Items = BTreeMap<ItemKey, Row>;
 #[derive(Clone, Debug)]
 pub(super) struct Row {
     item: Item,
+    vectors: Vec<FieldVector>,
     time_to_live: Option<Duration>,
     expires_at: Option<DateTime<Utc>>,
 }
@@ -56,18 +59,33 @@ impl State {
     }
 
     fn search(&mut self, search: &Search, now: DateTime<Utc>) -> Result<Vec<Item>> {
-        let mut found = Vec::new();
+        let (mut found, mut by_text, mut by_vector) = (Vec::new(), Vec::new(), Vec::new());
         for (key, row) in &self.items {
-            let is_within = key.namespace.starts_with(&search.namespace);
-            if is_within && row.is_alive(now) && search.filter.matches(&row.item.decode()?) {
-                found.push(row.item.clone());
+            if !key.namespace.starts_with(&search.namespace) || !row.is_alive(now) {
+                continue;
             }
+            let value = row.item.decode()?;
+            if !search.filter.matches(&value) {
+                continue;
+            }
+            let scored = |score| row.item.scored(score);
+            by_text.extend(search.score_text(&value).map(scored));
+            if let Some(query) = &search.vector {
+                let vectors = row.vectors.iter();
+                let scores = vectors.filter_map(|vector| query.score(&vector.vector));
+                by_vector.extend(scores.map(scored));
+            }
+            found.push(row.item.clone());
         }
-        // Of equal times those of the lesser key come first: the sort is stable.
-        found.sort_by_key(|item| std::cmp::Reverse(item.updated_at));
-        let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-        let page = found.into_iter().skip(size(search.offset));
-        let page: Vec<Item> = page.take(size(search.limit)).collect();
+        let page: Vec<Item> = if search.is_ranked() {
+            search.page(by_text, by_vector)
+        } else {
+            // Of equal times those of the lesser key come first: the sort is stable.
+            found.sort_by_key(|item| std::cmp::Reverse(item.updated_at));
+            let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+            let page = found.into_iter().skip(size(search.offset));
+            page.take(size(search.limit)).collect()
+        };
         for item in page.iter().filter(|_| search.renews) {
             if let Some(row) = self.items.get_mut(&item.key) {
                 row.renew(now);
@@ -82,6 +100,7 @@ impl State {
         let created_at = before.map_or(now, |row| row.item.created_at);
         let mut row = Row {
             item: Item::new(new.key.clone(), new.value.clone(), created_at, now),
+            vectors: new.vectors.clone(),
             time_to_live: new.time_to_live,
             expires_at: None,
         };
@@ -108,6 +127,10 @@ impl MemoryStore for Store {
                 Ok(answers)
             })
             .await
+    }
+
+    async fn prepare(&self, index: &VectorIndex) -> Result<()> {
+        index.validate()
     }
 
     async fn sweep(&self) -> Result<u64> {

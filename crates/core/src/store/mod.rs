@@ -6,9 +6,13 @@
 
 mod filter;
 mod namespace;
+mod search;
+mod vector;
 
 pub use filter::{Comparison, Condition, Filter, Step, Test};
 pub use namespace::{Labels, NamespacePattern, NamespaceQuery};
+pub use search::Search;
+pub use vector::{Distance, FieldVector, Precision, VectorIndex, VectorKind, VectorQuery};
 
 use std::time::Duration;
 
@@ -48,12 +52,21 @@ impl ItemKey {
             return Err(Error::invalid("namespace", "must not be empty"));
         }
         validate::text("key", &self.key)?;
-        validate::key(&[("namespace", &self.namespace.join(".")), ("key", &self.key)])
+        self.validate_with("")
+    }
+
+    fn validate_with(&self, field: &str) -> Result<()> {
+        let namespace = self.namespace.join(".");
+        validate::key(&[
+            ("namespace", &namespace),
+            ("key", &self.key),
+            ("field", field),
+        ])
     }
 }
 
 /// An item: an object of JSON under a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Item {
     /// Its place.
@@ -64,6 +77,8 @@ pub struct Item {
     pub created_at: DateTime<Utc>,
     /// When it was last put.
     pub updated_at: DateTime<Utc>,
+    /// How well it answers a search by a text or a vector: the higher, the better.
+    pub score: Option<f64>,
 }
 
 impl Item {
@@ -79,6 +94,16 @@ impl Item {
             value,
             created_at,
             updated_at,
+            score: None,
+        }
+    }
+
+    /// The same, found with a score.
+    #[must_use]
+    pub fn scored(&self, score: f64) -> Self {
+        Self {
+            score: Some(score),
+            ..self.clone()
         }
     }
 
@@ -98,6 +123,8 @@ pub struct NewItem {
     pub value: String,
     /// How long it lives after it was last put or renewed; `None` is for ever.
     pub time_to_live: Option<Duration>,
+    /// By what a search finds it that has a vector; what it had before is gone.
+    pub vectors: Vec<FieldVector>,
 }
 
 impl NewItem {
@@ -109,6 +136,7 @@ impl NewItem {
             key,
             value,
             time_to_live: None,
+            vectors: Vec::new(),
         })
     }
 
@@ -120,6 +148,10 @@ impl NewItem {
             return Err(Error::invalid("value", "must be an object"));
         }
         validate::json("value", &value)?;
+        for vector in &self.vectors {
+            vector.validate()?;
+            self.key.validate_with(&vector.field)?;
+        }
         match self.time_to_live {
             Some(time) if time > MAX_TIME_TO_LIVE => {
                 Err(Error::invalid("ttl", "must be at most 1,000 years"))
@@ -130,21 +162,6 @@ impl NewItem {
 }
 
 const MAX_TIME_TO_LIVE: Duration = Duration::from_secs(1000 * 365 * 24 * 60 * 60);
-
-/// Which items [`Operation::Search`] finds: the last put first.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Search {
-    /// Those of this namespace and of the namespaces within it.
-    pub namespace: Labels,
-    /// Those whose value it takes.
-    pub filter: Filter,
-    /// How many at most.
-    pub limit: u64,
-    /// How many to pass over.
-    pub offset: u64,
-    /// Whether the time to live of those found begins anew.
-    pub renews: bool,
-}
 
 /// One operation of a batch.
 #[derive(Clone, Debug, PartialEq)]
@@ -174,14 +191,14 @@ impl Operation {
             Self::Get { key, .. } if key.namespace.is_empty() => Ok(()),
             Self::Get { key, .. } | Self::Delete(key) => key.validate(),
             Self::Put(item) => item.validate(),
-            Self::Search(search) => namespace::validate(&search.namespace),
+            Self::Search(search) => search.validate(),
             Self::Namespaces(query) => query.validate(),
         }
     }
 }
 
 /// What came of an operation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     /// Of a get.
     Item(Option<Item>),
@@ -204,6 +221,11 @@ pub trait MemoryStore: Send + Sync {
     ///
     /// What is refused, [`Error::InvalidInput`], is refused before anything is done.
     async fn batch(&self, operations: Vec<Operation>) -> Result<Vec<Answer>>;
+
+    /// Makes room for the vectors of items, where that is needed: PostgreSQL has them by pgvector, in
+    /// LangGraph's table. [`Error::Configuration`] where they are of another length there, or the server
+    /// has no pgvector.
+    async fn prepare(&self, index: &VectorIndex) -> Result<()>;
 
     /// Deletes what has outlived its time, and returns how much that was. It is not seen before.
     async fn sweep(&self) -> Result<u64>;

@@ -16,13 +16,13 @@ WITH put AS (
 )
 SELECT g.place, s.prefix, s.key, s.value::text,
     (extract(epoch FROM s.created_at) * 1000000)::bigint,
-    (extract(epoch FROM s.updated_at) * 1000000)::bigint, g.renews AND s.ttl_minutes IS NOT NULL
+    (extract(epoch FROM s.updated_at) * 1000000)::bigint, g.renews AND s.ttl_minutes IS NOT NULL, NULL::boolean, NULL::float8
 FROM unnest($7, $8, $9, $10) g (place, prefix, key, renews)
 JOIN store s ON s.prefix = g.prefix AND s.key = g.key
 WHERE (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
 UNION ALL
 SELECT $11, array_to_string(listed.labels, '.'), NULL::text, NULL::text, NULL::bigint,
-    NULL::bigint, false
+    NULL::bigint, false, NULL::boolean, NULL::float8
 FROM (
     SELECT DISTINCT n.labels[:$12] COLLATE "C" AS labels
     FROM (
@@ -42,7 +42,7 @@ UNION ALL
 SELECT * FROM (
     SELECT $24, s.prefix, s.key, s.value::text,
     (extract(epoch FROM s.created_at) * 1000000)::bigint,
-    (extract(epoch FROM s.updated_at) * 1000000)::bigint, $25 AND s.ttl_minutes IS NOT NULL
+    (extract(epoch FROM s.updated_at) * 1000000)::bigint, $25 AND s.ttl_minutes IS NOT NULL, NULL::boolean, NULL::float8
     FROM store s WHERE (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
         AND s.prefix ~>=~ $28 AND s.prefix ~<~ $27
         AND (s.prefix = $28 OR s.prefix ~>=~ $26)

@@ -1,5 +1,5 @@
 SELECT $1, array_to_string(listed.labels, '.'), NULL::text, NULL::text, NULL::bigint,
-    NULL::bigint, false
+    NULL::bigint, false, NULL::boolean, NULL::float8
 FROM (
     SELECT DISTINCT n.labels[:$2] COLLATE "C" AS labels
     FROM (

@@ -10,4 +10,7 @@ SET value = excluded.value, updated_at = excluded.updated_at, expires_at = exclu
     created_at = CASE WHEN store.expires_at <= excluded.updated_at THEN excluded.created_at
         ELSE store.created_at END;
 
+DELETE FROM store_vectors WHERE (prefix, key) IN
+    (SELECT value ->> 0, value ->> 1 FROM json_each($1));
+
 COMMIT;

@@ -6,12 +6,13 @@ use serde_json::{Value as Json, json};
 use yai_agentkit_core::{
     Stores,
     store::{
-        Answer, Filter, ItemKey, NamespacePattern, NamespaceQuery, NewItem, Operation, Search,
+        Answer, Distance, FieldVector, Filter, ItemKey, NamespacePattern, NamespaceQuery, NewItem,
+        Operation, Search, VectorQuery,
     },
 };
 
 use super::Golden;
-use crate::Database;
+use crate::{Database, store};
 
 pub(super) async fn call_all(golden: &mut Golden) {
     let key = |key: &str| ItemKey::new(["users", "ada"], key);
@@ -50,6 +51,36 @@ pub(super) async fn call_all(golden: &mut Golden) {
         ("store_search_by_filter", every_test),
     ] {
         batch(golden, name, vec![Operation::Search(search(&filter))]).await;
+    }
+    let by_text = Search {
+        text: Some("some words".to_owned()),
+        ..search(&json!({}))
+    };
+    batch(
+        golden,
+        "store_search_by_text",
+        vec![Operation::Search(by_text.clone())],
+    )
+    .await;
+    let vector = Some(VectorQuery {
+        vector: vec![1.0, 0.5],
+        distance: Distance::Cosine,
+    });
+    let by_both = Operation::Search(Search { vector, ..by_text });
+    let mut embedded = NewItem::new(key("kept"), &json!({})).unwrap();
+    embedded.vectors.push(FieldVector {
+        field: "$".to_owned(),
+        vector: vec![1.0, 0.5],
+    });
+    let operations = vec![Operation::Put(embedded), by_both];
+    if golden.database.connection.is_postgres() {
+        // The server may have no pgvector; the conformance suite runs it on one that has.
+        let text = store::text(&golden.database.connection, &operations);
+        golden
+            .texts
+            .insert("store_vectors".to_owned(), text + ";\n");
+    } else {
+        batch(golden, "store_vectors", operations).await;
     }
     let patterns = vec![
         NamespacePattern::Prefix(vec!["users".to_owned(), "*".to_owned()]),
@@ -93,5 +124,6 @@ fn search(filter: &Json) -> Search {
         limit: 10,
         offset: 0,
         renews: false,
+        ..Search::default()
     }
 }

@@ -4,21 +4,25 @@
 //! A batch is one statement there, whose reads see what was before its writes. Gets and puts that come
 //! at once go together; what may read much goes alone.
 
+mod answers;
 mod filter;
 #[cfg(test)]
 mod plans;
+mod ranked;
 mod read;
+mod vectors;
 mod write;
 
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
-use sea_orm::{DbErr, QueryResult};
+use sea_orm::DbErr;
 use yai_agentkit_core::{
     Result,
-    store::{Answer, Item, ItemKey, MemoryStore, NewItem, Operation},
+    store::{Answer, ItemKey, MemoryStore, NewItem, Operation, VectorIndex},
 };
+
+use answers::Answers;
 
 use crate::{
     coalescer::{Call, Coalescer, Policy},
@@ -72,7 +76,7 @@ impl Call for StoreCall {
 
     fn bytes(&self) -> usize {
         let bytes = |operation: &Operation| match operation {
-            Operation::Put(item) => item.value.len(),
+            Operation::Put(item) => item.value.len() + vectors::bytes(&item.vectors),
             _ => 0,
         };
         self.0.iter().map(bytes).sum()
@@ -111,6 +115,14 @@ impl MemoryStore for SqlStore {
             }
         };
         answers.map_err(|error| storage_error(BATCH, error))
+    }
+
+    async fn prepare(&self, index: &VectorIndex) -> Result<()> {
+        index.validate()?;
+        if self.connection.is_postgres() {
+            vectors::prepare(&self.connection, index).await?;
+        }
+        Ok(())
     }
 
     async fn sweep(&self) -> Result<u64> {
@@ -181,11 +193,12 @@ async fn run(connection: &Connection, operations: &[&Operation]) -> Result<Vec<A
     for row in &rows {
         answers.add(row)?;
     }
-    if !answers.renewed.is_empty() {
-        let renew = write::renew(connection, &answers.renewed);
+    let (answers, renewed) = answers.finish(!connection.is_postgres());
+    if !renewed.is_empty() {
+        let renew = write::renew(connection, &renewed);
         retrying!(connection, renew.clone().execute(connection))?;
     }
-    Ok(answers.finish(operations, !connection.is_postgres()))
+    Ok(answers)
 }
 
 /// A batch on PostgreSQL.
@@ -196,6 +209,16 @@ fn statement(connection: &Connection, operations: &[&Operation], writes: &Writes
         query.push("SELECT WHERE false");
     }
     query
+}
+
+/// What a batch sends to PostgreSQL.
+#[cfg(test)]
+pub(crate) fn text(connection: &Connection, operations: &[Operation]) -> String {
+    let operations: Vec<&Operation> = operations.iter().collect();
+    let writes = Writes::of(&operations);
+    statement(connection, &operations, &writes)
+        .text()
+        .to_owned()
 }
 
 fn joined(namespace: &[String]) -> String {
@@ -209,70 +232,4 @@ fn labels(prefix: &str) -> Vec<String> {
 /// The time of this process, in microseconds, as SQLite stores it.
 fn now(connection: &Connection) -> i64 {
     connection.now().timestamp_micros()
-}
-
-/// The answers of a batch as its rows come.
-struct Answers {
-    answers: Vec<Answer>,
-    /// The places whose time begins anew.
-    renewed: Vec<(String, String)>,
-}
-
-impl Answers {
-    fn new(operations: &[&Operation]) -> Self {
-        let answer = |operation: &&Operation| match operation {
-            Operation::Get { .. } => Answer::Item(None),
-            Operation::Search(_) => Answer::Items(Vec::new()),
-            Operation::Namespaces(_) => Answer::Namespaces(Vec::new()),
-            Operation::Put(_) | Operation::Delete(_) => Answer::Done,
-        };
-        Self {
-            answers: operations.iter().map(answer).collect(),
-            renewed: Vec::new(),
-        }
-    }
-
-    fn add(&mut self, row: &QueryResult) -> Result<(), DbErr> {
-        let operation: i32 = row.try_get_by_index(0)?;
-        let prefix: String = row.try_get_by_index(1)?;
-        let place = usize::try_from(operation).unwrap_or(usize::MAX);
-        match self.answers.get_mut(place) {
-            Some(Answer::Namespaces(listed)) => listed.push(labels(&prefix)),
-            Some(Answer::Item(item)) => *item = Some(read_item(row, &prefix)?),
-            Some(Answer::Items(items)) => items.push(read_item(row, &prefix)?),
-            Some(Answer::Done) | None => {}
-        }
-        if row.try_get_by_index(6)? {
-            self.renewed.push((prefix, row.try_get_by_index(2)?));
-        }
-        Ok(())
-    }
-
-    fn finish(mut self, operations: &[&Operation], lists_all: bool) -> Vec<Answer> {
-        for (answer, operation) in self.answers.iter_mut().zip(operations) {
-            match (answer, operation) {
-                (Answer::Items(items), _) => items.sort_by(|a, b| {
-                    let (newest, key) = (b.updated_at.cmp(&a.updated_at), a.key.cmp(&b.key));
-                    newest.then(key)
-                }),
-                (Answer::Namespaces(listed), Operation::Namespaces(query)) if lists_all => {
-                    *listed = query.page(std::mem::take(listed));
-                }
-                (Answer::Namespaces(listed), _) => listed.sort(),
-                _ => {}
-            }
-        }
-        self.answers
-    }
-}
-
-fn read_item(row: &QueryResult, prefix: &str) -> Result<Item, DbErr> {
-    let time = |column| -> Result<DateTime<Utc>, DbErr> {
-        let micros: i64 = row.try_get_by_index(column)?;
-        let time = DateTime::from_timestamp_micros(micros);
-        time.ok_or_else(|| DbErr::Type(format!("{micros} is no time")))
-    };
-    let key = ItemKey::new(labels(prefix), row.try_get_by_index::<String>(2)?);
-    let value = row.try_get_by_index(3)?;
-    Ok(Item::new(key, value, time(4)?, time(5)?))
 }

@@ -31,6 +31,7 @@ async fn items_are_reached_by_their_key_and_namespaces_by_a_range() {
         limit: 10,
         offset: 0,
         renews: true,
+        ..Search::default()
     });
     let list = Operation::Namespaces(NamespaceQuery {
         patterns: vec![NamespacePattern::Prefix(prefix)],

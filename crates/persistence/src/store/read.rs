@@ -1,6 +1,6 @@
 //! What a batch reads: the rows of each of its gets, searches and lists, in one statement. A row is the
 //! place of its operation in the batch, prefix, key, value, created_at, updated_at (in microseconds),
-//! and whether its time to live begins anew.
+//! whether its time to live begins anew, and two columns of `ranked`.
 
 use serde_json::{Value as Json, json};
 use yai_agentkit_core::store::{ItemKey, NamespacePattern, NamespaceQuery, Operation, Search};
@@ -13,6 +13,9 @@ const ON_POSTGRES: &str = "s.prefix, s.key, s.value::text,
     (extract(epoch FROM s.updated_at) * 1000000)::bigint";
 
 const ON_SQLITE: &str = "s.prefix, s.key, s.value, s.created_at, s.updated_at";
+
+/// PostgreSQL's last columns of what has no score.
+const UNRANKED: &str = "NULL::boolean, NULL::float8";
 
 /// `None` where a batch reads nothing.
 pub(super) fn query(connection: &Connection, operations: &[&Operation]) -> Option<Query> {
@@ -49,23 +52,23 @@ fn get<'a>((operation, place): (&&'a Operation, i32)) -> Option<(i32, &'a ItemKe
     }
 }
 
-struct Reads<'a> {
-    query: &'a mut Query,
-    is_postgres: bool,
+pub(super) struct Reads<'a> {
+    pub(super) query: &'a mut Query,
+    pub(super) is_postgres: bool,
     /// For SQLite.
     now: i64,
     is_first: bool,
 }
 
 impl Reads<'_> {
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         if !self.is_first {
             self.query.push("\nUNION ALL\n");
         }
         self.is_first = false;
     }
 
-    fn columns(&self) -> &'static str {
+    pub(super) fn columns(&self) -> &'static str {
         if self.is_postgres {
             ON_POSTGRES
         } else {
@@ -82,7 +85,7 @@ impl Reads<'_> {
             let keys = self.query.column(gets, |get| get.1.key.as_str());
             let renews = self.query.column(gets, |get| get.2);
             self.query.push(format_args!(
-                "SELECT g.place, {columns}, g.renews AND s.ttl_minutes IS NOT NULL
+                "SELECT g.place, {columns}, g.renews AND s.ttl_minutes IS NOT NULL, {UNRANKED}
 FROM unnest({places}, {prefixes}, {keys}, {renews}) g (place, prefix, key, renews)
 JOIN store s ON s.prefix = g.prefix AND s.key = g.key
 WHERE "
@@ -94,7 +97,7 @@ WHERE "
             let rows: Json = gets.iter().map(row).collect();
             let rows = self.query.bind(rows.to_string());
             self.query.push(format_args!(
-                "SELECT g.value ->> 0, {columns}, g.value ->> 3 AND s.ttl_minutes IS NOT NULL
+                "SELECT g.value ->> 0, {columns}, g.value ->> 3 AND s.ttl_minutes IS NOT NULL, NULL, NULL
 FROM json_each({rows}) g
 JOIN store s ON s.prefix = g.value ->> 1 AND s.key = g.value ->> 2
 WHERE "
@@ -104,20 +107,23 @@ WHERE "
     }
 
     fn search(&mut self, place: i32, search: &Search) {
+        if search.is_ranked() {
+            return self.ranked(place, search);
+        }
         self.begin();
+        let unranked = if self.is_postgres {
+            UNRANKED
+        } else {
+            "NULL, NULL"
+        };
         let (columns, place) = (self.columns(), self.query.bind(place));
         let renews = self.query.bind(search.renews);
         self.query.push(format_args!(
             "SELECT * FROM (
-    SELECT {place}, {columns}, {renews} AND s.ttl_minutes IS NOT NULL
+    SELECT {place}, {columns}, {renews} AND s.ttl_minutes IS NOT NULL, {unranked}
     FROM store s WHERE "
         ));
-        self.alive();
-        self.within(&search.namespace);
-        for condition in search.filter.conditions() {
-            self.query.push("\n        AND ");
-            filter::push(self.query, condition);
-        }
+        self.meets(search);
         let binary = if self.is_postgres {
             r#" COLLATE "C""#
         } else {
@@ -130,6 +136,16 @@ WHERE "
         self.query.push("\n) found");
     }
 
+    /// Those that a search may find.
+    pub(super) fn meets(&mut self, search: &Search) {
+        self.alive();
+        self.within(&search.namespace);
+        for condition in search.filter.conditions() {
+            self.query.push("\n        AND ");
+            filter::push(self.query, condition);
+        }
+    }
+
     /// On SQLite all that may be listed, see [`NamespaceQuery::page`].
     fn namespaces(&mut self, place: i32, list: &NamespaceQuery) {
         self.begin();
@@ -137,7 +153,7 @@ WHERE "
         if !self.is_postgres {
             self.query.push(format_args!(
                 "SELECT * FROM (
-    SELECT DISTINCT {place}, s.prefix, NULL, NULL, NULL, NULL, 0
+    SELECT DISTINCT {place}, s.prefix, NULL, NULL, NULL, NULL, 0, NULL, NULL
     FROM store s WHERE "
             ));
             self.alive();
@@ -151,7 +167,7 @@ WHERE "
         let depth = self.query.bind(depth);
         self.query.push(format_args!(
             r#"SELECT {place}, array_to_string(listed.labels, '.'), NULL::text, NULL::text, NULL::bigint,
-    NULL::bigint, false
+    NULL::bigint, false, {UNRANKED}
 FROM (
     SELECT DISTINCT n.labels[:{depth}] COLLATE "C" AS labels
     FROM (
@@ -194,7 +210,7 @@ FROM (
     }
 
     /// Those that have not outlived their time.
-    fn alive(&mut self) {
+    pub(super) fn alive(&mut self) {
         if self.is_postgres {
             self.query
                 .push("(s.expires_at IS NULL OR s.expires_at > statement_timestamp())");
@@ -208,7 +224,7 @@ FROM (
 
     /// Those of a namespace and within it, by a range of the index. A point is less than a slash, and
     /// what stands between a namespace and its point is of another.
-    fn within(&mut self, namespace: &[String]) {
+    pub(super) fn within(&mut self, namespace: &[String]) {
         if namespace.is_empty() {
             return;
         }

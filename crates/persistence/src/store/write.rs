@@ -1,11 +1,12 @@
 //! What a batch writes.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use sea_orm::DbErr;
 use serde_json::{Value as Json, json};
+use yai_agentkit_core::store::NewItem;
 
-use super::{Writes, joined, now};
+use super::{Writes, joined, now, vectors};
 use crate::{
     connection::Connection,
     sql::{Query, Sql},
@@ -22,6 +23,14 @@ SET value = excluded.value, updated_at = excluded.updated_at, expires_at = exclu
     ttl_minutes = excluded.ttl_minutes,
     created_at = CASE WHEN store.expires_at <= excluded.updated_at THEN excluded.created_at
         ELSE store.created_at END";
+
+/// $1 holds the places that were put.
+const FORGET_ON_SQLITE: &str = "DELETE FROM store_vectors WHERE (prefix, key) IN
+    (SELECT value ->> 0, value ->> 1 FROM json_each($1))";
+
+/// $1 holds a row of prefix, key, field and digits for each.
+const REMEMBER_ON_SQLITE: &str = "INSERT INTO store_vectors (prefix, key, field_name, embedding)
+SELECT value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3) FROM json_each($1)";
 
 const DELETE_ON_SQLITE: &str = "DELETE FROM store WHERE (prefix, key) IN
     (SELECT value ->> 0, value ->> 1 FROM json_each($1))";
@@ -64,6 +73,7 @@ pub(super) fn push(query: &mut Query, writes: &Writes<'_>) {
         ));
         word = ",";
     }
+    push_vectors(query, writes);
     if !writes.deletes.is_empty() {
         let prefixes = query.column(&writes.deletes, |key| joined(&key.namespace));
         let keys = query.column(&writes.deletes, |key| key.key.as_str());
@@ -74,6 +84,44 @@ pub(super) fn push(query: &mut Query, writes: &Writes<'_>) {
 )\n"
         ));
     }
+}
+
+/// Adds the vectors of what is put, after that. What its fields had before goes; where it has none now,
+/// its old vectors are older than the item, and found no more.
+fn push_vectors(query: &mut Query, writes: &Writes<'_>) {
+    let of_put = |put| vectors_of(put).map(move |(field, vector)| (put, field, vector));
+    let rows: Vec<_> = writes.puts.iter().copied().flat_map(of_put).collect();
+    if rows.is_empty() {
+        return;
+    }
+    let prefixes = query.column(&rows, |row| joined(&row.0.key.namespace));
+    let keys = query.column(&rows, |row| row.0.key.key.as_str());
+    let fields = query.column(&rows, |row| row.1);
+    let embeddings = query.column(&rows, |row| vectors::text(row.2));
+    query.push(format_args!(
+        ", embedded AS (
+    SELECT * FROM unnest({prefixes}, {keys}, {fields}, {embeddings}) g (prefix, key, field, embedding)
+), remembered AS (
+    INSERT INTO store_vectors AS v (prefix, key, field_name, embedding, created_at, updated_at)
+    SELECT g.prefix, g.key, g.field, g.embedding::vector, statement_timestamp(), statement_timestamp()
+    FROM embedded g
+    ON CONFLICT (prefix, key, field_name) DO UPDATE
+    SET embedding = excluded.embedding, updated_at = excluded.updated_at
+), forgotten AS (
+    DELETE FROM store_vectors v USING (SELECT DISTINCT prefix, key FROM embedded) p
+    WHERE v.prefix = p.prefix AND v.key = p.key AND NOT EXISTS (
+        SELECT FROM embedded g
+        WHERE g.prefix = v.prefix AND g.key = v.key AND g.field = v.field_name
+    )
+)\n"
+    ));
+}
+
+/// By their fields, the last of each.
+fn vectors_of(put: &NewItem) -> impl Iterator<Item = (&str, &[f32])> {
+    let vectors = put.vectors.iter();
+    let vectors = vectors.map(|vector| (vector.field.as_str(), vector.vector.as_slice()));
+    vectors.collect::<BTreeMap<_, _>>().into_iter()
 }
 
 /// Writes all or nothing.
@@ -92,6 +140,7 @@ pub(super) async fn on_sqlite(connection: &Connection, writes: &Writes<'_>) -> R
         let rows = rows.collect::<Json>().to_string();
         let put = Query::new(&transaction, PUT_ON_SQLITE).with(rows);
         put.with(now(&transaction)).execute(&transaction).await?;
+        vectors_on_sqlite(&transaction, writes).await?;
     }
     if !writes.deletes.is_empty() {
         let rows = writes.deletes.iter();
@@ -101,6 +150,28 @@ pub(super) async fn on_sqlite(connection: &Connection, writes: &Writes<'_>) -> R
         delete.execute(&transaction).await?;
     }
     transaction.commit().await
+}
+
+async fn vectors_on_sqlite(connection: &Connection, writes: &Writes<'_>) -> Result<(), DbErr> {
+    let places = writes.puts.iter().map(|put| &put.key);
+    let places = places.map(|key| json!([joined(&key.namespace), key.key]));
+    let places = places.collect::<Json>().to_string();
+    let forget = Query::new(connection, FORGET_ON_SQLITE).with(places);
+    forget.execute(connection).await?;
+    let rows = writes.puts.iter().flat_map(|put| {
+        let row = |(field, vector)| {
+            let digits = vectors::hexadecimal(vector);
+            json!([joined(&put.key.namespace), put.key.key, field, digits])
+        };
+        vectors_of(put).map(row)
+    });
+    let rows: Vec<Json> = rows.collect();
+    if !rows.is_empty() {
+        let rows = Json::from(rows).to_string();
+        let remember = Query::new(connection, REMEMBER_ON_SQLITE).with(rows);
+        remember.execute(connection).await?;
+    }
+    Ok(())
 }
 
 /// Begins the time of the items at these places anew.

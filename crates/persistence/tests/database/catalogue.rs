@@ -34,7 +34,7 @@ WHERE t.type = 'table'
 ORDER BY 1"#;
 
 /// Of no conversation.
-const OF_THE_DATABASE: [&str; 7] = [
+const OF_THE_DATABASE: [&str; 8] = [
     "agent_api_keys",
     "agent_servers",
     "agent_tasks",
@@ -42,6 +42,7 @@ const OF_THE_DATABASE: [&str; 7] = [
     "checkpoint_migrations",
     "store",
     "store_migrations",
+    "store_vectors",
 ];
 
 fn assert_through_their_conversations(keys: &[String]) {

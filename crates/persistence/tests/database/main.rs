@@ -16,5 +16,6 @@ mod proxy;
 mod schemas;
 mod sqlite;
 #[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
 mod support;
 mod tls;

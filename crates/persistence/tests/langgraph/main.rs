@@ -7,6 +7,7 @@ mod database;
 mod description;
 mod reading;
 #[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
 mod support;
 mod takeover;
 mod writing;

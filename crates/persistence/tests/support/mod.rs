@@ -5,6 +5,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 /// An empty PostgreSQL database.
 pub(crate) struct PostgresDatabase {
     name: String,
+    server: String,
     pub(crate) url: String,
     /// The same through PgBouncer in transaction mode.
     pub(crate) pgbouncer_url: String,
@@ -21,16 +22,36 @@ impl PostgresDatabase {
         let database = Self {
             url: on("AGENTKIT_TEST_POSTGRES_URL"),
             pgbouncer_url: on("AGENTKIT_TEST_PGBOUNCER_URL"),
+            server: server(),
             name,
         };
-        execute(&server(), &format!("CREATE DATABASE {}", database.name)).await;
+        execute(
+            &database.server,
+            &format!("CREATE DATABASE {}", database.name),
+        )
+        .await;
         database
+    }
+
+    /// On the server that has pgvector, without a PgBouncer.
+    pub(crate) async fn create_with_vectors() -> Self {
+        let name = format!("vectors_{}", uuid::Uuid::new_v4().simple());
+        let server = environment("AGENTKIT_TEST_PGVECTOR_URL");
+        let mut url: url::Url = server.parse().unwrap();
+        url.set_path(&name);
+        execute(&server, &format!("CREATE DATABASE {name}")).await;
+        Self {
+            url: String::from(url),
+            pgbouncer_url: String::new(),
+            server,
+            name,
+        }
     }
 
     /// Drops it. That of a test that has failed stays until the server goes.
     pub(crate) async fn remove(self) {
         let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
-        execute(&server(), &drop).await;
+        execute(&self.server, &drop).await;
     }
 }
 

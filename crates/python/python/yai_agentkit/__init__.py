@@ -2,6 +2,7 @@
 
 from yai_agentkit._native import ConflictError, Fenced, NotFoundError, StorageError
 from yai_agentkit._conversations import Conversation, Conversations, Message
+from yai_agentkit._index import AgentkitIndexConfig
 from yai_agentkit._javascript import JavaScriptSaver
 from yai_agentkit._once import EffectUnknown, aonce_tool_call, once, once_tool_call
 from yai_agentkit._saver import AgentkitSaver, Thread
@@ -11,6 +12,7 @@ from yai_agentkit._turns import Busy, Turn, TurnCancelled, TurnFailed, current_t
 from yai_agentkit._worker import run_worker
 
 __all__ = [
+    "AgentkitIndexConfig",
     "AgentkitSaver",
     "AgentkitStore",
     "Busy",

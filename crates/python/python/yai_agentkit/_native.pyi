@@ -97,7 +97,7 @@ class Engine:
     def conversations(self) -> Conversations:
         """The conversations of these threads."""
 
-    def store(self) -> Store:
+    def store(self, index: tuple[int, str, str, str, int, int] | None) -> Store:
         """What these threads share."""
 
     def connect(self) -> Call[None]: ...
@@ -149,7 +149,7 @@ class Engine:
     ) -> Call[list[tuple[str, str | None, str]]]: ...
 
 # namespace, key, the value as JSON, created_at and updated_at in microseconds
-_Item: TypeAlias = tuple[tuple[str, ...], str, str, int, int]
+_Item: TypeAlias = tuple[tuple[str, ...], str, str, int, int, float | None]
 
 @final
 class Store:
@@ -159,8 +159,8 @@ class Store:
         self, operations: Sequence[tuple[object, ...]]
     ) -> Call[list[None | _Item | list[_Item] | list[tuple[str, ...]]]]:
         """Carries out operations, each a tuple that begins with its name:
-        `("get", namespace, key, renews)`, `("put", namespace, key, value, minutes)`,
-        `("delete", namespace, key)`, `("search", prefix, filter, limit, offset, renews)`,
+        `("get", namespace, key, renews)`, `("put", namespace, key, value, minutes, vectors)`,
+        `("delete", namespace, key)`, `("search", prefix, filter, limit, offset, renews, text, vector, distance)`,
         `("namespaces", patterns, max_depth, limit, offset)`."""
 
     def sweep(self) -> Call[int]:

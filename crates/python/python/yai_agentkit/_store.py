@@ -21,6 +21,7 @@ from langgraph.store.base import (
     TTLConfig,
 )
 
+from yai_agentkit._index import AgentkitIndexConfig, Embedded, Index, NotEmbedded
 from yai_agentkit._json import encoded
 from yai_agentkit._native import Engine
 from yai_agentkit._wait import wait
@@ -55,34 +56,67 @@ class AgentkitStore(BaseStore):
     by whole labels. An item whose time to live is over is not found any more; what has died is
     deleted now and then by whoever puts an item that will die, or by `sweep_ttl`.
 
-    A batch reads what was there before it, and writes all or nothing. There is no search by meaning:
-    `query` and `index` are ignored, as LangGraph's stores do without an index.
+    A batch reads what was there before it, and writes all or nothing.
+
+    With an `index` a `query` finds by meaning, by words, or by both:
+
+    ```python
+    store = AgentkitStore.beside(checkpointer, index={"dims": 384, "embed": embed, "fields": ["text"]})
+    store.put(("notes",), "1", {"text": "Ada likes rye bread"})
+    store.search(("notes",), query="what does she eat?")
+    ```
+
+    On PostgreSQL this needs pgvector 0.8 or later. Vectors stand in LangGraph's table, and are those of an
+    item's last `put`. Texts are embedded together, and one that was embedded before is not again.
+    Without an index `query` and `index` are ignored, as LangGraph's stores do.
 
     It raises what `AgentkitSaver` does, and `InvalidNamespaceError` for labels that no store takes.
     """
 
     supports_ttl = True
 
-    def __init__(self, engine: Engine, *, ttl: TTLConfig | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        index: AgentkitIndexConfig | None = None,
+        ttl: TTLConfig | None = None,
+    ) -> None:
         """For `beside`, `from_conn_string` and `from_config`."""
         self._engine = engine
-        self._store = engine.store()
+        self._index = Index(index) if index else None
+        self._store = engine.store(self._index.native if self._index else None)
+        self.index_config = index
+        self.embeddings = self._index.embeddings if self._index else None
         self.ttl_config = ttl
 
     @classmethod
-    def beside(cls, saver: AgentkitSaver, *, ttl: TTLConfig | None = None) -> Self:
+    def beside(
+        cls,
+        saver: AgentkitSaver,
+        *,
+        index: AgentkitIndexConfig | None = None,
+        ttl: TTLConfig | None = None,
+    ) -> Self:
         """The store in the database of a saver, by its connections, which the saver closes.
 
         Args:
             saver: The saver.
+            index: `dims`, `embed` and `fields` as LangGraph's, and `search`: how a `query` finds.
             ttl: `default_ttl` in minutes, and `refresh_on_read`; by default items live for ever.
         """
-        return cls(saver._engine, ttl=ttl)
+        return cls(saver._engine, index=index, ttl=ttl)
 
     @classmethod
-    def from_conn_string(cls, conn_string: str, *, ttl: TTLConfig | None = None) -> Self:
+    def from_conn_string(
+        cls,
+        conn_string: str,
+        *,
+        index: AgentkitIndexConfig | None = None,
+        ttl: TTLConfig | None = None,
+    ) -> Self:
         """A store of its own on one database. See `AgentkitSaver.from_conn_string` and `beside`."""
-        return cls(Engine({}, conn_string=conn_string), ttl=ttl)
+        return cls(Engine({}, conn_string=conn_string), index=index, ttl=ttl)
 
     @classmethod
     def from_config(
@@ -90,11 +124,13 @@ class AgentkitStore(BaseStore):
         path: str | os.PathLike[str] | None = None,
         *,
         environ: Mapping[str, str] | None = None,
+        index: AgentkitIndexConfig | None = None,
         ttl: TTLConfig | None = None,
     ) -> Self:
         """A store for AgentKit's configuration. See `AgentkitSaver.from_config` and `beside`."""
         toml = None if path is None else Path(path).read_text(encoding="utf-8")
-        return cls(Engine(dict(os.environ if environ is None else environ), toml), ttl=ttl)
+        engine = Engine(dict(os.environ if environ is None else environ), toml)
+        return cls(engine, index=index, ttl=ttl)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._engine.display_url!r})"
@@ -124,16 +160,19 @@ class AgentkitStore(BaseStore):
     def setup(self) -> None:
         """Bring the tables up to date, which the first call of any method does too."""
         wait(self._engine.setup())
+        wait(self._store.batch([]))
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Carry out operations together."""
         ops = list(ops)
-        return _answers(ops, wait(self._store.batch([_operation(op) for op in ops])))
+        embedded = self._index.embed(ops) if self._index else NotEmbedded()
+        return _answers(ops, wait(self._store.batch([_operation(op, embedded) for op in ops])))
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Carry out operations together."""
         ops = list(ops)
-        return _answers(ops, await self._store.batch([_operation(op) for op in ops]))
+        embedded = await self._index.aembed(ops) if self._index else NotEmbedded()
+        return _answers(ops, await self._store.batch([_operation(op, embedded) for op in ops]))
 
     def sweep_ttl(self) -> int:
         """Delete what has outlived its time, and return how much that was."""
@@ -144,7 +183,7 @@ class AgentkitStore(BaseStore):
         return await self._store.sweep()
 
 
-def _operation(op: Op) -> tuple[object, ...]:
+def _operation(op: Op, embedded: Embedded | NotEmbedded) -> tuple[object, ...]:
     match op:
         case GetOp():
             return "get", _labels(op.namespace), op.key, op.refresh_ttl
@@ -152,11 +191,11 @@ def _operation(op: Op) -> tuple[object, ...]:
             return "delete", _labels(op.namespace), op.key
         case PutOp():
             value = encoded("value", dict(op.value or {}))
-            return "put", _labels(op.namespace), op.key, value, op.ttl
+            return "put", _labels(op.namespace), op.key, value, op.ttl, embedded.of_item(op)
         case SearchOp():
             prefix, filter = _labels(op.namespace_prefix), encoded("filter", op.filter or {})
             page = _count("limit", op.limit), _count("offset", op.offset)
-            return "search", prefix, filter, *page, op.refresh_ttl
+            return "search", prefix, filter, *page, op.refresh_ttl, *embedded.of_search(op)
         case ListNamespacesOp():
             patterns = [
                 (condition.match_type == "prefix", _labels(condition.path))
@@ -189,7 +228,7 @@ def _answers(ops: Sequence[Op], answers: Sequence[Any]) -> list[Result]:
 
 def _answer(op: Op, answer: Any) -> Result:
     if isinstance(op, SearchOp):
-        return [SearchItem(**_fields(item)) for item in answer]
+        return [SearchItem(**_fields(item), score=item[5]) for item in answer]
     if isinstance(op, GetOp):
         return None if answer is None else Item(**_fields(answer))
     listed: Result = answer
@@ -197,7 +236,7 @@ def _answer(op: Op, answer: Any) -> Result:
 
 
 def _fields(item: _Item) -> dict[str, Any]:
-    namespace, key, value, created_at, updated_at = item
+    namespace, key, value, created_at, updated_at, _ = item
     return {
         "namespace": namespace,
         "key": key,

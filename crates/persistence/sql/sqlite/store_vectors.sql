@@ -1,0 +1,26 @@
+SELECT * FROM (
+    SELECT $1, s.prefix, s.key, s.value, s.created_at, s.updated_at, $2 AND s.ttl_minutes IS NOT NULL, NULL, v.embedding
+    FROM store s LEFT JOIN store_vectors v USING (prefix, key) WHERE (s.expires_at IS NULL OR s.expires_at > $3)
+        AND s.prefix >= $6 AND s.prefix < $5
+        AND (s.prefix = $6 OR s.prefix >= $4)
+) found;
+
+BEGIN IMMEDIATE;
+
+INSERT INTO store (prefix, key, value, created_at, updated_at, expires_at, ttl_minutes)
+SELECT value ->> 0, value ->> 1, value ->> 2, $2, $2,
+    $2 + CAST(value ->> 3 * 60000000 AS INTEGER), value ->> 3
+FROM json_each($1) WHERE true
+ON CONFLICT (prefix, key) DO UPDATE
+SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+    ttl_minutes = excluded.ttl_minutes,
+    created_at = CASE WHEN store.expires_at <= excluded.updated_at THEN excluded.created_at
+        ELSE store.created_at END;
+
+DELETE FROM store_vectors WHERE (prefix, key) IN
+    (SELECT value ->> 0, value ->> 1 FROM json_each($1));
+
+INSERT INTO store_vectors (prefix, key, field_name, embedding)
+SELECT value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3) FROM json_each($1);
+
+COMMIT;

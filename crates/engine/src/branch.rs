@@ -69,7 +69,7 @@ impl TurnEngine {
         }
         let last = end_of(&*messages, &message).await?;
         let busy = || TurnError::Busy(conversation);
-        let claim = self.claim(conversation)?;
+        let claim = self.claim(conversation).await?;
         let mut chat = Chat::open(self.clone(), claim, 0).await?;
         if chat.is_under_way() {
             return Err(busy());

@@ -35,7 +35,20 @@ pub(super) struct Claim {
 }
 
 impl Claims {
-    pub(super) fn claim(&self, conversation_id: ConversationId) -> Result<Claim, TurnError> {
+    /// [`TurnError::Busy`] while a turn runs. For whoever works on the conversation without one, or
+    /// is at its end, of which others know already, this waits.
+    pub(super) async fn claim(&self, conversation_id: ConversationId) -> Result<Claim, TurnError> {
+        loop {
+            match self.try_claim(conversation_id) {
+                Err(TurnError::Busy(_)) if !self.is_running(conversation_id) => {
+                    self.decided(conversation_id).await;
+                }
+                claimed => return claimed,
+            }
+        }
+    }
+
+    fn try_claim(&self, conversation_id: ConversationId) -> Result<Claim, TurnError> {
         let mut claimed = Err(TurnError::ShuttingDown);
         self.0.send_if_modified(|in_use| {
             if !in_use.stopping {
@@ -88,16 +101,14 @@ impl Claims {
             .await;
     }
 
-    /// Whether who works on the conversation runs no turn: it may find none, or be at its end, of
-    /// which others know already.
-    pub(super) fn is_undecided(&self, conversation_id: ConversationId) -> bool {
+    fn is_running(&self, conversation_id: ConversationId) -> bool {
         let in_use = self.0.borrow();
         let work = in_use.conversations.get(&conversation_id);
-        work.is_some_and(|work| !work.is_running)
+        work.is_some_and(|work| work.is_running)
     }
 
     /// Waits until a turn runs in the conversation, or nobody works on it.
-    pub(super) async fn decided(&self, conversation_id: ConversationId) {
+    async fn decided(&self, conversation_id: ConversationId) {
         self.wait_for(|in_use| {
             let work = in_use.conversations.get(&conversation_id);
             work.is_none_or(|work| work.is_running)

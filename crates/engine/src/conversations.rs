@@ -133,7 +133,7 @@ impl Conversations {
     /// [`TurnError::Busy`] while a turn runs in it, on whichever server; one that begins meanwhile
     /// goes with it: what it writes later is refused.
     pub async fn delete(&self, id: ConversationId) -> Result<(), TurnError> {
-        let _claim = self.claims.claim(id)?;
+        let _claim = self.claims.claim(id).await?;
         let running = ListQuery::filtered(TurnFilter::running().of(id));
         match self.storage.turns().list(&running).await {
             // Nobody runs what can't be read.

@@ -100,7 +100,7 @@ impl TurnEngine {
         history: Vec<Imported>,
         key: Option<IdempotencyKey>,
     ) -> Result<(), TurnError> {
-        let claim = self.claim(conversation)?;
+        let claim = self.claim(conversation).await?;
         let mut chat = Chat::open(self.clone(), claim, 0).await?;
         if chat.is_under_way() {
             return Err(TurnError::Busy(conversation));

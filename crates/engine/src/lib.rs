@@ -192,7 +192,7 @@ impl TurnEngine {
         &self,
         conversation_id: ConversationId,
     ) -> Result<Option<TurnOutcome>, TurnError> {
-        let claim = self.claim(conversation_id)?;
+        let claim = self.claim(conversation_id).await?;
         let work = async move |engine: Self| {
             let mut chat = Chat::open(engine, claim, 0).await?;
             chat.settle().await
@@ -206,8 +206,8 @@ impl TurnEngine {
 
     /// Keeps turns of this engine out of a conversation while the claim lives, for who changes it
     /// as a whole.
-    fn claim(&self, conversation_id: ConversationId) -> Result<claims::Claim, TurnError> {
-        self.claims.claim(conversation_id)
+    async fn claim(&self, conversation_id: ConversationId) -> Result<claims::Claim, TurnError> {
+        self.claims.claim(conversation_id).await
     }
 
     /// From now on no turn starts, and those under way stop at their next checkpoint and are given

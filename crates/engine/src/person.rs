@@ -193,7 +193,7 @@ impl TurnEngine {
             let asked = turn.interrupt.clone().filter(|asked| asked.id == interrupt);
             let asked = asked.filter(|_| turn.status == TurnStatus::Waiting);
             let asked = asked.ok_or(TurnError::NotAsked)?;
-            let claim = match engine.claim(conversation) {
+            let claim = match engine.claim(conversation).await {
                 // Those who wait for the turn look at the chat now and then.
                 Err(TurnError::Busy(_)) if begun.elapsed() < engine.limits.lease => {
                     engine.until_free(conversation).await;

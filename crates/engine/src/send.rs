@@ -333,10 +333,6 @@ impl TurnEngine {
                 }
                 done => return done,
             }
-            if self.claims.is_undecided(id) {
-                self.claims.decided(id).await;
-                continue;
-            }
             // With the same request it is not busy.
             if let Some(earlier) = self.earlier(incoming).await? {
                 return self.repeat(incoming, earlier).await;
@@ -403,7 +399,7 @@ impl TurnEngine {
     /// [`TurnError::Busy`], and [`Error::Fenced`] of the storage, where nothing was stored.
     async fn attempt(&self, incoming: &Arc<Incoming>, epoch: u64) -> Result<Delivered, TurnError> {
         let id = incoming.message.conversation_id;
-        let claim = self.claim(id)?;
+        let claim = self.claim(id).await?;
         let mut chat = Chat::open(self.clone(), claim, epoch).await?;
         chat.next = Some(Arc::clone(incoming));
         match chat.settle().await {

@@ -19,11 +19,11 @@ pub use self::{
 use crate::{SendOptions, TurnEngine, TurnError, TurnLimits, TurnOutcome};
 
 /// Keeps the turns of `engine` out of a conversation until dropped, as one that looks at it does.
-pub fn claim(
+pub async fn claim(
     engine: &TurnEngine,
     conversation: ConversationId,
 ) -> Result<impl Drop + use<>, TurnError> {
-    engine.claim(conversation)
+    engine.claim(conversation).await
 }
 
 /// An engine's limits: five steps, and a lease that ends at once, as after a while.

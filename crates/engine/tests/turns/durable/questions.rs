@@ -185,13 +185,36 @@ async fn an_answer_waits_for_who_looks_at_the_chat() {
     let asks = engine.send(servers.message("ask")).await;
     assert!(matches!(asks, Ok(TurnOutcome::Waiting(_))), "{asks:?}");
     let (turn, id) = asked(&servers).await;
-    let look = test_kit::claim(&engine, turn.conversation_id).unwrap();
+    let look = test_kit::claim(&engine, turn.conversation_id)
+        .await
+        .unwrap();
     let answer = answered(reply(&engine, &turn, id, "yes"));
     let mut answer = std::pin::pin!(answer);
     let early = tokio::time::timeout(Duration::from_millis(20), &mut answer).await;
     assert!(early.is_err(), "{early:?}");
     drop(look);
     assert_eq!(answer.await.unwrap().content, "yes");
+}
+
+#[tokio::test]
+async fn who_sends_to_a_chat_or_deletes_it_waits_for_who_looks_at_it() {
+    let servers = Servers::new().await;
+    let engine = servers.engine(&ScriptedAgent::default());
+    let message = servers.message("hi");
+    let conversation = message.conversation_id;
+    let look = test_kit::claim(&engine, conversation).await.unwrap();
+    let mut sent = std::pin::pin!(answered(engine.send(message)));
+    let early = tokio::time::timeout(Duration::from_millis(20), &mut sent).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(look);
+    sent.await.unwrap();
+    let look = test_kit::claim(&engine, conversation).await.unwrap();
+    let conversations = engine.conversations();
+    let mut deleted = std::pin::pin!(conversations.delete(conversation));
+    let early = tokio::time::timeout(Duration::from_millis(20), &mut deleted).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(look);
+    deleted.await.unwrap();
 }
 
 #[tokio::test]

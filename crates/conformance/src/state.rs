@@ -243,19 +243,17 @@ async fn a_list_is_appended_to_without_being_read_whole(storage: Arc<dyn Storage
         let item = |number: usize| number.to_string();
         state.messages = (0..length).map(item).collect();
         thread.checkpointer.save(&thread.id, &state).await.unwrap();
-        for depth in 0..3 {
-            let mut newest = load_newest(&thread, depth).await;
+        let wanted = [(1, 1), (2, 9), (73, 73), (74, 585), (586, usize::MAX / 8)];
+        for (added, (count, least)) in (1..).zip(wanted) {
+            let mut newest = load_newest(&thread, count).await;
             let found: State = newest.state().unwrap().unwrap();
             let before = newest.before("messages");
             assert_eq!(found.messages, state.messages[before..], "of {length}");
-            let least: usize = (0..=u32::try_from(depth).unwrap())
-                .map(|n| 8_usize.pow(n))
-                .sum();
             assert!(found.messages.len() >= least.min(length), "of {length}");
             assert!(found.messages.len() <= 8 * least, "of {length}");
 
             let added = State {
-                messages: (state.messages.len()..).take(depth + 1).map(item).collect(),
+                messages: (state.messages.len()..).take(added).map(item).collect(),
                 answering: Some(7),
                 ..State::default()
             };
@@ -289,7 +287,7 @@ async fn what_is_appended_costs_the_same_behind_a_long_list(storage: Arc<dyn Sto
                 .await
                 .unwrap();
             let selector = CheckpointSelector {
-                values: Values::newest(&["messages"], &["facts"], 2),
+                values: Values::newest(&["messages"], &["facts"], 73),
                 ..thread.selector(Some(&id))
             };
             let tuple = thread.checkpointer.get(&selector).await.unwrap().unwrap();
@@ -436,9 +434,9 @@ async fn load(thread: &TestThread) -> ThreadState {
 }
 
 /// With the newest messages only.
-async fn load_newest(thread: &TestThread, depth: usize) -> ThreadState {
+async fn load_newest(thread: &TestThread, count: usize) -> ThreadState {
     let newest = CheckpointSelector {
-        values: Values::newest(&["messages"], &["facts"], depth),
+        values: Values::newest(&["messages"], &["facts"], count),
         ..CheckpointSelector::latest(thread.id.clone())
     };
     ThreadState::load_at(&*thread.checkpointer, newest)

@@ -86,6 +86,11 @@ impl Agent for OfflineAgent {
     fn tools(&self) -> &dyn Tools<Memory> {
         self
     }
+
+    /// It answers the last.
+    fn newest_messages(&self) -> usize {
+        9
+    }
 }
 
 /// The tools, as slow as the steps.

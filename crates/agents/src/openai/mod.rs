@@ -213,4 +213,9 @@ impl Agent for OpenAiAgent {
     fn tools(&self) -> &dyn Tools<Memory> {
         &self.toolbox
     }
+
+    /// More for a model that takes more than most, as if a message had a thousand tokens.
+    fn newest_messages(&self) -> usize {
+        (self.config.context_tokens / 1000).max(73)
+    }
 }

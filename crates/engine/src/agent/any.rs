@@ -23,6 +23,9 @@ pub trait AnyAgent: Send + Sync {
     /// See [`Agent::step`].
     async fn step(&self, context: &Context, state: &mut AgentState) -> Result<Step, AgentError>;
 
+    /// See [`Agent::newest_messages`].
+    fn newest_messages(&self) -> usize;
+
     /// See [`Tools::traits`](super::Tools::traits).
     fn traits(&self, call: &ToolCall) -> ToolTraits;
 
@@ -48,6 +51,10 @@ impl<A: Agent> AnyAgent for A {
         let step = Agent::step(self, context, &mut of_type).await?;
         state.own = written(&of_type.own)?;
         Ok(step)
+    }
+
+    fn newest_messages(&self) -> usize {
+        Agent::newest_messages(self)
     }
 
     fn traits(&self, call: &ToolCall) -> ToolTraits {

@@ -76,6 +76,13 @@ pub trait Agent: Send + Sync + 'static {
         &NoTools
     }
 
+    /// How many of a chat's newest messages the agent is to see at least, where there are so many.
+    /// It may see more, though not eight times as many: a turn reads no others, however long the
+    /// chat is.
+    fn newest_messages(&self) -> usize {
+        73
+    }
+
     /// Makes of a state that an earlier version of the agent has `stored` one that
     /// [`State`](Self::State) can read.
     fn upgrade(&self, stored: Json) -> Json {

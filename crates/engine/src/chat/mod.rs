@@ -31,11 +31,12 @@ const EPOCH: &str = "epoch";
 /// The channel of the messages.
 const MESSAGES: &str = "messages";
 
-/// What a chat is opened with: of its lists the newest items.
-const LISTS: [&str; 2] = [MESSAGES, "instructions"];
 const FIELDS: [&str; 2] = ["state", "answering"];
-/// At least 73 of each.
-const DEPTH: usize = 2;
+
+/// Agents are to heed them however old they are.
+const INSTRUCTIONS: &str = "instructions";
+/// How many of them a chat is opened with at least.
+const NEWEST_INSTRUCTIONS: usize = 73;
 
 /// A claimed conversation with its agent's state, for one piece of work: after an error of the
 /// storage its view may be wrong.
@@ -153,12 +154,20 @@ impl Chat {
 
     /// Reads the latest checkpoint.
     pub(super) async fn read(&mut self, checkpointer: &dyn Checkpointer) -> Result<()> {
-        let newest = Values::newest(&LISTS, &FIELDS, DEPTH);
-        self.read_values(checkpointer, newest, None).await?;
-        if self.state.answering.is_some() && !self.state.has_whole_turn() {
-            self.read_values(checkpointer, Values::All, None).await?;
+        let mut messages = self.newest_messages();
+        loop {
+            let values = opened_with(messages);
+            self.read_values(checkpointer, values, None).await?;
+            if self.state.answering.is_none() || self.state.has_whole_turn() {
+                return Ok(());
+            }
+            messages = self.state.messages.len() + 1;
         }
-        Ok(())
+    }
+
+    fn newest_messages(&self) -> usize {
+        let agent = self.agent.as_ref();
+        agent.map_or(0, |agent| agent.newest_messages())
     }
 
     /// Goes back to what the agent knew behind `last`, or before anything was said. What is stored
@@ -181,7 +190,7 @@ impl Chat {
         self.state = AgentState::default();
         let checkpoint = message.as_ref().and_then(|last| last.checkpoint_id.clone());
         if checkpoint.is_some() {
-            let values = Values::newest(&LISTS, &FIELDS, DEPTH);
+            let values = opened_with(self.newest_messages());
             let checkpointer = storage.checkpointer();
             self.read_values(&*checkpointer, values, checkpoint).await?;
         }
@@ -326,6 +335,16 @@ impl Chat {
 
     fn log(&mut self) -> &mut EventLog {
         log_of(&mut self.log)
+    }
+}
+
+/// What a chat is opened with.
+fn opened_with(messages: usize) -> Values {
+    let said = Values::newest(&[MESSAGES], &FIELDS, messages);
+    let instructions = Values::newest(&[INSTRUCTIONS], &[], NEWEST_INSTRUCTIONS);
+    match (said, instructions) {
+        (Values::Of(said), Values::Of(instructions)) => Values::Of(&said | &instructions),
+        _ => Values::All,
     }
 }
 

@@ -132,6 +132,10 @@ impl Agent for ScriptedAgent {
     fn tools(&self) -> &dyn Tools<Noted> {
         self
     }
+
+    fn newest_messages(&self) -> usize {
+        9
+    }
 }
 
 #[async_trait]

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::list::join_lists;
-use self::list::{List, RADIX, Unread, channel, part_of, parts, size};
+use self::list::{HIGHEST, List, RADIX, Unread, channel, part_of, parts, size};
 use crate::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointSelector, CheckpointTuple, Checkpointer,
     Error, Namespace, NewCheckpoint, PutOptions, Result, ThreadId,
@@ -118,10 +118,18 @@ enum Missing {
 }
 
 impl Values {
-    /// The values of `fields`, and the newest items of `lists`: with a depth of 0 at least one and at
-    /// most 8, with 1 at least 9 and at most 72, with 2 at least 73 and at most 584, or all where
-    /// there are fewer. For [`ThreadState::new`].
-    pub fn newest(lists: &[&str], fields: &[&str], depth: usize) -> Self {
+    /// The values of `fields`, and of each of `lists` the newest items, `count` or more: one to 8, 9 to
+    /// 72, 73 to 584 or 585 to 4,680, or all where there are fewer; all too where more are wanted. For
+    /// [`ThreadState::new`].
+    pub fn newest(lists: &[&str], fields: &[&str], count: usize) -> Self {
+        let powers = (0..).map(|level| RADIX.pow(level));
+        let at_least = powers.scan(0, |sum, power| {
+            *sum += power;
+            Some(*sum)
+        });
+        let Some(depth) = at_least.take(HIGHEST).position(|least| least >= count) else {
+            return Self::All;
+        };
         let names = lists.iter().chain(fields).map(|name| (*name).to_owned());
         let mut channels: BTreeSet<String> = names.collect();
         for list in lists {

@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value as Json, json};
 use yai_agentkit_core::{
     ChannelValue, CheckpointSelector, CheckpointTuple, Storage, ThreadId, ThreadState,
-    checkpoint::{CheckpointMetadata, CheckpointSource, CheckpointerExt, Values, join_lists},
+    checkpoint::{
+        CheckpointMetadata, CheckpointSource, CheckpointerExt, PruneStrategy, Values, join_items,
+        join_lists,
+    },
 };
 
 use super::{
@@ -24,6 +27,7 @@ pub(super) const CASES: &[Case] = cases!["state":
     a_long_list_that_changes_anywhere_comes_back_equal,
     a_list_is_appended_to_without_being_read_whole,
     what_is_appended_costs_the_same_behind_a_long_list,
+    long_items_that_are_appended_are_stored_once_for_all_checkpoints,
     a_field_that_is_gone_stays_gone_and_may_come_back,
     saves_form_a_line_of_checkpoints,
     a_failed_save_leaves_the_head_and_may_be_repeated,
@@ -316,6 +320,81 @@ async fn what_is_appended_costs_the_same_behind_a_long_list(storage: Arc<dyn Sto
     // A version is some 70 bytes of the row.
     let more = late_channels.saturating_sub(early_channels) / (4 * 64);
     assert!(more <= 32, "{more} channels more");
+}
+
+async fn long_items_that_are_appended_are_stored_once_for_all_checkpoints(
+    storage: Arc<dyn Storage>,
+) {
+    const ITEMS: usize = 100;
+    let thread = TestThread::new(&storage);
+    let mut state = State::default();
+    let mut saved = load(&thread).await;
+    let mut middle = None;
+    for number in 0..ITEMS {
+        let item = match number % 2 {
+            0 => format!("{number:9000}"),
+            _ => number.to_string(),
+        };
+        let added = State {
+            messages: vec![item.clone()],
+            ..State::default()
+        };
+        state.messages.push(item);
+        let metadata = CheckpointMetadata::new(CheckpointSource::Loop, saved.next_step());
+        let id = saved.append(&*thread.checkpointer, &added, metadata).await;
+        if number == ITEMS / 2 {
+            middle = Some((id.unwrap(), state.clone()));
+        }
+        if number % 30 == 0 {
+            assert_round_trip(&thread, &state).await;
+        }
+    }
+    assert_round_trip(&thread, &state).await;
+    let (middle, state_there) = middle.expect("a checkpoint in the middle");
+    let there = CheckpointSelector {
+        checkpoint_id: Some(middle),
+        ..CheckpointSelector::latest(thread.id.clone())
+    };
+    let there = ThreadState::load_at(&*thread.checkpointer, there).await;
+    assert_eq!(there.unwrap().state().unwrap(), Some(state_there));
+
+    // All versions of the lists together are shorter than one of them would be.
+    let mut lists = BTreeMap::new();
+    for tuple in thread.list().await {
+        for (channel, value) in tuple.checkpoint.channel_values {
+            let version = tuple.checkpoint.channel_versions[&channel].to_string();
+            if let ChannelValue::Stored(value) = value {
+                lists.insert((channel, version), value.bytes().len());
+            }
+        }
+    }
+    let bytes: usize = lists.values().sum();
+    assert!(bytes < 100_000, "{bytes} bytes");
+
+    // None is lost with the checkpoints before it, nor where the list is saved whole or copied.
+    let pruned = thread
+        .checkpointer
+        .prune(std::slice::from_ref(&thread.id), PruneStrategy::KeepLatest);
+    pruned.await.unwrap();
+    assert_round_trip(&thread, &state).await;
+    let copy = TestThread::new(&storage);
+    let copied = thread.checkpointer.copy_thread(&thread.id, &copy.id).await;
+    copied.unwrap();
+    thread.checkpointer.delete_thread(&thread.id).await.unwrap();
+    assert_round_trip(&copy, &state).await;
+    state.messages.remove(0);
+    copy.checkpointer.save(&copy.id, &state).await.unwrap();
+    assert_round_trip(&copy, &state).await;
+    let Some(latest) = copy.find(None).await else {
+        panic!("no checkpoint");
+    };
+    let whole = join_items(&*copy.checkpointer, latest).await.unwrap();
+    let values = whole.checkpoint.channel_values.into_iter();
+    let values = values.map(|(channel, value)| (channel, value.to_json()));
+    assert_eq!(
+        json!(join_lists(values.collect()))["messages"],
+        json!(state.messages)
+    );
 }
 
 async fn a_field_that_is_gone_stays_gone_and_may_come_back(storage: Arc<dyn Storage>) {

@@ -24,6 +24,7 @@ mod queue;
 mod retention;
 mod send;
 mod subscriptions;
+mod told;
 mod tools;
 mod watch;
 mod watch_chat;
@@ -48,6 +49,7 @@ pub use import::{Imported, Parent};
 pub use input::{ClientContext, ClientInput, ClientTool};
 pub use person::Answer;
 pub use send::{RequestKey, SendOptions};
+pub use told::read_events;
 
 /// In the metadata of a checkpoint, the last message of the conversation that its state knows.
 pub(crate) const MESSAGE_ID: &str = "message_id";

@@ -1,17 +1,19 @@
 use std::time::Duration;
 
+use serde_json::Value as Json;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
 };
 use yai_agentkit_core::{
-    ConflictKind, ConversationId, Error, MessageId, Result, Turn, TurnId, TurnStore,
+    ConflictKind, ConversationId, Error, MessageId, Result, ThreadState, Turn, TurnId, TurnStore,
     turn::{EventBatch, Interrupt, TurnChange},
 };
 
 use super::{
     event::{StepKind, TurnEvent, changes},
     subscriptions::Subscriptions,
+    told,
 };
 use crate::agent::AgentState;
 
@@ -155,12 +157,26 @@ impl EventLog {
 
     /// The next batch, for who stores it with something else and publishes it then.
     pub(super) fn stage(&mut self, events: Vec<TurnEvent>) -> (EventBatch, Unpublished) {
+        self.stage_stored(events.iter().map(TurnEvent::to_json).collect())
+    }
+
+    /// The next batch, for who stores it with the state of this thread.
+    pub(super) fn stage_with(
+        &mut self,
+        events: &[TurnEvent],
+        thread: &ThreadState,
+    ) -> (EventBatch, Unpublished) {
+        let events = events.iter().map(|event| told::stored(event, thread));
+        self.stage_stored(events.collect())
+    }
+
+    fn stage_stored(&mut self, events: Vec<Json>) -> (EventBatch, Unpublished) {
         self.sequence += 1;
         let batch = EventBatch::new(
             self.turn.conversation_id,
             self.turn.id,
             self.sequence,
-            events.iter().map(TurnEvent::to_json).collect(),
+            events,
         );
         let unpublished = Unpublished {
             subscriptions: self.subscriptions.clone(),

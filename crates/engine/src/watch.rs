@@ -2,12 +2,13 @@ use std::{collections::VecDeque, sync::Arc};
 
 use futures::{Stream, stream};
 use serde_json::Value as Json;
-use yai_agentkit_core::{ConversationId, Result, Storage, TurnId};
+use yai_agentkit_core::{ConversationId, Result, Storage, TurnId, turn::EventBatch};
 
 use super::{
     TurnEngine,
     event::{Published, TurnEvent},
     subscriptions::Subscription,
+    told::read_events,
 };
 
 /// How many batches one who watches reads at once.
@@ -56,7 +57,7 @@ struct Watcher {
     /// The last batch that was read.
     read: u64,
     /// Read, and not passed on.
-    batches: VecDeque<Published>,
+    batches: VecDeque<EventBatch>,
     /// How many are read next.
     page: u64,
     /// Whether all was read that is known.
@@ -71,7 +72,8 @@ impl Watcher {
     async fn next(&mut self) -> Result<Option<Published>> {
         loop {
             if let Some(batch) = self.batches.pop_front() {
-                return Ok(Some(batch));
+                let read = read_events(&*self.storage, vec![batch]).await?;
+                return Ok(read.into_iter().next());
             }
             if self.is_current {
                 // Who notifies is as long there as this subscription.
@@ -108,13 +110,9 @@ impl Watcher {
                 break;
             }
             self.read = batch.sequence;
-            let events = batch.events.into_iter().map(TurnEvent::from_json);
-            let events: Vec<_> = events.collect();
-            self.is_over = events.last().is_some_and(TurnEvent::ends_run);
-            self.batches.push_back(Published {
-                sequence: batch.sequence,
-                events,
-            });
+            let last = batch.events.last().cloned().map(TurnEvent::from_json);
+            self.is_over = last.is_some_and(|event| event.ends_run());
+            self.batches.push_back(batch);
         }
         self.is_current = is_last && latest <= self.read;
         Ok(())

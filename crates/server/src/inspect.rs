@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json};
 use utoipa::ToSchema;
 use yai_agentkit_core::{
     CheckpointId, CheckpointSelector, CheckpointTuple, Checkpointer, Error, Result,
-    checkpoint::{DeltaChannelHistory, join_lists},
+    checkpoint::{DeltaChannelHistory, join_items, join_lists},
 };
 
 /// A checkpoint with what its delta channels hold, which stands in other checkpoints.
@@ -27,6 +27,7 @@ impl Whole {
         let Some(tuple) = checkpointer.get(selector).await? else {
             return Ok(None);
         };
+        let tuple = join_items(checkpointer, tuple).await?;
         let is_elsewhere = |channel: &&str| !tuple.checkpoint.channel_values.contains_key(*channel);
         let channels = tuple.metadata.delta_channels().filter(is_elsewhere);
         let channels: Vec<String> = channels.map(str::to_owned).collect();

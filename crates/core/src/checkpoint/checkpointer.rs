@@ -122,6 +122,15 @@ impl CheckpointQuery {
     }
 }
 
+/// The place of a stored value in its thread and graph.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ValueKey {
+    /// The channel.
+    pub channel: String,
+    /// The version, as text.
+    pub version: String,
+}
+
 /// A checkpoint to store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewCheckpoint {
@@ -135,7 +144,8 @@ pub struct NewCheckpoint {
     pub checkpoint: Checkpoint,
     /// What is known about it.
     pub metadata: CheckpointMetadata,
-    /// The channels whose value is new in this checkpoint: only their values are written.
+    /// The channels whose value is new in this checkpoint: only their values are written. One that the
+    /// checkpoint has no version of is read by [`Checkpointer::values`], and goes with its thread.
     pub new_versions: BTreeMap<String, Version>,
 }
 
@@ -375,6 +385,14 @@ pub trait Checkpointer: Send + Sync {
 
     /// The checkpoints that `query` takes, by descending id.
     async fn list(&self, query: &CheckpointQuery) -> Result<Vec<CheckpointTuple>>;
+
+    /// The stored values at these places of a thread, as far as there are any.
+    async fn values(
+        &self,
+        thread_id: &ThreadId,
+        namespace: &Namespace,
+        keys: &BTreeSet<ValueKey>,
+    ) -> Result<BTreeMap<ValueKey, Value>>;
 
     /// Stores a checkpoint and the values of its new versions, if the thread admits what `options`
     /// ask of it. One that is stored already gets the new state and metadata and keeps its parent;

@@ -9,11 +9,11 @@ mod value;
 
 pub use checkpointer::{
     ChannelWrite, CheckpointKey, CheckpointQuery, CheckpointSelector, Checkpointer,
-    DeltaChannelHistory, NewCheckpoint, NewWrites, PruneStrategy, Thread, ThreadCursor, Values,
-    special_write_index,
+    DeltaChannelHistory, NewCheckpoint, NewWrites, PruneStrategy, Thread, ThreadCursor, ValueKey,
+    Values, special_write_index,
 };
 pub use fence::{Fence, Parent, PutOptions};
-pub use state::{CheckpointerExt, ThreadState, join_lists};
+pub use state::{CheckpointerExt, ThreadState, join_items, join_lists};
 pub use value::{EncodeError, Value};
 
 use std::{collections::BTreeMap, fmt};

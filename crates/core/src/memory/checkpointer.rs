@@ -11,7 +11,7 @@ use crate::{
     NewWrites, PutOptions, Result, ThreadId, Value,
     checkpoint::{
         CheckpointMetadata, DeltaChannelHistory, Parent, PendingWrite, PruneStrategy, TASKS,
-        Thread, ThreadCursor, Values,
+        Thread, ThreadCursor, ValueKey, Values,
     },
     retention::{CheckpointSummary, Place, Retention},
     storage::Page,
@@ -431,6 +431,22 @@ impl Checkpointer for MemoryCheckpointer {
                 .take(limit)
                 .map(|(key, row)| tables.tuple(key, row, &query.values))
                 .collect()
+        }))
+    }
+
+    async fn values(
+        &self,
+        thread_id: &ThreadId,
+        namespace: &Namespace,
+        keys: &BTreeSet<ValueKey>,
+    ) -> Result<BTreeMap<ValueKey, Value>> {
+        Ok(self.0.read(|state| {
+            let stored = keys.iter().filter_map(|key| {
+                let (channel, version) = (key.channel.clone(), key.version.clone());
+                let place = (thread_id.clone(), namespace.clone(), channel, version);
+                Some((key.clone(), state.checkpoints.blobs.get(&place)?.clone()))
+            });
+            stored.collect()
         }))
     }
 

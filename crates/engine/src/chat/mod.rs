@@ -237,7 +237,7 @@ impl Chat {
             .as_mut()
             .map(|tuple| mem::take(&mut tuple.pending_writes))
             .unwrap_or_default();
-        self.thread = ThreadState::new(thread_id, tuple);
+        self.thread = ThreadState::read_from(checkpointer, thread_id, tuple).await?;
         self.state = self.thread.state()?.unwrap_or_default();
         let before = self.thread.before(MESSAGES);
         self.state.messages.stand_behind(before);

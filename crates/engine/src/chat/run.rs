@@ -79,12 +79,13 @@ impl Chat {
     async fn record_step(&mut self, turn: &Turn, state: AgentState) -> Result<()> {
         let log = log_of(&mut self.log);
         let batch = log.stepped(&self.state, &state);
-        let (events, unpublished) = log.stage(batch);
         let (message, epoch) = (turn.user_message_id, turn.epoch);
         let checkpointer = self.engine.storage.checkpointer();
         let (source, id) = (CheckpointSource::Loop, Some(turn.id));
         let staged = self.stage(&*checkpointer, state, source, message, epoch, id);
         let (checkpoint, staged) = staged.await?;
+        let log = log_of(&mut self.log);
+        let (events, unpublished) = log.stage_with(&batch, &staged.thread);
         let step = TurnStep::new(epoch, checkpoint, events);
         self.turns().step(step).await?;
         self.stored(staged);

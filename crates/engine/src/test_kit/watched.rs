@@ -1,15 +1,20 @@
 //! A storage each of whose calls passes by somebody, who can count it, keep it waiting or have it fail.
 
-use std::{collections::BTreeMap, ops::Deref, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Deref,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use yai_agentkit_core::{
     Checkpoint, CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer,
-    Conversation, ConversationId, Entity, Error, Fence, ListQuery, Message, MessageId,
+    Conversation, ConversationId, Entity, Error, Fence, ListQuery, Message, MessageId, Namespace,
     NewCheckpoint, NewWrites, PutOptions, Repository, Result, Storage, Stores, ThreadId, Turn,
-    TurnId, TurnStore, UnitOfWork,
+    TurnId, TurnStore, UnitOfWork, Value,
     access::ApiKey,
-    checkpoint::{DeltaChannelHistory, PruneStrategy, Thread, ThreadCursor},
+    checkpoint::{DeltaChannelHistory, PruneStrategy, Thread, ThreadCursor, ValueKey},
     retention::RetentionStore,
     storage::{Change, Cursor, Page},
     store::MemoryStore,
@@ -386,6 +391,16 @@ impl<W: Watch> Checkpointer for Part<dyn Checkpointer, W> {
 
     async fn list(&self, query: &CheckpointQuery) -> Result<Vec<CheckpointTuple>> {
         self.reads("list", self.inner.list(query)).await
+    }
+
+    async fn values(
+        &self,
+        thread_id: &ThreadId,
+        namespace: &Namespace,
+        keys: &BTreeSet<ValueKey>,
+    ) -> Result<BTreeMap<ValueKey, Value>> {
+        let values = self.inner.values(thread_id, namespace, keys);
+        self.reads("values", values).await
     }
 
     async fn put(&self, checkpoint: NewCheckpoint, options: PutOptions) -> Result<CheckpointKey> {

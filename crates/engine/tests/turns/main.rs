@@ -2,6 +2,7 @@
 
 mod agents;
 mod branches;
+mod bytes;
 mod durable;
 mod long;
 mod queue;

@@ -19,13 +19,13 @@ pub(crate) mod trim;
 mod turn;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use yai_agentkit_core::{
     CheckpointKey, CheckpointQuery, CheckpointSelector, CheckpointTuple, Checkpointer, Fence,
-    NewCheckpoint, NewWrites, PutOptions, Result, ThreadId,
-    checkpoint::{DeltaChannelHistory, Parent, PruneStrategy, Thread, ThreadCursor},
+    Namespace, NewCheckpoint, NewWrites, PutOptions, Result, ThreadId, Value,
+    checkpoint::{DeltaChannelHistory, Parent, PruneStrategy, Thread, ThreadCursor, ValueKey},
     storage::Page,
     turn::EventBatch,
 };
@@ -130,6 +130,15 @@ impl Checkpointer for SqlCheckpointer {
     async fn list(&self, query: &CheckpointQuery) -> Result<Vec<CheckpointTuple>> {
         let found = read::list(&self.connection, query).await?;
         found.into_iter().map(RawCheckpoint::parse).collect()
+    }
+
+    async fn values(
+        &self,
+        thread_id: &ThreadId,
+        namespace: &Namespace,
+        keys: &BTreeSet<ValueKey>,
+    ) -> Result<BTreeMap<ValueKey, Value>> {
+        read::values(&self.connection, (thread_id, namespace), keys).await
     }
 
     async fn put(&self, checkpoint: NewCheckpoint, options: PutOptions) -> Result<CheckpointKey> {

@@ -3,13 +3,13 @@
 use yai_agentkit_core::{
     CheckpointKey, CheckpointQuery, CheckpointSelector, ConversationId, Fence, Message, Namespace,
     NewWrites, Role, ThreadState, Turn, Value,
-    checkpoint::{ChannelWrite, CheckpointMetadata, ThreadCursor, Values},
+    checkpoint::{ChannelWrite, CheckpointMetadata, ThreadCursor, ValueKey, Values},
     turn::{EventBatch, IdempotencyKey, TurnBegin, TurnChange},
 };
 
 use super::{
     NewRawCheckpoint, RawValue, delta,
-    read::{get_query, list_query},
+    read::{get_query, list_query, values_query},
     statement::Conflicts::{Possible, Unexpected},
     threads, turn,
     write::{Fenced, New, Write, postgres},
@@ -67,6 +67,16 @@ async fn reading_uses_indexes(databases: &Databases) {
         let history = |connection: &Connection| delta::query(connection, &selector, &channels);
         databases.assert_uses(history, &OF_CHECKPOINTS).await;
     }
+
+    let key = ValueKey {
+        channel: "list".to_owned(),
+        version: "7".to_owned(),
+    };
+    let (thread, namespace, keys) = ("thread-7".into(), Namespace::root(), [key].into());
+    let values = |connection: &Connection| values_query(connection, (&thread, &namespace), &keys);
+    databases
+        .assert_uses(values, &["checkpoint_blobs_pkey"])
+        .await;
 
     let page = CheckpointQuery {
         namespace: Some(Namespace::root()),

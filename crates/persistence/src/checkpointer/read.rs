@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
     CheckpointId, CheckpointKey, CheckpointQuery, CheckpointSelector, Namespace, Result, ThreadId,
     Value,
-    checkpoint::{PendingWrite, Values, Version},
+    checkpoint::{PendingWrite, ValueKey, Values, Version},
 };
 
 use super::{
@@ -68,6 +68,57 @@ pub(super) fn get_query(connection: &Connection, selector: &CheckpointSelector) 
     }
     page.query.push(" ORDER BY checkpoint_id DESC LIMIT 1");
     page.with(connection, Some(thread), &selector.values)
+}
+
+/// OFFSET 0 as in [`with_all`].
+const VALUES: Sql = Sql {
+    postgres: "SELECT b.channel, b.version, b.type, b.blob
+FROM jsonb_array_elements($3::jsonb) wanted CROSS JOIN LATERAL (
+    SELECT channel, version, type, blob FROM checkpoint_blobs
+    WHERE thread_id = $1 AND checkpoint_ns = $2
+        AND channel = wanted ->> 0 AND version = wanted ->> 1
+    OFFSET 0
+) b",
+    sqlite: "SELECT channel, version, type, blob FROM checkpoint_blobs
+WHERE thread_id = $1 AND checkpoint_ns = $2
+AND (channel, version) IN (SELECT value ->> 0, value ->> 1 FROM json_each($3))",
+};
+
+/// Stored values by their keys.
+pub(super) async fn values(
+    connection: &Connection,
+    place: (&ThreadId, &Namespace),
+    keys: &BTreeSet<ValueKey>,
+) -> Result<BTreeMap<ValueKey, Value>> {
+    let rows = retrying!(
+        connection,
+        values_query(connection, place, keys).rows(connection)
+    );
+    let failed = |error| storage_error("get values", error);
+    let mut values = BTreeMap::new();
+    for row in &rows.map_err(failed)? {
+        let mut columns = Columns::new(row);
+        let channel = columns.take().map_err(failed)?;
+        let version = columns.take().map_err(failed)?;
+        let tag = columns.take().map_err(failed)?;
+        if let Some(value) = stored_value(tag, columns.take().map_err(failed)?) {
+            values.insert(ValueKey { channel, version }, value);
+        }
+    }
+    Ok(values)
+}
+
+pub(super) fn values_query(
+    connection: &Connection,
+    (thread, namespace): (&ThreadId, &Namespace),
+    keys: &BTreeSet<ValueKey>,
+) -> Query {
+    let keys: Vec<_> = keys
+        .iter()
+        .map(|key| [&key.channel, &key.version])
+        .collect();
+    let query = VALUES.query(connection).with(thread.as_str());
+    query.with(namespace.as_str()).with(json!(keys).to_string())
 }
 
 pub(super) async fn list(

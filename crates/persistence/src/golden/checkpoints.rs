@@ -9,8 +9,8 @@ use yai_agentkit_core::{
     ChannelValue, Checkpoint, CheckpointQuery, CheckpointSelector, Checkpointer, Fence, Namespace,
     NewCheckpoint, NewWrites, PutOptions, Storage, Stores, ThreadId, Value,
     checkpoint::{
-        ChannelWrite, CheckpointMetadata, CheckpointSource, PruneStrategy, ThreadCursor, Values,
-        Version,
+        ChannelWrite, CheckpointMetadata, CheckpointSource, PruneStrategy, ThreadCursor, ValueKey,
+        Values, Version,
     },
 };
 
@@ -49,6 +49,18 @@ async fn reads(golden: &mut Golden) {
             async |database: &Database| drop(checkpointer(database).get(selector).await.unwrap());
         golden.call(name, get).await;
     }
+    let key = ValueKey {
+        channel: "messages".to_owned(),
+        version: "1".to_owned(),
+    };
+    let keys = [key].into();
+    let values = async |database: &Database| {
+        let namespace = Namespace::root();
+        let checkpointer = checkpointer(database);
+        let read = checkpointer.values(&thread.thread_id, &namespace, &keys);
+        read.await.unwrap();
+    };
+    golden.call("values", values).await;
     let channels = ["messages".to_owned()];
     let history = async |database: &Database| {
         let checkpointer = checkpointer(database);

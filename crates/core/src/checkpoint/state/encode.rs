@@ -10,7 +10,10 @@ use rmpv::{ValueRef as Msgpack, decode::read_value_ref_with_max_depth};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Number, Value as Json};
 
-use super::list::{open_array, part_of, parts};
+use super::{
+    apart::{Apart, joined},
+    list::{open_array, part_of, parts},
+};
 use crate::{ChannelValue, Value, checkpoint::EncodeError, validate::MAX_DEPTH};
 
 /// The channel of a state that is not a struct or a map, LangGraph's name for it.
@@ -94,6 +97,7 @@ pub(super) fn encoded(value: &ChannelValue) -> Result<Cow<'_, [u8]>, EncodeError
 /// which `is_unread` holds.
 pub(super) fn decode_state<S: DeserializeOwned>(
     values: &BTreeMap<String, Arc<ChannelValue>>,
+    apart: &Apart,
     is_unread: impl Fn(&str) -> bool,
 ) -> Result<S, EncodeError> {
     if let (Some(root), 1) = (values.get(ROOT), values.len()) {
@@ -110,7 +114,7 @@ pub(super) fn decode_state<S: DeserializeOwned>(
     write_map_len(&mut state, count).map_err(EncodeError::new)?;
     for field in fields {
         write_str(&mut state, field).map_err(EncodeError::new)?;
-        let newest = encoded(&values[field])?;
+        let newest = joined(encoded(&values[field])?, apart)?;
         let Some((mut count, newest_items)) = open_array(&newest) else {
             state.extend_from_slice(&newest);
             continue;
@@ -123,7 +127,7 @@ pub(super) fn decode_state<S: DeserializeOwned>(
             .rposition(|channel| !values.contains_key(channel));
         let read = channels[unread.map_or(0, |unread| unread + 1)..].iter();
         let arrays = read
-            .map(|channel| encoded(&values[channel]))
+            .map(|channel| joined(encoded(&values[channel])?, apart))
             .collect::<Result<Vec<_>, _>>()?;
         let opened: Vec<_> = arrays
             .iter()

@@ -1,3 +1,4 @@
+mod apart;
 mod encode;
 mod list;
 
@@ -10,12 +11,13 @@ use std::{
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
 
-pub use self::list::join_lists;
+use self::apart::Apart;
 use self::list::{HIGHEST, List, RADIX, Unread, channel, part_of, parts, size};
+pub use self::{apart::join_items, list::join_lists};
 use crate::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointSelector, CheckpointTuple, Checkpointer,
     Error, Namespace, NewCheckpoint, PutOptions, Result, ThreadId,
-    checkpoint::{CheckpointMetadata, CheckpointSource, EncodeError, Values, Version},
+    checkpoint::{CheckpointMetadata, CheckpointSource, EncodeError, ValueKey, Values, Version},
 };
 
 /// The simple face of a [`Checkpointer`]: plain serde state, by the key of its thread.
@@ -88,6 +90,8 @@ struct Head {
     /// Those that were read or saved.
     values: BTreeMap<String, Arc<ChannelValue>>,
     versions: BTreeMap<String, Version>,
+    /// The items of lists that stand apart.
+    apart: Apart,
 }
 
 /// How a state is saved.
@@ -108,6 +112,8 @@ struct Changes {
     empty: Vec<String>,
     /// Parts of lists that are in others now.
     joined: Vec<String>,
+    /// Items of lists that stand apart from now on.
+    apart: Apart,
 }
 
 /// Why it can't be told what becomes of them.
@@ -156,11 +162,27 @@ impl ThreadState {
         selector: CheckpointSelector,
     ) -> Result<Self> {
         let tuple = checkpointer.get(&selector).await?;
-        Ok(Self::new(selector.thread_id, tuple))
+        Self::read_from(checkpointer, selector.thread_id, tuple).await
+    }
+
+    /// The state in `latest`, of which `checkpointer` reads what was stored apart.
+    pub async fn read_from<C: Checkpointer + ?Sized>(
+        checkpointer: &C,
+        thread_id: ThreadId,
+        latest: Option<CheckpointTuple>,
+    ) -> Result<Self> {
+        let namespace = latest.as_ref().map(|tuple| tuple.key.namespace.clone());
+        let mut state = Self::new(thread_id, latest);
+        if let (Some(head), Some(namespace)) = (&mut state.head, namespace) {
+            let keys = apart::keys(head.values.values().map(Arc::as_ref));
+            let place = (&state.thread_id, &namespace);
+            head.apart = apart::read(checkpointer, place, keys).await?;
+        }
+        Ok(state)
     }
 
     /// The state in `latest`, which is the latest checkpoint of `thread_id`; `None` where there is
-    /// none.
+    /// none. Of one that was appended to, [`read_from`](Self::read_from) makes it.
     pub fn new(thread_id: ThreadId, latest: Option<CheckpointTuple>) -> Self {
         let head = latest.map(Head::from);
         Self {
@@ -182,7 +204,8 @@ impl ThreadState {
     /// the newest items.
     pub fn state<S: DeserializeOwned>(&self) -> Result<Option<S>> {
         let decoded = self.head.as_ref().map(|head| {
-            encode::decode_state(&head.values, |channel| head.versions.contains_key(channel))
+            let is_unread = |channel: &str| head.versions.contains_key(channel);
+            encode::decode_state(&head.values, &head.apart, is_unread)
         });
         decoded.transpose().map_err(|error| {
             Error::unreadable(format!("the state of thread {}", self.thread_id), error)
@@ -200,6 +223,21 @@ impl ThreadState {
             .rposition(|part| !head.values.contains_key(part));
         let before = &parts[..unread.map_or(0, |unread| unread + 1)];
         before.iter().map(|part| size(part)).sum()
+    }
+
+    /// The thread.
+    pub fn id(&self) -> &ThreadId {
+        &self.thread_id
+    }
+
+    /// Where this item of a list is, if it was long and is stored by itself: as long as its thread is
+    /// there, [`Checkpointer::values`] reads it.
+    pub fn stands_apart<S: Serialize>(&self, item: &S) -> Option<ValueKey> {
+        let stored = &self.head.as_ref()?.apart;
+        if stored.is_empty() {
+            return None;
+        }
+        apart::known(&encode::pack(item).ok()?, stored).cloned()
     }
 
     /// The latest checkpoint.
@@ -322,6 +360,7 @@ impl ThreadState {
             Some(ChannelValue::Stored(value)) => Some(value.bytes()),
             _ => None,
         };
+        let no_items = Apart::new();
         let mut changes = Changes::default();
         let fields = encode::fields(packed)?;
         for &(name, encoded) in &fields {
@@ -344,6 +383,13 @@ impl ThreadState {
                 changes.joined.extend(parts);
                 continue;
             };
+            let is_appended = how == How::Added;
+            let apart = &mut changes.apart;
+            let places = items.iter().map(|item| {
+                let known = head.map_or(&no_items, |head| &head.apart);
+                apart::place(name, item, is_appended, known, apart)
+            });
+            let items: Vec<_> = places.collect();
             let stored = value(name).map(encode::encoded).transpose()?;
             let stored = stored.as_deref().map(list::items).transpose()?.flatten();
             let mut list = match (how, &stored) {
@@ -351,7 +397,7 @@ impl ThreadState {
                 _ => List::empty(name),
             };
             let newest = stored.iter().flatten().filter(|_| how == How::Added);
-            for item in newest.chain(&items) {
+            for item in newest.copied().chain(items.iter().map(AsRef::as_ref)) {
                 list.push(item)?;
             }
             let mut kept = BTreeSet::new();
@@ -393,16 +439,17 @@ impl ThreadState {
         let parent = self.head();
         let mut checkpoint = Checkpoint::after(parent.max(self.newest.as_ref()));
         let head = self.head.clone();
-        let (values, versions) = head
-            .map(|head| (head.values, head.versions))
+        let (values, versions, apart) = head
+            .map(|head| (head.values, head.versions, head.apart))
             .unwrap_or_default();
         let mut head = Head {
             id: checkpoint.id.clone(),
             step: metadata.step().unwrap_or_else(|| self.next_step()),
             values,
             versions,
+            apart,
         };
-        let new_versions = head.next_versions(&changes);
+        let mut new_versions = head.next_versions(&changes);
         for channel in changes.empty.iter().chain(&changes.joined) {
             head.values.remove(channel);
         }
@@ -440,6 +487,13 @@ impl ThreadState {
             if is_kept(&channel) {
                 head.values.insert(channel, Arc::new(value));
             }
+        }
+        for (key, item) in changes.apart {
+            let version = Version::Text(key.version.clone());
+            new_versions.insert(key.channel.clone(), version);
+            let values = &mut checkpoint.channel_values;
+            values.insert(key.channel.clone(), ChannelValue::Stored(item.clone()));
+            head.apart.insert(key, item);
         }
         let new = NewCheckpoint {
             thread_id: self.thread_id.clone(),
@@ -482,6 +536,7 @@ impl From<CheckpointTuple> for Head {
             step: tuple.metadata.step().unwrap_or(-1),
             values: shared(tuple.checkpoint.channel_values),
             versions: tuple.checkpoint.channel_versions,
+            apart: Apart::new(),
         }
     }
 }

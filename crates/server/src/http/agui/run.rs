@@ -8,7 +8,7 @@ use axum::{
 use futures::{Stream, StreamExt, stream};
 use serde_json::{Value, json, value::RawValue};
 use yai_agentkit_core::{ConversationId, MessageId, Result, Turn};
-use yai_agentkit_engine::{Published, TurnEngine, TurnEvent};
+use yai_agentkit_engine::{Published, TurnEngine, TurnEvent, read_events};
 
 use super::{
     event::{Event, Outcome},
@@ -179,13 +179,13 @@ impl Streamed {
             let batches = turns.events(conversation, turn, read, BATCHES).await?;
             let Some(last) = batches.last() else { break };
             read = last.sequence;
-            for batch in batches {
+            for batch in read_events(&*self.app.storage, batches).await? {
                 let count = match batch.sequence.cmp(&sequence) {
                     Ordering::Less => usize::MAX,
                     Ordering::Equal => place + 1,
                     Ordering::Greater => 0,
                 };
-                let events = batch.events.into_iter().map(TurnEvent::from_json);
+                let events = batch.events.into_iter();
                 let events = events.take(count).filter(|event| !self.is_known(event));
                 for event in events {
                     transcript.follow(&self.turn, event);

@@ -276,7 +276,7 @@ async fn listen(postgres: &PostgresSource) -> Result<PgListener, sqlx::Error> {
         .max_connections(1)
         .max_lifetime(None)
         .idle_timeout(None)
-        .connect_lazy_with(postgres.pool.connect_options());
+        .connect_lazy_with((*postgres.pool.connect_options()).clone());
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.listen(CHANNEL).await?;
     Ok(listener)

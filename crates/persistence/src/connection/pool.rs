@@ -104,8 +104,8 @@ impl<DB: Database> Pool<DB> {
     }
 
     /// What its connections are made with.
-    pub(crate) fn connect_options(&self) -> <DB::Connection as Connection>::Options {
-        (*self.0.connections.connect_options()).clone()
+    pub(crate) fn connect_options(&self) -> Arc<<DB::Connection as Connection>::Options> {
+        self.0.connections.connect_options()
     }
 
     /// Waits for its turn, no longer than the connection timeout.

@@ -172,7 +172,7 @@ impl<M: MigratorTrait> Migrations for Theirs<M> {
                 // SeaORM runs them on a connection of its own only, and prepares statements by name.
                 // Behind a transaction pooler the session may hold those of other clients, and must
                 // not keep ours.
-                let options = postgres.pool.connect_options();
+                let options = (*postgres.pool.connect_options()).clone();
                 let pool = one_connection::<Postgres>(options, limits.patience).await?;
                 let transaction = DatabaseConnection::from(pool).begin().await?;
                 if postgres.pooler_begin.is_some() {
@@ -236,7 +236,9 @@ async fn begin_on_sqlite(
         sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
         ..TransactionOptions::default()
     };
-    let pool = one_connection::<Sqlite>(sqlite.writer.connect_options(), limits.patience).await?;
+    let pool =
+        one_connection::<Sqlite>((*sqlite.writer.connect_options()).clone(), limits.patience)
+            .await?;
     DatabaseConnection::from(pool)
         .begin_with_options(options)
         .await

@@ -120,9 +120,11 @@ impl Script<'_> {
     /// Where the next statement goes.
     fn next(&mut self) -> &mut Query {
         if self.connection.is_postgres() || self.queries.is_empty() {
-            self.queries.push(Query::new(self.connection, ""));
+            // Most of ours fit.
+            let text = String::with_capacity(2048);
+            self.queries.push(Query::new(self.connection, text));
         } else if let Some(script) = self.queries.last_mut() {
-            script.push(";\n");
+            script.push_str(";\n");
         }
         self.queries.last_mut().expect("it was just added")
     }
@@ -152,10 +154,12 @@ impl Insert {
         } else {
             "SELECT * FROM (VALUES "
         };
-        query.push(format_args!("{begin} {into}\n{values}"));
+        for part in [begin, " ", into, "\n", values] {
+            query.push_str(part);
+        }
         for (number, values) in rows.enumerate() {
             if number > 0 {
-                query.push(", ");
+                query.push_str(", ");
             }
             let mut values = values.iter();
             for (number, part) in row.split('?').enumerate() {
@@ -163,10 +167,12 @@ impl Insert {
                     let value = values.next().unwrap_or(&Value::TextOrNull(None));
                     value.push_to(query);
                 }
-                query.push(part);
+                query.push_str(part);
             }
         }
-        query.push(format_args!("{end}\nON CONFLICT {on_conflict}"));
+        for part in [end, "\nON CONFLICT ", on_conflict] {
+            query.push_str(part);
+        }
     }
 }
 

@@ -38,6 +38,7 @@ mod ranking;
 mod refusals;
 mod retention;
 mod runs;
+mod search;
 mod state;
 mod threads;
 mod turns;
@@ -82,6 +83,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         pruning::CASES,
         retention::CASES,
         runs::CASES,
+        search::CASES,
         copying::CASES,
         items::CASES,
         ranking::BY_TEXT,

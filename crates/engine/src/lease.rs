@@ -32,7 +32,7 @@ const FORGETTING: Duration = Duration::from_secs(600);
 
 impl TurnEngine {
     /// Renews the leases of the turns under way, takes over what others have left, begins what
-    /// waits for its turn, forgets old keys and events, deletes what is not kept, notifies other engines of what
+    /// waits for its turn, forgets old keys and events, deletes what is not kept, indexes what was said, notifies other engines of what
     /// turns publish and is notified by them: from now until the engine is stopped and idle.
     pub async fn keep(&self) {
         let until_idle = async {
@@ -45,6 +45,7 @@ impl TurnEngine {
             () = self.keep_taking_over() => {}
             () = self.keep_forgetting() => {}
             () = self.keep_deleting() => {}
+            () = self.keep_indexing() => {}
             () = self.keep_notifying() => {}
         }
     }

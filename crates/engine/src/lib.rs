@@ -22,6 +22,7 @@ mod log;
 mod person;
 mod queue;
 mod retention;
+mod search;
 mod send;
 mod subscriptions;
 mod told;
@@ -67,6 +68,7 @@ pub struct TurnEngine {
     agents: Agents,
     limits: TurnLimits,
     retention: RetentionPolicy,
+    indexes: bool,
     clock: Clock,
     owner: OwnerId,
     claims: claims::Claims,
@@ -159,6 +161,7 @@ impl TurnEngine {
             agents: agents.into(),
             limits: TurnLimits::default(),
             retention: RetentionPolicy::default(),
+            indexes: false,
             clock: Clock::default(),
             owner: OwnerId::new(),
             claims: claims::Claims::default(),

@@ -6,7 +6,7 @@ use sea_orm_migration::MigratorTrait;
 use uuid::Uuid;
 use yai_agentkit_core::{
     ConversationId, Error, Repository, Result, Storage, Stores, ThreadId, UnitOfWork,
-    retention::RetentionStore, storage::HasStores,
+    conversation::MessageSearch, retention::RetentionStore, storage::HasStores,
 };
 
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     open::open,
     repository::StoredEntity,
     retention::SqlRetention,
+    search::SqlSearch,
     stores::SqlStores,
 };
 
@@ -166,6 +167,10 @@ impl HasStores for Database {
 
 #[async_trait]
 impl Storage for Database {
+    fn search(&self) -> Arc<dyn MessageSearch> {
+        Arc::new(SqlSearch(self.connection.clone()))
+    }
+
     fn retention(&self) -> Arc<dyn RetentionStore> {
         Arc::new(SqlRetention(self.connection.clone()))
     }

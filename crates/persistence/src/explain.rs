@@ -13,7 +13,7 @@ pub(crate) struct Databases {
 }
 
 /// Those with many rows. On SQLite a plan names their aliases.
-const LARGE_TABLES: [&str; 13] = [
+const LARGE_TABLES: [&str; 14] = [
     "checkpoints",
     "checkpoint_blobs",
     "checkpoint_writes",
@@ -22,6 +22,7 @@ const LARGE_TABLES: [&str; 13] = [
     "agent_messages",
     "agent_turn_events",
     "store",
+    "agent_search",
     "c",
     "b",
     "w",
@@ -46,7 +47,7 @@ impl Databases {
         );
         // Of this schema: other tests drop theirs.
         let tables = "threads, checkpoints, checkpoint_blobs, checkpoint_writes,
-            agent_conversations, agent_messages, agent_turns, agent_turn_events, store";
+            agent_conversations, agent_messages, agent_turns, agent_turn_events, store, agent_search";
         fill(&postgres, rows, [blob, time, id, tables]).await;
         let (blob, time, id) = ("x'00'", "datetime(1e9 - i, 'unixepoch')", "randomblob(16)");
         fill(&sqlite, rows, [blob, time, id, ""]).await;
@@ -63,6 +64,11 @@ impl Databases {
         let on_postgres = query(&self.postgres.connection);
         self.assert_postgres_uses(on_postgres, indexes).await;
         self.assert_sqlite_uses(query, indexes).await;
+    }
+
+    /// Both, to fill them further.
+    pub(crate) fn each(&self) -> [&Database; 2] {
+        [&self.postgres, &self.sqlite]
     }
 
     /// A query on PostgreSQL.

@@ -24,6 +24,7 @@ mod precision;
 mod presence;
 mod repository;
 mod retention;
+mod search;
 pub mod setting;
 mod sql;
 mod store;

@@ -56,7 +56,8 @@ pub async fn serve(settings: Settings, agents: impl Into<Agents>) -> Result<(), 
     let storage = Arc::new(database.clone());
     let turns = TurnEngine::new(storage.clone(), agents)
         .with_limits(settings.limits.clone())
-        .with_retention(settings.retention.clone());
+        .with_retention(settings.retention.clone())
+        .with_search(settings.search_index);
     let listener = TcpListener::bind(settings.bind).await.map_err(|error| {
         let reason = format!("can't listen on {}: {error}", settings.bind);
         settings.refused("AGENTKIT_BIND", reason)

@@ -213,6 +213,9 @@ settings! {
         /// checkpoints of a chat that stay, however old they are
         checkpoints_kept: u64 = "10", CHECKPOINTS,
             "AGENTKIT_CHECKPOINTS_KEPT", "checkpoints_kept", "checkpoints-kept";
+        /// index what is said, so that it can be searched
+        search_index: bool = "true", SWITCH,
+            "AGENTKIT_SEARCH_INDEX", "search_index", "search-index";
         /// milliseconds that each step of the offline agent takes
         step_delay: u64 = "0", MILLISECONDS, "AGENTKIT_STEP_DELAY", "step_delay", "step-delay";
         /// how the log on stderr looks
@@ -275,6 +278,8 @@ pub struct Settings {
     pub limits: TurnLimits,
     /// What is kept, and for how long.
     pub retention: RetentionPolicy,
+    /// Whether messages can be searched.
+    pub search_index: bool,
     /// What is logged, as `tracing_subscriber::EnvFilter` reads it.
     pub log: Option<String>,
     /// How it is logged.
@@ -385,6 +390,7 @@ impl Settings {
                 checkpoint_age: declared.checkpoint_age,
                 checkpoints: declared.checkpoints_kept,
             },
+            search_index: declared.search_index,
             connections: ConnectionLimits {
                 connections: declared.max_connections,
                 header_timeout: declared.header_timeout,

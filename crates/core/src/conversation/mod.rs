@@ -2,10 +2,12 @@
 
 mod message;
 mod part;
+mod search;
 
 pub use crate::id::InConversation;
 pub use message::{Message, MessageFilter, Role};
 pub use part::{Part, Source};
+pub use search::{Hit, HitCursor, MAX_TEXT, MessageSearch, TextQuery, terms};
 
 use std::collections::BTreeMap;
 

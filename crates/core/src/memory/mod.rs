@@ -6,6 +6,7 @@ mod events;
 mod ledger;
 mod repository;
 mod retention;
+mod search;
 mod store;
 mod turn;
 
@@ -24,7 +25,7 @@ use crate::{
     Checkpointer, Clock, Conversation, ConversationId, Message, Repository, Result, Storage,
     Stores, ThreadId, Turn, TurnId, TurnStore, UnitOfWork, Value,
     access::ApiKey,
-    conversation::InConversation,
+    conversation::{InConversation, MessageSearch},
     retention::RetentionStore,
     storage::HasStores,
     store::MemoryStore,
@@ -179,6 +180,10 @@ impl HasStores for MemoryStorage {
 
 #[async_trait]
 impl Storage for MemoryStorage {
+    fn search(&self) -> Arc<dyn MessageSearch> {
+        Arc::new(search::MemorySearch(self.access.clone()))
+    }
+
     fn retention(&self) -> Arc<dyn RetentionStore> {
         Arc::new(retention::MemoryRetention(self.access.clone()))
     }

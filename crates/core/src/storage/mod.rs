@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use crate::{
     Checkpointer, Conversation, ConversationId, Message, Result, ThreadId, Turn, TurnStore,
     access::ApiKey,
+    conversation::MessageSearch,
     retention::RetentionStore,
     store::MemoryStore,
     turn::{IdempotencyKey, TurnLedger},
@@ -121,6 +122,9 @@ pub trait Storage: Stores {
         let found = self.conversations().get(&id).await?;
         Ok(found.map(|conversation| conversation.thread_id()))
     }
+
+    /// What finds conversations by the texts of their messages.
+    fn search(&self) -> Arc<dyn MessageSearch>;
 
     /// What deletes what is not kept any more.
     fn retention(&self) -> Arc<dyn RetentionStore>;

@@ -15,6 +15,7 @@ use yai_agentkit_core::{
     TurnId, TurnStore, UnitOfWork, Value,
     access::ApiKey,
     checkpoint::{DeltaChannelHistory, PruneStrategy, Thread, ThreadCursor, ValueKey},
+    conversation::MessageSearch,
     retention::RetentionStore,
     storage::{Change, Cursor, Page},
     store::MemoryStore,
@@ -167,6 +168,10 @@ const fn of_storage(name: &'static str) -> Call {
 
 #[async_trait]
 impl<W: Watch> Storage for Watched<Arc<dyn Storage>, W> {
+    fn search(&self) -> Arc<dyn MessageSearch> {
+        self.inner.search()
+    }
+
     fn retention(&self) -> Arc<dyn RetentionStore> {
         self.inner.retention()
     }

@@ -10,7 +10,7 @@ use yai_agentkit_core::{
     Role, Storage, Stores, ThreadState, Turn, TurnStatus,
     access::{ApiKey, Scope},
     checkpoint::{CheckpointMetadata, CheckpointSource},
-    conversation::{ConversationFilter, MessageFilter},
+    conversation::{ConversationFilter, MessageFilter, TextQuery},
     retention::{RetentionPolicy, Sweep},
     turn::{EventBatch, IdempotencyKey, LatestBatches, OwnerId, TurnChange, TurnFilter},
 };
@@ -21,6 +21,7 @@ use crate::{Database, StoredEntity};
 pub(super) async fn call_all(golden: &mut Golden) {
     let conversation = conversations(golden).await;
     messages(golden, &conversation).await;
+    search(golden).await;
     let turn = turns(golden, &conversation).await;
     leases(golden, turn.clone()).await;
     events(golden, &turn).await;
@@ -102,6 +103,21 @@ async fn messages(golden: &mut Golden, conversation: &Conversation) {
     ] {
         list(golden, name, &query).await;
     }
+}
+
+async fn search(golden: &mut Golden) {
+    golden
+        .call("search_index", async |database| {
+            assert!(database.search().index(1_000_000).await.unwrap() > 0);
+        })
+        .await;
+    golden
+        .call("search_find", async |database| {
+            let query = TextQuery::new("Hello").unwrap();
+            let query = query.owned_by(Some("Ada".to_owned()));
+            drop(database.search().find(&query).await.unwrap());
+        })
+        .await;
 }
 
 async fn turns(golden: &mut Golden, conversation: &Conversation) -> Turn {

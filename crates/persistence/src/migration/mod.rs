@@ -48,7 +48,7 @@ macro_rules! script {
     };
 }
 
-const MIGRATIONS: [Script; 8] = [
+const MIGRATIONS: [Script; 9] = [
     script!("0001", "checkpoints"),
     script!("0002", "threads"),
     script!("0003", "conversations"),
@@ -57,6 +57,7 @@ const MIGRATIONS: [Script; 8] = [
     script!("0006", "ledger"),
     script!("0007", "api_keys"),
     script!("0008", "store"),
+    script!("0009", "search"),
 ];
 
 impl Script {

@@ -34,8 +34,13 @@ WHERE t.type = 'table'
 ORDER BY 1"#;
 
 /// Of no conversation.
-const OF_THE_DATABASE: [&str; 8] = [
+const OF_THE_DATABASE: [&str; 12] = [
     "agent_api_keys",
+    // SQLite's own, of an index.
+    "agent_search_config",
+    "agent_search_data",
+    "agent_search_docsize",
+    "agent_search_idx",
     "agent_servers",
     "agent_tasks",
     "agentkit_migrations",

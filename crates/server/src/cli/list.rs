@@ -7,15 +7,16 @@ use std::{
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use futures::future::try_join_all;
 use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    Conversation, ConversationId, Error, ListQuery, MessageId, Stores, ThreadId, TurnId,
+    Conversation, ConversationId, Error, ListQuery, MessageId, Storage, Stores, ThreadId, TurnId,
     checkpoint::ThreadCursor,
-    conversation::{ConversationFilter, MessageFilter},
+    conversation::{ConversationFilter, HitCursor, MessageFilter, TextQuery},
     error::BoxError,
-    storage::Cursor,
+    storage::{self, Cursor},
     turn::TurnFilter,
 };
 use yai_agentkit_persistence::Database;
@@ -49,6 +50,15 @@ pub(super) struct Arguments {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct ArgumentsOfConversations {
+    /// Only those with a message that has all these words
+    #[arg(long, value_name = "TEXT")]
+    search: Option<String>,
+    #[command(flatten)]
+    page: Page,
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct ArgumentsOfConversation {
     /// The conversation, by its id or that of its thread
     conversation: Uuid,
@@ -58,14 +68,17 @@ pub(super) struct ArgumentsOfConversation {
 
 pub(super) async fn conversations(
     settings: Settings,
-    arguments: Arguments,
+    arguments: ArgumentsOfConversations,
 ) -> Result<(), BoxError> {
     let database = open(settings).await?;
     let mut query = ListQuery::<Conversation>::default().limit(arguments.page.limit);
     if let Some(cursor) = arguments.page.cursor::<Cursor<ConversationId>>()? {
         query = query.after(cursor);
     }
-    let page = database.conversations().list(&query).await?;
+    let page = match &arguments.search {
+        Some(text) => search(&database, text, &arguments.page).await?,
+        None => database.conversations().list(&query).await?,
+    };
     let headings = ["CONVERSATION", "UPDATED", "TITLE"];
     arguments
         .page
@@ -80,6 +93,28 @@ pub(super) async fn conversations(
     arguments.page.say_next(page.next)?;
     database.close().await;
     Ok(())
+}
+
+/// Takes in what no server has, first.
+async fn search(
+    database: &Database,
+    text: &str,
+    page: &Page,
+) -> Result<storage::Page<Conversation, Cursor<ConversationId>>, Error> {
+    let mut query = TextQuery::new(text)?.limit(page.limit);
+    if let Some(cursor) = page.cursor::<HitCursor>()? {
+        query = query.after(&cursor)?;
+    }
+    let search = database.search();
+    while search.index(1000).await? > 0 {}
+    let found = search.find(&query).await?;
+    let conversations = database.conversations();
+    let ids = found.items.iter().map(|hit| &hit.conversation_id);
+    let rows = try_join_all(ids.map(|id| conversations.get(id))).await?;
+    Ok(storage::Page {
+        items: rows.into_iter().flatten().collect(),
+        next: found.next.map(|next| next.map(|id| ConversationId(id.0))),
+    })
 }
 
 pub(super) async fn messages(

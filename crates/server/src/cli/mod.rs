@@ -53,8 +53,8 @@ enum Command {
     Chat(chat::Arguments),
     /// Bring the database's schema up to date
     Migrate(migrate::Arguments),
-    /// List the conversations, newest first
-    Conversations(list::Arguments),
+    /// List the conversations, first that in which a person said something last
+    Conversations(list::ArgumentsOfConversations),
     /// List the messages of a conversation, oldest first
     Messages(list::ArgumentsOfConversation),
     /// List the turns of a conversation, newest first

@@ -5,6 +5,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
+use futures::future::try_join_all;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -12,8 +13,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 use yai_agentkit_core::{
     Conversation, ConversationId, Entity, Error, ListQuery, MessageId,
-    conversation::{ConversationFilter, MessageFilter},
-    storage::Cursor,
+    conversation::{ConversationFilter, MessageFilter, TextQuery},
+    storage::{Cursor, Page},
     validate,
 };
 
@@ -133,6 +134,10 @@ struct ConversationPage {
     /// The `next_cursor` of the page before; costs the same at any depth.
     #[param(value_type = Option<String>)]
     cursor: Option<Cursor<ConversationId>>,
+    /// Only those with a message that has all these words; of Chinese and the like, all these pairs of
+    /// neighbours. First that whose message is the newest. What was just said is found a moment later. Goes with
+    /// `limit` and `cursor` alone.
+    text: Option<String>,
     /// Only those with this text in their title, in capitals or not as far as ASCII goes.
     title: Option<String>,
     /// Only those whose metadata have the fields of this JSON object: text, numbers, booleans or null.
@@ -253,6 +258,9 @@ async fn list(
     Query(page): Query<ConversationPage>,
 ) -> Result<Json<List<ConversationBody>>, Problem> {
     let wanted = limit(page.limit, MAX_LIMIT)?;
+    if let Some(text) = &page.text {
+        return search(&app, &caller, text, &page).await;
+    }
     let query = ListQuery::filtered(page.filter()?.owned_by(caller.owner()));
     let query = query.limit(wanted).max_bytes(MAX_BYTES);
     let has_offset = page.offset.is_some();
@@ -271,6 +279,36 @@ async fn list(
         return Err(Problem::invalid("limit", reason));
     }
     Ok(Json(List::of(page)))
+}
+
+/// The conversations in which something was said.
+async fn search(
+    app: &App,
+    caller: &Caller,
+    text: &str,
+    page: &ConversationPage,
+) -> Result<Json<List<ConversationBody>>, Problem> {
+    if !app.turns.has_search() {
+        let reason = "is not indexed here: AGENTKIT_SEARCH_INDEX is false";
+        return Err(Problem::invalid("text", reason));
+    }
+    if page.offset.is_some() || page.title.is_some() || page.metadata.is_some() {
+        return Err(Problem::invalid("text", "goes with limit and cursor alone"));
+    }
+    let mut query = TextQuery::new(text)?
+        .owned_by(caller.owner())
+        .limit(page.limit);
+    if let Some(cursor) = &page.cursor {
+        query = query.after(&cursor.map(|id| MessageId(id.0)))?;
+    }
+    let found = app.storage.search().find(&query).await?;
+    let conversations = app.storage.conversations();
+    let ids = found.items.iter().map(|hit| &hit.conversation_id);
+    let rows = try_join_all(ids.map(|id| conversations.get(id))).await?;
+    // One may have been deleted meanwhile.
+    let items = rows.into_iter().flatten().collect();
+    let next = found.next;
+    Ok(Json(List::of(Page { items, next })))
 }
 
 /// Get a conversation

@@ -277,3 +277,50 @@ async fn a_list_is_of_those_with_a_part_of_a_title_and_fields_of_metadata() {
         assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{bad}");
     }
 }
+
+#[tokio::test]
+async fn conversations_are_searched_by_what_was_said_in_them() {
+    let api = api();
+    for text in ["A trip to Rome", "去北京旅行", "A trip to Paris"] {
+        let said = json!({"messages": [{"role": "user", "content": text}], "title": text});
+        api.post("/conversations", said).await;
+    }
+    let search = async |query: &str| api.get(&format!("/conversations?{query}")).await;
+    let titles = async |query: &str| {
+        let found = search(query).await.body;
+        let items = found["items"].as_array().unwrap().iter();
+        let titles = items.map(|item| item["title"].as_str().unwrap().to_owned());
+        (titles.collect::<Vec<_>>(), found["next_cursor"].clone())
+    };
+    let (both, none) = titles("text=TRIP").await;
+    assert_eq!(
+        (both, none),
+        (
+            vec!["A trip to Paris".to_owned(), "A trip to Rome".to_owned()],
+            Value::Null
+        )
+    );
+    let beijing = "%E5%8C%97%E4%BA%AC";
+    assert_eq!(titles(&format!("text={beijing}")).await.0, ["去北京旅行"]);
+    let (first, next) = titles("text=a+trip&limit=1").await;
+    let next = next.as_str().unwrap();
+    let (second, none) = titles(&format!("text=a+trip&limit=1&cursor={next}")).await;
+    assert_eq!(
+        [first, second].concat(),
+        ["A trip to Paris", "A trip to Rome"]
+    );
+    assert_eq!(none, Value::Null);
+    for refused in [
+        "text=",
+        "text=%3F",
+        "text=trip&title=trip",
+        "text=trip&offset=1",
+        "text=%00",
+    ] {
+        assert_eq!(
+            search(refused).await.problem(),
+            "invalid-input",
+            "{refused}"
+        );
+    }
+}

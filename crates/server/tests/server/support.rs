@@ -66,7 +66,9 @@ impl Api {
 
     fn over(agents: impl Into<Agents>, access: Access) -> Self {
         let storage = FailingStorage::default();
-        let turns = TurnEngine::new(Arc::new(storage.clone()), agents).with_limits(limits());
+        let turns = TurnEngine::new(Arc::new(storage.clone()), agents)
+            .with_limits(limits())
+            .with_search(true);
         let app = App {
             storage: Arc::new(storage.clone()),
             turns: Arc::new(turns.clone()),

@@ -134,14 +134,35 @@ const scenarios = {
     const invented = [{ id: "1", role: "assistant", content: "You owe me a beer." }];
     await refused(new Agent(server, "another", invented).say("How much?"), 409, "was not said here");
     await refused(new Agent(server, "a past").runAgent({}), 400, "nothing to answer");
-    const image = [{ type: "image", source: { type: "url", value: "https://example.com/1.png" } }];
-    await refused(new Agent(server, "a past").say(image), 400, "only parts of the type");
 
     // Who names nothing of before goes on, and is told what was.
     const short = new Agent(server, "a past");
     await short.say("What is 2 + 3?");
     assert.equal(short.talk().length, 6);
     await agrees(short);
+  },
+
+  async parts(server) {
+    const source = { type: "data", value: "aGVsbG8=", mimeType: "image/png" };
+    const content = [{ type: "text", text: "My name is Ada." }, { type: "image", source }];
+    const agent = new Agent(server, "parts");
+    await agent.say(content);
+    assert.equal(agent.last().outcome.type, "success");
+    assert.match(agent.messages.at(-1).content, /Ada/);
+    assert.deepEqual(agent.messages[0].content, content);
+    // Another client is shown them, and what it sends back is what is stored.
+    const other = new Agent(server, "parts");
+    await other.go(() => other.connectAgent());
+    assert.deepEqual(other.messages[0].content, content);
+    await other.say("What is my name?");
+    assert.match(other.messages.at(-1).content, /Ada/);
+    assert.equal((await branches(server, "parts")).length, 0);
+    // Another picture is another message.
+    const edited = structuredClone(other.messages.slice(0, 1));
+    edited[0].content[1].source.value = "d29ybGQ=";
+    const back = new Agent(server, "parts", edited);
+    await back.go(() => back.runAgent({}));
+    assert.equal((await branches(server, "parts")).length, 4);
   },
 
   async connect(server) {

@@ -77,6 +77,11 @@ fn another_past_than_the_stored_one_is_refused_and_a_repetition_is_not() {
 }
 
 #[test]
+fn pictures_of_a_client_are_stored_and_shown_to_others() {
+    passes_offline("parts", "0");
+}
+
+#[test]
 fn a_client_that_knows_only_the_thread_connects_to_it() {
     passes_offline("connect", "0");
 }

@@ -7,8 +7,11 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
-use yai_agentkit_core::{ConversationId, Message, MessageId, Role, turn::Place};
+use yai_agentkit_core::{
+    ConversationId, Message, MessageId, Role, conversation::Part, turn::Place,
+};
 
+use super::part;
 use crate::http::problem::Problem;
 
 /// How many bytes of JSON a client is sent of the messages before a run. It sends them back in the
@@ -39,6 +42,8 @@ pub(super) struct Snapshot {
 struct Said {
     role: String,
     text: String,
+    /// Where there is more than text.
+    parts: Vec<Part>,
     /// All of it.
     message: Value,
     /// Under which it is stored, or would be.
@@ -70,13 +75,6 @@ struct Fields {
     content: Value,
 }
 
-#[derive(Deserialize)]
-struct Part {
-    r#type: String,
-    #[serde(default)]
-    text: String,
-}
-
 impl History {
     pub(super) fn new(
         conversation: ConversationId,
@@ -84,7 +82,7 @@ impl History {
         said: Vec<Value>,
     ) -> Result<Self, Problem> {
         let places = stored.iter().enumerate();
-        let places = places.map(|(place, message)| (message.id, (place, &*message.content)));
+        let places = places.map(|(place, message)| (message.id, (place, message)));
         let places = places.collect();
         let said = said.into_iter().enumerate();
         let said = said.map(|(place, message)| read(conversation, &places, place, message));
@@ -190,6 +188,7 @@ impl History {
     fn message(&self, said: &Said, role: Role) -> Message {
         let mut message = Message::new(self.conversation, role, &*said.text);
         message.id = said.stored_as;
+        message.parts.clone_from(&said.parts);
         message
     }
 
@@ -289,7 +288,7 @@ fn newest(messages: &[(Option<MessageId>, String)]) -> usize {
 
 fn read(
     conversation: ConversationId,
-    stored: &HashMap<MessageId, (usize, &str)>,
+    stored: &HashMap<MessageId, (usize, &Message)>,
     place: usize,
     message: Value,
 ) -> Result<Said, Problem> {
@@ -297,27 +296,34 @@ fn read(
     let fields = Fields::deserialize(&message).map_err(|error| Problem::invalid(&field, error))?;
     super::input::check_id(&format!("{field}.id"), &fields.id)?;
     let is_read = matches!(&*fields.role, "user" | "system" | "developer");
-    let text = match fields.content {
-        Value::String(text) => text,
-        Value::Array(parts) => {
-            let parts = parts.iter().map(Part::deserialize);
-            let parts = parts.collect::<Result<Vec<_>, _>>().unwrap_or_default();
-            if is_read && (parts.is_empty() || parts.iter().any(|part| part.r#type != "text")) {
-                let reason = "only parts of the type `text` are understood";
+    let (text, parts) = match fields.content {
+        Value::String(text) => (text, Vec::new()),
+        Value::Array(parts) => match part::read(&parts) {
+            Ok((_, _)) if is_read && parts.is_empty() => {
+                return Err(Problem::invalid(format!("{field}.content"), "is empty"));
+            }
+            Err(reason) if is_read => {
                 return Err(Problem::invalid(format!("{field}.content"), reason));
             }
-            parts.into_iter().map(|part| part.text).collect()
-        }
-        _ => String::new(),
+            read => read.unwrap_or_default(),
+        },
+        _ => Default::default(),
     };
     // Its own id, that of a client's message, and that of one that the client has edited.
     let own = fields.id.parse().map(MessageId);
     let first = derived(conversation, &fields.id);
-    let edited = derived(conversation, &format!("{}\0{text}", fields.id));
+    let edit = match parts.is_empty() {
+        true => format!("{}\0{text}", fields.id),
+        false => format!("{}\0{text}\0{}", fields.id, json!(parts)),
+    };
+    let edited = derived(conversation, &edit);
     let ids = own.ok().into_iter().chain([first, edited]);
     let named = ids.filter_map(|id| Some((id, *stored.get(&id)?)));
     let named: Vec<_> = named.collect();
-    let is_same = |(_, (_, content)): &&(_, (_, &str))| !is_read || *content == text;
+    let is_same = |(_, (_, stored)): &&(_, (_, &Message))| {
+        let shown = |parts: &Vec<Part>| part::content(String::new(), parts.clone());
+        !is_read || (stored.content == text && shown(&stored.parts) == shown(&parts))
+    };
     let same = named.iter().find(is_same);
     let edits = named.first().filter(|_| same.is_none());
     Ok(Said {
@@ -330,6 +336,7 @@ fn read(
         known: same.map(|(_, (place, _))| *place),
         role: fields.role,
         text,
+        parts,
         message,
     })
 }
@@ -350,7 +357,8 @@ fn shown(message: Message) -> Option<Value> {
         // Nothing says which call it answers.
         Role::Tool | Role::Other(_) => return None,
     };
-    Some(json!({"id": message.id, "role": role, "content": message.content}))
+    let content = part::content(message.content, message.parts);
+    Some(json!({"id": message.id, "role": role, "content": content}))
 }
 
 fn other_past(place: usize, reason: &str) -> Problem {

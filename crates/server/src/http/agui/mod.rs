@@ -3,6 +3,7 @@
 mod event;
 mod history;
 mod input;
+mod part;
 mod run;
 mod thread;
 mod transcript;

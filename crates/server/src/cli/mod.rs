@@ -8,6 +8,7 @@ mod list;
 pub(crate) mod log;
 mod migrate;
 mod prune;
+mod shell;
 mod table;
 mod telling;
 
@@ -74,6 +75,10 @@ enum Command {
     /// Make, list and revoke the keys that a server asks for
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Print what completes commands in a shell
+    Completions(shell::Completions),
+    /// Write pages for `man`
+    Man(shell::Man),
 }
 
 const HELP: &str = "\
@@ -122,8 +127,16 @@ pub async fn run() -> ExitCode {
 }
 
 async fn execute(cli: Cli) -> Result<(), BoxError> {
-    let settings = Settings::read(&cli.flags)?;
     let command = cli.command.unwrap_or(Command::Serve);
+    match &command {
+        Command::Completions(arguments) => {
+            shell::completions(arguments);
+            return Ok(());
+        }
+        Command::Man(arguments) => return shell::man(arguments),
+        _ => {}
+    }
+    let settings = Settings::read(&cli.flags)?;
     let default = match command {
         Command::Serve => "info",
         _ => "warn",
@@ -149,6 +162,7 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
         Command::Fork(arguments) => fork::run(settings, arguments).await,
         Command::Prune(arguments) => prune::run(settings, arguments).await,
         Command::Keys(command) => keys::run(settings, command).await,
+        Command::Completions(_) | Command::Man(_) => Ok(()),
     }
 }
 

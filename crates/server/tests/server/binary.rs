@@ -348,6 +348,12 @@ fn what_is_stored_is_listed_page_by_page_for_people_and_for_machines() {
             |text: &str| -> Vec<String> { text.split_whitespace().map(str::to_owned).collect() };
         assert_eq!(cells(&pages), cells(&whole));
     }
+    let found = run(
+        directory.path(),
+        &["conversations", "--search", "3? what", "--json"],
+    );
+    let found: Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(found["id"], *id);
     let messages = text(&run(directory.path(), &["messages", &id]).stdout);
     assert!(
         messages
@@ -446,4 +452,24 @@ fn a_schema_is_migrated_once() {
         text(&run(directory.path(), &["migrate"]).stdout),
         "the schema is up to date\n"
     );
+}
+
+#[test]
+fn shells_complete_the_commands_and_man_has_a_page_of_each() {
+    let directory = TempDir::new().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let printed = run(directory.path(), &["completions", shell]);
+        assert!(printed.status.success(), "{}", text(&printed.stderr));
+        assert!(text(&printed.stdout).contains("conversations"), "{shell}");
+    }
+    let pages = directory.path().join("man");
+    let written = run(directory.path(), &["man", "man"]);
+    assert!(written.status.success(), "{}", text(&written.stderr));
+    for command in ["agentkit", "agentkit-chat", "agentkit-keys-create"] {
+        let page = std::fs::read_to_string(pages.join(format!("{command}.1")));
+        assert!(page.unwrap().starts_with(".ie"), "{command}");
+    }
+    // Neither asks for a database.
+    let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
+    assert_eq!(left.len(), 1);
 }

@@ -28,20 +28,22 @@ sleep() {
 
 #[test]
 fn the_tour_of_the_readme_prints_what_it_says() {
-    run_tour("README.md", "## Five minutes");
+    run_tour("README.md", "## See it go on", 4);
+    run_tour("README.md", "## Five minutes", 9);
 }
 
 #[test]
 fn the_tour_of_the_chinese_readme_prints_what_it_says() {
-    run_tour("README.zh-CN.md", "## 五分钟");
+    run_tour("README.zh-CN.md", "## 看它继续", 4);
+    run_tour("README.zh-CN.md", "## 五分钟", 9);
 }
 
-fn run_tour(file: &str, heading: &str) {
+fn run_tour(file: &str, heading: &str, least: usize) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let readme = fs::read_to_string(root.join(file)).expect("the README");
     let steps = steps(section(&readme, heading));
     assert!(
-        steps.len() > 8,
+        steps.len() >= least,
         "{file}: the tour has {} steps",
         steps.len()
     );

@@ -1,9 +1,6 @@
 //! Long-term memory, on the table of LangGraph's store.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use pyo3::{
     IntoPyObjectExt,
@@ -25,9 +22,6 @@ use crate::{
     call::Call, convert::json_object, engine::LazyDatabase, error::to_python, runtime::Runtime,
 };
 
-/// How long after the last sweep who puts an item that dies sweeps again.
-const BETWEEN_SWEEPS: Duration = Duration::from_secs(5 * 60);
-
 /// dims, distance, precision, kind, m and ef_construction, as LangGraph names them.
 pub(crate) type IndexIn = (usize, String, String, String, u16, u16);
 
@@ -37,7 +31,6 @@ pub(crate) struct Store {
     runtime: &'static Runtime,
     database: Arc<LazyDatabase>,
     index: Option<Arc<Index>>,
-    swept_at: Mutex<Option<Instant>>,
 }
 
 /// What the database has to keep, before the first call.
@@ -86,25 +79,7 @@ impl Store {
             runtime,
             database,
             index: index.transpose()?,
-            swept_at: Mutex::default(),
         })
-    }
-
-    /// Whether what has died is to be swept, beside an item that will die.
-    fn is_to_sweep(&self, operations: &[Operation]) -> bool {
-        let dies = |operation: &Operation| match operation {
-            Operation::Put(item) => item.time_to_live.is_some(),
-            _ => false,
-        };
-        if !operations.iter().any(dies) {
-            return false;
-        }
-        let mut swept_at = self.swept_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = swept_at.is_none_or(|swept_at| swept_at.elapsed() > BETWEEN_SWEEPS);
-        if is_due {
-            *swept_at = Some(Instant::now());
-        }
-        is_due
     }
 }
 
@@ -117,7 +92,6 @@ impl Store {
     fn batch(&self, py: Python<'_>, operations: Vec<Bound<'_, PyTuple>>) -> PyResult<Call> {
         let operations = operations.iter().map(|given| operation(py, given));
         let operations = operations.collect::<PyResult<Vec<_>>>()?;
-        let sweeps = self.is_to_sweep(&operations);
         let index = self.index.clone();
         self.database.call(self.runtime, |database| async move {
             let store = database.get().await?.memory_store();
@@ -125,10 +99,6 @@ impl Store {
                 index.prepare(&*store).await?;
             }
             let answers = store.batch(operations).await?;
-            if sweeps {
-                // What stays is not seen, and goes with the next.
-                drop(store.sweep().await);
-            }
             Ok(answers.into_iter().map(AnswerOut).collect::<Vec<_>>())
         })
     }

@@ -11,3 +11,5 @@ WITH put AS (
             ELSE s.created_at END
 )
 SELECT WHERE false;
+
+DELETE FROM store WHERE expires_at <= statement_timestamp();

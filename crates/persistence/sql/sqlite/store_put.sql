@@ -14,3 +14,5 @@ DELETE FROM store_vectors WHERE (prefix, key) IN
     (SELECT value ->> 0, value ->> 1 FROM json_each($1));
 
 COMMIT;
+
+DELETE FROM store WHERE expires_at <= $1;

@@ -13,7 +13,11 @@ mod read;
 mod vectors;
 mod write;
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use sea_orm::DbErr;
@@ -33,6 +37,9 @@ use crate::{
 
 const BATCH: &str = "memory store";
 
+/// How long after the last sweep who puts an item that dies sweeps again.
+const BETWEEN_SWEEPS: Duration = Duration::from_secs(5 * 60);
+
 /// SQLite has no clock with microseconds; the process that writes lends it its own.
 const SWEEP: Sql = Sql {
     postgres: "DELETE FROM store WHERE expires_at <= statement_timestamp()",
@@ -50,15 +57,27 @@ pub(crate) struct SqlStore {
 pub(crate) struct StoreCalls {
     gets: Coalescer<StoreCall>,
     puts: Coalescer<StoreCall>,
+    swept_at: Arc<Mutex<Option<Instant>>>,
 }
 
 impl StoreCalls {
-    pub(crate) fn new(connection: &Connection, patience: std::time::Duration) -> Self {
+    pub(crate) fn new(connection: &Connection, patience: Duration) -> Self {
         let puts = Policy::of_writes(connection, patience);
         Self {
             gets: Coalescer::new(connection.clone(), Policy::of_reads(patience)),
             puts: Coalescer::new(connection.clone(), puts),
+            swept_at: Arc::default(),
         }
+    }
+
+    /// Whether it is time to sweep, for who puts an item that will die.
+    fn is_to_sweep(&self) -> bool {
+        let mut swept_at = self.swept_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = swept_at.is_none_or(|swept_at| swept_at.elapsed() > BETWEEN_SWEEPS);
+        if is_due {
+            *swept_at = Some(Instant::now());
+        }
+        is_due
     }
 
     pub(crate) async fn idle(&self) {
@@ -100,6 +119,7 @@ impl SqlStore {
 impl MemoryStore for SqlStore {
     async fn batch(&self, operations: Vec<Operation>) -> Result<Vec<Answer>> {
         operations.iter().try_for_each(Operation::validate)?;
+        let dies = operations.iter().any(will_die);
         let is_small = |operation: &Operation| {
             !matches!(operation, Operation::Search(_) | Operation::Namespaces(_))
         };
@@ -114,7 +134,12 @@ impl MemoryStore for SqlStore {
                 run(&self.connection, &operations).await
             }
         };
-        answers.map_err(|error| storage_error(BATCH, error))
+        let answers = answers.map_err(|error| storage_error(BATCH, error))?;
+        if dies && self.calls.as_ref().is_some_and(StoreCalls::is_to_sweep) {
+            // What stays is not seen, and goes with the next.
+            drop(self.sweep().await);
+        }
+        Ok(answers)
     }
 
     async fn prepare(&self, index: &VectorIndex) -> Result<()> {
@@ -136,6 +161,10 @@ impl MemoryStore for SqlStore {
         let swept = retrying!(self.connection, sweep().execute(&self.connection));
         swept.map_err(|error| storage_error("sweep the memory store", error))
     }
+}
+
+fn will_die(operation: &Operation) -> bool {
+    matches!(operation, Operation::Put(item) if item.time_to_live.is_some())
 }
 
 fn is_write(operation: &Operation) -> bool {

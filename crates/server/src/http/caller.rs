@@ -232,7 +232,13 @@ fn needed(method: &Method, route: &str) -> Scope {
     match *method {
         _ if route.starts_with("/owners/") => Scope::Admin,
         Method::GET | Method::HEAD => Scope::Read,
-        _ if route == "/agui/connect" => Scope::Read,
+        _ if matches!(
+            route,
+            "/agui/connect" | "/store/items/search" | "/store/namespaces"
+        ) =>
+        {
+            Scope::Read
+        }
         _ => Scope::Write,
     }
 }

@@ -17,6 +17,7 @@ mod large;
 mod page;
 mod problem;
 mod state;
+mod store;
 mod turn;
 
 use std::{sync::Arc, time::Duration};
@@ -69,6 +70,7 @@ pub fn router(app: App, access: Access, body_limit: usize) -> Router {
         .merge(turn::routes())
         .merge(event::routes())
         .merge(agui::routes())
+        .merge(store::routes())
         .merge(health::routes())
         .split_for_parts();
     let origins = access.origins.layer();

@@ -23,6 +23,7 @@ mod retention;
 mod servers;
 mod settings;
 mod slow_readers;
+mod store;
 mod streams;
 mod support;
 mod unreadable;

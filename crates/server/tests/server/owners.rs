@@ -16,7 +16,7 @@ use yai_agentkit_server::http::Caller;
 use crate::support::{Answer, Api, ScriptedAgent};
 
 /// The same server, called by somebody who may do all, in the conversations of `owner`.
-fn called_by(api: &Api, owner: Option<&str>) -> Api {
+pub(crate) fn called_by(api: &Api, owner: Option<&str>) -> Api {
     let caller = Caller::new(owner.unwrap_or("all"), Scope::Admin);
     let caller = caller.with_owner(owner.map(str::to_owned));
     Api {
@@ -26,7 +26,7 @@ fn called_by(api: &Api, owner: Option<&str>) -> Api {
     }
 }
 
-fn three() -> [Api; 3] {
+pub(crate) fn three() -> [Api; 3] {
     let agents = Agents::from(Arc::new(ScriptedAgent::default()));
     let api = Api::of_agents(agents.with("other", Arc::new(ScriptedAgent::default())));
     [Some("ada"), Some("bob"), None].map(|owner| called_by(&api, owner))
@@ -115,8 +115,13 @@ impl Belongings {
     }
 }
 
-/// Those that name no conversation, or are for everybody.
-const OF_NOBODY: [&str; 4] = [
+/// Those that name no conversation, or are for everybody. Items are told apart in `store`.
+const OF_NOBODY: [&str; 9] = [
+    "put_item",
+    "get_item",
+    "delete_item",
+    "search_items",
+    "list_namespaces",
     "list_conversations",
     "create_conversation",
     "healthz",

@@ -442,5 +442,8 @@ async def test_operations_on_runs_and_threads(saver):
     assert await saver.aget_tuple(latest.config) == latest
     assert await saver.aget_tuple(config("two")) == copy
     await saver.aprune(["one"], strategy="delete")
+    await saver.acopy_thread("two", "three")
+    await saver.aprune(["three"], strategy="delete_all")
+    assert await saver.aget_tuple(config("three")) is None
     await saver.adelete_for_runs(["run"])
     assert await saver.athreads() == []

@@ -296,7 +296,8 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         Args:
             thread_ids: The threads.
             strategy: `"keep_latest"` keeps the latest checkpoint of each namespace, with all that
-                it needs to read back unchanged, delta channels included; `"delete"` keeps nothing.
+                it needs to read back unchanged, delta channels included; `"delete"`, which is
+                `"delete_all"` too, keeps nothing.
         """
         wait(self._prune(thread_ids, strategy))
 
@@ -471,7 +472,8 @@ class AgentkitSaver(BaseCheckpointSaver[str]):
         return self._engine.put_writes(place, task_id, task_path, dumped, epoch)
 
     def _prune(self, thread_ids: Sequence[str], strategy: str) -> Call[None]:
-        if strategy not in ("keep_latest", "delete"):
+        # LangGraph's Agent Server calls it `delete_all`.
+        if strategy not in ("keep_latest", "delete", "delete_all"):
             raise ValueError(f"strategy: must be 'keep_latest' or 'delete', is {strategy!r}")
         return self._engine.prune(_ids("thread_ids", thread_ids), strategy == "keep_latest")
 

@@ -1,0 +1,1 @@
+"""What other frameworks keep, in an `AgentkitStore`. Each module needs its framework."""

@@ -59,6 +59,19 @@ pub enum TurnError {
     /// The conversation's metadata name an agent that this server does not have; nothing was stored.
     #[error("there is no agent `{0}` here")]
     NoAgent(String),
+    /// The agent's state is of a version that this server does not know. Nothing was changed: servers
+    /// that know it go on.
+    #[error("the agent's state has version {stored}, and this server knows none after {known}")]
+    NewerState {
+        /// The version of the state.
+        stored: u32,
+        /// The latest that this server's agent knows.
+        known: u32,
+    },
+    /// The agent's state is of an earlier version, and can't be made one of today's, for this reason.
+    /// Nothing was changed.
+    #[error("the agent's state can't be migrated: {0}")]
+    NotMigrated(String),
     /// The storage refused or failed. What it had begun stays to be finished.
     #[error(transparent)]
     Storage(#[from] Error),
@@ -85,6 +98,8 @@ impl TurnError {
             | Self::Failed(_)
             | Self::Lost
             | Self::NoAgent(_)
+            | Self::NewerState { .. }
+            | Self::NotMigrated(_)
             | Self::Storage(_) => false,
         }
     }

@@ -13,7 +13,10 @@ use super::{
     Conversations, MESSAGE_ID,
     branch::{BYTES_AT_ONCE, MESSAGES_AT_ONCE, last_message, path_to},
 };
-use crate::agent::AgentState;
+use crate::{
+    agent::AgentState,
+    chat::{STATE_VERSION, state_version},
+};
 
 /// The point from which a conversation is forked; the default is now.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -215,13 +218,18 @@ async fn copy_state(
         checkpoint_id: Some(checkpoint_id),
         ..CheckpointSelector::latest(original.thread_id())
     };
-    let thread = ThreadState::load_at(&*checkpointer, selector).await?;
+    let tuple = checkpointer.get(&selector).await?;
+    let version = tuple.as_ref().map_or(1, state_version);
+    let thread = ThreadState::read_from(&*checkpointer, selector.thread_id, tuple).await?;
     let state: AgentState = AgentState {
         answering: None,
         ..thread.state()?.unwrap_or_default()
     };
     let mut copy = ThreadState::new(fork.thread_id(), None);
     let mut metadata = CheckpointMetadata::new(CheckpointSource::Fork, copy.next_step());
+    if version > 1 {
+        metadata = metadata.with(STATE_VERSION, version);
+    }
     if let Some(message) = last_message {
         metadata = metadata.with(MESSAGE_ID, message.to_string());
     }

@@ -19,7 +19,7 @@ use super::{
     event::{apply, changes},
     person::Answer as Given,
 };
-use crate::agent::{ChatMessage, ToolCall, ToolOutcome, ToolTraits};
+use crate::agent::{AgentState, ChatMessage, ToolCall, ToolOutcome, ToolTraits};
 
 /// That a call has begun, with how many answers.
 const BEGUN: &str = "__scheduled__";
@@ -294,7 +294,10 @@ impl Chat {
         }
         let mut state = self.state.clone();
         if state.messages.before() > 0 && reads_all_messages {
-            state = self.whole_state().await?;
+            state = AgentState {
+                own: state.own,
+                ..self.whole_state().await?
+            };
         }
         let before = agent.own(state.own)?;
         state.own = before.clone();

@@ -6,6 +6,8 @@ use async_trait::async_trait;
 use serde_json::Value as Json;
 use yai_agentkit_core::{Conversation, validate};
 
+use crate::error_chain;
+
 use super::{Agent, AgentError, AgentState, Context, Step, ToolCall, ToolOutcome, ToolTraits};
 
 /// In the metadata of a conversation, the name of the agent that answers in it.
@@ -17,6 +19,12 @@ const MAX_DEPTH: usize = validate::MAX_DEPTH - 20;
 /// An [`Agent`] whatever its state: every agent is one.
 #[async_trait]
 pub trait AnyAgent: Send + Sync {
+    /// See [`Agent::state_version`].
+    fn state_version(&self) -> u32;
+
+    /// Makes of a state that was `stored` in an earlier `version` one of today's, or says why not.
+    fn migrate(&self, version: u32, stored: Json) -> Result<Json, String>;
+
     /// The own state of the agent that was `stored`, as it is today; its first where nothing was.
     fn own(&self, stored: Json) -> Result<Json, AgentError>;
 
@@ -41,6 +49,20 @@ pub trait AnyAgent: Send + Sync {
 
 #[async_trait]
 impl<A: Agent> AnyAgent for A {
+    fn state_version(&self) -> u32 {
+        Agent::state_version(self)
+    }
+
+    fn migrate(&self, version: u32, stored: Json) -> Result<Json, String> {
+        let mut own = stored;
+        for version in version..Agent::state_version(self) {
+            let migrated = Agent::migrate(self, version, own);
+            own = migrated.map_err(|error| error_chain(&*error))?;
+        }
+        let own = typed(self, own).and_then(|own| written(&own));
+        own.map_err(|error| error.to_string())
+    }
+
     fn own(&self, stored: Json) -> Result<Json, AgentError> {
         written(&typed(self, stored)?)
     }
@@ -76,11 +98,11 @@ impl<A: Agent> AnyAgent for A {
     }
 }
 
-fn typed<A: Agent>(agent: &A, stored: Json) -> Result<A::State, AgentError> {
+fn typed<A: Agent>(_: &A, stored: Json) -> Result<A::State, AgentError> {
     if stored.is_null() {
         return Ok(A::State::default());
     }
-    let own = serde_json::from_value(agent.upgrade(stored));
+    let own = serde_json::from_value(stored);
     own.map_err(|error| AgentError::Refused {
         reason: format!("its state can't be read: {error}"),
         source: Some(error.into()),

@@ -83,10 +83,17 @@ pub trait Agent: Send + Sync + 'static {
         73
     }
 
-    /// Makes of a state that an earlier version of the agent has `stored` one that
-    /// [`State`](Self::State) can read.
-    fn upgrade(&self, stored: Json) -> Json {
-        stored
+    /// The version of [`State`](Self::State), which is stored with it: to be raised where what was
+    /// stored before can't be read as it is. A state of a later version is left to servers that know it.
+    fn state_version(&self) -> u32 {
+        1
+    }
+
+    /// Makes of a state that was `stored` in an earlier `version` one of the version after that. Called
+    /// until it is today's, before anything else is done in the conversation; nothing is, where it fails.
+    fn migrate(&self, version: u32, stored: Json) -> Result<Json, BoxError> {
+        let _ = stored;
+        Err(format!("the agent has no migration of version {version}").into())
     }
 }
 

@@ -6,6 +6,7 @@ mod take_over;
 
 use std::{mem, sync::Arc};
 
+use serde_json::Value as Json;
 use tokio::time::Instant;
 use yai_agentkit_core::{
     CheckpointId, CheckpointSelector, CheckpointTuple, Checkpointer, Conversation, Entity, Error,
@@ -28,10 +29,16 @@ use crate::agent::{AgentState, AnyAgent, ChatMessage, Context};
 /// The field of a checkpoint's metadata that holds the epoch with which it was written.
 const EPOCH: &str = "epoch";
 
+/// The field that holds the version of the agent's own state, where that is not 1.
+pub(crate) const STATE_VERSION: &str = "state_version";
+
 /// The channel of the messages.
 const MESSAGES: &str = "messages";
 
-const FIELDS: [&str; 2] = ["state", "answering"];
+/// The channel of the agent's own state.
+pub(crate) const STATE: &str = "state";
+
+const FIELDS: [&str; 2] = [STATE, "answering"];
 
 /// Agents are to heed them however old they are.
 const INSTRUCTIONS: &str = "instructions";
@@ -49,6 +56,10 @@ pub(super) struct Chat {
     unfinished: Vec<Turn>,
     pub(super) thread: ThreadState,
     pub(super) state: AgentState,
+    /// Of the agent's own state in it, as it was stored or is since it was migrated.
+    state_version: u32,
+    /// Why it was not migrated.
+    unmigrated: Option<String>,
     /// What the tools of the step under way have recorded.
     pub(super) writes: Vec<PendingWrite>,
     /// The last message that the state knows.
@@ -98,6 +109,7 @@ impl Chat {
             chat.agent()?;
             let checkpointer = chat.engine.storage.checkpointer();
             chat.read(&*checkpointer).await?;
+            chat.check_state()?;
             // On the state of a turn that began after the list was read no other may begin: that
             // turn goes on, or waits for a person, and the fence would not refuse us, who know its
             // epoch. What looks the same once more was left by a program of somebody's own.
@@ -107,6 +119,11 @@ impl Chat {
             }
             head = chat.thread.head().cloned();
         }
+    }
+
+    /// The last message that the state knows.
+    pub(super) fn last_message(&self) -> Option<MessageId> {
+        self.last_message
     }
 
     /// Whether a turn has not ended.
@@ -132,6 +149,8 @@ impl Chat {
             conversation,
             unfinished: Vec::new(),
             state: AgentState::default(),
+            state_version: 1,
+            unmigrated: None,
             writes: Vec::new(),
             last_message: None,
             base: None,
@@ -233,6 +252,7 @@ impl Chat {
         let epoch = tuple.as_ref().and_then(epoch_of).unwrap_or_default();
         self.epoch = self.epoch.max(epoch);
         self.last_message = tuple.as_ref().and_then(last_message);
+        let version = tuple.as_ref().map_or(1, state_version);
         self.writes = tuple
             .as_mut()
             .map(|tuple| mem::take(&mut tuple.pending_writes))
@@ -241,7 +261,35 @@ impl Chat {
         self.state = self.thread.state()?.unwrap_or_default();
         let before = self.thread.before(MESSAGES);
         self.state.messages.stand_behind(before);
+        self.migrate_own(version);
         Ok(())
+    }
+
+    /// Makes of the agent's own state one of today's, if this server can. As long as it can't, the
+    /// state stays as it is, and [`check_state`](Self::check_state) says why.
+    fn migrate_own(&mut self, stored: u32) {
+        self.state_version = stored;
+        self.unmigrated = None;
+        let Ok(agent) = &self.agent else { return };
+        let known = agent.state_version();
+        if self.state.own.is_null() {
+            self.state_version = known;
+        } else if stored < known {
+            match agent.migrate(stored, self.state.own.clone()) {
+                Ok(own) => (self.state.own, self.state_version) = (own, known),
+                Err(reason) => self.unmigrated = Some(reason),
+            }
+        }
+    }
+
+    /// Whether the agent of this server can go on from the state.
+    pub(super) fn check_state(&self) -> Result<(), TurnError> {
+        let (stored, known) = (self.state_version, self.agent()?.state_version());
+        match &self.unmigrated {
+            _ if stored > known => Err(TurnError::NewerState { stored, known }),
+            Some(reason) => Err(TurnError::NotMigrated(reason.clone())),
+            None => Ok(()),
+        }
     }
 
     /// The state with all messages of the chat.
@@ -289,6 +337,9 @@ impl Chat {
         let mut metadata = CheckpointMetadata::new(source, self.thread.next_step())
             .with(MESSAGE_ID, last_message.to_string())
             .with(EPOCH, epoch);
+        if self.state_version > 1 {
+            metadata = metadata.with(STATE_VERSION, self.state_version);
+        }
         if let Some(turn) = turn {
             metadata = metadata.with("run_id", turn.to_string());
         }
@@ -355,6 +406,11 @@ pub(super) fn log_of(log: &mut Option<EventLog>) -> &mut EventLog {
 
 fn epoch_of(tuple: &CheckpointTuple) -> Option<u64> {
     tuple.metadata.0.get(EPOCH)?.as_u64()
+}
+
+pub(crate) fn state_version(tuple: &CheckpointTuple) -> u32 {
+    let version = tuple.metadata.0.get(STATE_VERSION).and_then(Json::as_u64);
+    version.map_or(1, |version| u32::try_from(version).unwrap_or(u32::MAX))
 }
 
 fn is_unavailable<T>(outcome: &Result<T, TurnError>) -> bool {

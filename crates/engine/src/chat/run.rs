@@ -32,6 +32,11 @@ impl Chat {
     /// Goes on with a turn that this engine owns, to its end.
     pub(crate) async fn run(&mut self, turn: Turn) -> Result<TurnOutcome, TurnError> {
         let id = turn.id;
+        // A server that knows more may have written meanwhile.
+        if let Err(error) = self.check_state() {
+            self.give_back(turn).await?;
+            return Err(error);
+        }
         let ran = self.run_steps(turn).await;
         if is_unavailable(&ran) {
             self.engine.excuses.excuse(id);

@@ -6,5 +6,6 @@ mod bytes;
 mod durable;
 mod long;
 mod queue;
+mod rolling;
 mod streams;
 mod turns;

@@ -9,6 +9,7 @@ pub(crate) mod log;
 mod migrate;
 mod prune;
 mod shell;
+mod state;
 mod table;
 mod telling;
 
@@ -72,6 +73,9 @@ enum Command {
     Fork(fork::Arguments),
     /// Delete what the settings do not keep, as a server does by itself
     Prune(prune::Arguments),
+    /// Migrate what agents keep in conversations
+    #[command(subcommand)]
+    State(state::Command),
     /// Make, list and revoke the keys that a server asks for
     #[command(subcommand)]
     Keys(keys::Command),
@@ -92,6 +96,7 @@ Examples:
   agentkit show THREAD                          what the agent of a thread knows now
   agentkit fork CONVERSATION --message ID       go on from there in a new conversation
   agentkit prune --dry-run                      how many old checkpoints would go, with how many bytes
+  agentkit state migrate --dry-run              which states of agents are of an earlier version
   agentkit keys create NAME --owner ada         a key for the conversations of one person
   DATABASE_URL=postgresql://me@localhost/agentkit agentkit migrate --dry-run
 
@@ -161,6 +166,7 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
         Command::Diff(arguments) => inspect::diff(settings, arguments).await,
         Command::Fork(arguments) => fork::run(settings, arguments).await,
         Command::Prune(arguments) => prune::run(settings, arguments).await,
+        Command::State(command) => state::run(settings, command).await,
         Command::Keys(command) => keys::run(settings, command).await,
         Command::Completions(_) | Command::Man(_) => Ok(()),
     }

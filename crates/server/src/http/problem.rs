@@ -216,6 +216,10 @@ impl From<TurnError> for Problem {
             }
             TurnError::NotAsked => Self::new(StatusCode::CONFLICT, "not-asked", detail),
             TurnError::NoAgent(_) => Self::new(StatusCode::CONFLICT, "no-agent", detail),
+            TurnError::NewerState { .. } | TurnError::NotMigrated(_) => Self {
+                retry_after: Some(5),
+                ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "state-not-known", detail)
+            },
             TurnError::Ended => Self::new(StatusCode::CONFLICT, "turn-ended", detail),
             TurnError::Cancelled => Self::new(StatusCode::CONFLICT, "turn-cancelled", detail),
             TurnError::Lost => Self::stored("turn-unfinished", detail),

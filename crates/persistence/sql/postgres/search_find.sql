@@ -1,4 +1,8 @@
-SELECT reached FROM agent_search_progress;
+BEGIN;
+
+SELECT reached, set_config('jit', 'off', true),
+    set_config('max_parallel_workers_per_gather', '0', true)
+FROM agent_search_progress;
 
 SELECT f.conversation_id, f.message_id, f.position FROM (
     SELECT s.conversation_id, s.message_id, s.position FROM agent_search s
@@ -25,3 +29,5 @@ WHERE (
     ORDER BY n.position LIMIT 1
 ) IS NULL
 LIMIT $6;
+
+COMMIT;

@@ -36,7 +36,11 @@ const SETTLE: &str = "UPDATE agent_search_progress SET settled = mark, mark = re
     mark_xid = pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
     marked_at = statement_timestamp()";
 
-const NEWEST: &str = "SELECT reached FROM agent_search_progress";
+/// Where the newest message stands. PostgreSQL takes the hits in some blocks for many, and would start
+/// workers and compile, for tens of milliseconds, what takes one.
+const NEWEST: &str = "SELECT reached, set_config('jit', 'off', true),
+    set_config('max_parallel_workers_per_gather', '0', true)
+FROM agent_search_progress";
 
 pub(super) async fn index(connection: &Connection, limit: i64) -> Result<i64, DbErr> {
     let transaction = connection.begin().await?;
@@ -104,26 +108,24 @@ pub(super) async fn find(
     query: &TextQuery,
     wanted_rows: usize,
 ) -> Result<Vec<Found>, DbErr> {
-    let before = match query.before {
-        Some(before) => before,
-        None => {
-            let newest = Query::new(connection, NEWEST).rows(connection).await?;
-            let newest = newest.first().map(|row| row.try_get_by_index::<i64>(0));
-            newest.transpose()?.unwrap_or_default() + 1
-        }
-    };
+    let transaction = connection.begin().await?;
+    let newest = Query::new(&transaction, NEWEST).rows(&transaction).await?;
+    let newest = newest.first().map(|row| row.try_get_by_index::<i64>(0));
+    let newest = newest.transpose()?.unwrap_or_default() + 1;
+    let before = query.before.map_or(newest, |before| before.min(newest));
     let (mut last, mut count) = (before >> BLOCK, 1);
     let mut found: Vec<Found> = Vec::new();
     while last >= 0 && found.len() < wanted_rows {
         let first = (last + 1 - count).max(0);
         let limit = i64::try_from(wanted_rows - found.len()).unwrap_or(i64::MAX);
-        let rows = hits(query, [first, last], before, limit).rows(connection);
+        let rows = hits(query, [first, last], before, limit).rows(&transaction);
         for row in rows.await? {
             found.push(Found::of(&row)?);
         }
         last = first - 1;
         count *= 4;
     }
+    transaction.commit().await?;
     Ok(found)
 }
 

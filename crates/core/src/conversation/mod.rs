@@ -1,10 +1,12 @@
 //! What was said: conversations and their messages.
 
+mod form;
 mod message;
 mod part;
 mod search;
 
 pub use crate::id::InConversation;
+pub use form::MessageForm;
 pub use message::{Message, MessageFilter, Role};
 pub use part::{Part, Source};
 pub use search::{Hit, HitCursor, MAX_TEXT, MessageSearch, TextQuery, terms};

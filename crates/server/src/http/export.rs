@@ -15,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use yai_agentkit_core::{
     Conversation, ListQuery, Message, MessageId, Result as StorageResult, Storage,
-    conversation::{MessageFilter, Part, Source},
+    conversation::{MessageFilter, MessageForm, Part, Source},
 };
 use yai_agentkit_engine::error_chain;
 
@@ -35,7 +35,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct Wanted {
-    /// What `POST /conversations` takes, or what people read.
+    /// What `POST /conversations` takes, what people read, or the messages of the chosen branch as
+    /// those of OpenAI's chat completions, or as LangChain's `messages_from_dict` reads them.
     #[serde(default)]
     #[param(inline)]
     format: Format,
@@ -47,6 +48,8 @@ enum Format {
     #[default]
     Json,
     Markdown,
+    OpenAi,
+    LangChain,
 }
 
 /// A conversation with all its messages.
@@ -85,22 +88,34 @@ async fn export(
             markdown_head(&conversation),
             "",
         ),
+        Format::OpenAi | Format::LangChain => {
+            ("application/json", "{\"messages\":[".to_owned(), "]}")
+        }
     };
     let mut is_first = true;
     let messages = Pages::of(Arc::clone(&app.storage), &conversation).stream();
     let messages = messages.map(move |message| {
         message.map(|message| match wanted.format {
             Format::Markdown => markdown(&message),
-            Format::Json => {
-                let comma = if mem::take(&mut is_first) { "" } else { "," };
-                format!("{comma}\n{}", json!(HistoryMessage::from(message)))
-            }
+            Format::Json => lines(&mut is_first, [json!(HistoryMessage::from(message))]),
+            _ if !message.is_chosen => String::new(),
+            Format::OpenAi => lines(&mut is_first, MessageForm::OpenAi.write(&message)),
+            Format::LangChain => lines(&mut is_first, MessageForm::LangChain.write(&message)),
         })
     });
     let head = stream::iter([StorageResult::Ok(head)]);
     let end = stream::iter([StorageResult::Ok(end.to_owned())]);
     let body = Body::from_stream(head.chain(messages).chain(end));
     Ok(([(header::CONTENT_TYPE, media_type)], body).into_response())
+}
+
+/// Values of a list, each on a line.
+fn lines(is_first: &mut bool, values: impl IntoIterator<Item = Value>) -> String {
+    let line = |value| {
+        let comma = if mem::take(is_first) { "" } else { "," };
+        format!("{comma}\n{value}")
+    };
+    values.into_iter().map(line).collect()
 }
 
 /// The messages of a conversation, of which one page is read at a time.

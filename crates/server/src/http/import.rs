@@ -4,15 +4,18 @@ use axum::{Json, extract::State};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
-use yai_agentkit_core::{ConversationId, Entity, Message, MessageId, Role, conversation::Part};
+use yai_agentkit_core::{
+    ConversationId, Entity, Message, MessageId, Role,
+    conversation::{MessageForm, Part},
+};
 use yai_agentkit_engine::{Imported, Parent, RequestKey};
 
 use super::{
     App,
     conversation::present,
-    extract::{Body, Id, Key},
+    extract::{Body, Id, Key, Query},
     problem::{Problem, ProblemBody},
 };
 
@@ -120,8 +123,59 @@ pub(super) fn imported(
 #[schema(as = History)]
 #[serde(deny_unknown_fields)]
 struct NewHistory {
-    #[schema(min_items = 1, max_items = 10_000)]
-    messages: Vec<HistoryMessage>,
+    #[schema(min_items = 1, max_items = 10_000, value_type = Vec<HistoryMessage>)]
+    messages: Vec<Value>,
+}
+
+/// How the messages are written.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Form {
+    /// As an export has them.
+    #[default]
+    Json,
+    /// As the messages of OpenAI's chat completions.
+    OpenAi,
+    /// As LangChain's `messages_to_dict` writes them, or its messages dump themselves.
+    LangChain,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct Written {
+    /// How the messages are written: as an export has them, as those of OpenAI's chat completions,
+    /// or as LangChain's `messages_to_dict` does it.
+    #[serde(default)]
+    #[param(inline)]
+    format: Form,
+}
+
+impl Form {
+    fn read(&self, place: usize, message: &Value) -> Result<HistoryMessage, Problem> {
+        let field = format!("messages[{place}]");
+        let form = match self {
+            Self::Json => {
+                let read = HistoryMessage::deserialize(message);
+                return read.map_err(|error| Problem::invalid(field, error));
+            }
+            Self::OpenAi => MessageForm::OpenAi,
+            Self::LangChain => MessageForm::LangChain,
+        };
+        let (role, parts) = form
+            .read(message)
+            .map_err(|reason| Problem::invalid(field, reason))?;
+        Ok(HistoryMessage {
+            id: None,
+            parent_id: None,
+            role,
+            content: None,
+            parts,
+            is_chosen: true,
+            metadata: None,
+            created_at: None,
+        })
+    }
 }
 
 /// What was imported.
@@ -143,6 +197,7 @@ struct ImportedBody {
     params(
         ("chat_id" = Uuid, Path, description = "The id of the conversation"),
         ("idempotency-key" = Option<String>, Header, description = "Makes a repetition safe"),
+        Written,
     ),
     request_body = NewHistory,
     responses(
@@ -155,14 +210,18 @@ async fn import(
     State(app): State<App>,
     Id(chat_id): Id,
     Key(key): Key,
+    Query(written): Query<Written>,
     Body(history): Body<NewHistory>,
 ) -> Result<Json<ImportedBody>, Problem> {
     let has_key = key.is_some();
+    let messages = history.messages.iter().enumerate();
+    let messages = messages.map(|(place, message)| written.format.read(place, message));
+    let messages: Vec<_> = messages.collect::<Result<_, _>>()?;
     let key = key.map(|key| RequestKey {
         key,
-        request: json!(["import", history.messages]).to_string().into_bytes(),
+        request: json!(["import", messages]).to_string().into_bytes(),
     });
-    let history = imported(chat_id, history.messages)?;
+    let history = imported(chat_id, messages)?;
     let last_message_id = app.turns.import(chat_id, history, key).await;
     let last_message_id =
         last_message_id.map_err(|error| Problem::from(error).repeatable(has_key))?;

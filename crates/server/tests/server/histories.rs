@@ -282,3 +282,41 @@ async fn people_read_an_export_as_markdown() {
     assert!(text.contains(&branch), "{text}");
     assert!(text.ends_with("\n\nI see.\n"), "{text}");
 }
+
+#[tokio::test]
+async fn messages_of_openai_and_langchain_are_imported_and_exported() {
+    let api = Api::new(ScriptedAgent::default());
+    let call = json!({"id": "1", "type": "function", "function": {"name": "add", "arguments": "{\"a\":1}"}});
+    let openai = json!([
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "What is 1 + 2?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "3"},
+        {"role": "assistant", "content": "3"},
+    ]);
+    let chat = id_of(&api.post("/conversations", json!({})).await.body);
+    let path = format!("/chats/{chat}/messages:import?format=openai");
+    let stored = api.post(&path, json!({"messages": openai})).await;
+    assert_eq!(stored.status, StatusCode::OK, "{}", stored.body);
+    let exported = async |chat: &str, format: &str| {
+        let export = format!("/chats/{chat}/export?format={format}");
+        api.get(&export).await.body["messages"].clone()
+    };
+    assert_eq!(exported(&chat, "openai").await, openai);
+    // By way of LangChain.
+    let langchain = exported(&chat, "langchain").await;
+    assert_eq!(
+        langchain[1],
+        json!({"type": "human", "data": {"content": "What is 1 + 2?"}})
+    );
+    let other = id_of(&api.post("/conversations", json!({})).await.body);
+    let path = format!("/chats/{other}/messages:import?format=langchain");
+    api.post(&path, json!({"messages": langchain})).await;
+    assert_eq!(exported(&other, "openai").await, openai);
+    let unknown = json!({"messages": [{"type": "human", "content": [{"type": "smell"}]}]});
+    let refused = api.post(&path, unknown).await;
+    assert_eq!(
+        (refused.problem(), &refused.body["field"]),
+        ("invalid-input", &json!("messages[0]"))
+    );
+}

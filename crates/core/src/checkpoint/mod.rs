@@ -35,34 +35,44 @@ pub enum Version {
     Integer(i64),
     /// Allowed by LangGraph.
     Float(f64),
-    /// As the PostgreSQL saver and this library count: 32 digits, a point, 16 digits against clashes.
+    /// As the PostgreSQL saver counts: 32 digits, a point, digits against clashes; and, shorter, this
+    /// library.
     Text(String),
 }
 
+/// From this count on a version has as many digits as LangGraph's.
+const LONGER: i64 = 10_000_000;
+
 impl Version {
-    /// The version after `current`.
+    /// The version after `current`: a count and a random fraction, as in LangGraph's PostgreSQL saver,
+    /// but short, since a checkpoint names one for each channel. LangGraph's programs read the count
+    /// of it and go on with versions of 32 digits, which sort behind all that begin with a sign; and
+    /// so does this where theirs are.
     ///
     /// ```
     /// use yai_agentkit_core::checkpoint::Version;
     /// let first = Version::next(None);
-    /// assert!(first.to_string().starts_with("00000000000000000000000000000001."));
+    /// assert!(first.to_string().starts_with("+0000001."));
     /// assert!(Version::next(Some(&first)) > first);
     /// ```
     pub fn next(current: Option<&Self>) -> Self {
-        let count = match current {
-            None => 0,
-            Some(Self::Integer(count)) => *count,
+        let (count, is_short) = match current {
+            None => (0, true),
+            Some(Self::Integer(count)) => (*count, false),
             #[expect(clippy::cast_possible_truncation, reason = "a count far below 2^53")]
-            Some(Self::Float(count)) => *count as i64,
-            Some(Self::Text(text)) => text
-                .split('.')
-                .next()
-                .and_then(|count| count.parse().ok())
-                .unwrap_or(0),
+            Some(Self::Float(count)) => (*count as i64, false),
+            Some(Self::Text(text)) => {
+                let count = text.split('.').next().and_then(|count| count.parse().ok());
+                (count.unwrap_or(0), text.starts_with('+'))
+            }
         };
-        // The shape of LangGraph's PostgreSQL saver, a count and a random fraction.
-        let clash = uuid::Uuid::new_v4().as_u128() % 10_u128.pow(16);
-        Self::Text(format!("{:032}.{clash:016}", count + 1))
+        let next = count + 1;
+        let clash = uuid::Uuid::new_v4().as_u128();
+        Self::Text(if is_short && next < LONGER {
+            format!("+{next:07}.{:010x}", clash % (1 << 40))
+        } else {
+            format!("{next:032}.{:016}", clash % 10_u128.pow(16))
+        })
     }
 
     /// Refuses a NUL character, and a float that JSON writes with an exponent, a sign or not at

@@ -33,6 +33,7 @@ pub struct AgentState<S: Default = Json> {
 #[derive(Serialize)]
 pub(crate) struct Added<'a> {
     messages: Messages,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
     instructions: &'a [String],
     #[serde(rename = "state", skip_serializing_if = "Json::is_null")]
     own: &'a Json,

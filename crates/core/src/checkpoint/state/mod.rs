@@ -470,10 +470,6 @@ impl ThreadState {
             });
         checkpoint.channel_values.extend(inline);
         checkpoint.channel_values.extend(changes.new.clone());
-        let updated = new_versions.keys().cloned().collect();
-        checkpoint
-            .extra
-            .insert("updated_channels".to_owned(), updated);
         let is_kept = |channel: &str| {
             part_of(channel).is_none_or(|(list, level, _)| {
                 let asked = asked.iter().filter_map(|channel| part_of(channel));

@@ -10,7 +10,7 @@ pub fn cursors_and_events(input: &[u8]) {
     is_read_again::<Cursor<Uuid>>(&text);
     let _ = text.parse::<OnBusy>();
     if let Ok(stored) = serde_json::from_slice(input) {
-        let _ = TurnEvent::from_json(stored);
+        let _ = TurnEvent::read(vec![stored], None);
     }
 }
 

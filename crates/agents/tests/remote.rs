@@ -140,8 +140,14 @@ impl Chat {
             .events(self.conversation.id, turn.id, 0, 1000)
             .await
             .unwrap();
+        let messages = self.storage.messages();
+        let answer = messages
+            .get(&self.conversation.id.key(turn.answer_id()))
+            .await;
+        let answer = answer.unwrap();
         let events = batches.into_iter().flat_map(|batch| batch.events);
-        let said = events.filter_map(|event| match TurnEvent::from_json(event) {
+        let events = TurnEvent::read(events.collect(), answer.as_ref());
+        let said = events.into_iter().filter_map(|event| match event {
             TurnEvent::TextSaid { delta, .. } => Some(delta),
             _ => None,
         });

@@ -11,7 +11,7 @@ use yai_agentkit_core::{
 };
 
 use super::{
-    event::{StepKind, TurnEvent, changes},
+    event::{StepKind, TurnEvent, changes, stored},
     subscriptions::Subscriptions,
     told,
 };
@@ -130,8 +130,9 @@ impl EventLog {
         }
         for batch in turns.events(place.0, place.1, before, TAIL).await? {
             log.sequence = batch.sequence;
-            for event in batch.events {
-                log.recall(&TurnEvent::from_json(event));
+            // What the answer says is of no use here.
+            for event in TurnEvent::read(batch.events, None) {
+                log.recall(&event);
             }
         }
         Ok(log)
@@ -157,7 +158,7 @@ impl EventLog {
 
     /// The next batch, for who stores it with something else and publishes it then.
     pub(super) fn stage(&mut self, events: Vec<TurnEvent>) -> (EventBatch, Unpublished) {
-        self.stage_stored(events.iter().map(TurnEvent::to_json).collect())
+        self.stage_stored(stored::write(&events, stored::json))
     }
 
     /// The next batch, for who stores it with the state of this thread.
@@ -166,8 +167,8 @@ impl EventLog {
         events: &[TurnEvent],
         thread: &ThreadState,
     ) -> (EventBatch, Unpublished) {
-        let events = events.iter().map(|event| told::stored(event, thread));
-        self.stage_stored(events.collect())
+        let other = |event: &TurnEvent| told::stored(event, thread);
+        self.stage_stored(stored::write(events, other))
     }
 
     fn stage_stored(&mut self, events: Vec<Json>) -> (EventBatch, Unpublished) {

@@ -1,9 +1,10 @@
-//! Events as they are stored: a long result is not told once more, but where the state has it.
+//! Events with what is stored beside them: of a long result they tell where the state has it, of an
+//! answer which message it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 use yai_agentkit_core::{
     Error, Namespace, Result, Role, Storage, ThreadId, ThreadState, Value, checkpoint::ValueKey,
     turn::EventBatch,
@@ -11,7 +12,10 @@ use yai_agentkit_core::{
 
 use crate::{
     agent::ChatMessage,
-    event::{Published, TurnEvent},
+    event::{
+        Published, TurnEvent,
+        stored::{answer_of, json},
+    },
 };
 
 /// The field of a tool's result that names where that is.
@@ -28,7 +32,7 @@ struct Place {
 /// The event as it is stored with the state of `thread`.
 pub(crate) fn stored(event: &TurnEvent, thread: &ThreadState) -> Json {
     let TurnEvent::ToolReturned { call_id, result } = event else {
-        return event.to_json();
+        return json(event);
     };
     let message = ChatMessage {
         tool_call_id: Some(call_id.clone()),
@@ -42,13 +46,13 @@ pub(crate) fn stored(event: &TurnEvent, thread: &ThreadState) -> Json {
                 channel,
                 version,
             };
-            json!({ "type": "tool_returned", "call_id": call_id, AT: place })
+            serde_json::json!({ "type": "tool_returned", "call_id": call_id, AT: place })
         }
-        None => event.to_json(),
+        None => json(event),
     }
 }
 
-/// The events of these batches, with the results that stand elsewhere.
+/// The events of these batches, with the results and answers that stand elsewhere.
 pub async fn read_events(
     storage: &dyn Storage,
     batches: Vec<EventBatch>,
@@ -69,21 +73,30 @@ pub async fn read_events(
         let values = checkpointer.values(&thread, &root, &keys).await?;
         found.insert(thread, values);
     }
-    let event = |mut stored: Json| {
+    let with_result = |mut stored: Json| -> Result<Json> {
         if let Some((thread, key)) = place(&stored).map(Into::into) {
             let value = found.get(&thread).and_then(|values| values.get(&key));
             stored["result"] = result(value)?.into();
         }
-        Ok(TurnEvent::from_json(stored))
+        Ok(stored)
     };
-    let batches = batches.into_iter().map(|batch| {
-        let events = batch.events.into_iter().map(event);
-        Ok(Published {
+    let mut published = Vec::new();
+    for batch in batches {
+        let answer = match answer_of(&batch.events) {
+            Some(id) => {
+                let id = batch.conversation_id.key(id);
+                storage.messages().get(&id).await?
+            }
+            None => None,
+        };
+        let events = batch.events.into_iter().map(with_result);
+        let events = events.collect::<Result<_>>()?;
+        published.push(Published {
             sequence: batch.sequence,
-            events: events.collect::<Result<_>>()?,
-        })
-    });
-    batches.collect()
+            events: TurnEvent::read(events, answer.as_ref()),
+        });
+    }
+    Ok(published)
 }
 
 fn place(event: &Json) -> Option<Place> {

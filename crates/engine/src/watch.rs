@@ -110,8 +110,9 @@ impl Watcher {
                 break;
             }
             self.read = batch.sequence;
-            let last = batch.events.last().cloned().map(TurnEvent::from_json);
-            self.is_over = last.is_some_and(|event| event.ends_run());
+            let last = batch.events.last().cloned();
+            let last = TurnEvent::read(last.into_iter().collect(), None);
+            self.is_over = last.last().is_some_and(TurnEvent::ends_run);
             self.batches.push_back(batch);
         }
         self.is_current = is_last && latest <= self.read;

@@ -89,7 +89,7 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
         );
         let mut row = vec![name, costs[number].clone(), alone[number].clone()];
         row.append(&mut rates[number]);
-        row.push(format!("{recovered:.1}"));
+        row.push(format!("{recovered:.2}"));
         table.row(row);
         report.progress(&table);
     }

@@ -266,7 +266,7 @@ impl Case {
         let sequences = batches.iter().map(|batch| batch.sequence);
         assert!(sequences.eq(1..=batches.len() as u64), "{batches:?}");
         let events = batches.into_iter().flat_map(|batch| batch.events);
-        let events: Vec<_> = events.map(TurnEvent::from_json).collect();
+        let events = TurnEvent::read(events.collect(), Some(answer));
         let count =
             |is: &dyn Fn(&TurnEvent) -> bool| events.iter().filter(|event| is(event)).count();
 

@@ -375,8 +375,6 @@ impl World {
 }
 
 fn is_end(event: &serde_json::Value) -> bool {
-    matches!(
-        TurnEvent::from_json(event.clone()),
-        TurnEvent::Answered { .. }
-    )
+    let told = TurnEvent::read(vec![event.clone()], None);
+    matches!(&told[..], [TurnEvent::Answered { .. }])
 }

@@ -187,7 +187,7 @@ async fn check_turn(
         format!("{message}: the batches of its events are {sequences:?}")
     });
     let events = batches.into_iter().flat_map(|batch| batch.events);
-    let events: Vec<_> = events.map(TurnEvent::from_json).collect();
+    let events = TurnEvent::read(events.collect(), None);
     findings.events += events.len();
     findings.taken_over += events
         .iter()

@@ -312,8 +312,9 @@ impl App {
             };
             read = last.sequence;
             for batch in batches {
-                let events = batch.events.into_iter().map(TurnEvent::from_json);
-                if let Some(last) = events.filter_map(|event| of(&event)).last() {
+                // Not of what the answer says.
+                let events = TurnEvent::read(batch.events, None);
+                if let Some(last) = events.iter().filter_map(&of).last() {
                     found = Some((last, batch.sequence));
                 }
             }

@@ -1,3 +1,5 @@
+pub(super) mod stored;
+
 use json_patch::{Patch, PatchOperation};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -117,16 +119,6 @@ pub struct Published {
 }
 
 impl TurnEvent {
-    /// An event as it was stored.
-    pub fn from_json(stored: Json) -> Self {
-        serde_json::from_value(stored).unwrap_or(Self::Unknown)
-    }
-
-    /// The event as it is stored.
-    pub(super) fn to_json(&self) -> Json {
-        serde_json::to_value(self).expect("an event has names for keys")
-    }
-
     /// Whether the turn has ended with it, or waits for a person.
     pub fn ends_run(&self) -> bool {
         matches!(
@@ -149,27 +141,5 @@ pub(super) fn apply(patch: &Patch, state: &mut Json) {
         if let Err(error) = json_patch::patch(state, operation) {
             tracing::warn!(%error, "a change of two tools at once is left out");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn what_a_newer_version_adds_does_not_keep_an_older_one_from_reading() {
-        let with_more = json!({"type": "resumed", "attempt": 2, "because": "of a crash"});
-        let new = json!({"type": "thought", "text": "hm"});
-        let changed = json!({"type": "resumed", "attempt": "two"});
-        assert_eq!(
-            [with_more, new, changed].map(TurnEvent::from_json),
-            [
-                TurnEvent::Resumed { attempt: 2 },
-                TurnEvent::Unknown,
-                TurnEvent::Unknown
-            ]
-        );
     }
 }

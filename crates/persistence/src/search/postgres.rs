@@ -119,11 +119,15 @@ pub(super) async fn find(
         let first = (last + 1 - count).max(0);
         let limit = i64::try_from(wanted_rows - found.len()).unwrap_or(i64::MAX);
         let rows = hits(query, [first, last], before, limit).rows(&transaction);
-        for row in rows.await? {
-            found.push(Found::of(&row)?);
+        let rows = rows.await?;
+        for row in &rows {
+            found.push(Found::of(row)?);
         }
         last = first - 1;
-        count *= 4;
+        // As many as the rest may be in, if those that come are like these.
+        let rest = i64::try_from(wanted_rows.saturating_sub(found.len())).unwrap_or(i64::MAX);
+        let per_row = i64::try_from(rows.len()).unwrap_or(i64::MAX).max(1);
+        count = (count.saturating_mul(rest) / per_row).clamp(1, 4 * count);
     }
     transaction.commit().await?;
     Ok(found)

@@ -4,5 +4,6 @@ pub mod cli;
 pub mod http;
 pub mod inspect;
 mod keys;
+mod mcp;
 pub mod serve;
 pub mod settings;

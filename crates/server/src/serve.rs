@@ -38,7 +38,7 @@ use yai_agentkit_engine::{TurnEngine, agent::Agents};
 /// # }
 /// ```
 pub async fn serve(settings: Settings, agents: impl Into<Agents>) -> Result<(), BoxError> {
-    log::start(&settings, "info")?;
+    log::start(&settings, log::SERVING)?;
     let mut signals = StopSignals::register()?;
     tracing::debug!(database = settings.database.display_url(), "connecting");
     let database = tokio::select! {

@@ -24,6 +24,8 @@ use yai_agentkit_agents::{
 };
 use yai_agentkit_engine::{OnBusy, TurnLimits};
 
+use crate::mcp::McpAccess;
+
 use crate::http::{
     connection::ConnectionLimits,
     host::{Access, AllowedHosts, CorsOrigins},
@@ -135,6 +137,11 @@ const ORIGINS: Parsed<CorsOrigins> = Parsed {
     allowed: "origins, as in https://app.example.com,http://localhost:3000",
     parse: |text| text.parse().ok(),
 };
+const MCP_ACCESS: Choice<McpAccess> = Choice(&[
+    ("off", McpAccess::Off),
+    ("read", McpAccess::Read),
+    ("write", McpAccess::Write),
+]);
 const SWITCH: Choice<bool> = Choice(&[("true", true), ("false", false)]);
 const LOG_FORMAT: Choice<LogFormat> =
     Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
@@ -178,6 +185,9 @@ settings! {
         /// serve other addresses than loopback although there is no key
         without_keys: bool = "false", SWITCH,
             "AGENTKIT_WITHOUT_KEYS", "without_keys", "without-keys";
+        /// what agents of others may do with what is remembered, by MCP at /mcp
+        mcp_server: McpAccess = "read", MCP_ACCESS,
+            "AGENTKIT_MCP_SERVER", "mcp_server", "mcp-server";
         /// seconds that running turns get to reach a checkpoint when the server stops
         shutdown_timeout: Duration = "30", WHOLE_SECONDS,
             "AGENTKIT_SHUTDOWN_TIMEOUT", "shutdown_timeout", "shutdown-timeout";
@@ -402,6 +412,7 @@ impl Settings {
                 hosts: declared.allowed_hosts.clone().unwrap_or_default(),
                 origins: declared.cors_origins.clone().unwrap_or_default(),
                 without_keys: declared.without_keys,
+                mcp: declared.mcp_server,
             },
             bind: declared.bind,
             body_limit: declared.body_limit,

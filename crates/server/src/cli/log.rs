@@ -5,6 +5,9 @@ use yai_agentkit_core::Result;
 
 use crate::settings::{LogFormat, Settings};
 
+/// What a server logs by default. The MCP library tells of each request at `info`.
+pub(crate) const SERVING: &str = "info,rmcp=warn";
+
 /// Logs to stderr from now on: what the settings say, else `default`. Of no effect where the program
 /// logs already.
 pub(crate) fn start(settings: &Settings, default: &str) -> Result<()> {

@@ -6,6 +6,7 @@ mod inspect;
 mod keys;
 mod list;
 pub(crate) mod log;
+mod mcp;
 mod migrate;
 mod prune;
 mod shell;
@@ -73,6 +74,8 @@ enum Command {
     Fork(fork::Arguments),
     /// Delete what the settings do not keep, as a server does by itself
     Prune(prune::Arguments),
+    /// Serve what is remembered to another agent, by MCP on standard input and output
+    Mcp(mcp::Arguments),
     /// Migrate what agents keep in conversations
     #[command(subcommand)]
     State(state::Command),
@@ -143,7 +146,7 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
     }
     let settings = Settings::read(&cli.flags)?;
     let default = match command {
-        Command::Serve => "info",
+        Command::Serve => log::SERVING,
         _ => "warn",
     };
     log::start(&settings, default)?;
@@ -166,6 +169,7 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
         Command::Diff(arguments) => inspect::diff(settings, arguments).await,
         Command::Fork(arguments) => fork::run(settings, arguments).await,
         Command::Prune(arguments) => prune::run(settings, arguments).await,
+        Command::Mcp(arguments) => mcp::run(settings, arguments).await,
         Command::State(command) => state::run(settings, command).await,
         Command::Keys(command) => keys::run(settings, command).await,
         Command::Completions(_) | Command::Man(_) => Ok(()),

@@ -52,6 +52,11 @@ impl Caller {
         Self { owner, ..self }
     }
 
+    /// Whether it may do what needs this.
+    pub(super) fn may(&self, scope: Scope) -> bool {
+        self.scope >= scope
+    }
+
     /// Whose conversations it has; `None` is those of all.
     pub(super) fn owner(&self) -> Option<String> {
         self.owner.clone()
@@ -235,6 +240,8 @@ fn needed(method: &Method, route: &str) -> Scope {
     match *method {
         _ if route.starts_with("/owners/") => Scope::Admin,
         Method::GET | Method::HEAD => Scope::Read,
+        // Each of its tools asks for itself.
+        _ if route == super::mcp::PATH => Scope::Read,
         _ if matches!(
             route,
             "/agui/connect" | "/store/items/search" | "/store/namespaces"

@@ -13,6 +13,7 @@ use axum::{
 use tower_http::cors::{Any, CorsLayer};
 
 use super::{caller, connection::AmbiguousLength, problem::Problem};
+use crate::mcp::McpAccess;
 
 /// The names of the server and the pages of others that may call it.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub struct Access {
     pub origins: CorsOrigins,
     /// Whether all may call it from other machines too, as long as there is no key.
     pub without_keys: bool,
+    /// What agents of others may do with what is remembered, by MCP.
+    pub mcp: McpAccess,
 }
 
 impl Default for Access {
@@ -34,6 +37,7 @@ impl Default for Access {
             hosts: AllowedHosts::default(),
             origins: CorsOrigins::default(),
             without_keys: false,
+            mcp: McpAccess::Read,
         }
     }
 }

@@ -14,6 +14,7 @@ mod health;
 pub mod host;
 mod import;
 mod large;
+mod mcp;
 mod page;
 mod problem;
 mod state;
@@ -73,6 +74,7 @@ pub fn router(app: App, access: Access, body_limit: usize) -> Router {
         .merge(store::routes())
         .merge(health::routes())
         .split_for_parts();
+    let mcp = mcp::routes(&app, access.mcp, body_limit);
     let origins = access.origins.layer();
     let frame = Frame {
         access,
@@ -81,6 +83,7 @@ pub fn router(app: App, access: Access, body_limit: usize) -> Router {
     };
     router
         .merge(document::routes(api))
+        .merge(mcp)
         .fallback(problem::unknown_route)
         .method_not_allowed_fallback(problem::wrong_method)
         .with_state(app)

@@ -14,6 +14,7 @@ fn access(address: &str, hosts: &str, origins: &str) -> Api {
         hosts: hosts.parse().unwrap(),
         origins: origins.parse().unwrap(),
         without_keys: true,
+        ..Access::default()
     };
     Api::with_access(ScriptedAgent::default(), access)
 }

@@ -15,6 +15,7 @@ mod histories;
 mod http;
 mod keys;
 mod mcp;
+mod memory;
 mod owners;
 mod problems;
 mod process;

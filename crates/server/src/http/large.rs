@@ -27,8 +27,8 @@ use super::problem::Problem;
 /// From how many bytes on an answer counts, and how many of it a connection takes at once.
 pub(super) const LARGE: usize = 64 * 1024;
 
-/// How many bytes of different large answers there may be at one time; one that has more has all. Of
-/// bodies as many.
+/// How many bytes of different large answers there may be at one time; one that has more has all. Bodies
+/// have half of it besides: what those held that were refused is given back by and by.
 const ROOM: usize = 64 << 20;
 
 /// What of the room one permit is for.
@@ -66,6 +66,7 @@ impl Room {
         let arriving = |body| Arriving {
             body,
             bytes: 0,
+            most: self.units / 2,
             bodies: self.bodies.clone(),
             place: None,
         };
@@ -103,7 +104,7 @@ impl Room {
             free: Arc::new(Semaphore::new(bytes / UNIT)),
             taken: Arc::default(),
             hasher: RandomState::new(),
-            bodies: Arc::new(Semaphore::new(bytes / UNIT)),
+            bodies: Arc::new(Semaphore::new(bytes / UNIT / 2)),
         }
     }
 
@@ -182,6 +183,8 @@ impl AsRef<[u8]> for Shared {
 struct Arriving {
     body: Body,
     bytes: usize,
+    /// Units of the room: one body that holds more has all.
+    most: usize,
     bodies: Arc<Semaphore>,
     place: Option<OwnedSemaphorePermit>,
 }
@@ -193,11 +196,14 @@ impl Arriving {
         if self.bytes < LARGE {
             return Ok(());
         }
+        // The allocator needs about a quarter more, the connection reads into a part of its own.
+        let held = self.bytes + self.bytes / 4 + LARGE;
+        let held = held.div_ceil(UNIT).min(self.most);
         let had = self
             .place
             .as_ref()
             .map_or(0, OwnedSemaphorePermit::num_permits);
-        let units = u32::try_from(self.bytes.div_ceil(UNIT) - had).unwrap_or(u32::MAX);
+        let units = u32::try_from(held - had).unwrap_or(u32::MAX);
         let more = self.bodies.clone().try_acquire_many_owned(units);
         let more = more.map_err(|_| axum::Error::new(NoRoom))?;
         match &mut self.place {
@@ -400,6 +406,23 @@ mod tests {
         assert!(other.frame().await.unwrap().is_err());
         drop((first, equal));
         assert!(stream(2).frame().await.unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_larger_than_the_room_has_all_of_it() {
+        let room = Room::of(8 * LARGE);
+        let arriving = |parts: usize| {
+            let body = streamed(vec![Bytes::from(vec![0; LARGE]); parts]);
+            room.admit(Request::new(body)).into_body()
+        };
+        let whole = arriving(9).collect().await.unwrap().to_bytes();
+        assert_eq!(whole.len(), 9 * LARGE);
+        let mut first = arriving(2);
+        assert!(first.frame().await.unwrap().is_ok());
+        let refused = arriving(9).collect().await.unwrap_err();
+        assert!(found_no_room(&refused));
+        drop(first);
+        assert!(arriving(9).collect().await.is_ok());
     }
 
     #[test]

@@ -90,7 +90,7 @@ async fn an_agent_of_others_recalls_and_searches_and_remembers_only_where_it_may
         "green"
     );
     assert_eq!(call(&reader, "recall", json!({})).await, "colour: green");
-    let refused = call(&reader, "recall", json!({"nam": "colour"})).await;
+    let refused = call(&reader, "recall", json!({"title": "colour"})).await;
     assert!(
         refused.starts_with("Error: the arguments do not fit"),
         "{refused}"

@@ -46,11 +46,13 @@ async fn installations_are_apart(url: &str, direct_url: &str) {
     assert_eq!(tables(direct_url).await, expected.collect::<Vec<_>>());
 }
 
-const TABLES: [&str; 18] = [
+const TABLES: [&str; 20] = [
     "agent_api_keys",
     "agent_conversations",
     "agent_idempotency_keys",
     "agent_messages",
+    "agent_search",
+    "agent_search_progress",
     "agent_servers",
     "agent_tasks",
     "agent_turn_events",

@@ -278,6 +278,6 @@ def test_random_items_are_found_as_in_memory(url, puts, searches):
             scores = [item.score for item in found]
             assert scores == pytest.approx([item.score for item in expected], abs=1e-5)
             assert Counter(keys(found)) == Counter(keys(expected))
-            assert {item.key: item.value for item in found} == {
-                item.key: item.value for item in expected
+            assert {(item.namespace, item.key): item.value for item in found} == {
+                (item.namespace, item.key): item.value for item in expected
             }

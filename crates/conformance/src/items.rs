@@ -35,6 +35,7 @@ pub(super) const CASES: &[Case] = cases!["items":
     the_last_write_of_a_batch_counts,
     what_is_refused_leaves_a_batch_undone,
     many_batches_at_once_are_each_whole,
+    a_batch_that_puts_is_whole_beside_one_that_deletes,
     an_item_dies_when_its_time_is_over_unless_it_is_read,
     a_unit_of_work_takes_its_items_back,
 ];
@@ -503,32 +504,56 @@ async fn what_is_refused_leaves_a_batch_undone(storage: Arc<dyn Storage>) {
 }
 
 async fn many_batches_at_once_are_each_whole(storage: Arc<dyn Storage>) {
-    let place = Arc::new(Place::new(&storage));
-    // Crosswise: what one puts the other deletes.
-    let writers = (0..24).map(|number| {
-        let place = Arc::clone(&place);
-        async move {
-            let keys = ["a", "b"].map(|key| place.key(key));
-            let [put, delete] = if number % 2 == 0 {
-                keys
-            } else {
-                let [a, b] = keys;
-                [b, a]
-            };
-            let own = NewItem::new(place.key(&format!("own {number}")), &json!({"n": number}));
-            let batch = vec![
-                Operation::Put(NewItem::new(put, &json!({})).unwrap()),
-                Operation::Delete(delete),
-                Operation::Put(own.unwrap()),
-            ];
-            place.store.batch(batch).await.unwrap();
-            let own = place.value(&format!("own {number}")).await;
-            assert_eq!(own, Some(json!({"n": number})));
+    for _ in 0..4 {
+        let place = Arc::new(Place::new(&storage));
+        // Crosswise: what one puts the other deletes.
+        let writers = (0..24).map(|number| {
+            let place = Arc::clone(&place);
+            async move {
+                let keys = ["a", "b"].map(|key| place.key(key));
+                let [put, delete] = if number % 2 == 0 {
+                    keys
+                } else {
+                    let [a, b] = keys;
+                    [b, a]
+                };
+                let own = NewItem::new(place.key(&format!("own {number}")), &json!({"n": number}));
+                let batch = vec![
+                    Operation::Put(NewItem::new(put, &json!({})).unwrap()),
+                    Operation::Delete(delete),
+                    Operation::Put(own.unwrap()),
+                ];
+                place.store.batch(batch).await.unwrap();
+                let own = place.value(&format!("own {number}")).await;
+                assert_eq!(own, Some(json!({"n": number})));
+            }
+        });
+        all_at_once(writers).await;
+        let left = place.found(&json!({"n": null})).await;
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+}
+
+/// Both at once, again and again: both items are there, or none.
+async fn a_batch_that_puts_is_whole_beside_one_that_deletes(storage: Arc<dyn Storage>) {
+    for round in 0..24 {
+        let place = Arc::new(Place::new(&storage));
+        let keys = || ["a", "b"].map(|key| place.key(key));
+        if round % 2 == 0 {
+            place.put("a", &json!({"round": round})).await;
         }
-    });
-    all_at_once(writers).await;
-    let left = place.found(&json!({"n": null})).await;
-    assert_eq!(left.len(), 1, "{left:?}");
+        let puts = keys().map(|key| Operation::Put(NewItem::new(key, &json!({})).unwrap()));
+        let deletes = keys().map(Operation::Delete);
+        let batches = [puts, deletes].map(|batch| {
+            let place = Arc::clone(&place);
+            async move {
+                place.store.batch(batch.into()).await.unwrap();
+            }
+        });
+        all_at_once(batches).await;
+        let there = [place.get("a").await, place.get("b").await].map(|item| item.is_some());
+        assert_eq!(there[0], there[1], "round {round}");
+    }
 }
 
 async fn an_item_dies_when_its_time_is_over_unless_it_is_read(storage: Arc<dyn Storage>) {

@@ -1,3 +1,7 @@
+BEGIN;
+
+SELECT pg_advisory_xact_lock(hashtext('agentkit store ' || current_schema()));
+
 WITH put AS (
     INSERT INTO store AS s
         (prefix, key, value, created_at, updated_at, expires_at, ttl_minutes)
@@ -49,3 +53,5 @@ SELECT * FROM (
     ORDER BY s.updated_at DESC, s.prefix COLLATE "C", s.key COLLATE "C"
     LIMIT $29 OFFSET $30
 ) found;
+
+COMMIT;

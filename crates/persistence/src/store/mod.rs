@@ -103,7 +103,9 @@ impl Call for StoreCall {
 
     async fn run(connection: &Connection, calls: &[Self]) -> Result<Vec<Vec<Answer>>, DbErr> {
         let operations: Vec<&Operation> = calls.iter().flat_map(|call| &call.0).collect();
-        let mut answers = run(connection, &operations).await?.into_iter();
+        let lock = calls.iter().map(|call| Lock::of(&call.0)).max();
+        let lock = lock.unwrap_or(Lock::None);
+        let mut answers = run(connection, &operations, lock).await?.into_iter();
         let of_call = |call: &Self| answers.by_ref().take(call.0.len()).collect();
         Ok(calls.iter().map(of_call).collect())
     }
@@ -130,8 +132,9 @@ impl MemoryStore for SqlStore {
                 together.call(StoreCall(operations)).await
             }
             _ => {
+                let lock = Lock::of(&operations);
                 let operations: Vec<&Operation> = operations.iter().collect();
-                run(&self.connection, &operations).await
+                run(&self.connection, &operations, lock).await
             }
         };
         let answers = answers.map_err(|error| storage_error(BATCH, error))?;
@@ -203,11 +206,41 @@ impl<'a> Writes<'a> {
     }
 }
 
-async fn run(connection: &Connection, operations: &[&Operation]) -> Result<Vec<Answer>, DbErr> {
+/// What keeps a batch whole beside others on PostgreSQL. A statement does not see what was put since it
+/// began, so that what deletes beside other writes has the store to itself before it begins.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Lock {
+    None,
+    /// Keeps those out that delete.
+    Shared,
+    Exclusive,
+}
+
+impl Lock {
+    fn of(operations: &[Operation]) -> Self {
+        let writes = operations.iter().filter(|operation| is_write(operation));
+        let deletes = |operation: &Operation| matches!(operation, Operation::Delete(_));
+        match writes.count() {
+            0 | 1 => Self::None,
+            _ if operations.iter().any(deletes) => Self::Exclusive,
+            _ => Self::Shared,
+        }
+    }
+}
+
+async fn run(
+    connection: &Connection,
+    operations: &[&Operation],
+    lock: Lock,
+) -> Result<Vec<Answer>, DbErr> {
     let writes = Writes::of(operations);
     let rows = if connection.is_postgres() {
-        let statement = statement(connection, operations, &writes);
-        retrying!(connection, statement.clone().rows(connection))?
+        let statement = statement(connection, operations, &writes, lock);
+        if lock == Lock::Exclusive {
+            retrying!(connection, write::alone(connection, statement.clone()))?
+        } else {
+            retrying!(connection, statement.clone().rows(connection))?
+        }
     } else {
         let rows = match read::query(connection, operations) {
             Some(query) => query.rows(connection).await?,
@@ -231,9 +264,14 @@ async fn run(connection: &Connection, operations: &[&Operation]) -> Result<Vec<A
 }
 
 /// A batch on PostgreSQL.
-fn statement(connection: &Connection, operations: &[&Operation], writes: &Writes<'_>) -> Query {
+fn statement(
+    connection: &Connection,
+    operations: &[&Operation],
+    writes: &Writes<'_>,
+    lock: Lock,
+) -> Query {
     let mut query = Query::on_postgres();
-    write::push(&mut query, writes);
+    write::push(&mut query, writes, lock);
     if !read::push(&mut query, connection, operations) {
         query.push("SELECT WHERE false");
     }
@@ -243,9 +281,10 @@ fn statement(connection: &Connection, operations: &[&Operation], writes: &Writes
 /// What a batch sends to PostgreSQL.
 #[cfg(test)]
 pub(crate) fn text(connection: &Connection, operations: &[Operation]) -> String {
+    let lock = Lock::of(operations);
     let operations: Vec<&Operation> = operations.iter().collect();
     let writes = Writes::of(&operations);
-    statement(connection, &operations, &writes)
+    statement(connection, &operations, &writes, lock)
         .text()
         .to_owned()
 }

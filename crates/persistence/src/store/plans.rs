@@ -7,7 +7,7 @@ use yai_agentkit_core::store::{
     Filter, ItemKey, NamespacePattern, NamespaceQuery, NewItem, Operation, Search,
 };
 
-use super::{Writes, read, statement, write};
+use super::{Lock, Writes, read, statement, write};
 use crate::{connection::Connection, explain::Databases};
 
 /// 20,000 items of 1,000 users.
@@ -60,8 +60,14 @@ async fn items_are_reached_by_their_key_and_namespaces_by_a_range() {
         Operation::Delete(ItemKey::new(["a"], "b")),
     ];
     let operations: Vec<&Operation> = operations.iter().collect();
-    let query = databases
-        .on_postgres(|connection| statement(connection, &operations, &Writes::of(&operations)));
+    let query = databases.on_postgres(|connection| {
+        statement(
+            connection,
+            &operations,
+            &Writes::of(&operations),
+            Lock::Shared,
+        )
+    });
     databases.assert_postgres_uses(query, &["store_pkey"]).await;
     databases.remove().await;
 }

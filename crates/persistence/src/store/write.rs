@@ -2,15 +2,17 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use sea_orm::DbErr;
+use sea_orm::{DbErr, QueryResult};
 use serde_json::{Value as Json, json};
 use yai_agentkit_core::store::NewItem;
 
-use super::{Writes, joined, now, vectors};
+use super::{Lock, Writes, joined, now, vectors};
 use crate::{
     connection::Connection,
     sql::{Query, Sql},
 };
+
+const ALONE: &str = "SELECT pg_advisory_xact_lock(hashtext('agentkit store ' || current_schema()))";
 
 /// $1 holds a row of prefix, key, value and minutes for each, $2 is the time.
 const PUT_ON_SQLITE: &str =
@@ -48,10 +50,32 @@ WHERE (prefix, key) IN (SELECT value ->> 0, value ->> 1 FROM json_each($1))
     AND ttl_minutes IS NOT NULL AND +expires_at > $2",
 };
 
+/// The rows of a statement of PostgreSQL, beside which nobody writes who puts or deletes several items.
+pub(super) async fn alone(
+    connection: &Connection,
+    statement: Query,
+) -> Result<Vec<QueryResult>, DbErr> {
+    let transaction = connection.begin().await?;
+    Query::new(&transaction, ALONE).rows(&transaction).await?;
+    let rows = statement.rows(&transaction).await?;
+    transaction.commit().await?;
+    Ok(rows)
+}
+
 /// Adds the writes to a statement of PostgreSQL, before what it reads. What has outlived its time and
 /// is put again is new.
-pub(super) fn push(query: &mut Query, writes: &Writes<'_>) {
+pub(super) fn push(query: &mut Query, writes: &Writes<'_>, lock: Lock) {
     let mut word = "WITH";
+    let mut locked = "";
+    if lock == Lock::Shared {
+        query.push(
+            "WITH locked AS MATERIALIZED (
+    SELECT pg_advisory_xact_lock_shared(hashtext('agentkit store ' || current_schema()))
+)\n",
+        );
+        word = ",";
+        locked = "locked, ";
+    }
     if !writes.puts.is_empty() {
         let prefixes = query.column(&writes.puts, |put| joined(&put.key.namespace));
         let keys = query.column(&writes.puts, |put| put.key.key.as_str());
@@ -63,7 +87,7 @@ pub(super) fn push(query: &mut Query, writes: &Writes<'_>) {
         (prefix, key, value, created_at, updated_at, expires_at, ttl_minutes)
     SELECT g.prefix, g.key, g.value::jsonb, statement_timestamp(), statement_timestamp(),
         statement_timestamp() + g.minutes * interval '1 minute', g.minutes
-    FROM unnest({prefixes}, {keys}, {values}, {minutes}) g (prefix, key, value, minutes)
+    FROM {locked}unnest({prefixes}, {keys}, {values}, {minutes}) g (prefix, key, value, minutes)
     ON CONFLICT (prefix, key) DO UPDATE
     SET value = excluded.value, updated_at = excluded.updated_at,
         expires_at = excluded.expires_at, ttl_minutes = excluded.ttl_minutes,

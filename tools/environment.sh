@@ -142,7 +142,8 @@ stop_servers() {
             --pgdata="$servers/pgvector/data" || true
     fi
     if [ $status -ne 0 ]; then
-        tail -n 40 "$servers"/*.log >&2
+        tail -n 20 "$servers"/*.log >&2
+        [ ! -s "$servers/failures" ] || cat "$servers/failures" >&2
     fi
     rm -rf "$servers"
     exit $status

@@ -32,6 +32,7 @@ pub(super) const CASES: &[Case] = cases!["retention":
     one_sweeps_at_a_time,
     an_erased_conversation_leaves_nothing,
     nothing_of_an_erased_conversation_comes_back,
+    who_is_late_is_not_taken_for_one_of_a_conversation_made_anew,
 ];
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -315,11 +316,13 @@ async fn nothing_of_an_erased_conversation_comes_back(storage: Arc<dyn Storage>)
     assert!(storage.retention().erase(chat.id).await.unwrap());
     let turns = storage.turn_store();
     let draft = || thread.draft(None);
+    // That of a thread under which a turn ran.
+    let left = 3;
     assert_fenced(
         turns
             .step(TurnStep::new(1, draft(), events(&turn, 2)))
             .await,
-        0,
+        left,
     );
     let ended = turn
         .clone()
@@ -336,7 +339,7 @@ async fn nothing_of_an_erased_conversation_comes_back(storage: Arc<dyn Storage>)
     assert_eq!(turns.take(&turn, owned, HOUR).await.unwrap(), None);
     assert_eq!(turns.renew(owned).await.unwrap(), []);
     let held = thread.fenced(Fence::Hold(1));
-    assert_fenced(held.try_put(&draft()).await, 0);
+    assert_fenced(held.try_put(&draft()).await, left);
     let record = TurnRecord {
         name: "late".to_owned(),
         value: Some(packed("late")),
@@ -351,4 +354,31 @@ async fn nothing_of_an_erased_conversation_comes_back(storage: Arc<dyn Storage>)
     );
     assert!(turns.begin(again).await.is_err());
     assert_gone(&storage, &chat, &thread, &turn).await;
+}
+
+async fn who_is_late_is_not_taken_for_one_of_a_conversation_made_anew(storage: Arc<dyn Storage>) {
+    let (chat, thread, turn, _) = busy_chat(&storage).await;
+    assert!(storage.retention().erase(chat.id).await.unwrap());
+    storage.conversations().add(chat.clone()).await.unwrap();
+    let turns = storage.turn_store();
+    let draft = || thread.draft(None);
+    let begin = async |epoch| {
+        let said = Message::new(chat.id, Role::User, "Again");
+        let turn = Turn::new(chat.id, said.id).with(|turn| turn.epoch = epoch);
+        let events = events(&turn, 1);
+        turns
+            .begin(TurnBegin::new(turn, said, draft(), events))
+            .await
+    };
+    // Somebody who has read the thread before is about to begin.
+    let left = turn.epoch + 2;
+    assert_fenced(begin(turn.epoch + 1).await, left);
+    let late = TurnStep::new(turn.epoch, draft(), events(&turn, 2));
+    assert_fenced(turns.step(late).await, left);
+    begin(left + 1).await.unwrap();
+    let late = TurnStep::new(turn.epoch, draft(), events(&turn, 2));
+    assert_fenced(turns.step(late).await, left + 1);
+    assert_eq!(turns.events(chat.id, turn.id, 0, 10).await.unwrap(), []);
+    assert_eq!(thread.list().await.len(), 1);
+    assert!(storage.retention().erase(chat.id).await.unwrap());
 }

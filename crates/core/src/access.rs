@@ -78,6 +78,16 @@ impl ApiKey {
             revoked_at: None,
         }
     }
+
+    /// Revokes it, and makes it tell of nobody.
+    pub fn forget(&mut self) {
+        self.revoked_at.get_or_insert_with(clock::now);
+        self.name = "erased".to_owned();
+        self.owner = None;
+        // Of no key.
+        self.digest = [0; 32];
+        self.scope = Scope::Read;
+    }
 }
 
 /// Which keys; the default is all.

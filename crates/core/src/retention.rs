@@ -284,5 +284,8 @@ pub trait RetentionStore: Send + Sync {
 
     /// Deletes a conversation with its messages, turns, events, records and keys, and its thread with
     /// all that it has. False where there is none. May be repeated.
+    ///
+    /// Where a turn runs in it, the thread's epoch stays, raised: its writes are refused also where the
+    /// conversation is made anew under the same id.
     async fn erase(&self, conversation: ConversationId) -> Result<bool>;
 }

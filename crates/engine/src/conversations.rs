@@ -142,9 +142,17 @@ impl Conversations {
             Ok(_) => return Err(TurnError::Busy(id)),
             Err(error) => return Err(error.into()),
         }
-        match self.storage.retention().erase(id).await? {
+        match self.erase(id).await? {
             true => Ok(()),
             false => Err(Error::not_found("conversation", id).into()),
         }
+    }
+
+    /// Deletes a conversation as [`delete`](Self::delete) does, also while a turn runs in it, whichever
+    /// server that is on: what it writes later is refused. False where there is none.
+    pub async fn erase(&self, id: ConversationId) -> Result<bool> {
+        let erased = self.storage.retention().erase(id).await?;
+        self.claims.give_up(id);
+        Ok(erased)
     }
 }

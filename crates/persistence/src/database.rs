@@ -22,6 +22,7 @@ use crate::{
     retention::SqlRetention,
     search::SqlSearch,
     stores::SqlStores,
+    vacuum::vacuum,
 };
 
 /// A connected database: hands out repositories and the checkpointer, and runs units of work.
@@ -141,6 +142,14 @@ impl Database {
         let done = self.connection.execute_unprepared(sql).await;
         done.map(drop)
             .map_err(|error| storage_error("execute script", error))
+    }
+
+    /// Writes the database anew without what was deleted, whose space it gives back: SQLite's file; on
+    /// PostgreSQL each of our tables and LangGraph's, which nobody can use meanwhile, and what the
+    /// catalogue knows of their values. It asks for the rights of the owner, and for no pooler. The
+    /// query timeout holds for each table.
+    pub async fn vacuum(&self) -> Result<()> {
+        vacuum(&self.connection).await
     }
 
     /// Waits for what is under way, then closes all connections.

@@ -29,6 +29,7 @@ pub mod setting;
 mod sql;
 mod store;
 mod stores;
+mod vacuum;
 
 pub use checkpointer::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};
 pub use config::DatabaseConfig;

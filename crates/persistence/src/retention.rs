@@ -86,6 +86,9 @@ const LOCK: Sql = Sql {
     sqlite: "SELECT 1 FROM agent_conversations WHERE id = $1",
 };
 
+const RUNS: Sql =
+    Sql::same("SELECT 1 FROM agent_turns WHERE conversation_id = $1 AND status = 'running'");
+
 /// The tables that refer to the conversation follow it.
 const DELETE: [Sql; 2] = [
     Sql::same("DELETE FROM agent_idempotency_keys WHERE conversation_id = $1"),
@@ -230,7 +233,11 @@ impl SqlRetention {
             removed = trim::size(&transaction, &thread).await?;
             removed.conversations = 1;
         }
-        trim::delete_all(&transaction, &thread).await?;
+        let rows = of_it(RUNS).rows(&transaction).await.map_err(failed)?;
+        match rows.is_empty() {
+            true => trim::delete_all(&transaction, &thread).await?,
+            false => trim::leave_epoch(&transaction, &thread).await?,
+        }
         for sql in DELETE {
             of_it(sql).execute(&transaction).await.map_err(failed)?;
         }

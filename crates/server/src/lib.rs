@@ -5,5 +5,6 @@ pub mod http;
 pub mod inspect;
 mod keys;
 mod mcp;
+mod owner;
 pub mod serve;
 pub mod settings;

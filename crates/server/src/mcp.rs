@@ -18,15 +18,14 @@ use yai_agentkit_agents::tools::FAILED;
 use yai_agentkit_core::{
     Error, ListQuery, Message, Result, Role, Storage,
     conversation::{ConversationFilter, MessageFilter},
-    store::{Answer, Filter, ItemKey, MemoryStoreExt, NewItem, Operation, Search},
+    store::{Answer, Filter, ItemKey, Labels, MemoryStoreExt, NewItem, Operation, Search},
 };
 use yai_agentkit_engine::{
     agent::{AgentState, Context, Tool, ToolCall, ToolOutcome, Toolbox, Tools},
     error_chain,
 };
 
-/// The namespace of what is remembered; of an owner, below it.
-const NAMESPACE: &str = "memories";
+use crate::owner;
 
 const MAX_NAME: usize = 255;
 const MAX_VALUE: usize = 4_000;
@@ -126,11 +125,11 @@ impl Memory {
         )
     }
 
-    /// A label may have no point.
-    fn namespace(&self) -> Vec<String> {
-        let escaped = |owner: &String| owner.replace('%', "%25").replace('.', "%2E");
-        let owner = self.owner.as_ref().map(escaped);
-        [NAMESPACE.to_owned()].into_iter().chain(owner).collect()
+    fn namespace(&self) -> Labels {
+        match &self.owner {
+            Some(owner) => owner::namespace(owner::MEMORIES, owner),
+            None => vec![owner::MEMORIES.to_owned()],
+        }
     }
 
     fn key(&self, name: &str) -> Result<ItemKey, String> {

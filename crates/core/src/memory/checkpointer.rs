@@ -297,6 +297,14 @@ impl Checkpoints {
         self.writes.retain(|key, _| key.thread_id != *id);
     }
 
+    /// Deletes a thread but for its epoch, which is greater than all that somebody may still have.
+    pub(super) fn leave_epoch(&mut self, id: &ThreadId) {
+        let epoch = self.epoch(id).unwrap_or_default();
+        self.delete_thread(id);
+        self.thread(id, None);
+        self.epochs.insert(id.clone(), epoch + 2);
+    }
+
     pub(super) fn retention(&self, id: &ThreadId) -> Retention {
         let rows = self
             .checkpoints

@@ -9,7 +9,7 @@ use crate::{
     Conversation, ConversationId, Result,
     memory::repository::MemoryEntity,
     retention::{Removed, RetentionPolicy, RetentionStore, Sweep, Swept},
-    turn::OwnerId,
+    turn::{OwnerId, TurnStatus},
 };
 
 pub(super) struct MemoryRetention(pub(super) Access);
@@ -34,7 +34,14 @@ impl State {
         let Some(conversation) = self.conversations.remove(&id) else {
             return false;
         };
-        self.checkpoints.delete_thread(&conversation.thread_id());
+        let mut turns = self.turns.values();
+        let runs =
+            turns.any(|turn| turn.conversation_id == id && turn.status == TurnStatus::Running);
+        let thread = conversation.thread_id();
+        match runs {
+            true => self.checkpoints.leave_epoch(&thread),
+            false => self.checkpoints.delete_thread(&thread),
+        }
         self.idempotency_keys
             .retain(|key, _| key.conversation_id != id);
         self.used_at.retain(|key, _| key.conversation_id != id);

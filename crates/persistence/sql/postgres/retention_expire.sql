@@ -51,6 +51,8 @@ SELECT (SELECT count(*) FROM checkpoints WHERE thread_id = $1), (
     SELECT COALESCE(sum(pg_column_size(blob)), 0) FROM checkpoint_blobs WHERE thread_id = $1
 )::bigint;
 
+SELECT 1 FROM agent_turns WHERE conversation_id = $1 AND status = 'running';
+
 DELETE FROM checkpoints WHERE thread_id = $1;
 
 DELETE FROM checkpoint_blobs WHERE thread_id = $1;

@@ -6,6 +6,8 @@ SELECT 1 FROM threads WHERE thread_id = $1;
 
 SELECT 1 FROM agent_conversations WHERE id = $1;
 
+SELECT 1 FROM agent_turns WHERE conversation_id = $1 AND status = 'running';
+
 DELETE FROM checkpoints WHERE thread_id = $1;
 
 DELETE FROM checkpoint_blobs WHERE thread_id = $1;

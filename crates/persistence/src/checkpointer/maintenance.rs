@@ -34,6 +34,10 @@ const DELETE_THREAD: [Sql; 4] = [
     Sql::same("DELETE FROM threads WHERE thread_id = $1"),
 ];
 
+/// Greater than that with which somebody may be about to take the thread over.
+const LEAVE_EPOCH: Sql =
+    Sql::same("UPDATE threads SET epoch = epoch + 2, parent_id = NULL WHERE thread_id = $1");
+
 /// What is left of a thread without checkpoints.
 const DELETE_EMPTY_THREAD: [Sql; 3] = [
     Sql::same(
@@ -251,7 +255,17 @@ pub(crate) async fn lock(transaction: &Connection, id: &ThreadId) -> Result<()> 
 }
 
 pub(crate) async fn delete_all(transaction: &Connection, id: &ThreadId) -> Result<()> {
-    for sql in DELETE_THREAD {
+    delete(transaction, id, &DELETE_THREAD).await
+}
+
+/// All but its epoch.
+pub(crate) async fn leave_epoch(transaction: &Connection, id: &ThreadId) -> Result<()> {
+    let [checkpoints, blobs, writes, _] = DELETE_THREAD;
+    delete(transaction, id, &[checkpoints, blobs, writes, LEAVE_EPOCH]).await
+}
+
+async fn delete(transaction: &Connection, id: &ThreadId, texts: &[Sql]) -> Result<()> {
+    for sql in texts {
         let delete = sql.query(transaction).with(id.as_str());
         delete.execute(transaction).await.map_err(failed)?;
     }

@@ -10,7 +10,7 @@ use yai_agentkit_core::{
 };
 
 use super::maintenance::{self, Going, failed, load};
-pub(crate) use super::maintenance::{delete_all, lock};
+pub(crate) use super::maintenance::{delete_all, leave_epoch, lock};
 use crate::{
     connection::Connection,
     sql::{Query, Sql},

@@ -1,6 +1,7 @@
 //! The commands of the `agentkit` binary.
 
 mod chat;
+mod erase;
 mod fork;
 mod inspect;
 mod keys;
@@ -74,6 +75,10 @@ enum Command {
     Fork(fork::Arguments),
     /// Delete what the settings do not keep, as a server does by itself
     Prune(prune::Arguments),
+    /// Erase a conversation, or all of an owner, for good
+    Erase(erase::Arguments),
+    /// Write the database anew without what was deleted; on PostgreSQL each table is locked meanwhile
+    Vacuum,
     /// Serve what is remembered to another agent, by MCP on standard input and output
     Mcp(mcp::Arguments),
     /// Migrate what agents keep in conversations
@@ -99,6 +104,7 @@ Examples:
   agentkit show THREAD                          what the agent of a thread knows now
   agentkit fork CONVERSATION --message ID       go on from there in a new conversation
   agentkit prune --dry-run                      how many old checkpoints would go, with how many bytes
+  agentkit erase --owner ada --dry-run          how much of a person would be erased
   agentkit state migrate --dry-run              which states of agents are of an earlier version
   agentkit keys create NAME --owner ada         a key for the conversations of one person
   DATABASE_URL=postgresql://me@localhost/agentkit agentkit migrate --dry-run
@@ -169,6 +175,8 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
         Command::Diff(arguments) => inspect::diff(settings, arguments).await,
         Command::Fork(arguments) => fork::run(settings, arguments).await,
         Command::Prune(arguments) => prune::run(settings, arguments).await,
+        Command::Erase(arguments) => erase::erase(settings, arguments).await,
+        Command::Vacuum => erase::vacuum(settings).await,
         Command::Mcp(arguments) => mcp::run(settings, arguments).await,
         Command::State(command) => state::run(settings, command).await,
         Command::Keys(command) => keys::run(settings, command).await,

@@ -15,6 +15,7 @@ pub mod host;
 mod import;
 mod large;
 mod mcp;
+mod owner;
 mod page;
 mod problem;
 mod state;
@@ -72,6 +73,7 @@ pub fn router(app: App, access: Access, body_limit: usize) -> Router {
         .merge(event::routes())
         .merge(agui::routes())
         .merge(store::routes())
+        .merge(owner::routes())
         .merge(health::routes())
         .split_for_parts();
     let mcp = mcp::routes(&app, access.mcp, body_limit);

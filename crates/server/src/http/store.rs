@@ -1,6 +1,6 @@
 //! Items that threads share, by the routes of LangGraph's server: its clients work here too.
 //!
-//! An owner has namespaces of its own, within [`OWNERS`]; who acts for all sees them there.
+//! An owner has namespaces of its own, within [`owner::ITEMS`]; who acts for all sees them there.
 
 use std::time::Duration;
 
@@ -25,9 +25,7 @@ use super::{
     page::{MAX_LIMIT, limit},
     problem::Problem,
 };
-
-/// The namespace of the namespaces of owners.
-const OWNERS: &str = "owners";
+use crate::owner;
 
 /// The most items of one search.
 const MAX_ITEMS: u64 = 100;
@@ -167,9 +165,7 @@ struct Own(Labels);
 
 impl Own {
     fn of(caller: &Caller) -> Self {
-        // A label has no point.
-        let label = |owner: String| owner.replace('%', "%25").replace('.', "%2E");
-        let own = |owner| vec![OWNERS.to_owned(), label(owner)];
+        let own = |owner: String| owner::namespace(owner::ITEMS, &owner);
         Self(caller.owner().map_or_else(Vec::new, own))
     }
 

@@ -1,0 +1,175 @@
+//! What was erased is in no file of the database, and does not come back.
+
+use std::thread;
+
+use serde_json::{Value, json};
+use yai_agentkit_core::{
+    Stores,
+    store::{ItemKey, MemoryStoreExt, NewItem},
+};
+
+use crate::{
+    crash::wait_for,
+    files::Files,
+    http::request_with,
+    owners::{called_by, three},
+    process::{PATIENCE, Server},
+    support::{Api, ScriptedAgent},
+};
+
+/// Nowhere else.
+const WORD: &str = "Brombeerdickicht";
+/// Of somebody else.
+const OTHER: &str = "Haselnussstrauch";
+
+/// The headers of an owner's request.
+fn of(owner: &str, key: &str) -> String {
+    format!("agentkit-owner: {owner}\r\nidempotency-key: {key}\r\n")
+}
+
+fn send(server: &Server, head: &str, headers: &str, body: &Value) -> (u16, Value) {
+    let body = match body {
+        Value::Null => String::new(),
+        body => body.to_string(),
+    };
+    // An answer without a body is none of JSON.
+    let answer = request_with(&server.address, PATIENCE, head, headers, &body);
+    answer.unwrap_or((204, Value::Null))
+}
+
+/// A new chat in which the word was said wherever one can say something. The first message is the
+/// word's, what follows is not.
+fn plant(server: &Server, word: &str) -> String {
+    let owner = format!("{word}-owner");
+    let new = json!({"title": word, "metadata": {"note": word}});
+    let (_, chat) = send(server, "POST /conversations", &of(&owner, word), &new);
+    let chat = chat["id"].as_str().unwrap().to_owned();
+    for said in [format!("My name is {word}."), "What is my name?".to_owned()] {
+        let head = format!("POST /chats/{chat}/messages");
+        let body = json!({"content": said, "metadata": {"note": word}});
+        let (status, answer) = send(server, &head, &of(&owner, &said), &body);
+        assert_eq!(status, 200, "{answer}");
+    }
+    let item = json!({"namespace": ["notes"], "key": word, "value": {"note": word}});
+    send(server, "PUT /store/items", &of(&owner, word), &item);
+    chat
+}
+
+/// Sends a message to a chat, and returns when its turn has recorded something; then what is to be
+/// waited for.
+fn begin_turn(server: &Server, chat: &str, said: String) -> thread::JoinHandle<u16> {
+    let recorded = || server.history(chat).len();
+    let before = recorded();
+    let head = format!("POST /chats/{chat}/messages");
+    let (address, body) = (server.address.clone(), json!({"content": said}).to_string());
+    let turn = thread::spawn(move || {
+        let answer = request_with(&address, PATIENCE, &head, "", &body);
+        answer.map_or(0, |(status, _)| status)
+    });
+    wait_for(|| (recorded() > before).then_some(()));
+    turn
+}
+
+async fn an_erased_owner_is_in_no_file(files: Files) {
+    let owner = format!("{WORD}-owner");
+    let server = files.installation.start("300");
+    let chat = plant(&server, WORD);
+    plant(&server, OTHER);
+    let late = begin_turn(
+        &server,
+        &chat,
+        format!("My dog is {WORD}. What is 17 * 23?"),
+    );
+    assert!(!files.with(WORD).is_empty());
+
+    files.run(&["keys", "create", WORD, "--owner", &owner]);
+    let key = files.run(&["keys", "create", "all", "--scope", "admin"]);
+    let would = files.run(&["erase", "--owner", &owner, "--dry-run", "--json"]);
+    let would: Value = serde_json::from_str(&would).unwrap();
+    let expected = json!({"conversations": 1, "items": 1, "keys": 1});
+    let mut dry = expected.clone();
+    dry["dry_run"] = json!(true);
+    assert_eq!(would, dry);
+    let key = format!("authorization: Bearer {}\r\n", key.trim());
+    let erase = format!("DELETE /owners/{owner}");
+    assert_eq!(send(&server, &erase, &key, &Value::Null), (200, expected));
+    let nothing = json!({"conversations": 0, "items": 0, "keys": 0});
+    assert_eq!(send(&server, &erase, &key, &Value::Null), (200, nothing));
+    // The turn goes on, and comes to nothing.
+    assert_ne!(late.join().unwrap(), 200);
+
+    let (_, left) = send(&server, "GET /conversations", &key, &Value::Null);
+    assert_eq!(left["items"].as_array().unwrap().len(), 1);
+    drop(server);
+    files.overwrite().await;
+    assert_eq!(files.with(WORD), Vec::<String>::new());
+    assert!(!files.with(OTHER).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erased_owner_is_in_no_file_of_sqlite() {
+    an_erased_owner_is_in_no_file(Files::of_sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erased_owner_is_in_no_file_of_postgres() {
+    an_erased_owner_is_in_no_file(Files::of_postgres().await).await;
+}
+
+#[test]
+fn a_conversation_is_erased_by_command_also_while_a_turn_runs() {
+    let files = Files::of_sqlite();
+    let server = files.installation.start("300");
+    let chat = plant(&server, WORD);
+    let late = begin_turn(&server, &chat, "What is 17 * 23?".to_owned());
+    let erased = files.run(&["erase", &chat]);
+    assert_eq!(erased, "1 conversations, 0 items and 0 keys are erased\n");
+    assert_ne!(late.join().unwrap(), 200);
+    let (status, _) = server.request(&format!("GET /conversations/{chat}"), "");
+    assert_eq!(status, 404);
+}
+
+#[tokio::test]
+async fn what_agents_remember_of_an_owner_goes_with_the_owner() {
+    let [ada, bob, all] = three();
+    let store = all.storage.memory_store();
+    let put = async |labels: &[&str]| {
+        let key = ItemKey::new(labels.iter().copied(), "name");
+        let item = NewItem::new(key.clone(), &json!({"value": 1})).unwrap();
+        store.put(item).await.unwrap();
+        key
+    };
+    let gone = [
+        put(&["memories", "ada"]).await,
+        put(&["owners", "ada", "notes"]).await,
+    ];
+    let kept = [
+        put(&["memories"]).await,
+        put(&["memories", "adam"]).await,
+        put(&["owners", "bob", "ada"]).await,
+    ];
+    ada.conversation().await;
+    let refused = bob.delete("/owners/ada").await;
+    assert_eq!(refused.problem(), "not-found");
+    let erased = ada.delete("/owners/ada").await.body;
+    assert_eq!(erased, json!({"conversations": 1, "items": 2, "keys": 0}));
+    for key in gone {
+        assert_eq!(store.get(key).await.unwrap(), None);
+    }
+    for key in kept {
+        assert!(store.get(key).await.unwrap().is_some());
+    }
+}
+
+#[tokio::test]
+async fn who_erases_an_owner_may_do_all() {
+    let api = Api::new(ScriptedAgent::default());
+    let all = called_by(&api, None);
+    let erased = all.delete("/owners/nobody").await;
+    assert_eq!(erased.body["conversations"], 0);
+    let long = "x".repeat(256);
+    assert_eq!(
+        all.delete(&format!("/owners/{long}")).await.invalid_field(),
+        "owner"
+    );
+}

@@ -6,8 +6,9 @@ use chrono::{SecondsFormat, TimeDelta, Utc};
 use serde_json::json;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    ChannelValue, Conversation, ConversationId, Entity, Fence, Message, MessageId, Role, Storage,
-    Turn, TurnStatus,
+    ChannelValue, ConflictKind, Conversation, ConversationId, Entity, Error, Fence, Message,
+    MessageId, Role, Storage, Turn, TurnStatus, Value,
+    redaction::REDACTED,
     retention::{Removed, RetentionPolicy, Sweep},
     turn::{
         EventBatch, IdempotencyKey, OwnerId, TurnBegin, TurnChange, TurnOwner, TurnRecord, TurnStep,
@@ -16,7 +17,10 @@ use yai_agentkit_core::{
 
 use super::{
     Case,
-    fixtures::{TestThread, assert_fenced, assert_not_found, fresh, packed, put_delta_chain},
+    fixtures::{
+        Draft, TestThread, assert_fenced, assert_not_found, fresh, packed, put_delta_chain, stored,
+        version,
+    },
 };
 
 pub(super) const CASES: &[Case] = cases!["retention":
@@ -33,6 +37,8 @@ pub(super) const CASES: &[Case] = cases!["retention":
     an_erased_conversation_leaves_nothing,
     nothing_of_an_erased_conversation_comes_back,
     who_is_late_is_not_taken_for_one_of_a_conversation_made_anew,
+    a_redacted_message_is_nowhere_and_all_else_stays,
+    no_message_is_redacted_under_a_turn_that_runs,
 ];
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -381,4 +387,152 @@ async fn who_is_late_is_not_taken_for_one_of_a_conversation_made_anew(storage: A
     assert_eq!(turns.events(chat.id, turn.id, 0, 10).await.unwrap(), []);
     assert_eq!(thread.list().await.len(), 1);
     assert!(storage.retention().erase(chat.id).await.unwrap());
+}
+
+/// Long enough to be looked for within other texts.
+const SAID: &str = "My \"PIN\" is 4711, 漢字";
+
+/// What is stored of a chat in which this was said: inline, apart, pending, published, given, asked.
+fn told(said: &str) -> serde_json::Value {
+    json!([
+        {"role": "user", "content": said},
+        {"role": "assistant", "content": format!("So {said}!")},
+        {"role": "user", "content": "Another"},
+    ])
+}
+
+async fn chat_with(storage: &Arc<dyn Storage>, said: &str) -> (TestThread, Turn, Message) {
+    let (chat, thread) = old_chat(storage).await;
+    let message = Message::new(chat.id, Role::User, said)
+        .with(|message| message.metadata = Some(json!({"said": said})));
+    let turn = Turn::new(chat.id, message.id).with(|turn| {
+        turn.epoch = 1;
+        turn.input = Some(json!({"given": said}));
+    });
+    let events = EventBatch::new(chat.id, turn.id, 1, vec![told(said)]);
+    let draft = thread.draft(None);
+    let draft = draft
+        .metadata("epoch", 1)
+        .metadata("title", said)
+        .value("messages", version(1), stored(&told(said)))
+        .value("note", version(1), ChannelValue::Inline(json!(said)));
+    let begin = TurnBegin::new(turn, message.clone(), draft.clone(), events);
+    let turn = storage.turn_store().begin(begin).await.unwrap();
+    let id = draft.checkpoint.id;
+    let writes = [("messages", said)];
+    thread.write(&id, "task", &writes).await;
+    let record = TurnRecord {
+        name: "effect".to_owned(),
+        value: Some(encoded(&told(said))),
+    };
+    let owner = TurnOwner {
+        conversation_id: chat.id,
+        turn_id: turn.id,
+        thread_id: chat.thread_id(),
+        epoch: 1,
+    };
+    storage.turn_ledger().record(&owner, record).await.unwrap();
+    (thread, turn, message)
+}
+
+async fn ends(storage: &Arc<dyn Storage>, turn: &Turn) {
+    let ended = turn
+        .clone()
+        .with(|turn| turn.status = TurnStatus::Completed);
+    let change = TurnChange::new(turn.clone(), ended);
+    storage.turn_store().change(change).await.unwrap();
+}
+
+fn encoded(json: &serde_json::Value) -> Value {
+    Value::encode(json).unwrap()
+}
+
+/// All that is stored of it but for times and ids.
+async fn all_of(storage: &Arc<dyn Storage>, thread: &TestThread, turn: &Turn) -> String {
+    let tuples = thread.list().await;
+    let tuples = tuples.iter().map(|tuple| {
+        let values = &tuple.checkpoint.channel_values;
+        let writes: Vec<_> = tuple
+            .pending_writes
+            .iter()
+            .map(|write| &write.value)
+            .collect();
+        format!("{values:?} {writes:?} {:?}", tuple.metadata.0.get("title"))
+    });
+    let (chat, turns) = (turn.conversation_id, storage.turn_store());
+    let events = turns.events(chat, turn.id, 0, 10).await.unwrap();
+    let events = events
+        .into_iter()
+        .map(|batch| format!("{:?}", batch.events));
+    let records = storage.turn_ledger().records(chat, turn.id).await.unwrap();
+    let records = records
+        .into_iter()
+        .map(|record| format!("{:?}", record.value));
+    let input = storage
+        .turns()
+        .get(&turn.id())
+        .await
+        .unwrap()
+        .unwrap()
+        .input;
+    let all = tuples.chain(events).chain(records);
+    format!("{} {input:?}", all.collect::<Vec<_>>().join("\n"))
+}
+
+async fn a_redacted_message_is_nowhere_and_all_else_stays(storage: Arc<dyn Storage>) {
+    let (thread, turn, message) = chat_with(&storage, SAID).await;
+    let (other, of_other, _) = chat_with(&storage, SAID).await;
+    let (expected, of_expected, _) = chat_with(&storage, REDACTED).await;
+    for turn in [&turn, &of_other, &of_expected] {
+        ends(&storage, turn).await;
+    }
+    let untouched = all_of(&storage, &other, &of_other).await;
+    let retention = storage.retention();
+    let nobody = MessageId::new();
+    assert!(
+        !retention
+            .redact(turn.conversation_id, nobody)
+            .await
+            .unwrap()
+    );
+    for _ in 0..2 {
+        let redacted = retention.redact(turn.conversation_id, message.id).await;
+        assert!(redacted.unwrap());
+    }
+    let redacted = all_of(&storage, &thread, &turn).await;
+    let expected = all_of(&storage, &expected, &of_expected).await;
+    assert_eq!(redacted, expected);
+    let stored = storage
+        .messages()
+        .get(&message.id())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!((stored.content.as_str(), stored.metadata), (REDACTED, None));
+    assert_eq!(all_of(&storage, &other, &of_other).await, untouched);
+    // Who has read the thread before is refused, and who reads it now goes on.
+    let latest = &thread.list().await[0];
+    let epoch = latest.metadata.0["epoch"].as_u64().unwrap();
+    assert_eq!(epoch, 3);
+    let late = thread.fenced(Fence::Raise(2));
+    assert_fenced(late.try_put(&thread.draft(None)).await, epoch);
+    let next = thread.fenced(Fence::Raise(epoch + 1));
+    next.put(&thread.draft(Some(&latest.checkpoint.id))).await;
+}
+
+async fn no_message_is_redacted_under_a_turn_that_runs(storage: Arc<dyn Storage>) {
+    let (_, turn, message) = chat_with(&storage, SAID).await;
+    let redacted = storage
+        .retention()
+        .redact(turn.conversation_id, message.id)
+        .await;
+    let expected = ConflictKind::Turn(turn.id);
+    assert!(matches!(redacted, Err(Error::Conflict(kind)) if kind == expected));
+    let stored = storage
+        .messages()
+        .get(&message.id())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(stored.content, SAID);
 }

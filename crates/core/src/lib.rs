@@ -25,6 +25,7 @@ pub mod conversation;
 pub mod error;
 mod id;
 pub mod memory;
+pub mod redaction;
 pub mod retention;
 pub mod storage;
 pub mod store;

@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    CheckpointId, ConversationId, Namespace, Result, checkpoint::CheckpointMetadata, turn::OwnerId,
+    CheckpointId, ConversationId, MessageId, Namespace, Result, checkpoint::CheckpointMetadata,
+    turn::OwnerId,
 };
 
 /// What the decision needs to know of a checkpoint.
@@ -288,4 +289,14 @@ pub trait RetentionStore: Send + Sync {
     /// Where a turn runs in it, the thread's epoch stays, raised: its writes are refused also where the
     /// conversation is made anew under the same id.
     async fn erase(&self, conversation: ConversationId) -> Result<bool>;
+
+    /// Makes a message say nothing, for good: its row, and in all that is stored of its chat what it
+    /// said, by [`Redaction`](crate::redaction::Redaction): states of all checkpoints, pending writes, events,
+    /// records and the index of the search. Nothing else changes. False where there is none. May be
+    /// repeated.
+    ///
+    /// [`Error::Conflict`](crate::Error::Conflict) of the turn while one runs;
+    /// [`Error::Unreadable`](crate::Error::Unreadable) where it stands in a value that can't be changed.
+    /// Then nothing was changed.
+    async fn redact(&self, conversation: ConversationId, message: MessageId) -> Result<bool>;
 }

@@ -3,8 +3,8 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    Clock, ConflictKind, Conversation, ConversationId, Entity, Error, ListQuery, Result, Storage,
-    turn::TurnFilter,
+    Clock, ConflictKind, Conversation, ConversationId, Entity, Error, ListQuery, Message,
+    MessageId, Result, Storage, turn::TurnFilter,
 };
 
 use super::{Imported, RequestKey, TurnEngine, TurnError, claims::Claims, import};
@@ -146,6 +146,26 @@ impl Conversations {
             true => Ok(()),
             false => Err(Error::not_found("conversation", id).into()),
         }
+    }
+
+    /// Makes a message say nothing for good, in all that its chat has, as
+    /// [`RetentionStore::redact`](yai_agentkit_core::retention::RetentionStore::redact) says, and returns
+    /// it. [`TurnError::Busy`] while a turn runs.
+    pub async fn redact(
+        &self,
+        conversation: ConversationId,
+        message: MessageId,
+    ) -> Result<Message, TurnError> {
+        let _claim = self.claims.claim(conversation).await?;
+        let id = conversation.key(message);
+        match self.storage.retention().redact(conversation, message).await {
+            Err(Error::Conflict(ConflictKind::Turn(_))) => {
+                return Err(TurnError::Busy(conversation));
+            }
+            redacted => redacted?,
+        };
+        let message = self.storage.messages().get(&id).await?;
+        Ok(message.ok_or_else(|| Error::not_found("message", id.id))?)
     }
 
     /// Deletes a conversation as [`delete`](Self::delete) does, also while a turn runs in it, whichever

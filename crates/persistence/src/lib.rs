@@ -22,6 +22,7 @@ mod migration;
 mod open;
 mod precision;
 mod presence;
+mod redaction;
 mod repository;
 mod retention;
 mod search;

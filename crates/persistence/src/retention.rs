@@ -8,7 +8,7 @@ use sea_orm::{DbErr, QueryResult};
 use serde_json::json;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    ConversationId, Error, Result, ThreadId,
+    ConversationId, Error, MessageId, Result, ThreadId,
     retention::{Removed, RetentionPolicy, RetentionStore, Sweep, Swept},
     turn::OwnerId,
 };
@@ -17,6 +17,7 @@ use crate::{
     checkpointer::trim::{self, Kept},
     connection::{Connection, retrying},
     error::storage_error,
+    redaction::redact,
     sql::{Query, Sql},
 };
 
@@ -77,11 +78,11 @@ FROM threads WHERE thread_id IN (SELECT jsonb_array_elements_text($1::jsonb))",
 FROM threads WHERE thread_id IN (SELECT value FROM json_each($1))",
 };
 
-const THREAD_OF: Sql =
+pub(crate) const THREAD_OF: Sql =
     Sql::same("SELECT checkpoint_thread_id FROM agent_conversations WHERE id = $1");
 
 /// Against those who add to it. On SQLite the transaction is the lock.
-const LOCK: Sql = Sql {
+pub(crate) const LOCK: Sql = Sql {
     postgres: "SELECT FROM agent_conversations WHERE id = $1 FOR UPDATE",
     sqlite: "SELECT 1 FROM agent_conversations WHERE id = $1",
 };
@@ -160,6 +161,10 @@ impl RetentionStore for SqlRetention {
     async fn erase(&self, conversation: ConversationId) -> Result<bool> {
         let erased = retrying!(self.0, self.erase_if(conversation, None));
         Ok(erased?.is_some())
+    }
+
+    async fn redact(&self, conversation: ConversationId, message: MessageId) -> Result<bool> {
+        retrying!(self.0, redact(&self.0, conversation, message))
     }
 }
 

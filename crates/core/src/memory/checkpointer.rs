@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde_json::Value as Json;
 
-use super::{Access, State};
+use super::{Access, State, retention::redacted};
 use crate::{
     ChannelValue, Checkpoint, CheckpointId, CheckpointKey, CheckpointQuery, CheckpointSelector,
     CheckpointTuple, Checkpointer, Clock, ConflictKind, Error, Fence, Namespace, NewCheckpoint,
@@ -13,6 +13,7 @@ use crate::{
         CheckpointMetadata, DeltaChannelHistory, Parent, PendingWrite, PruneStrategy, TASKS,
         Thread, ThreadCursor, ValueKey, Values,
     },
+    redaction::Redaction,
     retention::{CheckpointSummary, Place, Retention},
     storage::Page,
 };
@@ -303,6 +304,43 @@ impl Checkpoints {
         self.delete_thread(id);
         self.thread(id, None);
         self.epochs.insert(id.clone(), epoch + 2);
+    }
+
+    pub(super) fn redact(&mut self, id: &ThreadId, redaction: &Redaction) -> Result<()> {
+        for ((thread, _, channel, _), value) in &mut self.blobs {
+            if thread == id {
+                redacted(redaction, channel, value)?;
+            }
+        }
+        let writes = self
+            .writes
+            .iter_mut()
+            .filter(|(key, _)| key.thread_id == *id);
+        for write in writes.flat_map(|(_, writes)| writes.values_mut()) {
+            redacted(redaction, &write.channel, &mut write.value)?;
+        }
+        let rows = self.checkpoints.iter_mut();
+        let mut latest = None;
+        for (key, row) in rows.filter(|(key, _)| key.thread_id == *id) {
+            for (channel, value) in &mut row.checkpoint.channel_values {
+                if let ChannelValue::Inline(json) = value {
+                    redaction.json(channel, json);
+                }
+            }
+            for (key, value) in &mut row.metadata.0 {
+                redaction.json(key, value);
+            }
+            if key.namespace == Namespace::root() {
+                latest = Some(row);
+            }
+        }
+        if let Some(epoch) = self.epochs.get_mut(id) {
+            *epoch += 1;
+            if let Some(told) = latest.and_then(|row| row.metadata.0.get_mut("epoch")) {
+                *told = (*epoch).into();
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn retention(&self, id: &ThreadId) -> Retention {

@@ -6,8 +6,9 @@ use tokio::time::Instant;
 
 use super::{Access, State};
 use crate::{
-    Conversation, ConversationId, Result,
+    ConflictKind, Conversation, ConversationId, Error, MessageId, Result, Value,
     memory::repository::MemoryEntity,
+    redaction::Redaction,
     retention::{Removed, RetentionPolicy, RetentionStore, Sweep, Swept},
     turn::{OwnerId, TurnStatus},
 };
@@ -49,6 +50,58 @@ impl State {
         true
     }
 
+    fn redact(&mut self, conversation: ConversationId, message: MessageId) -> Result<bool> {
+        let of_it = |id: ConversationId| id == conversation;
+        let Some(chat) = self.conversations.get(&conversation) else {
+            return Ok(false);
+        };
+        let thread = chat.thread_id();
+        let mut turns = self
+            .turns
+            .values()
+            .filter(|turn| of_it(turn.conversation_id));
+        if let Some(running) = turns.find(|turn| turn.status == TurnStatus::Running) {
+            return Err(Error::Conflict(ConflictKind::Turn(running.id)));
+        }
+        let Some(said) = self.messages.get_mut(&conversation.key(message)) else {
+            return Ok(false);
+        };
+        let redaction = Redaction::of(said);
+        said.redact();
+        for ((id, ..), (events, _)) in &mut self.events {
+            if of_it(*id) {
+                events.iter_mut().for_each(|event| {
+                    redaction.json("", event);
+                });
+            }
+        }
+        for ((id, _, name), value) in &mut self.records {
+            if of_it(*id)
+                && let Some(value) = value
+            {
+                redacted(&redaction, name, value)?;
+            }
+        }
+        for turn in self.turns.values_mut() {
+            if of_it(turn.conversation_id) {
+                if let Some(input) = &mut turn.input {
+                    redaction.json("", input);
+                }
+                if let Some(interrupt) = &mut turn.interrupt {
+                    let mut json = serde_json::json!(interrupt);
+                    redaction.json("", &mut json);
+                    *interrupt = serde_json::from_value(json).expect("it has the same fields");
+                }
+                let error = turn.error.as_deref();
+                if let Some(error) = error.and_then(|error| redaction.text(error)) {
+                    turn.error = Some(error);
+                }
+            }
+        }
+        self.checkpoints.redact(&thread, &redaction)?;
+        Ok(true)
+    }
+
     fn sweep_one(&mut self, conversation: &Conversation, policy: &RetentionPolicy) -> Removed {
         let thread = conversation.thread_id();
         let (checkpoints, bytes) = self.checkpoints.size(&thread);
@@ -69,6 +122,15 @@ impl State {
             bytes: bytes - bytes_left,
         }
     }
+}
+
+pub(super) fn redacted(redaction: &Redaction, key: &str, value: &mut Value) -> Result<()> {
+    let redacted = redaction.value(key, value);
+    let redacted = redacted.map_err(|error| Error::unreadable("a value of the chat", error))?;
+    if let Some(redacted) = redacted {
+        *value = redacted;
+    }
+    Ok(())
 }
 
 #[async_trait]
@@ -111,5 +173,17 @@ impl RetentionStore for MemoryRetention {
 
     async fn erase(&self, conversation: ConversationId) -> Result<bool> {
         Ok(self.0.write(|state| state.erase(conversation)).await)
+    }
+
+    async fn redact(&self, conversation: ConversationId, message: MessageId) -> Result<bool> {
+        let redact = |state: &mut State| {
+            let mut changed = state.clone();
+            let done = changed.redact(conversation, message);
+            if let Ok(true) = done {
+                *state = changed;
+            }
+            done
+        };
+        self.0.write(redact).await
     }
 }

@@ -268,6 +268,14 @@ async fn retention(golden: &mut Golden) {
             .await;
     }
     let id = chat_with_two(&golden.database).await;
+    let said = Message::new(id, Role::User, "Golden");
+    let said = repository_of::<Message>(&golden.database).add(said).await;
+    let said = said.unwrap().id;
+    golden
+        .call("retention_redact", async |database| {
+            assert!(database.retention().redact(id, said).await.unwrap());
+        })
+        .await;
     golden
         .call("retention_erase", async |database| {
             assert!(database.retention().erase(id).await.unwrap());

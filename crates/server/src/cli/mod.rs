@@ -10,6 +10,7 @@ pub(crate) mod log;
 mod mcp;
 mod migrate;
 mod prune;
+mod redact;
 mod shell;
 mod state;
 mod table;
@@ -77,6 +78,8 @@ enum Command {
     Prune(prune::Arguments),
     /// Erase a conversation, or all of an owner, for good
     Erase(erase::Arguments),
+    /// Take a message out of all that its chat has
+    Redact(redact::Arguments),
     /// Write the database anew without what was deleted; on PostgreSQL each table is locked meanwhile
     Vacuum,
     /// Serve what is remembered to another agent, by MCP on standard input and output
@@ -176,6 +179,7 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
         Command::Fork(arguments) => fork::run(settings, arguments).await,
         Command::Prune(arguments) => prune::run(settings, arguments).await,
         Command::Erase(arguments) => erase::erase(settings, arguments).await,
+        Command::Redact(arguments) => redact::run(settings, arguments).await,
         Command::Vacuum => erase::vacuum(settings).await,
         Command::Mcp(arguments) => mcp::run(settings, arguments).await,
         Command::State(command) => state::run(settings, command).await,

@@ -17,7 +17,7 @@ use super::{
     agui::Event,
     conversation::ConversationBody,
     event::{self, LastEventId},
-    extract::{Body, Id, Key},
+    extract::{Body, Id, Key, MessagePath},
     problem::{Problem, ProblemBody},
     turn::TurnBody,
 };
@@ -32,6 +32,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(regenerate))
         .routes(routes!(choose))
         .routes(routes!(fork))
+        .routes(routes!(redact))
 }
 
 /// A message.
@@ -360,4 +361,25 @@ async fn fork(
     };
     let fork = app.turns.conversations().fork(chat_id, &point).await?;
     Ok(Json(fork.into()))
+}
+
+/// Redact a message
+///
+/// What it said is taken out of all that its chat has: the message, states of every checkpoint, what
+/// tools have recorded, events, and the search. The rest stays as it is. Text of 12 bytes or more goes
+/// also where somebody quotes it; shorter text only where it is all that was said. Forks are chats of
+/// their own.
+#[utoipa::path(
+    post, path = "/chats/{chat_id}/messages/{message_id}/redact", tag = "chats",
+    operation_id = "redact_message",
+    params(("chat_id" = Uuid, Path), ("message_id" = Uuid, Path)),
+    responses(
+        (status = 200, description = "The message as it is now", body = MessageBody),
+        (status = 409, description = "A turn is running", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
+    ),
+)]
+async fn redact(State(app): State<App>, path: MessagePath) -> Result<Json<MessageBody>, Problem> {
+    let conversations = app.turns.conversations();
+    let redacted = conversations.redact(path.chat_id, path.message_id).await?;
+    Ok(Json(redacted.into()))
 }

@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use serde::de::DeserializeOwned;
-use yai_agentkit_core::{CheckpointId, ConversationId, TurnId};
+use yai_agentkit_core::{CheckpointId, ConversationId, MessageId, TurnId};
 
 use super::{large, problem::Problem};
 
@@ -25,6 +25,12 @@ pub(super) struct Id(pub(super) ConversationId);
 pub(super) struct TurnPath {
     pub(super) chat_id: ConversationId,
     pub(super) turn_id: TurnId,
+}
+
+/// The message that the path names.
+pub(super) struct MessagePath {
+    pub(super) chat_id: ConversationId,
+    pub(super) message_id: MessageId,
 }
 
 /// The first name in the path.
@@ -121,6 +127,17 @@ impl<S: Send + Sync> FromRequestParts<S> for TurnPath {
         Ok(Self {
             chat_id: path_id(parts, state, 0).await?,
             turn_id: path_id(parts, state, 1).await?,
+        })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for MessagePath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        Ok(Self {
+            chat_id: path_id(parts, state, 0).await?,
+            message_id: path_id(parts, state, 1).await?,
         })
     }
 }

@@ -173,3 +173,79 @@ async fn who_erases_an_owner_may_do_all() {
         "owner"
     );
 }
+
+/// A message, what was said before and after, and one that is long enough to be stored apart.
+async fn a_redacted_message_is_in_no_file(files: Files) {
+    let server = files.installation.start("0");
+    let (_, chat) = send(&server, "POST /conversations", "", &json!({}));
+    let chat = chat["id"].as_str().unwrap().to_owned();
+    let say = |said: &str| {
+        let head = format!("POST /chats/{chat}/messages");
+        let body = json!({"content": said, "metadata": {"note": said}});
+        let (status, answer) = send(&server, &head, "", &body);
+        assert_eq!(status, 200, "{answer}");
+        answer["content"].as_str().unwrap().to_owned()
+    };
+    say("My name is Ada.");
+    say(&format!("What is 17 * 23? {WORD} \"it\" is."));
+    say(&format!(
+        "What is 17 + 23? {}",
+        format!("{WORD} ").repeat(200)
+    ));
+    for number in 1..10 {
+        say(&format!("What is {number} + 1?"));
+    }
+    let path = format!("GET /conversations/{chat}/messages");
+    let before = server.request(&path, "").1["items"].clone();
+    let before = before.as_array().unwrap();
+    assert!(!files.with(WORD).is_empty());
+    let found = || {
+        server
+            .request(&format!("GET /conversations?text={WORD}"), "")
+            .1
+    };
+    wait_for(|| (found()["items"] != json!([])).then_some(()));
+
+    let has_it = |message: &&Value| message.to_string().contains(WORD);
+    let said: Vec<_> = before.iter().filter(has_it).collect();
+    let [short, long] = said[..] else {
+        panic!("{said:?}")
+    };
+    let [short, long] = [short, long].map(|message| message["id"].as_str().unwrap());
+    let redact = format!("POST /chats/{chat}/messages/{short}/redact");
+    let (status, redacted) = send(&server, &redact, "", &Value::Null);
+    assert_eq!((status, &redacted["content"]), (200, &json!("[redacted]")));
+    let told = files.run(&["redact", &chat, long]);
+    assert_eq!(told, format!("message {long} is redacted\n"));
+
+    let after = server.request(&path, "").1["items"].clone();
+    for (before, after) in before.iter().zip(after.as_array().unwrap()) {
+        let mut expected = before.clone();
+        if has_it(&before) {
+            expected["content"] = json!("[redacted]");
+            expected["metadata"] = Value::Null;
+        }
+        assert_eq!(*after, expected);
+    }
+    assert_eq!(found()["items"], json!([]));
+    for checkpoint in server.history(&chat) {
+        let values = &checkpoint["values"];
+        assert!(values["messages"].is_array(), "{checkpoint}");
+    }
+    // The agent goes on with what it knows besides.
+    assert!(say("What is my name?").contains("Ada"));
+    drop(server);
+    files.overwrite().await;
+    assert_eq!(files.with(WORD), Vec::<String>::new());
+    assert!(!files.with("17 * 23 = 391").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redacted_message_is_in_no_file_of_sqlite() {
+    a_redacted_message_is_in_no_file(Files::of_sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redacted_message_is_in_no_file_of_postgres() {
+    a_redacted_message_is_in_no_file(Files::of_postgres().await).await;
+}

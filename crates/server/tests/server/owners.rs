@@ -70,6 +70,7 @@ impl Belongings {
             ("{id}", &self.chat),
             ("{chat_id}", &self.chat),
             ("{turn_id}", &self.turn),
+            ("{message_id}", &self.answer),
             ("{checkpoint_id}", &self.checkpoint),
             ("{owner}", &"ada".to_owned()),
             ("{agent}", &"other".to_owned()),

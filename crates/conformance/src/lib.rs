@@ -15,6 +15,7 @@ macro_rules! cases {
 }
 
 mod api_keys;
+mod audit;
 mod branches;
 mod checkpoint_lists;
 mod checkpoints;
@@ -64,6 +65,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
     let suites = [
         conversations::CASES,
         api_keys::CASES,
+        audit::CASES,
         messages::CASES,
         branches::CASES,
         turns::CASES,

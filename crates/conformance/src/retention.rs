@@ -286,10 +286,10 @@ fn events(turn: &Turn, sequence: u64) -> EventBatch {
 async fn an_erased_conversation_leaves_nothing(storage: Arc<dyn Storage>) {
     let (chat, thread, turn, key) = busy_chat(&storage).await;
     let (other, of_other, ..) = busy_chat(&storage).await;
-    assert!(storage.retention().erase(chat.id).await.unwrap());
+    assert!(storage.retention().erase(chat.id, None).await.unwrap());
     assert_gone(&storage, &chat, &thread, &turn).await;
     assert!(!storage.idempotency_keys().exists(&key.id()).await.unwrap());
-    assert!(!storage.retention().erase(chat.id).await.unwrap());
+    assert!(!storage.retention().erase(chat.id, None).await.unwrap());
     assert!(storage.conversations().exists(&other.id).await.unwrap());
     assert_eq!(of_other.list().await.len(), 1);
 }
@@ -319,7 +319,7 @@ async fn nothing_of_an_erased_conversation_comes_back(storage: Arc<dyn Storage>)
         thread_id: chat.thread_id(),
         epoch: 1,
     };
-    assert!(storage.retention().erase(chat.id).await.unwrap());
+    assert!(storage.retention().erase(chat.id, None).await.unwrap());
     let turns = storage.turn_store();
     let draft = || thread.draft(None);
     // That of a thread under which a turn ran.
@@ -364,7 +364,7 @@ async fn nothing_of_an_erased_conversation_comes_back(storage: Arc<dyn Storage>)
 
 async fn who_is_late_is_not_taken_for_one_of_a_conversation_made_anew(storage: Arc<dyn Storage>) {
     let (chat, thread, turn, _) = busy_chat(&storage).await;
-    assert!(storage.retention().erase(chat.id).await.unwrap());
+    assert!(storage.retention().erase(chat.id, None).await.unwrap());
     storage.conversations().add(chat.clone()).await.unwrap();
     let turns = storage.turn_store();
     let draft = || thread.draft(None);
@@ -386,7 +386,7 @@ async fn who_is_late_is_not_taken_for_one_of_a_conversation_made_anew(storage: A
     assert_fenced(turns.step(late).await, left + 1);
     assert_eq!(turns.events(chat.id, turn.id, 0, 10).await.unwrap(), []);
     assert_eq!(thread.list().await.len(), 1);
-    assert!(storage.retention().erase(chat.id).await.unwrap());
+    assert!(storage.retention().erase(chat.id, None).await.unwrap());
 }
 
 /// Long enough to be looked for within other texts.
@@ -491,12 +491,14 @@ async fn a_redacted_message_is_nowhere_and_all_else_stays(storage: Arc<dyn Stora
     let nobody = MessageId::new();
     assert!(
         !retention
-            .redact(turn.conversation_id, nobody)
+            .redact(turn.conversation_id, nobody, None)
             .await
             .unwrap()
     );
     for _ in 0..2 {
-        let redacted = retention.redact(turn.conversation_id, message.id).await;
+        let redacted = retention
+            .redact(turn.conversation_id, message.id, None)
+            .await;
         assert!(redacted.unwrap());
     }
     let redacted = all_of(&storage, &thread, &turn).await;
@@ -524,7 +526,7 @@ async fn no_message_is_redacted_under_a_turn_that_runs(storage: Arc<dyn Storage>
     let (_, turn, message) = chat_with(&storage, SAID).await;
     let redacted = storage
         .retention()
-        .redact(turn.conversation_id, message.id)
+        .redact(turn.conversation_id, message.id, None)
         .await;
     let expected = ConflictKind::Turn(turn.id);
     assert!(matches!(redacted, Err(Error::Conflict(kind)) if kind == expected));

@@ -122,6 +122,14 @@ impl Entity for ApiKey {
     }
 }
 
+/// The namespace of the owners.
+const OWNERS: Uuid = Uuid::from_u128(0x3f0c_9a52_7be1_4d06_8a97_51c2_e64d_b038);
+
+/// The id of an owner, which tells the name to nobody who does not know it.
+pub fn owner_id(owner: &str) -> Uuid {
+    Uuid::new_v5(&OWNERS, owner.as_bytes())
+}
+
 /// Refuses what is no owner: an empty text, or a long one.
 pub fn validate_owner(owner: &str) -> Result<()> {
     if owner.is_empty() {

@@ -19,6 +19,7 @@
 //! ```
 
 pub mod access;
+pub mod audit;
 pub mod checkpoint;
 mod clock;
 pub mod conversation;

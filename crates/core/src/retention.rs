@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    CheckpointId, ConversationId, MessageId, Namespace, Result, checkpoint::CheckpointMetadata,
-    turn::OwnerId,
+    CheckpointId, ConversationId, MessageId, Namespace, Result, audit::Act,
+    checkpoint::CheckpointMetadata, turn::OwnerId,
 };
 
 /// What the decision needs to know of a checkpoint.
@@ -204,6 +204,8 @@ pub struct RetentionPolicy {
     pub checkpoint_age: Option<Duration>,
     /// How many of the last checkpoints of a graph stay, however old they are; one always does.
     pub checkpoints: u64,
+    /// Entries of the audit log go that are older than this.
+    pub audit_age: Option<Duration>,
 }
 
 impl Default for RetentionPolicy {
@@ -212,6 +214,7 @@ impl Default for RetentionPolicy {
             conversation_age: None,
             checkpoint_age: None,
             checkpoints: 1,
+            audit_age: None,
         }
     }
 }
@@ -219,7 +222,8 @@ impl Default for RetentionPolicy {
 impl RetentionPolicy {
     /// Whether nothing ever goes.
     pub fn keeps_all(&self) -> bool {
-        self.conversation_age.is_none() && self.checkpoint_age.is_none()
+        let ages = [self.conversation_age, self.checkpoint_age, self.audit_age];
+        ages.iter().all(Option::is_none)
     }
 
     /// Whether a conversation goes in which nothing has happened for `idle`, unless something waits.
@@ -288,7 +292,9 @@ pub trait RetentionStore: Send + Sync {
     ///
     /// Where a turn runs in it, the thread's epoch stays, raised: its writes are refused also where the
     /// conversation is made anew under the same id.
-    async fn erase(&self, conversation: ConversationId) -> Result<bool>;
+    ///
+    /// With it `told` is recorded, in the same transaction.
+    async fn erase(&self, conversation: ConversationId, told: Option<&Act>) -> Result<bool>;
 
     /// Makes a message say nothing, for good: its row, and in all that is stored of its chat what it
     /// said, by [`Redaction`](crate::redaction::Redaction): states of all checkpoints, pending writes, events,
@@ -297,6 +303,11 @@ pub trait RetentionStore: Send + Sync {
     ///
     /// [`Error::Conflict`](crate::Error::Conflict) of the turn while one runs;
     /// [`Error::Unreadable`](crate::Error::Unreadable) where it stands in a value that can't be changed.
-    /// Then nothing was changed.
-    async fn redact(&self, conversation: ConversationId, message: MessageId) -> Result<bool>;
+    /// Then nothing was changed. `told` is recorded as by [`erase`](Self::erase).
+    async fn redact(
+        &self,
+        conversation: ConversationId,
+        message: MessageId,
+        told: Option<&Act>,
+    ) -> Result<bool>;
 }

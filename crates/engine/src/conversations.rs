@@ -4,7 +4,9 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 use yai_agentkit_core::{
     Clock, ConflictKind, Conversation, ConversationId, Entity, Error, ListQuery, Message,
-    MessageId, Result, Storage, turn::TurnFilter,
+    MessageId, Result, Storage,
+    audit::{Act, Action, Actor},
+    turn::TurnFilter,
 };
 
 use super::{Imported, RequestKey, TurnEngine, TurnError, claims::Claims, import};
@@ -15,6 +17,7 @@ pub struct Conversations {
     pub(super) storage: Arc<dyn Storage>,
     claims: Claims,
     pub(super) clock: Clock,
+    actor: Option<Actor>,
 }
 
 /// What changes in a conversation: what is `None` stays, `Some(None)` clears.
@@ -33,6 +36,7 @@ impl TurnEngine {
             storage: Arc::clone(&self.storage),
             claims: self.claims.clone(),
             clock: self.clock.clone(),
+            actor: None,
         }
     }
 }
@@ -44,7 +48,22 @@ impl Conversations {
             storage,
             claims: Claims::default(),
             clock: Clock::default(),
+            actor: None,
         }
+    }
+
+    /// The same, where it is told who deletes, erases, redacts and imports.
+    #[must_use]
+    pub fn by(self, actor: Actor) -> Self {
+        Self {
+            actor: Some(actor),
+            ..self
+        }
+    }
+
+    fn told(&self, action: Action, subject: impl ToString) -> Option<Act> {
+        let actor = self.actor.as_ref();
+        actor.map(|actor| actor.does(action, subject))
     }
 
     /// Stores a new conversation, and returns it.
@@ -60,6 +79,9 @@ impl Conversations {
     ) -> Result<Conversation> {
         let unit = self.storage.begin().await?;
         let stored = import::create(&*unit, new, history).await?;
+        if let Some(act) = self.told(Action::Imported, stored.id) {
+            unit.audit().record(&act).await?;
+        }
         unit.commit().await?;
         Ok(stored)
     }
@@ -83,7 +105,12 @@ impl Conversations {
                 Err(Error::Conflict(ConflictKind::IdempotencyKey(_))) => drop(unit),
                 added => {
                     added?;
+                    let told = self.told(Action::Imported, new.id);
+                    let told = told.filter(|_| !history.is_empty());
                     let stored = import::create(&*unit, new, history).await?;
+                    if let Some(act) = told {
+                        unit.audit().record(&act).await?;
+                    }
                     unit.commit().await?;
                     return Ok(stored);
                 }
@@ -142,7 +169,7 @@ impl Conversations {
             Ok(_) => return Err(TurnError::Busy(id)),
             Err(error) => return Err(error.into()),
         }
-        match self.erase(id).await? {
+        match self.erase_as(id, Action::ConversationDeleted).await? {
             true => Ok(()),
             false => Err(Error::not_found("conversation", id).into()),
         }
@@ -158,7 +185,9 @@ impl Conversations {
     ) -> Result<Message, TurnError> {
         let _claim = self.claims.claim(conversation).await?;
         let id = conversation.key(message);
-        match self.storage.retention().redact(conversation, message).await {
+        let told = self.told(Action::MessageRedacted, id.id);
+        let retention = self.storage.retention();
+        match retention.redact(conversation, message, told.as_ref()).await {
             Err(Error::Conflict(ConflictKind::Turn(_))) => {
                 return Err(TurnError::Busy(conversation));
             }
@@ -171,7 +200,12 @@ impl Conversations {
     /// Deletes a conversation as [`delete`](Self::delete) does, also while a turn runs in it, whichever
     /// server that is on: what it writes later is refused. False where there is none.
     pub async fn erase(&self, id: ConversationId) -> Result<bool> {
-        let erased = self.storage.retention().erase(id).await?;
+        self.erase_as(id, Action::ConversationErased).await
+    }
+
+    async fn erase_as(&self, id: ConversationId, action: Action) -> Result<bool> {
+        let told = self.told(action, id);
+        let erased = self.storage.retention().erase(id, told.as_ref()).await?;
         self.claims.give_up(id);
         Ok(erased)
     }

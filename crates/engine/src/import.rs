@@ -8,6 +8,7 @@ use std::{
 use yai_agentkit_core::{
     CheckpointId, ConflictKind, Conversation, ConversationId, Entity, Error, Fence, ListQuery,
     Message, MessageId, PutOptions, Result, ThreadState, UnitOfWork,
+    audit::Act,
     checkpoint::{CheckpointMetadata, CheckpointSource},
     conversation::MessageFilter,
     turn::IdempotencyKey,
@@ -56,7 +57,7 @@ struct History {
 impl TurnEngine {
     /// Adds a history to a conversation, in one transaction, and returns the id of its last message.
     /// From then on the branch is chosen that ends with the last of its messages that may be chosen,
-    /// and the agent knows it. Nothing is answered.
+    /// and the agent knows it. Nothing is answered. `told` is recorded with it.
     ///
     /// [`TurnError::Busy`] while a turn has not ended. A message under an id that is taken is
     /// [`Error::Conflict`].
@@ -65,6 +66,7 @@ impl TurnEngine {
         conversation: ConversationId,
         history: Vec<Imported>,
         key: Option<RequestKey>,
+        told: Option<Act>,
     ) -> Result<MessageId, TurnError> {
         let Some(last) = history.last().map(|imported| imported.message.id) else {
             return Err(Error::invalid("messages", "must not be empty").into());
@@ -74,7 +76,8 @@ impl TurnEngine {
             return Ok(stored);
         }
         let used = key.clone();
-        let work = async move |engine: Self| engine.import_now(conversation, history, used).await;
+        let work =
+            async move |engine: Self| engine.import_now(conversation, history, used, told).await;
         match self.detached(work).await {
             // An equal request may be at it, or have been faster.
             Err(
@@ -99,6 +102,7 @@ impl TurnEngine {
         conversation: ConversationId,
         history: Vec<Imported>,
         key: Option<IdempotencyKey>,
+        told: Option<Act>,
     ) -> Result<(), TurnError> {
         let claim = self.claim(conversation).await?;
         let mut chat = Chat::open(self.clone(), claim, 0).await?;
@@ -138,6 +142,9 @@ impl TurnEngine {
         history.store(&*unit).await?;
         if let Some(key) = key {
             unit.idempotency_keys().add(key).await?;
+        }
+        if let Some(act) = told {
+            unit.audit().record(&act).await?;
         }
         Ok(unit.commit().await?)
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use yai_agentkit_core::{
     Result,
+    audit::{Action, Actor},
     retention::{Removed, RetentionPolicy, Sweep},
 };
 
@@ -74,6 +75,15 @@ impl TurnEngine {
             }
             sweep.after = swept.next;
             tokio::time::sleep(begun.elapsed() * REST).await;
+        }
+        if let Some(age) = self.retention.audit_age {
+            self.storage.audit().expire(age).await?;
+        }
+        if removed != Removed::default() {
+            let what = format!("{} conversations", removed.conversations);
+            let act = Actor::new(format!("server {}", self.owner)).does(Action::Pruned, what);
+            let act = act.counting(removed.checkpoints);
+            self.storage.audit().record(&act).await?;
         }
         Ok(removed)
     }

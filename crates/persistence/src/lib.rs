@@ -3,6 +3,7 @@
 //! [`Database`] implements [`Storage`](yai_agentkit_core::Storage): application code connects once
 //! and from there depends on the traits of `yai-agentkit-core` alone.
 
+mod audit;
 mod branch;
 mod checkpointer;
 mod coalescer;

@@ -5,10 +5,11 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 use yai_agentkit_core::{
     ConflictKind, ConversationId, Error, MessageId, Result, Stores, ThreadId, TurnId, Value,
-    redaction::Redaction,
+    audit::Act, redaction::Redaction,
 };
 
 use crate::{
+    audit::record,
     checkpointer::trim,
     connection::Connection,
     error::storage_error,
@@ -111,6 +112,7 @@ pub(crate) async fn redact(
     connection: &Connection,
     conversation: ConversationId,
     message: MessageId,
+    told: Option<&Act>,
 ) -> Result<bool> {
     let transaction = connection.begin().await.map_err(failed)?;
     let of_it = |sql: Sql| sql.query(&transaction).with(conversation.0);
@@ -153,6 +155,9 @@ pub(crate) async fn redact(
     for sql in [RAISE, TELL_EPOCH] {
         let raise = sql.query(&transaction).with(thread.as_str());
         raise.execute(&transaction).await.map_err(failed)?;
+    }
+    if let Some(act) = told {
+        record(&transaction, act).await.map_err(failed)?;
     }
     transaction.commit().await.map_err(failed)?;
     Ok(true)

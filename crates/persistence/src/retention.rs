@@ -9,11 +9,13 @@ use serde_json::json;
 use uuid::Uuid;
 use yai_agentkit_core::{
     ConversationId, Error, MessageId, Result, ThreadId,
+    audit::Act,
     retention::{Removed, RetentionPolicy, RetentionStore, Sweep, Swept},
     turn::OwnerId,
 };
 
 use crate::{
+    audit::record,
     checkpointer::trim::{self, Kept},
     connection::{Connection, retrying},
     error::storage_error,
@@ -158,13 +160,18 @@ impl RetentionStore for SqlRetention {
         Ok(swept)
     }
 
-    async fn erase(&self, conversation: ConversationId) -> Result<bool> {
-        let erased = retrying!(self.0, self.erase_if(conversation, None));
+    async fn erase(&self, conversation: ConversationId, told: Option<&Act>) -> Result<bool> {
+        let erased = retrying!(self.0, self.erase_if(conversation, None, told));
         Ok(erased?.is_some())
     }
 
-    async fn redact(&self, conversation: ConversationId, message: MessageId) -> Result<bool> {
-        retrying!(self.0, redact(&self.0, conversation, message))
+    async fn redact(
+        &self,
+        conversation: ConversationId,
+        message: MessageId,
+        told: Option<&Act>,
+    ) -> Result<bool> {
+        retrying!(self.0, redact(&self.0, conversation, message, told))
     }
 }
 
@@ -192,7 +199,7 @@ impl SqlRetention {
                     ..size
                 });
             }
-            let erased = retrying!(self.0, self.erase_if(seen.id, Some(policy)));
+            let erased = retrying!(self.0, self.erase_if(seen.id, Some(policy), None));
             return Ok(erased?.unwrap_or_default());
         }
         let Some(age) = policy.checkpoint_age.filter(|age| seen.may_be_pruned(*age)) else {
@@ -214,6 +221,7 @@ impl SqlRetention {
         &self,
         id: ConversationId,
         policy: Option<&RetentionPolicy>,
+        told: Option<&Act>,
     ) -> Result<Option<Removed>> {
         let transaction = self.0.begin().await.map_err(failed)?;
         let of_it = |sql: Sql| sql.query(&transaction).with(id.0);
@@ -245,6 +253,9 @@ impl SqlRetention {
         }
         for sql in DELETE {
             of_it(sql).execute(&transaction).await.map_err(failed)?;
+        }
+        if let Some(act) = told {
+            record(&transaction, act).await.map_err(failed)?;
         }
         transaction.commit().await.map_err(failed)?;
         Ok(Some(removed))

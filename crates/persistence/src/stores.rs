@@ -10,11 +10,13 @@ use std::{
 use yai_agentkit_core::{
     Checkpointer, Conversation, Message, Repository, Stores, Turn, TurnStore,
     access::ApiKey,
+    audit::AuditLog,
     store::MemoryStore,
     turn::{IdempotencyKey, TurnLedger},
 };
 
 use crate::{
+    audit::SqlAudit,
     checkpointer::{SqlCheckpointer, SqlLedger, TurnCall, Write},
     coalescer::{Coalescer, Policy},
     connection::Connection,
@@ -139,6 +141,10 @@ impl Stores for SqlStores {
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
         Arc::new(self.checkpoints())
+    }
+
+    fn audit(&self) -> Arc<dyn AuditLog> {
+        Arc::new(SqlAudit(self.connection.clone()))
     }
 
     fn memory_store(&self) -> Arc<dyn MemoryStore> {

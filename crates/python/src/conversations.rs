@@ -147,7 +147,7 @@ impl Conversations {
                     &turn.id(),
                 )));
             }
-            match database.retention().erase(id).await? {
+            match database.retention().erase(id, None).await? {
                 true => Ok(()),
                 false => Err(Error::not_found("conversation", id)),
             }

@@ -1,5 +1,6 @@
 //! The AgentKit server: HTTP and the command line around a turn engine.
 
+mod audit;
 pub mod cli;
 pub mod http;
 pub mod inspect;

@@ -4,7 +4,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use yai_agentkit_core::{
     Conversation, ListQuery, Repository, Result, Storage,
-    access::{ApiKey, ApiKeyFilter},
+    access::{ApiKey, ApiKeyFilter, owner_id},
+    audit::{Action, Actor},
     conversation::ConversationFilter,
     store::{Filter, Labels, MemoryStoreExt, Search},
 };
@@ -62,13 +63,15 @@ pub(crate) async fn count(storage: &dyn Storage, owner: &str) -> Result<Erased> 
 /// conversations also where turns run, whose writes are refused from then on.
 pub(crate) async fn erase(
     storage: &dyn Storage,
-    conversations: &Conversations,
+    conversations: Conversations,
     owner: &str,
+    actor: &Actor,
 ) -> Result<Erased> {
     let mut erased = Erased {
         keys: forget_keys(&*storage.api_keys(), owner).await?,
         ..Erased::default()
     };
+    let conversations = conversations.by(actor.clone());
     let query = ListQuery::<Conversation>::filtered(of(owner));
     loop {
         let page = storage.conversations().list(&query).await?;
@@ -94,6 +97,9 @@ pub(crate) async fn erase(
     }
     // No search finds those that have outlived their time.
     store.sweep().await?;
+    let act = actor.does(Action::OwnerErased, owner_id(owner));
+    let act = act.counting(erased.conversations + erased.items + erased.keys);
+    storage.audit().record(&act).await?;
     Ok(erased)
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use clap::{Arg, ArgMatches, Command};
-use yai_agentkit_core::{Error, Result, retention::RetentionPolicy};
+use yai_agentkit_core::{Error, Result, audit::SHORTEST_AGE, retention::RetentionPolicy};
 use yai_agentkit_persistence::{
     DatabaseConfig,
     setting::{Choice, FilePath, Kind, Number, Parsed, Seconds, Setting, Sources, Text, settings},
@@ -88,6 +88,14 @@ const AGE: Parsed<Option<Duration>> = Parsed {
     parse: |text| match text {
         "forever" => Some(None),
         seconds => AGES.parse(seconds).map(Some),
+    },
+};
+const AUDIT_AGE: Parsed<Option<Duration>> = Parsed {
+    placeholder: "SECONDS",
+    allowed: "a number of seconds from 2592000 (30 days) to 3153600000, or `forever`",
+    parse: |text| {
+        let age = AGE.parse(text)?;
+        age.is_none_or(|age| age >= SHORTEST_AGE).then_some(age)
     },
 };
 const AGES: Seconds = Seconds {
@@ -223,6 +231,9 @@ settings! {
         /// checkpoints of a chat that stay, however old they are
         checkpoints_kept: u64 = "10", CHECKPOINTS,
             "AGENTKIT_CHECKPOINTS_KEPT", "checkpoints_kept", "checkpoints-kept";
+        /// seconds after which entries of the audit log go
+        audit_age: Option<Duration> = "forever", AUDIT_AGE,
+            "AGENTKIT_AUDIT_AGE", "audit_age", "audit-age";
         /// index what is said, so that it can be searched
         search_index: bool = "true", SWITCH,
             "AGENTKIT_SEARCH_INDEX", "search_index", "search-index";
@@ -399,6 +410,7 @@ impl Settings {
                 conversation_age: declared.conversation_age,
                 checkpoint_age: declared.checkpoint_age,
                 checkpoints: declared.checkpoints_kept,
+                audit_age: declared.audit_age,
             },
             search_index: declared.search_index,
             connections: ConnectionLimits {

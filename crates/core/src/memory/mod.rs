@@ -1,6 +1,7 @@
 //! All of [`Storage`] in memory: the model against which back ends are tested, and a storage for
 //! an application's own tests. Nothing survives the process.
 
+mod audit;
 mod checkpointer;
 mod events;
 mod ledger;
@@ -25,6 +26,7 @@ use crate::{
     Checkpointer, Clock, Conversation, ConversationId, Message, Repository, Result, Storage,
     Stores, ThreadId, Turn, TurnId, TurnStore, UnitOfWork, Value,
     access::ApiKey,
+    audit::{AuditEntry, AuditLog},
     conversation::{InConversation, MessageSearch},
     retention::RetentionStore,
     storage::HasStores,
@@ -77,6 +79,7 @@ struct Shared {
 #[derive(Clone, Debug, Default)]
 struct State {
     api_keys: Rows<ApiKey>,
+    audit: Vec<AuditEntry>,
     /// Who sweeps, and until when.
     sweeper: Option<(OwnerId, Instant)>,
     conversations: Rows<Conversation>,
@@ -165,6 +168,10 @@ impl Stores for Access {
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
         Arc::new(checkpointer::MemoryCheckpointer(self.clone()))
+    }
+
+    fn audit(&self) -> Arc<dyn AuditLog> {
+        Arc::new(audit::MemoryAudit(self.clone()))
     }
 
     fn memory_store(&self) -> Arc<dyn MemoryStore> {

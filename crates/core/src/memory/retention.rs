@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{Access, State};
 use crate::{
     ConflictKind, Conversation, ConversationId, Error, MessageId, Result, Value,
+    audit::Act,
     memory::repository::MemoryEntity,
     redaction::Redaction,
     retention::{Removed, RetentionPolicy, RetentionStore, Sweep, Swept},
@@ -171,15 +172,28 @@ impl RetentionStore for MemoryRetention {
         Ok(self.0.write(work).await)
     }
 
-    async fn erase(&self, conversation: ConversationId) -> Result<bool> {
-        Ok(self.0.write(|state| state.erase(conversation)).await)
+    async fn erase(&self, conversation: ConversationId, told: Option<&Act>) -> Result<bool> {
+        let erase = |state: &mut State| {
+            let erased = state.erase(conversation);
+            if erased {
+                told.into_iter().for_each(|act| state.tell(act));
+            }
+            erased
+        };
+        Ok(self.0.write(erase).await)
     }
 
-    async fn redact(&self, conversation: ConversationId, message: MessageId) -> Result<bool> {
+    async fn redact(
+        &self,
+        conversation: ConversationId,
+        message: MessageId,
+        told: Option<&Act>,
+    ) -> Result<bool> {
         let redact = |state: &mut State| {
             let mut changed = state.clone();
             let done = changed.redact(conversation, message);
             if let Ok(true) = done {
+                told.into_iter().for_each(|act| changed.tell(act));
                 *state = changed;
             }
             done

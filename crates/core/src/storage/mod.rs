@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use crate::{
     Checkpointer, Conversation, ConversationId, Message, Result, ThreadId, Turn, TurnStore,
     access::ApiKey,
+    audit::AuditLog,
     conversation::MessageSearch,
     retention::RetentionStore,
     store::MemoryStore,
@@ -43,6 +44,9 @@ pub trait Stores: Send + Sync {
 
     /// The checkpoints of all threads.
     fn checkpointer(&self) -> Arc<dyn Checkpointer>;
+
+    /// Who has done what that can't be undone.
+    fn audit(&self) -> Arc<dyn AuditLog>;
 
     /// The items that threads and conversations share.
     fn memory_store(&self) -> Arc<dyn MemoryStore>;
@@ -86,6 +90,10 @@ impl<T: HasStores> Stores for T {
 
     fn checkpointer(&self) -> Arc<dyn Checkpointer> {
         self.stores().checkpointer()
+    }
+
+    fn audit(&self) -> Arc<dyn AuditLog> {
+        self.stores().audit()
     }
 
     fn memory_store(&self) -> Arc<dyn MemoryStore> {

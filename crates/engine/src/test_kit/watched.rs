@@ -14,6 +14,7 @@ use yai_agentkit_core::{
     NewCheckpoint, NewWrites, PutOptions, Repository, Result, Storage, Stores, ThreadId, Turn,
     TurnId, TurnStore, UnitOfWork, Value,
     access::ApiKey,
+    audit::AuditLog,
     checkpoint::{DeltaChannelHistory, PruneStrategy, Thread, ThreadCursor, ValueKey},
     conversation::MessageSearch,
     retention::RetentionStore,
@@ -143,6 +144,10 @@ impl<P: Deref<Target: Stores> + Send + Sync, W: Watch> Stores for Watched<P, W> 
 
     fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
         self.part(KEYS, self.inner.idempotency_keys())
+    }
+
+    fn audit(&self) -> Arc<dyn AuditLog> {
+        self.inner.audit()
     }
 
     fn memory_store(&self) -> Arc<dyn MemoryStore> {

@@ -9,6 +9,7 @@ use yai_agentkit_core::{
     Conversation, ConversationId, Entity, ListQuery, Message, MessageId, PutOptions, Repository,
     Role, Storage, Stores, ThreadState, Turn, TurnStatus,
     access::{ApiKey, Scope},
+    audit::{Action, Actor, AuditQuery},
     checkpoint::{CheckpointMetadata, CheckpointSource},
     conversation::{ConversationFilter, MessageFilter, TextQuery},
     retention::{RetentionPolicy, Sweep},
@@ -22,6 +23,7 @@ pub(super) async fn call_all(golden: &mut Golden) {
     let conversation = conversations(golden).await;
     messages(golden, &conversation).await;
     search(golden).await;
+    audit(golden).await;
     let turn = turns(golden, &conversation).await;
     leases(golden, turn.clone()).await;
     events(golden, &turn).await;
@@ -232,6 +234,30 @@ async fn keys(golden: &mut Golden) {
         .await;
 }
 
+async fn audit(golden: &mut Golden) {
+    let act = Actor::new("golden").does(Action::Pruned, "nothing");
+    golden
+        .call("audit_record", async |database| {
+            database.audit().record(&act).await.unwrap();
+        })
+        .await;
+    golden
+        .call("audit_list", async |database| {
+            let query = AuditQuery {
+                before: None,
+                owner: None,
+                limit: 1,
+            };
+            assert_eq!(database.audit().list(&query).await.unwrap().len(), 1);
+        })
+        .await;
+    golden
+        .call("audit_expire", async |database| {
+            assert_eq!(database.audit().expire(Duration::ZERO).await.unwrap(), 0);
+        })
+        .await;
+}
+
 async fn retention(golden: &mut Golden) {
     golden
         .call("retention_lead", async |database| {
@@ -273,12 +299,12 @@ async fn retention(golden: &mut Golden) {
     let said = said.unwrap().id;
     golden
         .call("retention_redact", async |database| {
-            assert!(database.retention().redact(id, said).await.unwrap());
+            assert!(database.retention().redact(id, said, None).await.unwrap());
         })
         .await;
     golden
         .call("retention_erase", async |database| {
-            assert!(database.retention().erase(id).await.unwrap());
+            assert!(database.retention().erase(id, None).await.unwrap());
         })
         .await;
 }

@@ -48,7 +48,7 @@ macro_rules! script {
     };
 }
 
-const MIGRATIONS: [Script; 9] = [
+const MIGRATIONS: [Script; 10] = [
     script!("0001", "checkpoints"),
     script!("0002", "threads"),
     script!("0003", "conversations"),
@@ -58,6 +58,7 @@ const MIGRATIONS: [Script; 9] = [
     script!("0007", "api_keys"),
     script!("0008", "store"),
     script!("0009", "search"),
+    script!("0010", "audit"),
 ];
 
 impl Script {

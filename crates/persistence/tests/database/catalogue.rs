@@ -34,8 +34,9 @@ WHERE t.type = 'table'
 ORDER BY 1"#;
 
 /// Of no conversation.
-const OF_THE_DATABASE: [&str; 12] = [
+const OF_THE_DATABASE: [&str; 13] = [
     "agent_api_keys",
+    "agent_audit",
     // SQLite's own, of an index.
     "agent_search_config",
     "agent_search_data",

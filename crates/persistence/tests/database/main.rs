@@ -1,6 +1,7 @@
 //! What a database handle promises beside the contracts: connecting, lost connections, group
 //! commit, limits of time, faults, schemas, migrations, TLS, closing. `./test` provides the servers.
 
+mod audit;
 mod catalogue;
 mod classes;
 mod closing;

@@ -46,8 +46,9 @@ async fn installations_are_apart(url: &str, direct_url: &str) {
     assert_eq!(tables(direct_url).await, expected.collect::<Vec<_>>());
 }
 
-const TABLES: [&str; 20] = [
+const TABLES: [&str; 21] = [
     "agent_api_keys",
+    "agent_audit",
     "agent_conversations",
     "agent_idempotency_keys",
     "agent_messages",

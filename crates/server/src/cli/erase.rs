@@ -10,6 +10,7 @@ use yai_agentkit_engine::Conversations;
 use yai_agentkit_persistence::Database;
 
 use crate::{
+    audit::command,
     owner::{self, Erased},
     settings::Settings,
 };
@@ -47,7 +48,7 @@ and the log of PostgreSQL (pg_wal, archives) are yours to let go.";
 
 pub(super) async fn erase(settings: Settings, arguments: Arguments) -> Result<(), BoxError> {
     let database = Database::connect(&settings.database).await?;
-    let conversations = Conversations::new(Arc::new(database.clone()));
+    let conversations = Conversations::new(Arc::new(database.clone())).by(command());
     let What {
         conversation,
         owner,
@@ -71,7 +72,7 @@ pub(super) async fn erase(settings: Settings, arguments: Arguments) -> Result<()
             validate_owner(owner)?;
             match arguments.dry_run {
                 true => owner::count(&database, owner).await?,
-                false => owner::erase(&database, &conversations, owner).await?,
+                false => owner::erase(&database, conversations, owner, &command()).await?,
             }
         }
     };

@@ -5,13 +5,14 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    Entity, ListQuery, Repository, Stores,
+    Entity, ListQuery, Repository, Storage, Stores,
     access::{ApiKey, Scope},
+    audit::Action,
     error::BoxError,
 };
 use yai_agentkit_persistence::Database;
 
-use crate::{keys::Token, settings::Settings};
+use crate::{audit::command, keys::Token, settings::Settings};
 
 /// How many keys are read at once.
 const PAGE: u64 = 1000;
@@ -63,22 +64,26 @@ pub(super) async fn run(settings: Settings, command: Command) -> Result<(), BoxE
     let database = Database::connect(&settings.database).await?;
     let keys = database.api_keys();
     match command {
-        Command::Create(new) => create(&*keys, new).await?,
+        Command::Create(new) => create(&database, new).await?,
         Command::List { json } => list(&*keys, json).await?,
-        Command::Revoke { id, json } => revoke(&*keys, id, json).await?,
+        Command::Revoke { id, json } => revoke(&database, id, json).await?,
     }
     database.close().await;
     Ok(())
 }
 
-async fn create(keys: &dyn Repository<ApiKey>, new: NewKey) -> Result<(), BoxError> {
+async fn create(database: &Database, new: NewKey) -> Result<(), BoxError> {
     let token = Token::new()?;
     let key = token.key(&new.name, new.scope).with(|key| {
         key.owner = new.owner;
         let days = new.expires_in.map(|days| TimeDelta::days(days.into()));
         key.expires_at = days.map(|days| key.created_at + days);
     });
-    let key = keys.add(key).await?;
+    let unit = database.begin().await?;
+    let key = unit.api_keys().add(key).await?;
+    let act = command().does(Action::KeyCreated, key.id);
+    unit.audit().record(&act).await?;
+    unit.commit().await?;
     let mut out = stdout().lock();
     if new.json {
         let mut shown = as_json(&key);
@@ -108,13 +113,17 @@ async fn list(keys: &dyn Repository<ApiKey>, json: bool) -> Result<(), BoxError>
     }
 }
 
-async fn revoke(keys: &dyn Repository<ApiKey>, id: Uuid, json: bool) -> Result<(), BoxError> {
+async fn revoke(database: &Database, id: Uuid, json: bool) -> Result<(), BoxError> {
     let now = Utc::now();
     let change = |key: &mut ApiKey| {
         key.revoked_at.get_or_insert(now);
         Ok(())
     };
-    let revoked = keys.update(&id, &change).await?;
+    let unit = database.begin().await?;
+    let revoked = unit.api_keys().update(&id, &change).await?;
+    let act = command().does(Action::KeyRevoked, id);
+    unit.audit().record(&act).await?;
+    unit.commit().await?;
     print(&mut stdout().lock(), &revoked, json)?;
     Ok(())
 }

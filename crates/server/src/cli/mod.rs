@@ -1,5 +1,6 @@
 //! The commands of the `agentkit` binary.
 
+mod audit;
 mod chat;
 mod erase;
 mod fork;
@@ -87,6 +88,8 @@ enum Command {
     /// Migrate what agents keep in conversations
     #[command(subcommand)]
     State(state::Command),
+    /// List who has done what that can't be undone, newest first
+    Audit(audit::Arguments),
     /// Make, list and revoke the keys that a server asks for
     #[command(subcommand)]
     Keys(keys::Command),
@@ -183,6 +186,7 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
         Command::Vacuum => erase::vacuum(settings).await,
         Command::Mcp(arguments) => mcp::run(settings, arguments).await,
         Command::State(command) => state::run(settings, command).await,
+        Command::Audit(arguments) => audit::run(settings, arguments).await,
         Command::Keys(command) => keys::run(settings, command).await,
         Command::Completions(_) | Command::Man(_) => Ok(()),
     }

@@ -2,13 +2,14 @@ use std::io::{Write, stdout};
 
 use serde_json::json;
 use yai_agentkit_core::{
-    Storage,
+    Storage, Stores,
+    audit::Action,
     error::BoxError,
     retention::{Removed, Sweep},
 };
 use yai_agentkit_persistence::Database;
 
-use crate::settings::Settings;
+use crate::{audit::command, settings::Settings};
 
 /// How many conversations are looked at at once.
 const AT_ONCE: u64 = 100;
@@ -39,6 +40,15 @@ pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<(), 
             Some(next) => sweep.after = Some(next),
             None => break,
         }
+    }
+    if !arguments.dry_run {
+        if let Some(age) = settings.retention.audit_age {
+            database.audit().expire(age).await?;
+        }
+        let what = format!("{} conversations", removed.conversations);
+        let act = command().does(Action::Pruned, what);
+        let act = act.counting(removed.checkpoints);
+        database.audit().record(&act).await?;
     }
     database.close().await;
     let Removed {

@@ -7,7 +7,7 @@ use yai_agentkit_core::{ConversationId, MessageId, error::BoxError};
 use yai_agentkit_engine::Conversations;
 use yai_agentkit_persistence::Database;
 
-use crate::settings::Settings;
+use crate::{audit::command, settings::Settings};
 
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = HELP)]
@@ -26,7 +26,7 @@ bytes are in the database's files until `agentkit vacuum` overwrites them.";
 
 pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<(), BoxError> {
     let database = Database::connect(&settings.database).await?;
-    let conversations = Conversations::new(Arc::new(database.clone()));
+    let conversations = Conversations::new(Arc::new(database.clone())).by(command());
     let (conversation, message) = (arguments.conversation, arguments.message);
     let redacted = conversations.redact(conversation, message).await;
     database.close().await;

@@ -14,7 +14,8 @@ use chrono::Utc;
 use uuid::Uuid;
 use yai_agentkit_core::{
     Conversation, ConversationId, Error, Storage,
-    access::{Scope, validate_owner},
+    access::{Scope, owner_id, validate_owner},
+    audit::Actor,
 };
 
 use super::problem::Problem;
@@ -62,10 +63,19 @@ impl Caller {
         self.owner.clone()
     }
 
+    /// Who it is in the audit log; where no key is asked for, anybody.
+    pub(super) fn actor(&self) -> Actor {
+        let anybody = self.name.is_empty();
+        Actor {
+            who: if anybody { "anybody" } else { &self.name }.to_owned(),
+            owner: self.owner.as_deref().map(owner_id),
+        }
+    }
+
     /// Of the idempotency keys that belong to no conversation.
     pub(super) fn scope_of_keys(&self) -> Uuid {
         match &self.owner {
-            Some(owner) => Uuid::new_v5(&OWNERS, owner.as_bytes()),
+            Some(owner) => owner_id(owner),
             None => Uuid::new_v5(&Uuid::nil(), self.name.as_bytes()),
         }
     }
@@ -86,9 +96,6 @@ impl Caller {
         }
     }
 }
-
-/// The namespace of the owners.
-const OWNERS: Uuid = Uuid::from_u128(0x3f0c_9a52_7be1_4d06_8a97_51c2_e64d_b038);
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Response;
@@ -238,7 +245,7 @@ pub(super) fn is_open(route: &str) -> bool {
 /// What one must be allowed to do.
 fn needed(method: &Method, route: &str) -> Scope {
     match *method {
-        _ if route.starts_with("/owners/") => Scope::Admin,
+        _ if route.starts_with("/owners/") || route == "/audit" => Scope::Admin,
         Method::GET | Method::HEAD => Scope::Read,
         // Each of its tools asks for itself.
         _ if route == super::mcp::PATH => Scope::Read,

@@ -15,6 +15,7 @@ use yai_agentkit_core::{CheckpointId, Message, MessageId, Role, conversation::Pa
 use super::{
     App,
     agui::Event,
+    caller::Caller,
     conversation::ConversationBody,
     event::{self, LastEventId},
     extract::{Body, Id, Key, MessagePath},
@@ -378,8 +379,12 @@ async fn fork(
         (status = 409, description = "A turn is running", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
     ),
 )]
-async fn redact(State(app): State<App>, path: MessagePath) -> Result<Json<MessageBody>, Problem> {
-    let conversations = app.turns.conversations();
+async fn redact(
+    State(app): State<App>,
+    caller: Caller,
+    path: MessagePath,
+) -> Result<Json<MessageBody>, Problem> {
+    let conversations = app.turns.conversations().by(caller.actor());
     let redacted = conversations.redact(path.chat_id, path.message_id).await?;
     Ok(Json(redacted.into()))
 }

@@ -230,7 +230,7 @@ async fn create(
     let conversation = Conversation::new(new.title, new.metadata);
     let conversation = conversation.with(|new| new.owner = caller.owner());
     let history = imported(conversation.id, new.messages)?;
-    let conversations = app.turns.conversations();
+    let conversations = app.turns.conversations().by(caller.actor());
     let Some(key) = key else {
         let created = match history.is_empty() {
             true => conversations.create(conversation).await,
@@ -361,8 +361,9 @@ async fn update(
         (status = 409, description = "A turn is running", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
     ),
 )]
-async fn delete(State(app): State<App>, Id(id): Id) -> Result<StatusCode, Problem> {
-    app.turns.conversations().delete(id).await?;
+async fn delete(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<StatusCode, Problem> {
+    let conversations = app.turns.conversations().by(caller.actor());
+    conversations.delete(id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -15,12 +15,14 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use yai_agentkit_core::{
     Conversation, ListQuery, Message, MessageId, Result as StorageResult, Storage,
+    audit::Action,
     conversation::{MessageFilter, MessageForm, Part, Source},
 };
 use yai_agentkit_engine::error_chain;
 
 use super::{
     App,
+    caller::Caller,
     extract::{Id, Query},
     import::HistoryMessage,
     page::{MAX_BYTES, MAX_LIMIT},
@@ -77,10 +79,13 @@ struct ExportBody {
 )]
 async fn export(
     State(app): State<App>,
+    caller: Caller,
     Id(chat_id): Id,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Problem> {
     let conversation = app.turns.conversations().get(chat_id).await?;
+    let act = caller.actor().does(Action::Exported, chat_id);
+    app.storage.audit().record(&act).await?;
     let (media_type, head, end) = match wanted.format {
         Format::Json => ("application/json", json_head(&conversation), "]}"),
         Format::Markdown => (

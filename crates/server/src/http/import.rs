@@ -8,12 +8,14 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use yai_agentkit_core::{
     ConversationId, Entity, Message, MessageId, Role,
+    audit::Action,
     conversation::{MessageForm, Part},
 };
 use yai_agentkit_engine::{Imported, Parent, RequestKey};
 
 use super::{
     App,
+    caller::Caller,
     conversation::present,
     extract::{Body, Id, Key, Query},
     problem::{Problem, ProblemBody},
@@ -208,6 +210,7 @@ struct ImportedBody {
 )]
 async fn import(
     State(app): State<App>,
+    caller: Caller,
     Id(chat_id): Id,
     Key(key): Key,
     Query(written): Query<Written>,
@@ -222,7 +225,9 @@ async fn import(
         request: json!(["import", messages]).to_string().into_bytes(),
     });
     let history = imported(chat_id, messages)?;
-    let last_message_id = app.turns.import(chat_id, history, key).await;
+    let told = caller.actor().does(Action::Imported, chat_id);
+    let told = Some(told.counting(history.len() as u64));
+    let last_message_id = app.turns.import(chat_id, history, key, told).await;
     let last_message_id =
         last_message_id.map_err(|error| Problem::from(error).repeatable(has_key))?;
     Ok(Json(ImportedBody { last_message_id }))

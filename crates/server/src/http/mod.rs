@@ -2,6 +2,7 @@
 #![expect(unused_qualifications, reason = "utoipa's macros write them")]
 
 mod agui;
+mod audit;
 mod caller;
 mod chat;
 pub mod connection;
@@ -74,6 +75,7 @@ pub fn router(app: App, access: Access, body_limit: usize) -> Router {
         .merge(agui::routes())
         .merge(store::routes())
         .merge(owner::routes())
+        .merge(audit::routes())
         .merge(health::routes())
         .split_for_parts();
     let mcp = mcp::routes(&app, access.mcp, body_limit);

@@ -4,7 +4,7 @@ use axum::{Json, extract::State};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use yai_agentkit_core::access::validate_owner;
 
-use super::{App, extract::Name, problem::Problem};
+use super::{App, caller::Caller, extract::Name, problem::Problem};
 use crate::owner::{self, Erased};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -20,9 +20,14 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     params(("owner" = String, Path, description = "The name of the owner")),
     responses((status = 200, description = "How much there was", body = Erased)),
 )]
-async fn erase(State(app): State<App>, Name(owner): Name) -> Result<Json<Erased>, Problem> {
+async fn erase(
+    State(app): State<App>,
+    caller: Caller,
+    Name(owner): Name,
+) -> Result<Json<Erased>, Problem> {
     validate_owner(&owner)?;
+    let actor = caller.actor();
     let conversations = app.turns.conversations();
-    let erased = owner::erase(&*app.storage, &conversations, &owner).await?;
+    let erased = owner::erase(&*app.storage, conversations, &owner, &actor).await?;
     Ok(Json(erased))
 }

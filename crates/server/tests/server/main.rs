@@ -2,6 +2,7 @@
 
 mod access;
 mod agui;
+mod audit;
 mod binary;
 mod chats;
 mod connections;

@@ -117,7 +117,7 @@ impl Belongings {
 }
 
 /// Those that name no conversation, or are for everybody. Items are told apart in `store`.
-const OF_NOBODY: [&str; 9] = [
+const OF_NOBODY: [&str; 10] = [
     "put_item",
     "get_item",
     "delete_item",
@@ -127,6 +127,8 @@ const OF_NOBODY: [&str; 9] = [
     "create_conversation",
     "healthz",
     "readyz",
+    // What was done for the owner: see `audit`.
+    "list_audit",
 ];
 
 /// Every operation that names what somebody has, those that delete last.

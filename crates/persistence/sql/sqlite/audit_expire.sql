@@ -1,0 +1,1 @@
+DELETE FROM agent_audit WHERE at < unixepoch('now', 'subsec') - $1;

@@ -12,7 +12,7 @@ use yai_agentkit_persistence::Database;
 
 use crate::{
     cli::log,
-    http::{self, App, connection},
+    http::{self, App, connection, tls::Tls},
     keys,
     settings::Settings,
 };
@@ -40,6 +40,9 @@ use yai_agentkit_engine::{TurnEngine, agent::Agents};
 pub async fn serve(settings: Settings, agents: impl Into<Agents>) -> Result<(), BoxError> {
     log::start(&settings, log::SERVING)?;
     let mut signals = StopSignals::register()?;
+    let refused = |error: BoxError| settings.refused("AGENTKIT_TLS_CERTIFICATE", error.to_string());
+    let tls = settings.tls.clone().map(Tls::read).transpose();
+    let tls = tls.map_err(refused)?;
     tracing::debug!(database = settings.database.display_url(), "connecting");
     let database = tokio::select! {
         () = signals.next() => return Ok(()),
@@ -62,7 +65,7 @@ pub async fn serve(settings: Settings, agents: impl Into<Agents>) -> Result<(), 
         let reason = format!("can't listen on {}: {error}", settings.bind);
         settings.refused("AGENTKIT_BIND", reason)
     })?;
-    announce(listener.local_addr()?)?;
+    announce(listener.local_addr()?, tls.is_some())?;
 
     let keeper = turns.clone();
     tokio::spawn(async move { keeper.keep().await });
@@ -71,12 +74,20 @@ pub async fn serve(settings: Settings, agents: impl Into<Agents>) -> Result<(), 
         storage,
         turns: Arc::new(turns.clone()),
     };
+    if let Some(tls) = tls.clone() {
+        tokio::spawn(async move {
+            if let Err(error) = tls.keep_up().await {
+                tracing::error!(%error, "the certificate is not read again");
+            }
+        });
+    }
     let router = http::router(app, settings.access, settings.body_limit);
     let stop = turns.clone();
     let server = tokio::spawn(connection::serve(
         listener,
         router,
         settings.connections,
+        tls,
         async move { stop.stopped().await },
     ));
 
@@ -104,7 +115,7 @@ pub async fn serve(settings: Settings, agents: impl Into<Agents>) -> Result<(), 
 }
 
 /// Says on stdout where the server listens and how to see it remember.
-fn announce(address: SocketAddr) -> io::Result<()> {
+fn announce(address: SocketAddr, has_tls: bool) -> io::Result<()> {
     let mut reachable = address;
     if address.ip().is_unspecified() {
         reachable.set_ip(match address {
@@ -112,12 +123,13 @@ fn announce(address: SocketAddr) -> io::Result<()> {
             SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    let url = format!("http://{reachable}");
+    let scheme = if has_tls { "https" } else { "http" };
+    let url = format!("{scheme}://{reachable}");
     let json = "-H 'content-type: application/json'";
     let mut stdout = io::stdout().lock();
     writeln!(
         stdout,
-        "AgentKit listens on http://{address}, with a page to try it at {url}/docs\n\
+        "AgentKit listens on {scheme}://{address}, with a page to try it at {url}/docs\n\
          See it remember:\n\n  \
          id=$(curl -s {url}/conversations {json} -d '{{}}' | cut -d '\"' -f 4); \
          for text in 'My name is Ada.' 'What is my name?'; do \

@@ -29,6 +29,7 @@ use crate::mcp::McpAccess;
 use crate::http::{
     connection::ConnectionLimits,
     host::{Access, AllowedHosts, CorsOrigins},
+    tls::TlsFiles,
 };
 
 const DEFAULT_FILE: &str = "agentkit.toml";
@@ -193,6 +194,11 @@ settings! {
         /// serve other addresses than loopback although there is no key
         without_keys: bool = "false", SWITCH,
             "AGENTKIT_WITHOUT_KEYS", "without_keys", "without-keys";
+        /// the file with the server's certificate, in PEM; without it, it speaks no TLS
+        tls_certificate: Option<PathBuf> | "none", FilePath,
+            "AGENTKIT_TLS_CERTIFICATE", "tls_certificate", "tls-certificate";
+        /// the file with the certificate's key
+        tls_key: Option<PathBuf> | "none", FilePath, "AGENTKIT_TLS_KEY", "tls_key", "tls-key";
         /// what agents of others may do with what is remembered, by MCP at /mcp
         mcp_server: McpAccess = "read", MCP_ACCESS,
             "AGENTKIT_MCP_SERVER", "mcp_server", "mcp-server";
@@ -293,6 +299,8 @@ pub struct Settings {
     pub connections: ConnectionLimits,
     /// By which names the server may be called, and from which pages.
     pub access: Access,
+    /// What the server shows who it is with, where it speaks TLS.
+    pub tls: Option<TlsFiles>,
     /// How long running turns get to reach their next checkpoint.
     pub shutdown_timeout: Duration,
     /// How far turns may go.
@@ -426,6 +434,7 @@ impl Settings {
                 without_keys: declared.without_keys,
                 mcp: declared.mcp_server,
             },
+            tls: declared.tls(&sources)?,
             bind: declared.bind,
             body_limit: declared.body_limit,
             shutdown_timeout: declared.shutdown_timeout,
@@ -503,6 +512,20 @@ fn secret(
 }
 
 impl Declared {
+    /// A certificate is of no use without its key.
+    fn tls(&self, sources: &Sources) -> Result<Option<TlsFiles>> {
+        let alone = |variable, other| {
+            let reason = format!("needs {other} too");
+            Err(Error::configuration(sources.name(variable), reason))
+        };
+        match (self.tls_certificate.clone(), self.tls_key.clone()) {
+            (Some(certificate), Some(key)) => Ok(Some(TlsFiles { certificate, key })),
+            (None, None) => Ok(None),
+            (Some(_), None) => alone("AGENTKIT_TLS_CERTIFICATE", "AGENTKIT_TLS_KEY"),
+            (None, Some(_)) => alone("AGENTKIT_TLS_KEY", "AGENTKIT_TLS_CERTIFICATE"),
+        }
+    }
+
     fn agent(
         self,
         sources: &Sources,

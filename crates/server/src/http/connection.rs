@@ -30,7 +30,7 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
 };
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, timeout},
@@ -39,6 +39,7 @@ use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
 use self::head::Heads;
+use super::tls::Tls;
 
 /// The bytes that a request's line and headers may have, and that are held of what is sent.
 const BUFFER: usize = 64 * 1024;
@@ -80,11 +81,13 @@ impl Default for ConnectionLimits {
     }
 }
 
-/// Serves `router` on `listener` until `stop`, and then what has been asked by that time.
+/// Serves `router` on `listener`, by `tls` where there is one, until `stop`, and then what has been asked
+/// by that time.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     limits: ConnectionLimits,
+    tls: Option<Tls>,
     stop: impl Future<Output = ()>,
 ) {
     let mut http = http1::Builder::new();
@@ -103,17 +106,22 @@ pub async fn serve(
         let exchange = Arc::new(Exchange::default());
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(limits.write_timeout));
-        let stream = Heads::new(
-            Box::pin(stream),
-            limits.header_timeout,
-            exchange.clone(),
-            door.evictions.clone(),
-        );
-        let router = router.clone();
-        let service = service_fn(move |request| answer(router.clone(), exchange.clone(), request));
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let mut stream: Box<dyn Stream> = Box::new(Box::pin(stream));
+        let (http, watcher, router) = (http.clone(), graceful.watcher(), router.clone());
+        let (tls, evictions) = (tls.clone(), door.evictions.clone());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Some(tls) = tls {
+                let accepted = timeout(limits.header_timeout, tls.acceptor().accept(stream));
+                stream = match accepted.await {
+                    Ok(Ok(accepted)) => Box::new(accepted),
+                    Ok(Err(error)) => return tracing::debug!(%error, "no TLS"),
+                    Err(_) => return tracing::debug!("no TLS in time"),
+                };
+            }
+            let stream = Heads::new(stream, limits.header_timeout, exchange.clone(), evictions);
+            let answer = move |request| answer(router.clone(), exchange.clone(), request);
+            let connection = http.serve_connection(TokioIo::new(stream), service_fn(answer));
+            if let Err(error) = watcher.watch(connection).await {
                 tracing::debug!(%error, "connection ended");
             }
             drop(permit);
@@ -122,6 +130,11 @@ pub async fn serve(
     drop(door);
     graceful.shutdown().await;
 }
+
+/// What one reads from and writes to.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// What is known about a connection on both sides of [`hyper`].
 #[derive(Debug, Default)]

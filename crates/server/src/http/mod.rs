@@ -21,6 +21,7 @@ mod page;
 mod problem;
 mod state;
 mod store;
+pub mod tls;
 mod turn;
 
 use std::{sync::Arc, time::Duration};

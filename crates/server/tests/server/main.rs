@@ -30,4 +30,5 @@ mod slow_readers;
 mod store;
 mod streams;
 mod support;
+mod tls;
 mod unreadable;

@@ -50,7 +50,7 @@ impl Server {
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         let (_, rest) = line
-            .split_once("http://")
+            .split_once("://")
             .expect("the server says where it listens");
         let address = rest.split([',', ' ', '/']).next().unwrap().to_owned();
         Self {

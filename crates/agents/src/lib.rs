@@ -32,8 +32,8 @@ fn retry_after(response: &Response) -> Option<Duration> {
     Some((date - Clock::default().now()).to_std().unwrap_or_default())
 }
 
-/// With the system's root certificates. It does not connect yet.
-fn http_client() -> Result<reqwest::Client> {
+/// A client with the system's root certificates. It does not connect yet.
+pub fn http_client() -> Result<reqwest::Client> {
     // It fails when a provider was chosen before, which is then as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().build();

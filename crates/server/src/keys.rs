@@ -61,6 +61,11 @@ impl Token {
     }
 }
 
+/// Whether the text begins as keys do.
+pub(crate) fn is_like_one(text: &str) -> bool {
+    text.starts_with(PREFIX)
+}
+
 /// Whether a key was ever made: none is deleted but with its owner.
 pub(crate) async fn exist(stores: &dyn Stores) -> Result<bool> {
     let first = ListQuery::default().limit(1);

@@ -48,10 +48,12 @@ pub async fn serve(settings: Settings, agents: impl Into<Agents>) -> Result<(), 
         () = signals.next() => return Ok(()),
         database = Database::connect(&settings.database) => database?,
     };
-    if settings.access.needs_key() && !keys::exist(&database).await? {
+    let has_tokens = settings.access.jwt.is_some();
+    if settings.access.needs_key() && !has_tokens && !keys::exist(&database).await? {
         let reason = format!(
             "others can reach {}, and there is no key that keeps them out: make one with `agentkit \
-             keys create NAME`, or set AGENTKIT_WITHOUT_KEYS=true where something else does",
+             keys create NAME`, set AGENTKIT_JWT_ISSUER, or AGENTKIT_WITHOUT_KEYS=true where \
+             something else does",
             settings.bind
         );
         return Err(settings.refused("AGENTKIT_BIND", reason).into());

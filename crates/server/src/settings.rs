@@ -27,6 +27,7 @@ use yai_agentkit_engine::{OnBusy, TurnLimits};
 use crate::mcp::McpAccess;
 
 use crate::http::{
+    JwtConfig,
     connection::ConnectionLimits,
     host::{Access, AllowedHosts, CorsOrigins},
     tls::TlsFiles,
@@ -199,6 +200,21 @@ settings! {
             "AGENTKIT_TLS_CERTIFICATE", "tls_certificate", "tls-certificate";
         /// the file with the certificate's key
         tls_key: Option<PathBuf> | "none", FilePath, "AGENTKIT_TLS_KEY", "tls_key", "tls-key";
+        /// whose tokens (JWT) let somebody in, besides keys: the claim `iss`
+        jwt_issuer: Option<String> | "none", Text("NAME"),
+            "AGENTKIT_JWT_ISSUER", "jwt.issuer", "jwt-issuer";
+        /// for whom these are: in the claim `aud`
+        jwt_audience: Option<String> | "none", Text("NAME"),
+            "AGENTKIT_JWT_AUDIENCE", "jwt.audience", "jwt-audience";
+        /// where the issuer's public keys are (JWKS)
+        jwt_jwks_url: Option<Url> | "none", URL,
+            "AGENTKIT_JWT_JWKS_URL", "jwt.jwks_url", "jwt-jwks-url";
+        /// the claim that names the owner
+        jwt_owner_claim: String = "sub", Text("NAME"),
+            "AGENTKIT_JWT_OWNER_CLAIM", "jwt.owner_claim", "jwt-owner-claim";
+        /// the claim that has the scopes
+        jwt_scope_claim: String = "scope", Text("NAME"),
+            "AGENTKIT_JWT_SCOPE_CLAIM", "jwt.scope_claim", "jwt-scope-claim";
         /// what agents of others may do with what is remembered, by MCP at /mcp
         mcp_server: McpAccess = "read", MCP_ACCESS,
             "AGENTKIT_MCP_SERVER", "mcp_server", "mcp-server";
@@ -432,6 +448,7 @@ impl Settings {
                 hosts: declared.allowed_hosts.clone().unwrap_or_default(),
                 origins: declared.cors_origins.clone().unwrap_or_default(),
                 without_keys: declared.without_keys,
+                jwt: declared.jwt(&sources)?,
                 mcp: declared.mcp_server,
             },
             tls: declared.tls(&sources)?,
@@ -512,6 +529,28 @@ fn secret(
 }
 
 impl Declared {
+    /// A token counts only for whom it was made, by whom, and with that one's key.
+    fn jwt(&self, sources: &Sources) -> Result<Option<JwtConfig>> {
+        match (&self.jwt_issuer, &self.jwt_audience, &self.jwt_jwks_url) {
+            (None, None, None) => Ok(None),
+            (Some(issuer), Some(audience), Some(keys)) => Ok(Some(JwtConfig {
+                issuer: issuer.clone(),
+                audience: audience.clone(),
+                keys: keys.clone(),
+                owner_claim: self.jwt_owner_claim.clone(),
+                scope_claim: self.jwt_scope_claim.clone(),
+            })),
+            _ => {
+                let reason = "goes with AGENTKIT_JWT_ISSUER, AGENTKIT_JWT_AUDIENCE and \
+                              AGENTKIT_JWT_JWKS_URL: all of them or none";
+                Err(Error::configuration(
+                    sources.name("AGENTKIT_JWT_ISSUER"),
+                    reason,
+                ))
+            }
+        }
+    }
+
     /// A certificate is of no use without its key.
     fn tls(&self, sources: &Sources) -> Result<Option<TlsFiles>> {
         let alone = |variable, other| {

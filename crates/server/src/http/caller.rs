@@ -18,7 +18,7 @@ use yai_agentkit_core::{
     audit::Actor,
 };
 
-use super::problem::Problem;
+use super::{host::Access, jwt::Tokens, problem::Problem};
 use crate::keys::{self, Token};
 
 /// For whom a caller acts who may act for all.
@@ -114,6 +114,7 @@ pub(super) struct Gate {
     needs_key: bool,
     /// What is known of the keys.
     known: Mutex<Known>,
+    tokens: Option<Tokens>,
 }
 
 #[derive(Clone, Copy)]
@@ -127,11 +128,12 @@ enum Known {
 }
 
 impl Gate {
-    pub(super) fn new(storage: Arc<dyn Storage>, needs_key: bool) -> Self {
+    pub(super) fn new(storage: Arc<dyn Storage>, access: &Access) -> Self {
         Self {
             storage,
-            needs_key,
+            needs_key: access.needs_key(),
             known: Mutex::new(Known::Nothing),
+            tokens: access.jwt.clone().map(Tokens::new),
         }
     }
 
@@ -196,6 +198,12 @@ impl Gate {
     /// The holder of a key. What is wrong with it is told only to whoever has all of it.
     async fn caller(&self, key: Option<&str>) -> Result<Caller, Refusal> {
         let token = key.ok_or(Refusal::NoKey)?;
+        if let Some(tokens) = &self.tokens
+            && !keys::is_like_one(token)
+        {
+            let caller = tokens.caller(token).await?;
+            return caller.ok_or(Refusal::Key("is none that counts here"));
+        }
         let token = Token::parse(token).ok_or(Refusal::Key("is none of this server"))?;
         let stored = self.storage.api_keys().get(&token.id).await?;
         let stored = stored.filter(|key| token.is_of(key));

@@ -12,7 +12,7 @@ use axum::{
 };
 use tower_http::cors::{Any, CorsLayer};
 
-use super::{caller, connection::AmbiguousLength, problem::Problem};
+use super::{caller, connection::AmbiguousLength, jwt::JwtConfig, problem::Problem};
 use crate::mcp::McpAccess;
 
 /// The names of the server and the pages of others that may call it.
@@ -26,6 +26,8 @@ pub struct Access {
     pub origins: CorsOrigins,
     /// Whether all may call it from other machines too, as long as there is no key.
     pub without_keys: bool,
+    /// Whose tokens let somebody in, besides keys.
+    pub jwt: Option<JwtConfig>,
     /// What agents of others may do with what is remembered, by MCP.
     pub mcp: McpAccess,
 }
@@ -37,6 +39,7 @@ impl Default for Access {
             hosts: AllowedHosts::default(),
             origins: CorsOrigins::default(),
             without_keys: false,
+            jwt: None,
             mcp: McpAccess::Read,
         }
     }
@@ -116,9 +119,9 @@ impl CorsOrigins {
 }
 
 impl Access {
-    /// Whether nobody may call it without a key, even where there is none.
+    /// Whether nobody may call it without a key or a token, even where there is no key.
     pub(crate) fn needs_key(&self) -> bool {
-        !self.address.is_loopback() && !self.without_keys
+        self.jwt.is_some() || (!self.address.is_loopback() && !self.without_keys)
     }
 
     /// Refuses requests that call the server by another name, or come from the page of another.

@@ -14,6 +14,7 @@ mod extract;
 mod health;
 pub mod host;
 mod import;
+mod jwt;
 mod large;
 mod mcp;
 mod owner;
@@ -49,6 +50,7 @@ use yai_agentkit_engine::TurnEngine;
 use self::host::Access;
 
 pub use caller::Caller;
+pub use jwt::JwtConfig;
 
 /// How long a client may take to send a body.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
@@ -64,7 +66,7 @@ pub struct App {
 
 /// Every route of the server, for those who have `access`; a body may have `body_limit` bytes.
 pub fn router(app: App, access: Access, body_limit: usize) -> Router {
-    let gate = caller::Gate::new(Arc::clone(&app.storage), access.needs_key());
+    let gate = caller::Gate::new(Arc::clone(&app.storage), &access);
     let (router, api) = OpenApiRouter::with_openapi(document::base())
         .merge(conversation::routes())
         .merge(chat::routes())

@@ -31,4 +31,5 @@ mod store;
 mod streams;
 mod support;
 mod tls;
+mod tokens;
 mod unreadable;

@@ -1,0 +1,225 @@
+//! Tokens of an identity provider (OpenID Connect): JWTs, by its public keys.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jsonwebtoken::{
+    Algorithm, DecodingKey, Validation, decode, decode_header,
+    jwk::{AlgorithmParameters, Jwk, JwkSet},
+};
+use serde_json::{Map, Value as Json};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+use yai_agentkit_agents::{Url, http_client};
+use yai_agentkit_core::{
+    Error, Result,
+    access::{Scope, validate_owner},
+    error::Outcome,
+};
+
+use super::Caller;
+
+/// For how long keys are not asked for again, while each token names one that is known.
+const KEEP: Duration = Duration::from_secs(600);
+
+/// For how long they are used where nobody can be asked.
+const KEEP_WITHOUT_ANSWER: Duration = Duration::from_secs(86_400);
+
+/// How often a token that names an unknown key makes one ask: anybody can send such.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+
+/// How long the answer may take, and how many bytes it may have.
+const TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_BYTES: usize = 1 << 20;
+
+/// How far clocks may be apart, in seconds.
+const LEEWAY: u64 = 30;
+
+/// None of a secret that both sides have: the public key could be taken for one.
+const ALGORITHMS: [Algorithm; 9] = [
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::EdDSA,
+];
+
+/// Whose tokens let somebody in, and what they say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwtConfig {
+    /// Who makes them: the claim `iss`.
+    pub issuer: String,
+    /// For whom they are: in the claim `aud`.
+    pub audience: String,
+    /// Where the issuer's public keys are.
+    pub keys: Url,
+    /// The claim that names the owner.
+    pub owner_claim: String,
+    /// The claim that has the scopes: a list, or names with spaces between them.
+    pub scope_claim: String,
+}
+
+/// Knows tokens.
+pub(super) struct Tokens {
+    config: JwtConfig,
+    /// Held while one asks, so that the others wait for its answer.
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    keys: HashMap<String, Arc<Jwk>>,
+    answered: Option<Instant>,
+    asked: Option<Instant>,
+}
+
+impl Tokens {
+    pub(super) fn new(config: JwtConfig) -> Self {
+        Self {
+            config,
+            known: Mutex::default(),
+        }
+    }
+
+    /// Who holds this token; `None` where it is none that counts here. Why not is in the log, without the
+    /// token: who sends it need not know.
+    pub(super) async fn caller(&self, token: &str) -> Result<Option<Caller>> {
+        let Ok(header) = decode_header(token) else {
+            return Ok(None);
+        };
+        let refused = |reason: &str| {
+            tracing::info!(reason, "a token is refused");
+            Ok(None)
+        };
+        if !ALGORITHMS.contains(&header.alg) {
+            return refused("its algorithm is none of public keys");
+        }
+        let Some(id) = &header.kid else {
+            return refused("it names no key");
+        };
+        let Some(jwk) = self.key(id).await? else {
+            return refused("its key is none of the issuer's");
+        };
+        let is_for = jwk.common.key_algorithm.map(|known| known.to_string());
+        if is_for.is_some_and(|known| known != format!("{:?}", header.alg)) {
+            return refused("its key is for another algorithm");
+        }
+        let Ok(key) = DecodingKey::from_jwk(&jwk) else {
+            return refused("its key can't be used");
+        };
+        let mut validation = Validation::new(header.alg);
+        validation.set_issuer(&[&self.config.issuer]);
+        validation.set_audience(&[&self.config.audience]);
+        validation.set_required_spec_claims(&["exp", "iss", "aud"]);
+        validation.validate_nbf = true;
+        validation.leeway = LEEWAY;
+        let claims = match decode::<Map<String, Json>>(token, &key, &validation) {
+            Ok(decoded) => decoded.claims,
+            Err(error) => return refused(&error.to_string()),
+        };
+        match self.caller_of(&claims) {
+            Some(caller) => Ok(Some(caller)),
+            None => refused("it names no owner"),
+        }
+    }
+
+    fn caller_of(&self, claims: &Map<String, Json>) -> Option<Caller> {
+        let owner = claims.get(&self.config.owner_claim)?.as_str()?;
+        validate_owner(owner).ok()?;
+        let subject = claims.get("sub").and_then(Json::as_str).unwrap_or(owner);
+        // Names of people are in no log.
+        let name = format!("{} {subject}", self.config.issuer);
+        let name = Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes());
+        let scope = scope(claims.get(&self.config.scope_claim));
+        Some(Caller::new(format!("token {name}"), scope).with_owner(Some(owner.to_owned())))
+    }
+
+    /// The issuer's key of this name.
+    async fn key(&self, id: &str) -> Result<Option<Arc<Jwk>>> {
+        let mut known = self.known.lock().await;
+        let within = |at: Option<Instant>, time| at.is_some_and(|at| at.elapsed() < time);
+        let has = known.keys.get(id).cloned();
+        let is_fresh = within(known.answered, KEEP);
+        if (has.is_some() && is_fresh) || within(known.asked, ASK_EVERY) {
+            return Ok(has);
+        }
+        known.asked = Some(Instant::now());
+        match ask(&self.config.keys).await {
+            Ok(keys) => {
+                known.keys = keys;
+                known.answered = Some(Instant::now());
+                Ok(known.keys.get(id).cloned())
+            }
+            Err(reason) => {
+                tracing::warn!(reason, url = %self.config.keys, "no keys of the issuer");
+                match has.filter(|_| within(known.answered, KEEP_WITHOUT_ANSWER)) {
+                    Some(key) => Ok(Some(key)),
+                    None => {
+                        let what = "ask for the keys of the issuer of tokens";
+                        Err(Error::unavailable(what, Outcome::NotDone, reason))
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The highest of those that the claim has; without any, to read.
+fn scope(claim: Option<&Json>) -> Scope {
+    let names: Vec<&str> = match claim {
+        Some(Json::String(names)) => names.split_whitespace().collect(),
+        Some(Json::Array(names)) => names.iter().filter_map(Json::as_str).collect(),
+        _ => Vec::new(),
+    };
+    let known = |name: &str| Scope::named(name.strip_prefix("agentkit:").unwrap_or(name));
+    let scopes = names.into_iter().filter_map(known);
+    scopes.max().unwrap_or(Scope::Read)
+}
+
+async fn ask(url: &Url) -> Result<HashMap<String, Arc<Jwk>>, String> {
+    let asked = async {
+        let client = http_client().map_err(|error| error.to_string())?;
+        let failed = |error: reqwest::Error| error.without_url().to_string();
+        let mut response = client.get(url.clone()).send().await.map_err(failed)?;
+        if !response.status().is_success() {
+            return Err(format!("the answer has the status {}", response.status()));
+        }
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > MAX_BYTES {
+                return Err("the answer is too long".to_owned());
+            }
+        }
+        read(&bytes).map_err(|error| format!("the answer is no set of keys: {error}"))
+    };
+    let answered = tokio::time::timeout(TIMEOUT, asked).await;
+    answered.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+}
+
+/// The public keys that have names. Of kinds that are not known here there may be others.
+fn read(bytes: &[u8]) -> Result<HashMap<String, Arc<Jwk>>, serde_json::Error> {
+    #[derive(serde::Deserialize)]
+    struct Set {
+        keys: Vec<Json>,
+    }
+    let set: Set = serde_json::from_slice(bytes)?;
+    let keys = set.keys.into_iter();
+    let keys = keys.filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
+    let keys = JwkSet {
+        keys: keys.collect(),
+    };
+    let public = keys
+        .keys
+        .into_iter()
+        .filter(|key| !matches!(key.algorithm, AlgorithmParameters::OctetKey(_)));
+    let named = public.filter_map(|key| Some((key.common.key_id.clone()?, Arc::new(key))));
+    Ok(named.collect())
+}

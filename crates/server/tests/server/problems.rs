@@ -305,6 +305,9 @@ async fn the_document_describes_every_route_with_its_problems() {
         "delete /store/items",
         "post /store/items/search",
         "post /store/namespaces",
+        "get /audit",
+        "delete /owners/{owner}",
+        "post /chats/{chat_id}/messages/{message_id}/redact",
     ];
     operations.sort_by_key(|operation| operation.split(' ').nth(1).map(str::to_owned));
     assert_eq!(operations.len(), expected.len());

@@ -137,3 +137,17 @@ pub fn validate_owner(owner: &str) -> Result<()> {
     }
     validate::bounded("owner", owner, MAX_OWNER)
 }
+
+/// The longest name of a tenant, in bytes.
+pub const MAX_TENANT: usize = 63;
+
+/// Refuses what is no name of a tenant: letters and digits of ASCII, and within them `.`, `_` and `-`.
+pub fn validate_tenant(tenant: &str) -> Result<()> {
+    let within = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let begins = tenant.starts_with(|first: char| first.is_ascii_alphanumeric());
+    if begins && tenant.len() <= MAX_TENANT && tenant.bytes().all(within) {
+        return Ok(());
+    }
+    let reason = "must be 1 to 63 of A-Z, a-z, 0-9, `.`, `_` and `-`, the first a letter or digit";
+    Err(Error::invalid("tenant", reason))
+}

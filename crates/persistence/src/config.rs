@@ -1,6 +1,6 @@
 use std::{borrow::Cow, fmt, time::Duration};
 
-use yai_agentkit_core::{Clock, Error, Result};
+use yai_agentkit_core::{Clock, Error, Result, access::validate_tenant};
 
 use crate::{
     conninfo::{self, Postgres, SqliteFile, Written},
@@ -33,6 +33,11 @@ const SCHEMA: Parsed<String> = Parsed {
         is_allowed.then(|| text.to_owned())
     },
 };
+const TENANT: Parsed<String> = Parsed {
+    placeholder: "NAME",
+    allowed: "1 to 63 of A-Z, a-z, 0-9, `.`, `_` and `-`, the first a letter or digit",
+    parse: |text| validate_tenant(text).ok().map(|()| text.to_owned()),
+};
 
 settings! {
     #[derive(Clone)]
@@ -64,6 +69,12 @@ settings! {
         /// whether PgBouncer or its like stands before PostgreSQL
         pub(crate) transaction_pooler: Option<bool> | "found out", SWITCH,
             "DB_TRANSACTION_POOLER", "database.transaction_pooler", "database-transaction-pooler";
+        /// whether the installation is divided among tenants, which PostgreSQL then keeps apart
+        pub(crate) tenants: bool = "false", SWITCH,
+            "DB_TENANTS", "database.tenants", "database-tenants";
+        /// the tenant whose rows are seen, where there are tenants
+        pub(crate) tenant: Option<String> | "nobody's", TENANT,
+            "DB_TENANT", "database.tenant", "database-tenant";
     }
 }
 
@@ -225,6 +236,27 @@ impl DatabaseConfig {
         self
     }
 
+    /// Whether the installation is divided among tenants, which PostgreSQL then keeps apart: see
+    /// [`Database::tenant`](crate::Database::tenant). Migrating divides it, for good. SQLite has none:
+    /// a file is that of one tenant.
+    #[must_use]
+    pub fn tenants(mut self, on: bool) -> Self {
+        self.values.tenants = on;
+        self
+    }
+
+    /// Whether there are tenants, and none is named.
+    pub fn lacks_tenant(&self) -> bool {
+        self.values.tenants && self.values.tenant.is_none()
+    }
+
+    /// Connects as this tenant: see [`Database::tenant`](crate::Database::tenant).
+    #[must_use]
+    pub fn tenant(mut self, name: impl Into<String>) -> Self {
+        self.values.tenant = Some(name.into());
+        self
+    }
+
     /// How long to look for the database on connecting. One that says that it is starting is
     /// waited for as long as for a connection.
     pub fn start_timeout(mut self, timeout: Duration) -> Result<Self> {
@@ -274,6 +306,8 @@ impl fmt::Debug for DatabaseConfig {
             .field("query_timeout", &self.values.query_timeout)
             .field("schema", &self.values.schema)
             .field("transaction_pooler", &self.values.transaction_pooler)
+            .field("tenants", &self.values.tenants)
+            .field("tenant", &self.values.tenant)
             .finish()
     }
 }

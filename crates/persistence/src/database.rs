@@ -62,10 +62,13 @@ impl Database {
             return Err(Error::configuration(config.url_name.clone(), reason));
         }
         let database = Self::connect_unmigrated(config).await?;
+        if config.values.tenants {
+            database.connection.refuse_bypass().await?;
+        }
         if config.values.generate_schemas {
             database.migrate().await?;
         } else {
-            let pending = migration::pending(&database.connection).await?;
+            let pending = migration::pending(&database.connection.of_system()).await?;
             if let Some(first) = pending.first() {
                 let reason = format!(
                     "lacks {} of this version's migrations, from {} on: run `agentkit migrate`",
@@ -81,16 +84,50 @@ impl Database {
     /// Connects without looking at the schema, to [`migrate`](Self::migrate) by hand.
     pub async fn connect_unmigrated(config: &DatabaseConfig) -> Result<Self> {
         let connection = open(config).await?.with_clock(config.clock.clone());
-        Ok(Self {
+        if config.values.tenants && connection.undivided().is_none() {
+            let reason =
+                "is for a PostgreSQL without Citus; a file of SQLite is that of one tenant";
+            return Err(Error::configuration("DB_TENANTS", reason));
+        }
+        let database = Self::on(connection, Arc::new(config.clone()));
+        match &config.values.tenant {
+            Some(tenant) => database.tenant(tenant),
+            None => Ok(database),
+        }
+    }
+
+    fn on(connection: Connection, config: Arc<DatabaseConfig>) -> Self {
+        Self {
             stores: SqlStores::on_pool(connection.clone(), config.values.connection_timeout),
             connection,
-            config: Arc::new(config.clone()),
-        })
+            config,
+        }
+    }
+
+    /// The same database as one tenant has it: nothing else is seen, changed or in the way of its
+    /// names. All share the connections, and each clone of this its groups of writes and reads. Where
+    /// the installation is divided ([`DatabaseConfig::tenants`]), a database without a tenant refuses
+    /// whatever is asked of it; else one with a tenant can't be had.
+    ///
+    /// Whoever can connect as the role of this can choose any tenant: what is kept apart is what goes
+    /// through here, whatever the statement.
+    pub fn tenant(&self, name: &str) -> Result<Self> {
+        self.check_divided()?;
+        let connection = self.connection.of_tenant(name)?;
+        Ok(Self::on(connection, Arc::clone(&self.config)))
+    }
+
+    fn check_divided(&self) -> Result<()> {
+        if self.connection.is_divided() {
+            return Ok(());
+        }
+        let reason = "is false: the installation is not divided among tenants";
+        Err(Error::configuration("DB_TENANTS", reason))
     }
 
     /// Every migration with its state. Changes nothing.
     pub async fn migrations(&self) -> Result<Vec<Migration>> {
-        migration::status(&self.connection).await
+        migration::status(&self.connection.of_system()).await
     }
 
     /// Applies the pending migrations, all or none, and returns them. Safe to run from any number
@@ -98,7 +135,7 @@ impl Database {
     pub async fn migrate(&self) -> Result<Vec<Migration>> {
         let schema = self.config.values.schema.as_deref();
         migration::migrate(
-            &self.connection,
+            &self.connection.of_system(),
             schema,
             self.config.values.connection_timeout,
         )
@@ -110,7 +147,7 @@ impl Database {
     pub async fn migrate_with<M: MigratorTrait>(&self) -> Result<Vec<String>> {
         let schema = self.config.values.schema.as_deref();
         let patience = self.config.values.connection_timeout;
-        migration::migrate_with::<M>(&self.connection, schema, patience).await
+        migration::migrate_with::<M>(&self.connection.of_system(), schema, patience).await
     }
 
     /// The repository of any entity, an application's own included; see [`StoredEntity`].
@@ -149,7 +186,7 @@ impl Database {
     /// catalogue knows of their values. It asks for the rights of the owner, and for no pooler. The
     /// query timeout holds for each table.
     pub async fn vacuum(&self) -> Result<()> {
-        vacuum(&self.connection).await
+        vacuum(&self.connection.of_system()).await
     }
 
     /// Waits for what is under way, then closes all connections.
@@ -160,11 +197,8 @@ impl Database {
 
     /// With the statements for Citus, on a PostgreSQL without.
     #[cfg(test)]
-    pub(crate) fn into_distributed(mut self) -> Self {
-        self.connection = self.connection.into_distributed();
-        let patience = self.config.values.connection_timeout;
-        self.stores = SqlStores::on_pool(self.connection.clone(), patience);
-        self
+    pub(crate) fn into_distributed(self) -> Self {
+        Self::on(self.connection.into_distributed(), self.config)
     }
 }
 

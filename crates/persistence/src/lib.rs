@@ -31,6 +31,7 @@ pub mod setting;
 mod sql;
 mod store;
 mod stores;
+mod tenancy;
 mod vacuum;
 
 pub use checkpointer::{NewRawCheckpoint, RawCheckpoint, RawCheckpoints, RawValue};

@@ -23,7 +23,7 @@ use crate::{
     sql::{Query, Sql},
 };
 
-/// The name of the lease.
+/// The name of the lease; each tenant has its own.
 const SWEEP: &str = "sweep";
 
 /// $2 is the owner, $3 how many seconds.
@@ -133,7 +133,12 @@ impl Seen {
 #[async_trait]
 impl RetentionStore for SqlRetention {
     async fn lead(&self, owner: OwnerId, lease: Duration) -> Result<bool> {
-        let lead = LEAD.query(&self.0).with(SWEEP).with(owner.0);
+        let name = self
+            .0
+            .tenant_name()
+            .map(|tenant| format!("{SWEEP} {tenant}"));
+        let lead = LEAD.query(&self.0).with(name.as_deref().unwrap_or(SWEEP));
+        let lead = lead.with(owner.0);
         let lead = lead.with(lease.as_secs_f64());
         let led = retrying!(self.0, lead.clone().execute(&self.0));
         Ok(led.map_err(failed)? == 1)

@@ -39,6 +39,10 @@ use yai_agentkit_engine::{TurnEngine, agent::Agents};
 /// ```
 pub async fn serve(settings: Settings, agents: impl Into<Agents>) -> Result<(), BoxError> {
     log::start(&settings, log::SERVING)?;
+    if settings.database.lacks_tenant() {
+        let reason = "must say which tenant this server works for, since DB_TENANTS is true";
+        return Err(settings.refused("DB_TENANT", reason.to_owned()).into());
+    }
     let mut signals = StopSignals::register()?;
     let refused = |error: BoxError| settings.refused("AGENTKIT_TLS_CERTIFICATE", error.to_string());
     let tls = settings.tls.clone().map(Tls::read).transpose();

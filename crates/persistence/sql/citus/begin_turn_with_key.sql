@@ -4,7 +4,7 @@ INSERT INTO "agent_idempotency_keys" ("conversation_id", "id", "fingerprint", "r
 
 INSERT INTO threads AS t (thread_id, updated_at, epoch)
 VALUES ($1, clock_timestamp(), $2)
-ON CONFLICT (thread_id) DO UPDATE SET epoch = excluded.epoch WHERE t.epoch < excluded.epoch;
+ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE SET epoch = excluded.epoch WHERE t.epoch < excluded.epoch;
 
 INSERT INTO agent_turn_events (conversation_id, turn_id, sequence, events, created_at)
 SELECT $1, $2, $3, $4::json, now() WHERE $4 IS DISTINCT FROM (

@@ -12,7 +12,7 @@ INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "parts
 
 INSERT INTO agent_turn_records AS r (conversation_id, turn_id, name, type, blob)
 VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (conversation_id, turn_id, name) DO UPDATE
+ON CONFLICT ON CONSTRAINT agent_turn_records_pkey DO UPDATE
 SET type = excluded.type, blob = excluded.blob WHERE r.type IS NULL;
 
 COMMIT;

@@ -4,7 +4,7 @@ SELECT COUNT(*) AS num_items FROM (SELECT "agent_turns"."conversation_id", "agen
 
 INSERT INTO threads AS t (thread_id, updated_at, epoch)
 VALUES ($1, clock_timestamp(), 1)
-ON CONFLICT (thread_id) DO UPDATE
+ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE
 SET updated_at = GREATEST(t.updated_at, excluded.updated_at), epoch = t.epoch + 1
 RETURNING epoch;
 
@@ -22,7 +22,7 @@ INSERT INTO "agent_messages" ("conversation_id", "id", "role", "content", "parts
 
 INSERT INTO agent_turn_records AS r (conversation_id, turn_id, name, type, blob)
 VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (conversation_id, turn_id, name) DO UPDATE
+ON CONFLICT ON CONSTRAINT agent_turn_records_pkey DO UPDATE
 SET type = excluded.type, blob = excluded.blob WHERE r.type IS NULL;
 
 COMMIT;

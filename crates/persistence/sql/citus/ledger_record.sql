@@ -7,7 +7,7 @@ WHERE conversation_id = $1 AND turn_id = $2 AND name = $3;
 
 INSERT INTO agent_turn_records AS r (conversation_id, turn_id, name, type, blob)
 VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (conversation_id, turn_id, name) DO UPDATE
+ON CONFLICT ON CONSTRAINT agent_turn_records_pkey DO UPDATE
 SET type = excluded.type, blob = excluded.blob WHERE r.type IS NULL;
 
 COMMIT;

@@ -1,7 +1,7 @@
 BEGIN;
 
 INSERT INTO threads AS t (thread_id, updated_at) VALUES ($1, clock_timestamp())
-ON CONFLICT (thread_id) DO UPDATE SET updated_at = t.updated_at WHERE false;
+ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE SET updated_at = t.updated_at WHERE false;
 
 SELECT checkpoint_id FROM checkpoints
 WHERE thread_id = $1 AND checkpoint_ns = $2 AND checkpoint_id <> $3

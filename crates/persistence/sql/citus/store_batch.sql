@@ -8,7 +8,7 @@ WITH put AS (
     SELECT g.prefix, g.key, g.value::jsonb, statement_timestamp(), statement_timestamp(),
         statement_timestamp() + g.minutes * interval '1 minute', g.minutes
     FROM unnest($1, $2, $3, $4) g (prefix, key, value, minutes)
-    ON CONFLICT (prefix, key) DO UPDATE
+    ON CONFLICT ON CONSTRAINT store_pkey DO UPDATE
     SET value = excluded.value, updated_at = excluded.updated_at,
         expires_at = excluded.expires_at, ttl_minutes = excluded.ttl_minutes,
         created_at = CASE WHEN s.expires_at <= excluded.updated_at THEN excluded.created_at

@@ -2,14 +2,14 @@ BEGIN;
 
 INSERT INTO threads AS t (thread_id, updated_at, epoch)
 VALUES ($1, clock_timestamp(), $2)
-ON CONFLICT (thread_id) DO UPDATE SET epoch = excluded.epoch WHERE t.epoch < excluded.epoch;
+ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE SET epoch = excluded.epoch WHERE t.epoch < excluded.epoch;
 
 WITH patience AS MATERIALIZED (
     SELECT set_config('lock_timeout', COALESCE($1, current_setting('lock_timeout')), true)
 ), thread AS (
     INSERT INTO threads AS t (thread_id, updated_at)
     SELECT u.id, clock_timestamp() FROM patience, unnest($2::text[]) u (id)
-    ON CONFLICT (thread_id) DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
+    ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
     WHERE excluded.thread_id = ANY ($3::text[])
     RETURNING 1
 ), held AS MATERIALIZED (
@@ -52,14 +52,14 @@ WITH patience AS MATERIALIZED (
     SELECT r.* FROM locked, unnest($17::text[], $18::text[], $19::text[],
         $20::text[], $21::text[], $22::int[], $23::text[], $24::text[],
         $25::bytea[]) r (thread_id) WHERE r.thread_id <> ALL (refused)
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
+    ON CONFLICT ON CONSTRAINT checkpoint_writes_pkey DO NOTHING
 ), last_writes AS (
     INSERT INTO checkpoint_writes
     (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
     SELECT r.* FROM locked, unnest($26::text[], $27::text[], $28::text[],
         $29::text[], $30::text[], $31::int[], $32::text[], $33::text[],
         $34::bytea[]) r (thread_id) WHERE r.thread_id <> ALL (refused)
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
+    ON CONFLICT ON CONSTRAINT checkpoint_writes_pkey
     DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob
 ), checkpoints AS (
     INSERT INTO checkpoints
@@ -68,7 +68,7 @@ WITH patience AS MATERIALIZED (
     FROM locked, unnest($35::text[], $36::text[], $37::text[], $38::text[],
         $39::text[], $40::text[])
         r (thread_id, checkpoint_ns, id, parent, checkpoint, metadata) WHERE r.thread_id <> ALL (refused)
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+    ON CONFLICT ON CONSTRAINT checkpoints_pkey
     DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
 )
 SELECT unnest(refused) FROM locked;

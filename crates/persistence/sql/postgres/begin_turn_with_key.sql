@@ -1,7 +1,7 @@
 WITH thread AS (
     INSERT INTO threads AS t (thread_id, updated_at, epoch)
     VALUES ($1, clock_timestamp(), $3::bigint)
-    ON CONFLICT (thread_id) DO UPDATE
+    ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE
     SET updated_at = GREATEST(t.updated_at, excluded.updated_at), epoch = excluded.epoch
     WHERE t.epoch < excluded.epoch
     RETURNING 1
@@ -23,7 +23,7 @@ WITH thread AS (
     (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
     SELECT $1, $2, $12, $13, $14::jsonb, $15::jsonb
     FROM thread
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+    ON CONFLICT ON CONSTRAINT checkpoints_pkey
     DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
 ), message AS (
     INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at, parts,

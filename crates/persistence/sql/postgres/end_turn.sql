@@ -29,7 +29,7 @@ WITH thread AS MATERIALIZED (
     (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
     SELECT $1, $2, $16, $17, $18::jsonb, $19::jsonb
     FROM turn
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+    ON CONFLICT ON CONSTRAINT checkpoints_pkey
     DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
 ), message AS (
     INSERT INTO agent_messages (id, conversation_id, role, content, metadata_, created_at, parts,

@@ -3,7 +3,7 @@ WITH patience AS MATERIALIZED (
 ), thread AS (
     INSERT INTO threads AS t (thread_id, updated_at)
     SELECT u.id, clock_timestamp() FROM patience, unnest($2::text[]) u (id)
-    ON CONFLICT (thread_id) DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
+    ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
     WHERE excluded.thread_id = ANY ($3::text[])
     RETURNING 1
 ), locked AS MATERIALIZED (SELECT count(*) FROM thread), blobs AS (

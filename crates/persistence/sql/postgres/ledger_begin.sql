@@ -12,7 +12,7 @@ SELECT 1 FROM agent_turns WHERE conversation_id = $1 AND id = $2
 
 INSERT INTO threads AS t (thread_id, updated_at, epoch)
 VALUES ($1, clock_timestamp(), 1)
-ON CONFLICT (thread_id) DO UPDATE
+ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE
 SET updated_at = GREATEST(t.updated_at, excluded.updated_at), epoch = t.epoch + 1
 RETURNING epoch;
 

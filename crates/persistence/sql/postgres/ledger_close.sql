@@ -16,7 +16,7 @@ WITH turn AS MATERIALIZED (
     INSERT INTO agent_turn_records AS r (conversation_id, turn_id, name, type, blob)
     SELECT $1, $2, n.*
     FROM turn, unnest($14::text[], $15::text[], $16::bytea[]) n
-    ON CONFLICT (conversation_id, turn_id, name) DO UPDATE
+    ON CONFLICT ON CONSTRAINT agent_turn_records_pkey DO UPDATE
     SET type = excluded.type, blob = excluded.blob WHERE r.type IS NULL
 ), changed AS (
     UPDATE agent_turns SET assistant_message_id = $17, input = $18::json, status = $19, error = $20, interrupt = $21::json, attempt = $22, epoch = $23, lease_owner = $24, lease_ms = $25, started_at = $26, updated_at = $27,

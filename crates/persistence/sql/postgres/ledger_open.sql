@@ -8,7 +8,7 @@ WITH free AS MATERIALIZED (
 ), thread AS (
     INSERT INTO threads AS t (thread_id, updated_at, epoch)
     SELECT $1, clock_timestamp(), 1 FROM free
-    ON CONFLICT (thread_id) DO UPDATE
+    ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE
     SET updated_at = GREATEST(t.updated_at, excluded.updated_at), epoch = t.epoch + 1
     RETURNING epoch
 ), made AS (
@@ -35,7 +35,7 @@ WITH free AS MATERIALIZED (
     INSERT INTO agent_turn_records AS r (conversation_id, turn_id, name, type, blob)
     SELECT $2, $3, n.*
     FROM thread, unnest($21::text[], $22::text[], $23::bytea[]) n
-    ON CONFLICT (conversation_id, turn_id, name) DO UPDATE
+    ON CONFLICT ON CONSTRAINT agent_turn_records_pkey DO UPDATE
     SET type = excluded.type, blob = excluded.blob WHERE r.type IS NULL
 ), key AS (
     INSERT INTO agent_idempotency_keys (conversation_id, id, fingerprint, resource_id)

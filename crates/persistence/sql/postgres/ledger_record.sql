@@ -6,7 +6,7 @@ WITH thread AS MATERIALIZED (
 ), noted AS (
     INSERT INTO agent_turn_records AS r (conversation_id, turn_id, name, type, blob)
     SELECT $3, $4, $5, $6, $7 FROM thread
-    ON CONFLICT (conversation_id, turn_id, name) DO UPDATE
+    ON CONFLICT ON CONSTRAINT agent_turn_records_pkey DO UPDATE
     SET type = excluded.type, blob = excluded.blob
     WHERE r.type IS NULL AND excluded.type IS NOT NULL
     RETURNING 1

@@ -1,6 +1,6 @@
 WITH thread AS (
     INSERT INTO threads AS t (thread_id, updated_at) VALUES ($1, clock_timestamp())
-    ON CONFLICT (thread_id) DO UPDATE SET updated_at = t.updated_at WHERE false
+    ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE SET updated_at = t.updated_at WHERE false
     RETURNING 1
 ), locked AS MATERIALIZED (
     SELECT count(*) FROM thread

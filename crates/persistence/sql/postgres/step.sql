@@ -1,6 +1,6 @@
 WITH thread AS (
     INSERT INTO threads AS t (thread_id, updated_at) VALUES ($1, clock_timestamp())
-    ON CONFLICT (thread_id) DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
+    ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
     RETURNING 1
 ), blobs AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)

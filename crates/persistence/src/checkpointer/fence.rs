@@ -21,7 +21,7 @@ const TAKE: [Sql; 2] = [
     Sql {
         postgres: "INSERT INTO threads AS t (thread_id, updated_at, epoch)
 VALUES ($1, clock_timestamp(), $2)
-ON CONFLICT (thread_id) DO UPDATE SET epoch = excluded.epoch WHERE t.epoch < excluded.epoch",
+ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE SET epoch = excluded.epoch WHERE t.epoch < excluded.epoch",
         sqlite: "INSERT INTO threads (thread_id, epoch, updated_at) VALUES ($1, $2, $3)
 ON CONFLICT (thread_id) DO UPDATE SET epoch = excluded.epoch WHERE epoch < excluded.epoch",
     },
@@ -35,7 +35,7 @@ const EPOCH: Sql = Sql::same("SELECT epoch FROM threads WHERE thread_id = $1");
 /// Without a fence: a thread that is not there yet is locked as well.
 const LOCK: Sql = Sql {
     postgres: "INSERT INTO threads AS t (thread_id, updated_at) VALUES ($1, clock_timestamp())
-ON CONFLICT (thread_id) DO UPDATE SET updated_at = t.updated_at WHERE false",
+ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE SET updated_at = t.updated_at WHERE false",
     // The transaction itself is the lock.
     sqlite: "SELECT 1 WHERE $1 IS NOT NULL",
 };

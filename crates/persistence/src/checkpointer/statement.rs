@@ -33,21 +33,21 @@ impl Conflicts {
     pub(super) fn first_write_stays(self) -> &'static str {
         self.or_nothing(
             "
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING",
+    ON CONFLICT ON CONSTRAINT checkpoint_writes_pkey DO NOTHING",
         )
     }
 
     pub(super) fn checkpoint_is_replaced(self) -> &'static str {
         self.or_nothing(
             "
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+    ON CONFLICT ON CONSTRAINT checkpoints_pkey
     DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata",
         )
     }
 }
 
 pub(super) const LAST_WRITE_COUNTS: &str = "
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
+    ON CONFLICT ON CONSTRAINT checkpoint_writes_pkey
     DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob";
 
 /// A thread and a namespace.
@@ -70,7 +70,7 @@ impl Place {
 pub(super) fn touched(query: &mut Query, thread: Parameter) {
     query.push(format_args!(
         "INSERT INTO threads AS t (thread_id, updated_at) VALUES ({thread}, clock_timestamp())
-    ON CONFLICT (thread_id) DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
+    ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
     RETURNING 1"
     ));
 }
@@ -79,7 +79,7 @@ pub(super) fn touched(query: &mut Query, thread: Parameter) {
 pub(super) fn locked(query: &mut Query, thread: Parameter) {
     query.push(format_args!(
         "INSERT INTO threads AS t (thread_id, updated_at) VALUES ({thread}, clock_timestamp())
-    ON CONFLICT (thread_id) DO UPDATE SET updated_at = t.updated_at WHERE false
+    ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE SET updated_at = t.updated_at WHERE false
     RETURNING 1"
     ));
 }

@@ -25,6 +25,14 @@ const NEXT_PAGE: Sql = Sql::same(
 ORDER BY updated_at DESC, thread_id DESC LIMIT $1",
 );
 
+/// The same of one tenant.
+const FIRST_PAGE_OF_TENANT: &str = "SELECT thread_id, parent_id, updated_at FROM threads
+WHERE tenant = current_setting('agentkit.tenant', true)
+ORDER BY updated_at DESC, thread_id DESC LIMIT $1";
+const NEXT_PAGE_OF_TENANT: &str = "SELECT thread_id, parent_id, updated_at FROM threads
+WHERE tenant = current_setting('agentkit.tenant', true) AND (updated_at, thread_id) < ($2, $3)
+ORDER BY updated_at DESC, thread_id DESC LIMIT $1";
+
 pub(super) async fn list(
     connection: &Connection,
     limit: u64,
@@ -52,10 +60,14 @@ pub(super) fn list_query(
     limit: i64,
     after: Option<&ThreadCursor>,
 ) -> Query {
-    let Some(cursor) = after else {
-        return FIRST_PAGE.query(connection).with(limit);
+    let [first, next] = match connection.is_of_tenant() {
+        true => [FIRST_PAGE_OF_TENANT, NEXT_PAGE_OF_TENANT],
+        false => [FIRST_PAGE, NEXT_PAGE].map(|sql| sql.on(connection)),
     };
-    let mut query = NEXT_PAGE.query(connection).with(limit);
+    let Some(cursor) = after else {
+        return Query::new(connection, first).with(limit);
+    };
+    let mut query = Query::new(connection, next).with(limit);
     query.bind_time(cursor.updated_at);
     query.with(cursor.id.as_str())
 }

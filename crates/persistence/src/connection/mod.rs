@@ -358,7 +358,7 @@ impl ConnectionTrait for Connection {
         crate::golden::record(sql);
         let script = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
         Ok(match self {
-            Self::Postgres(postgres) => in_session!(postgres.session(), |connection| {
+            Self::Postgres(postgres) => in_session!(postgres.session_of_script(), |connection| {
                 connection.execute(script)
             })
             .into(),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use sea_orm::DbErr;
-use sqlx::{Connection, Database, SqlStr, pool::PoolConnection};
+use sqlx::{AssertSqlSafe, Connection, Database, Postgres, SqlStr, pool::PoolConnection};
 use sqlx_core::transaction::TransactionManager;
 use tokio::{
     runtime::Handle,
@@ -16,7 +16,10 @@ use tokio::{
 };
 
 use super::sqlite::TimeLimit;
-use crate::error::{from_sqlx, overdue};
+use crate::{
+    error::{from_sqlx, overdue},
+    tenancy::Named,
+};
 
 /// How long a connection stays here without a user.
 const LONGEST_IDLE: Duration = Duration::from_secs(1);
@@ -57,6 +60,7 @@ struct Idle<DB: Database> {
     since: Instant,
     left_sqlx: Instant,
     time_limit: TimeLimit,
+    tenant: Option<Arc<Named>>,
 }
 
 /// A connection in use. [`release`](Self::release) hands it to the next user as it is. Dropped, it
@@ -67,6 +71,8 @@ pub(crate) struct Pooled<DB: Database> {
     left_sqlx: Instant,
     transaction: Stage,
     pub(super) time_limit: TimeLimit,
+    /// Whose rows its session is known to see.
+    tenant: Option<Arc<Named>>,
     pool: Pool<DB>,
     /// `None` only once it is dropped.
     permit: Option<OwnedSemaphorePermit>,
@@ -108,9 +114,13 @@ impl<DB: Database> Pool<DB> {
         self.0.connections.connect_options()
     }
 
-    /// Waits for its turn, no longer than the connection timeout.
-    pub(super) async fn acquire(&self) -> Result<Pooled<DB>, sqlx::Error> {
-        let take = pin!(self.take());
+    /// Waits for its turn, no longer than the connection timeout. Where there is a choice, it is one
+    /// that sees the rows of `tenant`.
+    pub(super) async fn acquire(
+        &self,
+        tenant: Option<&Arc<Named>>,
+    ) -> Result<Pooled<DB>, sqlx::Error> {
+        let take = pin!(self.take(tenant));
         let taken = timeout(self.patience(), take).await;
         taken.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
@@ -119,17 +129,23 @@ impl<DB: Database> Pool<DB> {
         self.0.connections.options().get_acquire_timeout()
     }
 
-    async fn take(&self) -> Result<Pooled<DB>, sqlx::Error> {
+    async fn take(&self, tenant: Option<&Arc<Named>>) -> Result<Pooled<DB>, sqlx::Error> {
         let permit = Arc::clone(&self.0.permits).acquire_owned().await;
         let permit = permit.map_err(|_| sqlx::Error::PoolClosed)?;
-        let idle = self.0.shelf().idle.pop();
-        let (connection, left_sqlx, time_limit) = match idle {
-            Some(idle) => (idle.connection, idle.left_sqlx, idle.time_limit),
+        let idle = self.0.shelf().take(tenant);
+        let (connection, left_sqlx, time_limit, tenant) = match idle {
+            Some(idle) => (
+                idle.connection,
+                idle.left_sqlx,
+                idle.time_limit,
+                idle.tenant,
+            ),
             None => (
                 // Rare, and large: whoever finds one idle would carry it along.
                 Box::pin(self.0.connections.acquire()).await?,
                 Instant::now(),
                 TimeLimit::default(),
+                None,
             ),
         };
         Ok(Pooled {
@@ -137,6 +153,7 @@ impl<DB: Database> Pool<DB> {
             left_sqlx,
             transaction: Stage::None,
             time_limit,
+            tenant,
             pool: self.clone(),
             permit: Some(permit),
         })
@@ -146,7 +163,7 @@ impl<DB: Database> Pool<DB> {
     /// within the connection timeout in all, since those behind it wait as well.
     pub(super) async fn begin(&self, statement: SqlStr) -> Result<Pooled<DB>, sqlx::Error> {
         let started = Instant::now();
-        let mut connection = self.acquire().await?;
+        let mut connection = self.acquire(None).await?;
         #[cfg(test)]
         crate::golden::record(statement.as_str());
         connection.transaction = Stage::Unknown;
@@ -194,6 +211,20 @@ impl<DB: Database> Pool<DB> {
         self.0.permits.close();
         self.0.shelf().idle.clear();
         self.0.connections.close().await;
+    }
+}
+
+impl<DB: Database> Shelf<DB> {
+    fn take(&mut self, tenant: Option<&Arc<Named>>) -> Option<Idle<DB>> {
+        let Some(tenant) = tenant else {
+            return self.idle.pop();
+        };
+        let of_tenant =
+            |idle: &Idle<DB>| idle.tenant.as_ref().is_some_and(|other| other.is(tenant));
+        match self.idle.iter().rposition(of_tenant) {
+            Some(place) => Some(self.idle.remove(place)),
+            None => self.idle.pop(),
+        }
     }
 }
 
@@ -263,8 +294,19 @@ impl<DB: Database> Pooled<DB> {
                 since: Instant::now(),
                 left_sqlx: self.left_sqlx,
                 time_limit: mem::take(&mut self.time_limit),
+                tenant: self.tenant.take(),
             });
         }
+    }
+
+    /// Whether its session sees the rows of `tenant`, which a transaction may change for itself.
+    pub(super) fn sees(&self, tenant: &Named) -> bool {
+        self.tenant.as_ref().is_some_and(|other| other.is(tenant))
+    }
+
+    /// After what may have changed whose rows its session sees.
+    pub(super) fn forget_tenant(&mut self) {
+        self.tenant = None;
     }
 
     /// Rolls back. Where that fails the connection is closed, for it would fail whoever came next:
@@ -300,6 +342,23 @@ impl<DB: Database> Pooled<DB> {
     }
 }
 
+impl Pooled<Postgres> {
+    /// Lets its session see the rows of `tenant` and of no other.
+    pub(super) async fn see(&mut self, tenant: &Arc<Named>) -> Result<(), DbErr> {
+        #[cfg(test)]
+        crate::golden::record(&tenant.set);
+        self.tenant = None;
+        self.transaction = Stage::Unknown;
+        let patience = self.pool.patience();
+        let set = sqlx::raw_sql(AssertSqlSafe(tenant.set.clone()));
+        let set = timeout(patience, set.execute(&mut **self)).await;
+        set.map_err(|_| overdue())?.map_err(from_sqlx)?;
+        self.transaction = Stage::None;
+        self.tenant = Some(Arc::clone(tenant));
+        Ok(())
+    }
+}
+
 impl<DB: Database> Drop for Pooled<DB> {
     fn drop(&mut self) {
         let Some(mut connection) = self.connection.take() else {
@@ -317,6 +376,7 @@ impl<DB: Database> Drop for Pooled<DB> {
                     left_sqlx: self.left_sqlx,
                     transaction: Stage::Unknown,
                     time_limit: mem::take(&mut self.time_limit),
+                    tenant: self.tenant.take(),
                     pool: self.pool.clone(),
                     permit: self.permit.take(),
                 };

@@ -23,6 +23,7 @@ use crate::{
     error::from_sqlx,
     presence::{LockSession, Presences},
     sql::Query,
+    tenancy::Tenancy,
 };
 
 /// More than a server in use takes to say that it is there.
@@ -45,6 +46,8 @@ pub(crate) struct PostgresSource {
     /// Whether Citus distributes LangGraph's tables and `threads`, each by its thread.
     pub(super) is_distributed: bool,
     pub(super) clock: Clock,
+    /// Whose rows are seen.
+    pub(crate) tenancy: Tenancy,
     /// The transaction to run in.
     pub(super) unit: Option<Unit<Postgres>>,
     /// How many writes are still to look for rows that are there.
@@ -59,6 +62,7 @@ impl PostgresSource {
         pooler_begin: Option<Arc<str>>,
         query_timeout: Duration,
         is_distributed: bool,
+        tenancy: Tenancy,
         watch: Watch,
     ) -> Self {
         Self {
@@ -67,6 +71,7 @@ impl PostgresSource {
             time_limit: query_timeout + BEYOND_TIMEOUT,
             is_distributed,
             clock: Clock::default(),
+            tenancy,
             unit: None,
             wary: Arc::default(),
             presences: Arc::default(),
@@ -98,11 +103,28 @@ impl PostgresSource {
         match (&self.unit, &self.pooler_begin) {
             (Some(unit), _) => Session::of_unit(unit).await,
             (None, Some(_)) => Ok(Session::Wrapped(self.transaction().await?)),
-            (None, None) => {
-                let connection = self.pool.acquire().await;
-                Ok(Session::Alone(connection.map_err(from_sqlx)?))
-            }
+            (None, None) => Ok(Session::Alone(self.connection().await?)),
         }
+    }
+
+    /// For what may change any setting.
+    pub(super) async fn session_of_script(&self) -> Result<Session<Postgres>, DbErr> {
+        let mut session = self.session().await?;
+        session.connection().forget_tenant();
+        Ok(session)
+    }
+
+    /// A connection, on which one tenant's rows are seen where there are tenants. It stays so, and is
+    /// used for that tenant first.
+    async fn connection(&self) -> Result<Pooled<Postgres>, DbErr> {
+        let tenant = self.tenancy.check()?;
+        let mut connection = self.pool.acquire(tenant).await.map_err(from_sqlx)?;
+        if let Some(tenant) = tenant
+            && !connection.sees(tenant)
+        {
+            connection.see(tenant).await?;
+        }
+        Ok(connection)
     }
 
     /// `query` for one of the connections.
@@ -121,7 +143,11 @@ impl PostgresSource {
     }
 
     async fn transaction(&self) -> Result<Pooled<Postgres>, DbErr> {
-        let begin = match &self.pooler_begin {
+        let tenant = self.tenancy.check()?;
+        let begin = match tenant
+            .map(|tenant| &tenant.begin)
+            .or(self.pooler_begin.as_ref())
+        {
             None => "BEGIN".into_sql_str(),
             Some(begin) => AssertSqlSafe(Arc::clone(begin)).into_sql_str(),
         };

@@ -111,7 +111,7 @@ impl SqliteSource {
                     self.check_file()?;
                     &self.writer
                 };
-                Session::Alone(pool.acquire().await.map_err(from_sqlx)?)
+                Session::Alone(pool.acquire(None).await.map_err(from_sqlx)?)
             }
         };
         match TimeLimit::begin(session.connection(), self.query_timeout).await {

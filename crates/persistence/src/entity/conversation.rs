@@ -28,6 +28,7 @@ impl StoredEntity for Conversation {
 
     const ADDED_TOGETHER: bool = true;
     const POSITION: Option<Column> = Some(Column::Position);
+    const INDEXED_BY_TENANT: bool = true;
     const COUNTED: &'static [Column] = &[Column::Metadata];
 
     fn condition(filter: &ConversationFilter) -> Condition {

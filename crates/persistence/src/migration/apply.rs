@@ -12,7 +12,7 @@ use sea_orm_migration::MigratorTrait;
 use sqlx::{Database, Pool, Postgres, Sqlite, pool::PoolOptions};
 use yai_agentkit_core::{Error, Result, error::Outcome};
 
-use super::{Migration, MigrationState, Script, migration_error, schema_error, unapplied};
+use super::{Migration, MigrationState, Script, TENANTS, migration_error, schema_error, unapplied};
 use crate::{
     connection::{Connection, SqliteSource},
     error,
@@ -105,7 +105,7 @@ impl Migrations for Ours {
     type Migration = Script;
 
     async fn pending(connection: &Connection) -> Result<Vec<Script>, DbErr> {
-        unapplied(connection).await
+        unapplied(connection, connection.is_divided()).await
     }
 
     async fn apply(
@@ -114,7 +114,7 @@ impl Migrations for Ours {
     ) -> Result<Option<Vec<Script>>, DbErr> {
         if let Connection::Sqlite(sqlite) = connection {
             let transaction = begin_on_sqlite(sqlite, limits).await?;
-            let applied = run_unapplied(&transaction).await?;
+            let applied = run_unapplied(&transaction, false).await?;
             transaction.commit().await?;
             return Ok(Some(applied));
         }
@@ -123,15 +123,18 @@ impl Migrations for Ours {
             transaction.undo().await?;
             return Ok(None);
         }
-        let applied = run_unapplied(&*transaction).await?;
+        let applied = run_unapplied(&*transaction, connection.is_divided()).await?;
         transaction.commit().await?;
         Ok(Some(applied))
     }
 }
 
 /// Runs the scripts that the database lacks, as one.
-async fn run_unapplied(connection: &impl ConnectionTrait) -> Result<Vec<Script>, DbErr> {
-    let unapplied = unapplied(connection).await?;
+async fn run_unapplied(
+    connection: &impl ConnectionTrait,
+    is_divided: bool,
+) -> Result<Vec<Script>, DbErr> {
+    let unapplied = unapplied(connection, is_divided).await?;
     let backend = connection.get_database_backend();
     let now = match backend {
         DbBackend::Postgres => "extract(epoch FROM now())::bigint",
@@ -144,6 +147,10 @@ async fn run_unapplied(connection: &impl ConnectionTrait) -> Result<Vec<Script>,
         let Script { name, .. } = script;
         let sql = script.sql(backend);
         all += &format!("{sql};\nINSERT INTO agentkit_migrations VALUES ('{name}', {now});\n");
+    }
+    if is_divided && unapplied.iter().all(|script| script.name != TENANTS.name) {
+        // The tables that are new.
+        all += TENANTS.postgres;
     }
     connection.execute_unprepared(&all).await?;
     Ok(unapplied)

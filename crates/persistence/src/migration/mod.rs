@@ -61,6 +61,13 @@ const MIGRATIONS: [Script; 10] = [
     script!("0010", "audit"),
 ];
 
+/// Divides an installation among tenants, where it is to be, and runs again behind each migration.
+const TENANTS: Script = Script {
+    name: "tenants",
+    postgres: include_str!("postgres/tenants.sql"),
+    sqlite: "",
+};
+
 impl Script {
     fn sql(self, backend: DbBackend) -> &'static str {
         match backend {
@@ -80,13 +87,16 @@ impl Script {
 
 /// Every migration with its state. Reads only.
 pub(crate) async fn status(connection: &Connection) -> Result<Vec<Migration>> {
-    let pending = unapplied(connection).await.map_err(schema_error)?;
+    let is_divided = connection.is_divided();
+    let pending = unapplied(connection, is_divided)
+        .await
+        .map_err(schema_error)?;
     let backend = connection.get_database_backend();
     let state = |script: &Script| match pending.iter().any(|other| other.name == script.name) {
         true => MigrationState::Pending,
         false => MigrationState::Applied,
     };
-    let migrations = MIGRATIONS.iter();
+    let migrations = MIGRATIONS.iter().chain(is_divided.then_some(&TENANTS));
     Ok(migrations
         .map(|script| script.migration(state(script), backend))
         .collect())
@@ -99,7 +109,12 @@ pub(crate) async fn pending(connection: &Connection) -> Result<Vec<Migration>> {
 }
 
 /// The migrations that the database lacks.
-async fn unapplied(connection: &impl ConnectionTrait) -> Result<Vec<Script>, DbErr> {
+async fn unapplied(
+    connection: &impl ConnectionTrait,
+    is_divided: bool,
+) -> Result<Vec<Script>, DbErr> {
+    let mut scripts = MIGRATIONS.to_vec();
+    scripts.extend(is_divided.then_some(TENANTS));
     let backend = connection.get_database_backend();
     let has_any = match backend {
         DbBackend::Postgres => {
@@ -117,13 +132,19 @@ async fn unapplied(connection: &impl ConnectionTrait) -> Result<Vec<Script>, DbE
                     .into(),
             ));
         }
-        return Ok(MIGRATIONS.to_vec());
+        return Ok(scripts);
     }
     let applied = Statement::from_string(backend, "SELECT version FROM agentkit_migrations");
     let rows = connection.query_all_raw(applied).await?;
     let applied = rows.iter().map(|row| row.try_get_by_index(0));
     let applied = applied.collect::<Result<Vec<String>, _>>()?;
-    let known = |name: &String| MIGRATIONS.iter().any(|script| script.name == name);
+    if !is_divided && applied.iter().any(|name| name == TENANTS.name) {
+        return Err(DbErr::Custom(
+            "is divided among tenants, of which nobody may see the others': set DB_TENANTS=true"
+                .into(),
+        ));
+    }
+    let known = |name: &String| scripts.iter().any(|script| script.name == name);
     if !applied.iter().all(known) {
         return Err(DbErr::Custom(
             "has migrations that this version of AgentKit does not know: use a newer version"
@@ -131,9 +152,8 @@ async fn unapplied(connection: &impl ConnectionTrait) -> Result<Vec<Script>, DbE
         ));
     }
     let is_applied = |script: &Script| applied.iter().any(|name| name == script.name);
-    let mut unapplied = MIGRATIONS.to_vec();
-    unapplied.retain(|script| !is_applied(script));
-    Ok(unapplied)
+    scripts.retain(|script| !is_applied(script));
+    Ok(scripts)
 }
 
 /// Whether a SQLite file is one of LangGraph's `SqliteSaver`.

@@ -10,6 +10,7 @@ use crate::{
     DatabaseConfig,
     connection::{Connection, PostgresSource, answers, servers::Servers},
     conninfo,
+    tenancy::Tenancy,
 };
 
 /// A connection that has been idle for longer is tried before it is used.
@@ -132,6 +133,10 @@ pub(super) async fn open(
     });
     let schema = config.values.schema.as_deref();
     let is_distributed = first.has_citus && is_distributed(&mut first.connection, schema).await?;
+    let tenancy = match config.values.tenants {
+        true => Tenancy::Unnamed,
+        false => Tenancy::Undivided,
+    };
     let pool: PgPoolOptions =
         pool_options(config).before_acquire(|connection: &mut PgConnection, meta| {
             Box::pin(async move { Ok(meta.idle_for < TRUSTED_IDLE || answers(connection).await) })
@@ -143,6 +148,7 @@ pub(super) async fn open(
         pooler_begin,
         config.values.query_timeout,
         is_distributed,
+        tenancy,
         watch,
     )))
 }

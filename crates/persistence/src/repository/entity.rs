@@ -84,6 +84,11 @@ pub trait StoredEntity: Entity {
     /// The columns of text or JSON that [`ListQuery::max_bytes`](yai_agentkit_core::ListQuery::max_bytes) counts.
     const COUNTED: &'static [<Self::Table as EntityTrait>::Column] = &[];
 
+    /// Whether its table has a tenant where there are tenants, and pages are read by an index that
+    /// begins with that.
+    #[doc(hidden)]
+    const INDEXED_BY_TENANT: bool = false;
+
     /// Which rows `filter` takes.
     fn condition(filter: &Self::Filter) -> Condition;
 

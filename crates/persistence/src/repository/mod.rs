@@ -320,7 +320,7 @@ FROM (SELECT id FROM agent_conversations LIMIT 1000) c JOIN numbers ON i <= 20;"
     ) {
         let statement = |connection: &Connection| {
             let backend = connection.get_database_backend();
-            let statement = page::rows(backend, query)
+            let statement = page::rows(connection, query)
                 .unwrap()
                 .limit(query.limit + 1)
                 .build(backend);

@@ -1,8 +1,8 @@
 //! Pages of rows: by keyset or offset, bounded in rows and in bytes.
 
 use sea_orm::{
-    ColumnTrait, ColumnType, ConnectionTrait, DbBackend, DbErr, EntityTrait, ModelTrait,
-    PrimaryKeyTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select, Value as SqlValue,
+    ColumnTrait, ColumnType, ConnectionTrait, DbErr, EntityTrait, ModelTrait, PrimaryKeyTrait,
+    QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select, Value as SqlValue,
     sea_query::{self, Expr, Func},
 };
 use yai_agentkit_core::{
@@ -14,6 +14,7 @@ use super::{Column, PrimaryKey, StoredEntity, entity_of, find, key, key_columns,
 use crate::{
     connection::{Connection, retrying},
     error::{is_unreadable, storage_error},
+    tenancy::IS_MINE,
 };
 
 /// Reads a page.
@@ -26,7 +27,7 @@ pub(super) async fn read<E: StoredEntity>(
         limit = rows_within(connection, query, limit, max_bytes).await?;
     }
     // One more tells whether there is a next page.
-    let select = rows(connection.get_database_backend(), query)?.limit(limit + 1);
+    let select = rows(connection, query)?.limit(limit + 1);
     let found = retrying!(connection, select.clone().all(connection));
     let mut found = match found {
         Ok(found) => found,
@@ -55,7 +56,7 @@ async fn rows_within<E: StoredEntity>(
     limit: u64,
     max_bytes: u64,
 ) -> Result<u64> {
-    let select = rows(connection.get_database_backend(), query)?;
+    let select = rows(connection, query)?;
     let select = select.limit(limit).select_only().expr(bytes::<E>());
     let sizes = || select.clone().into_tuple::<i64>();
     let sizes = retrying!(connection, sizes().all(connection));
@@ -91,11 +92,15 @@ async fn list_error<E: StoredEntity>(
 
 /// The rows of `query`, of which a page takes the first.
 pub(super) fn rows<E: StoredEntity>(
-    backend: DbBackend,
+    connection: &Connection,
     query: &ListQuery<E>,
 ) -> Result<Select<E::Table>> {
     let column = E::POSITION.unwrap_or_else(last_key_column::<E>);
-    let select = E::Table::find().filter(E::condition_on(backend, &query.filter));
+    let backend = connection.get_database_backend();
+    let mut select = E::Table::find().filter(E::condition_on(backend, &query.filter));
+    if E::INDEXED_BY_TENANT && connection.is_of_tenant() {
+        select = select.filter(Expr::cust(IS_MINE));
+    }
     let select = match query.order {
         Order::NewestFirst => select.order_by_desc(column),
         Order::OldestFirst => select.order_by_asc(column),

@@ -25,7 +25,9 @@ pub(crate) struct SqlSearch(pub(crate) Connection);
 #[async_trait]
 impl MessageSearch for SqlSearch {
     async fn index(&self, limit: u64) -> Result<u64> {
-        let (connection, limit) = (&self.0, i64::try_from(limit).unwrap_or(i64::MAX));
+        // One goes through all messages, whose ever they are.
+        let connection = &self.0.of_system();
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let indexed = if connection.is_postgres() {
             retrying_undone!(connection, postgres::index(connection, limit))
         } else {
@@ -149,7 +151,7 @@ FROM agent_conversations c JOIN numbers ON i <= 20;";
             .unwrap();
         let query = TextQuery::new("hello 3").unwrap();
         for query in [query.clone(), query.owned_by(Some("owner 7".to_owned()))] {
-            let hits = postgres::hits(&query, [0, 1], 20_000, 100);
+            let hits = postgres::hits(&query, [0, 1], 20_000, 100, false);
             let indexes = [
                 "agent_search_keys_idx",
                 "agent_search_pkey",

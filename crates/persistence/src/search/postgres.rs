@@ -7,7 +7,7 @@ use sea_orm::DbErr;
 use yai_agentkit_core::conversation::{MAX_TEXT, TextQuery};
 
 use super::{BITS, Found, New, wanted};
-use crate::{connection::Connection, sql::Query};
+use crate::{connection::Connection, sql::Query, tenancy::IS_MINE};
 
 /// A block has two to the power of so many positions.
 const BLOCK: u32 = 14;
@@ -118,8 +118,14 @@ pub(super) async fn find(
     while last >= 0 && found.len() < wanted_rows {
         let first = (last + 1 - count).max(0);
         let limit = i64::try_from(wanted_rows - found.len()).unwrap_or(i64::MAX);
-        let rows = hits(query, [first, last], before, limit).rows(&transaction);
-        let rows = rows.await?;
+        let hits = hits(
+            query,
+            [first, last],
+            before,
+            limit,
+            connection.is_of_tenant(),
+        );
+        let rows = hits.rows(&transaction).await?;
         for row in &rows {
             found.push(Found::of(row)?);
         }
@@ -133,10 +139,22 @@ pub(super) async fn find(
     Ok(found)
 }
 
-/// The hits in some blocks, but those that have a newer one in their conversation.
-pub(super) fn hits(query: &TextQuery, [first, last]: [i64; 2], before: i64, limit: i64) -> Query {
+/// The hits in some blocks, but those that have a newer one in their conversation. Those of one tenant
+/// are looked for by place: under row-level security PostgreSQL asks no index whether arrays overlap.
+pub(super) fn hits(
+    query: &TextQuery,
+    [first, last]: [i64; 2],
+    before: i64,
+    limit: i64,
+    of_tenant: bool,
+) -> Query {
     let mut hits = Query::on_postgres();
-    let before = hits.bind(before);
+    let before = hits.bind(before.min((last + 1) << BLOCK));
+    let place = of_tenant.then(|| {
+        let since = hits.bind(first << BLOCK);
+        format!(" AND s.position >= {since} AND s.{IS_MINE}")
+    });
+    let place = place.unwrap_or_default();
     let keys = wanted(query);
     let keys = keys.into_iter().map(|hash| {
         let keys = hits.column(first..=last, |block| key(block, hash));
@@ -150,7 +168,7 @@ pub(super) fn hits(query: &TextQuery, [first, last]: [i64; 2], before: i64, limi
     hits.push(format_args!(
         "SELECT f.conversation_id, f.message_id, f.position FROM (
     SELECT s.conversation_id, s.message_id, s.position FROM agent_search s
-    WHERE s.position < {before}{keys}
+    WHERE s.position < {before}{place}{keys}
     ORDER BY s.position DESC OFFSET 0
 ) f
 WHERE (

@@ -56,6 +56,10 @@ pub(super) fn from_blob(blob: &[u8]) -> Vec<f32> {
 
 /// Makes LangGraph's table of vectors, as its `PostgresStore` does, where there is none.
 pub(super) async fn prepare(connection: &Connection, index: &VectorIndex) -> Result<()> {
+    if connection.is_divided() {
+        let reason = "can't be searched where the installation is divided among tenants";
+        return Err(Error::configuration("vectors", reason));
+    }
     if is_there(connection, index).await? {
         return Ok(());
     }

@@ -88,7 +88,7 @@ pub(super) fn push(query: &mut Query, writes: &Writes<'_>, lock: Lock) {
     SELECT g.prefix, g.key, g.value::jsonb, statement_timestamp(), statement_timestamp(),
         statement_timestamp() + g.minutes * interval '1 minute', g.minutes
     FROM {locked}unnest({prefixes}, {keys}, {values}, {minutes}) g (prefix, key, value, minutes)
-    ON CONFLICT (prefix, key) DO UPDATE
+    ON CONFLICT ON CONSTRAINT store_pkey DO UPDATE
     SET value = excluded.value, updated_at = excluded.updated_at,
         expires_at = excluded.expires_at, ttl_minutes = excluded.ttl_minutes,
         created_at = CASE WHEN s.expires_at <= excluded.updated_at THEN excluded.created_at
@@ -129,7 +129,7 @@ fn push_vectors(query: &mut Query, writes: &Writes<'_>) {
     INSERT INTO store_vectors AS v (prefix, key, field_name, embedding, created_at, updated_at)
     SELECT g.prefix, g.key, g.field, g.embedding::vector, statement_timestamp(), statement_timestamp()
     FROM embedded g
-    ON CONFLICT (prefix, key, field_name) DO UPDATE
+    ON CONFLICT ON CONSTRAINT store_vectors_pkey DO UPDATE
     SET embedding = excluded.embedding, updated_at = excluded.updated_at
 ), forgotten AS (
     DELETE FROM store_vectors v USING (SELECT DISTINCT prefix, key FROM embedded) p

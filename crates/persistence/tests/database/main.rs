@@ -19,4 +19,5 @@ mod sqlite;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod support;
+mod tenants;
 mod tls;

@@ -2,6 +2,9 @@
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
+/// A role that may log in, and no more. PgBouncer knows it by name.
+const SERVER_ROLE: &str = "agentkit_server";
+
 /// An empty PostgreSQL database.
 pub(crate) struct PostgresDatabase {
     name: String,
@@ -31,6 +34,30 @@ impl PostgresDatabase {
         )
         .await;
         database
+    }
+
+    /// One that belongs to a role that is no superuser, as whom its URLs connect; and the URL of who is.
+    pub(crate) async fn create_for_server(purpose: &str) -> (Self, String) {
+        // Another test may be at it.
+        let role = format!(
+            "DO $$ BEGIN CREATE ROLE {SERVER_ROLE} LOGIN;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
+        );
+        execute(&server(), &role).await;
+        let mut database = Self::create(purpose).await;
+        let superuser = database.url.clone();
+        let (name, owner) = (&database.name, SERVER_ROLE);
+        execute(
+            &superuser,
+            &format!("ALTER DATABASE {name} OWNER TO {owner}"),
+        )
+        .await;
+        for url in [&mut database.url, &mut database.pgbouncer_url] {
+            let mut as_server: url::Url = url.parse().unwrap();
+            as_server.set_username(SERVER_ROLE).unwrap();
+            *url = String::from(as_server);
+        }
+        (database, superuser)
     }
 
     /// On the server that has pgvector, without a PgBouncer.

@@ -18,7 +18,7 @@ use crate::{
 const RAISE: Sql = Sql {
     postgres: "INSERT INTO threads AS t (thread_id, updated_at, epoch)
 VALUES ($1, clock_timestamp(), 1)
-ON CONFLICT (thread_id) DO UPDATE
+ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE
 SET updated_at = GREATEST(t.updated_at, excluded.updated_at), epoch = t.epoch + 1
 RETURNING epoch",
     sqlite: "INSERT INTO threads (thread_id, updated_at, epoch) VALUES ($1, $2, 1)
@@ -38,12 +38,16 @@ WHERE conversation_id = $1 AND turn_id = $2 AND name = $3",
 );
 
 /// A record with a value stays.
-const NOTE: Sql = Sql::same(
-    "INSERT INTO agent_turn_records AS r (conversation_id, turn_id, name, type, blob)
+const NOTE: Sql = Sql {
+    postgres: "INSERT INTO agent_turn_records AS r (conversation_id, turn_id, name, type, blob)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT ON CONSTRAINT agent_turn_records_pkey DO UPDATE
+SET type = excluded.type, blob = excluded.blob WHERE r.type IS NULL",
+    sqlite: "INSERT INTO agent_turn_records AS r (conversation_id, turn_id, name, type, blob)
 VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (conversation_id, turn_id, name) DO UPDATE
 SET type = excluded.type, blob = excluded.blob WHERE r.type IS NULL",
-);
+};
 
 impl SqlLedger {
     pub(super) async fn begin(&self, operation: &'static str) -> Result<Transaction> {

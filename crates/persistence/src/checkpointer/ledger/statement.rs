@@ -29,7 +29,7 @@ pub(in crate::checkpointer) fn open_statement(opening: &TurnOpening) -> Query {
 ), thread AS (
     INSERT INTO threads AS t (thread_id, updated_at, epoch)
     SELECT {thread}, clock_timestamp(), 1 FROM free
-    ON CONFLICT (thread_id) DO UPDATE
+    ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE
     SET updated_at = GREATEST(t.updated_at, excluded.updated_at), epoch = t.epoch + 1
     RETURNING epoch
 )"
@@ -82,7 +82,7 @@ fn noted(
     INSERT INTO agent_turn_records AS r (conversation_id, turn_id, name, type, blob)
     SELECT {conversation}, {id}, n.*
     FROM {from}, unnest({names}::text[], {types}::text[], {blobs}::bytea[]) n
-    ON CONFLICT (conversation_id, turn_id, name) DO UPDATE
+    ON CONFLICT ON CONSTRAINT agent_turn_records_pkey DO UPDATE
     SET type = excluded.type, blob = excluded.blob WHERE r.type IS NULL
 )"
     ));
@@ -136,7 +136,7 @@ pub(in crate::checkpointer) fn record_statement(
 ), noted AS (
     INSERT INTO agent_turn_records AS r (conversation_id, turn_id, name, type, blob)
     SELECT {conversation}, {turn}, {name}, {type_tag}, {blob} FROM thread
-    ON CONFLICT (conversation_id, turn_id, name) DO UPDATE
+    ON CONFLICT ON CONSTRAINT agent_turn_records_pkey DO UPDATE
     SET type = excluded.type, blob = excluded.blob
     WHERE r.type IS NULL AND excluded.type IS NOT NULL
     RETURNING 1

@@ -61,7 +61,7 @@ fn raised_thread(query: &mut Query, thread: Parameter, epoch: i64) {
         "WITH thread AS (
     INSERT INTO threads AS t (thread_id, updated_at, epoch)
     VALUES ({thread}, clock_timestamp(), {epoch}::bigint)
-    ON CONFLICT (thread_id) DO UPDATE
+    ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE
     SET updated_at = GREATEST(t.updated_at, excluded.updated_at), epoch = excluded.epoch
     WHERE t.epoch < excluded.epoch
     RETURNING 1

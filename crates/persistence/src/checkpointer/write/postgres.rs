@@ -228,7 +228,7 @@ fn touch_all(query: &mut Query, rows: &Rows<'_>, patience: Option<&str>) -> Para
 ), thread AS (
     INSERT INTO threads AS t (thread_id, updated_at)
     SELECT u.id, clock_timestamp() FROM patience, unnest({threads}::text[]) u (id)
-    ON CONFLICT (thread_id) DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
+    ON CONFLICT ON CONSTRAINT threads_pkey DO UPDATE SET updated_at = GREATEST(t.updated_at, excluded.updated_at)
     WHERE excluded.thread_id = ANY ({with_checkpoint}::text[])
     RETURNING 1
 ), "

@@ -8,6 +8,7 @@ mod mcp;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -63,6 +64,11 @@ const TOKENS: Number<usize> = Number {
     from: 1,
     to: 100_000_000,
     unit: "tokens",
+};
+const REQUESTS: Number<u32> = Number {
+    from: 1,
+    to: 1_000_000,
+    unit: "requests",
 };
 const ATTEMPTS: Number<u32> = Number {
     from: 1,
@@ -200,6 +206,9 @@ settings! {
             "AGENTKIT_TLS_CERTIFICATE", "tls_certificate", "tls-certificate";
         /// the file with the certificate's key
         tls_key: Option<PathBuf> | "none", FilePath, "AGENTKIT_TLS_KEY", "tls_key", "tls-key";
+        /// requests that an owner, or a caller without one, may send in a minute, to each server
+        requests_per_minute: Option<u32> | "no limit", REQUESTS,
+            "AGENTKIT_REQUESTS_PER_MINUTE", "requests_per_minute", "requests-per-minute";
         /// whose tokens (JWT) let somebody in, besides keys: the claim `iss`
         jwt_issuer: Option<String> | "none", Text("NAME"),
             "AGENTKIT_JWT_ISSUER", "jwt.issuer", "jwt-issuer";
@@ -448,6 +457,7 @@ impl Settings {
                 hosts: declared.allowed_hosts.clone().unwrap_or_default(),
                 origins: declared.cors_origins.clone().unwrap_or_default(),
                 without_keys: declared.without_keys,
+                requests_per_minute: declared.requests_per_minute.and_then(NonZeroU32::new),
                 jwt: declared.jwt(&sources)?,
                 mcp: declared.mcp_server,
             },

@@ -18,7 +18,7 @@ use yai_agentkit_core::{
     audit::Actor,
 };
 
-use super::{host::Access, jwt::Tokens, problem::Problem};
+use super::{host::Access, jwt::Tokens, problem::Problem, rate::Rate};
 use crate::keys::{self, Token};
 
 /// For whom a caller acts who may act for all.
@@ -115,6 +115,7 @@ pub(super) struct Gate {
     /// What is known of the keys.
     known: Mutex<Known>,
     tokens: Option<Tokens>,
+    rate: Option<Rate>,
 }
 
 #[derive(Clone, Copy)]
@@ -134,6 +135,7 @@ impl Gate {
             needs_key: access.needs_key(),
             known: Mutex::new(Known::Nothing),
             tokens: access.jwt.clone().map(Tokens::new),
+            rate: access.requests_per_minute.map(Rate::per_minute),
         }
     }
 
@@ -168,6 +170,9 @@ impl Gate {
             return Err(Refusal::Scope(scope));
         }
         caller.owner = acts_for(caller.owner, &parts.headers)?;
+        if let Some(rate) = &self.rate {
+            rate.admit(caller.owner.as_deref().unwrap_or(&caller.name))?;
+        }
         self.check_path(&caller, parts).await?;
         parts.extensions.insert(caller);
         Ok(())

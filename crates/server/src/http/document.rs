@@ -103,6 +103,11 @@ fn add_problems(operation: &mut Operation, names_one: bool, needs_key: bool) {
         ("408", has_body, "The body did not arrive in time"),
         ("413", has_body, "The body is too large"),
         ("415", has_body, "The body is not JSON"),
+        (
+            "429",
+            needs_key,
+            "The owner has sent as many requests as the settings allow",
+        ),
         ("500", true, "The server failed"),
         (
             "503",

@@ -3,6 +3,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    num::NonZeroU32,
     str::FromStr,
 };
 
@@ -26,6 +27,8 @@ pub struct Access {
     pub origins: CorsOrigins,
     /// Whether all may call it from other machines too, as long as there is no key.
     pub without_keys: bool,
+    /// How many requests an owner may send in a minute.
+    pub requests_per_minute: Option<NonZeroU32>,
     /// Whose tokens let somebody in, besides keys.
     pub jwt: Option<JwtConfig>,
     /// What agents of others may do with what is remembered, by MCP.
@@ -39,6 +42,7 @@ impl Default for Access {
             hosts: AllowedHosts::default(),
             origins: CorsOrigins::default(),
             without_keys: false,
+            requests_per_minute: None,
             jwt: None,
             mcp: McpAccess::Read,
         }

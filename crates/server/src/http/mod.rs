@@ -20,6 +20,7 @@ mod mcp;
 mod owner;
 mod page;
 mod problem;
+mod rate;
 mod state;
 mod store;
 pub mod tls;

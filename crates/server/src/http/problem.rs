@@ -139,6 +139,15 @@ impl Problem {
         self
     }
 
+    /// One more request than the settings allow the owner; nothing was done.
+    pub(super) fn too_many_requests(seconds: u32) -> Self {
+        let detail = "the owner has sent as many requests as AGENTKIT_REQUESTS_PER_MINUTE allows";
+        Self {
+            retry_after: Some(seconds),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many-requests", detail)
+        }
+    }
+
     /// What the client has seen is not what is stored.
     pub(super) fn changed_meanwhile() -> Self {
         let detail = "it has changed since it had the `etag` in `if-match`";

@@ -1,12 +1,17 @@
 //! Who may call the server: by which names, and from which pages.
 
+use std::num::NonZeroU32;
+
 use axum::{
     body::Body,
     http::{Method, Request, StatusCode, Version},
 };
 use yai_agentkit_server::http::host::Access;
 
-use crate::support::{Answer, Api, ScriptedAgent};
+use crate::{
+    owners::called_by,
+    support::{Answer, Api, ScriptedAgent},
+};
 
 fn access(address: &str, hosts: &str, origins: &str) -> Api {
     let access = Access {
@@ -169,4 +174,38 @@ async fn a_browser_shows_answers_to_the_pages_of_the_settings_only() {
     let answer = call(&closed, Method::OPTIONS, &preflight).await;
     assert!(!answer.headers.contains_key("access-control-allow-origin"));
     assert_eq!(answer.problem(), "origin-not-allowed");
+}
+
+#[tokio::test]
+async fn an_owner_has_so_many_requests_a_minute_and_takes_none_from_another() {
+    let access = Access {
+        requests_per_minute: NonZeroU32::new(3),
+        ..Access::default()
+    };
+    let api = Api::with_access(ScriptedAgent::default(), access);
+    let [ada, bob] = [Some("ada"), Some("bob")].map(|owner| called_by(&api, owner));
+    let headers = [("host", "localhost")];
+    for _ in 0..3 {
+        assert_eq!(
+            call(&ada, Method::GET, &headers).await.status,
+            StatusCode::OK
+        );
+    }
+    let refused = call(&ada, Method::GET, &headers).await;
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.problem(), "too-many-requests");
+    let wait: u32 = refused.headers["retry-after"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((1..=20).contains(&wait), "{wait}");
+    assert_eq!(
+        call(&bob, Method::GET, &headers).await.status,
+        StatusCode::OK
+    );
+    // Whether the server is well may always be asked.
+    let health = Request::get("/healthz").header("host", "localhost");
+    let health = ada.request(health.body(Body::empty()).unwrap()).await;
+    assert_eq!(health.status, StatusCode::OK);
 }

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
-    CheckpointSelector, ConversationId, Message, MessageId, Role, Stores, ThreadState,
+    CheckpointSelector, ConversationId, Message, MessageId, Role, Storage, Stores, ThreadState,
     checkpoint::CheckpointMetadata,
 };
 use yai_agentkit_persistence::DatabaseConfig;
@@ -34,6 +34,8 @@ const WARM_UP: usize = 5;
 const TURNS: [usize; 3] = [10, 1_000, 10_000];
 /// How many rows are added at once.
 const AT_ONCE: usize = 1_000;
+/// How many of them are made searchable at once.
+const TAKEN_IN: u64 = 1_000;
 
 /// The state of the agent as its checkpoints hold it.
 #[derive(Default, Serialize, Deserialize)]
@@ -200,6 +202,8 @@ async fn lengthen(database: &Database, chat: ConversationId, turns: usize) -> Re
         });
         storage.messages().add_many(said.collect()).await?;
     }
+    // Not while the next turns are measured.
+    while storage.search().index(TAKEN_IN).await? > 0 {}
     storage.close().await;
     Ok(())
 }

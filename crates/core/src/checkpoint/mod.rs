@@ -43,6 +43,9 @@ pub enum Version {
 /// From this count on a version has as many digits as LangGraph's.
 const LONGER: i64 = 10_000_000;
 
+/// Of the random fraction of a short version: 36 bits in six characters.
+const DIGITS: &[u8; 64] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_";
+
 impl Version {
     /// The version after `current`: a count and a random fraction, as in LangGraph's PostgreSQL saver,
     /// but short, since a checkpoint names one for each channel. LangGraph's programs read the count
@@ -67,11 +70,13 @@ impl Version {
             }
         };
         let next = count + 1;
-        let clash = uuid::Uuid::new_v4().as_u128();
+        let random = uuid::Uuid::new_v4();
         Self::Text(if is_short && next < LONGER {
-            format!("+{next:07}.{:010x}", clash % (1 << 40))
+            let bytes = random.as_bytes()[..6].iter();
+            let digits = bytes.map(|byte| char::from(DIGITS[usize::from(byte % 64)]));
+            format!("+{next:07}.{}", digits.collect::<String>())
         } else {
-            format!("{next:032}.{:016}", clash % 10_u128.pow(16))
+            format!("{next:032}.{:016}", random.as_u128() % 10_u128.pow(16))
         })
     }
 

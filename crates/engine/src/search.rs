@@ -12,7 +12,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const AT_ONCE: u64 = 200;
 
 impl TurnEngine {
-    /// The same engine, which while it [keeps](Self::keep) makes messages [searchable](yai_agentkit_core::conversation::MessageSearch).
+    /// The same engine, which while it [keeps](Self::keep) makes messages [searchable](yai_agentkit_core::conversation::ConversationSearch).
     #[must_use]
     pub fn with_search(self, indexes: bool) -> Self {
         Self { indexes, ..self }

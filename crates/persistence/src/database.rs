@@ -6,7 +6,7 @@ use sea_orm_migration::MigratorTrait;
 use uuid::Uuid;
 use yai_agentkit_core::{
     ConversationId, Error, Repository, Result, Storage, Stores, ThreadId, UnitOfWork,
-    conversation::MessageSearch, retention::RetentionStore, storage::HasStores,
+    conversation::ConversationSearch, retention::RetentionStore, storage::HasStores,
 };
 
 use crate::{
@@ -210,7 +210,7 @@ impl HasStores for Database {
 
 #[async_trait]
 impl Storage for Database {
-    fn search(&self) -> Arc<dyn MessageSearch> {
+    fn search(&self) -> Arc<dyn ConversationSearch> {
         Arc::new(SqlSearch(self.connection.clone()))
     }
 

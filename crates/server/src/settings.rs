@@ -227,6 +227,10 @@ settings! {
         /// what agents of others may do with what is remembered, by MCP at /mcp
         mcp_server: McpAccess = "read", MCP_ACCESS,
             "AGENTKIT_MCP_SERVER", "mcp_server", "mcp-server";
+        /// the server that `chat` and the lists talk to in place of the database
+        server: Option<Url> | "none", URL, "AGENTKIT_SERVER", "server", "server";
+        /// the key for that server
+        api_key: Option<String> | "none", Text("KEY"), "AGENTKIT_API_KEY", "api_key", "";
         /// seconds that running turns get to reach a checkpoint when the server stops
         shutdown_timeout: Duration = "30", WHOLE_SECONDS,
             "AGENTKIT_SHUTDOWN_TIMEOUT", "shutdown_timeout", "shutdown-timeout";
@@ -320,6 +324,10 @@ pub struct Settings {
     pub mcp: Vec<McpConfig>,
     /// How many bytes a request may have.
     pub body_limit: usize,
+    /// Where commands ask in place of the database.
+    pub server: Option<Url>,
+    /// The key that they show there.
+    pub api_key: Option<String>,
     /// How many connections there may be, and how long each may take.
     pub connections: ConnectionLimits,
     /// By which names the server may be called, and from which pages.
@@ -464,6 +472,8 @@ impl Settings {
             tls: declared.tls(&sources)?,
             bind: declared.bind,
             body_limit: declared.body_limit,
+            server: declared.server.clone(),
+            api_key: declared.api_key.clone(),
             shutdown_timeout: declared.shutdown_timeout,
             log_format: declared.log_format,
             log: declared.log.clone(),

@@ -1,7 +1,11 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value as Json};
 
 use crate::{
@@ -342,6 +346,30 @@ impl From<&Thread> for ThreadCursor {
             updated_at: thread.updated_at,
             id: thread.id.clone(),
         }
+    }
+}
+
+impl fmt::Display for ThreadCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = self.updated_at.to_rfc3339_opts(SecondsFormat::Micros, true);
+        write!(f, "{time},{}", self.id)
+    }
+}
+
+/// A time and a thread, whose id may be anything.
+impl FromStr for ThreadCursor {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parts = text.split_once(',');
+        let place = parts.and_then(|(time, id)| Some((time.parse().ok()?, id)));
+        let (updated_at, id) = place.ok_or_else(|| {
+            Error::invalid("cursor", "must be a time, a comma and the id of a thread")
+        })?;
+        Ok(Self {
+            updated_at,
+            id: id.into(),
+        })
     }
 }
 

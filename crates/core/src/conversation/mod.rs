@@ -9,9 +9,9 @@ pub use crate::id::InConversation;
 pub use form::MessageForm;
 pub use message::{Message, MessageFilter, Role};
 pub use part::{Part, Source};
-pub use search::{Hit, HitCursor, MAX_TEXT, MessageSearch, TextQuery, terms};
-
-use std::collections::BTreeMap;
+pub use search::{
+    ConversationSearch, Fields, Hit, HitCursor, MAX_TEXT, SearchQuery, Wanted, scalar, terms,
+};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -94,7 +94,7 @@ impl Conversation {
     }
 }
 
-/// Which conversations; the default is all.
+/// Which conversations; the default is all. By words and metadata they are found by [`ConversationSearch`].
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ConversationFilter {
@@ -104,11 +104,6 @@ pub struct ConversationFilter {
     pub owner: Option<String>,
     /// Only those with exactly this title.
     pub title: Option<String>,
-    /// Only those with this text in their title, in capitals or not as far as ASCII goes.
-    pub title_has: Option<String>,
-    /// Only those whose metadata are an object with these fields: text, numbers, booleans or null.
-    /// Another value is in none.
-    pub metadata: BTreeMap<String, Json>,
 }
 
 impl ConversationFilter {
@@ -124,20 +119,6 @@ impl ConversationFilter {
     #[must_use]
     pub fn owned_by(mut self, owner: Option<String>) -> Self {
         self.owner = owner;
-        self
-    }
-
-    /// Only those with `text` in their title.
-    #[must_use]
-    pub fn title_has(mut self, text: impl Into<String>) -> Self {
-        self.title_has = Some(text.into());
-        self
-    }
-
-    /// Only those whose metadata have this field.
-    #[must_use]
-    pub fn metadata(mut self, field: impl Into<String>, value: impl Into<Json>) -> Self {
-        self.metadata.insert(field.into(), value.into());
         self
     }
 

@@ -1,8 +1,12 @@
-//! Finding conversations by what was said in them.
+//! Finding conversations by what was said in them, and by what they are called and marked with.
 
-use std::{collections::BTreeSet, iter};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter,
+};
 
 use async_trait::async_trait;
+use serde_json::Value as Json;
 
 use crate::{
     ConversationId, Error, MessageId, Result,
@@ -19,30 +23,33 @@ const MAX_TERMS: usize = 32;
 /// How much of a word counts, in characters.
 const MAX_WORD: usize = 64;
 
-/// Finds conversations by the texts of their messages, whatever branch these are on.
+/// Finds conversations, each at one place: there the newest comes first, and there a page ends, so
+/// that a page costs the same at any depth.
 ///
-/// A message is found once it was taken into the [`index`](Self::index), behind what writes it. Who
-/// changes a message, or the owner of a conversation, finds what was there when it was taken in.
+/// What was said is found once it was taken into the [`index`](Self::index), behind what writes it, on
+/// whatever branch it is: who changes a message, or the owner of a conversation, finds what was there
+/// when it was taken in. [`Wanted::Fields`] are found as they are now; the index makes that fast.
 #[async_trait]
-pub trait MessageSearch: Send + Sync {
-    /// Takes in messages that were stored since, and returns about how many: at most `limit`, and 0
-    /// where there are no more, or somebody else is at it.
+pub trait ConversationSearch: Send + Sync {
+    /// Takes in what was stored since, and returns about how much: at most `limit`, and 0
+    /// where there is no more, or somebody else is at it.
     async fn index(&self, limit: u64) -> Result<u64>;
 
-    /// The conversations with a message that has all words, each with the newest such message, and
-    /// the newest of these first.
-    async fn find(&self, query: &TextQuery) -> Result<Page<Hit, HitCursor>>;
+    /// The conversations that are wanted. Such a one stands where the newest of its messages does that
+    /// has all words of a text; by its title and its metadata it stands where it does in the list of all:
+    /// where the last message of a person does, or, where there is none, where it was made.
+    async fn find(&self, query: &SearchQuery) -> Result<Page<Hit, HitCursor>>;
 }
 
-/// Where a page of hits ends: its cost does not depend on how far that is.
+/// Where a page of hits ends.
 pub type HitCursor = Cursor<MessageId>;
 
 /// What is searched for.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct TextQuery {
-    /// The words, as [`terms`] makes them.
-    pub terms: BTreeSet<String>,
+pub struct SearchQuery {
+    /// By what.
+    pub wanted: Wanted,
     /// Only in the conversations of this owner.
     pub owner: Option<String>,
     /// Behind the place where the page before has ended.
@@ -51,23 +58,72 @@ pub struct TextQuery {
     pub limit: u64,
 }
 
-impl TextQuery {
-    /// The conversations with all words of `text`, the first hundred. One without words is refused,
-    /// and one with too many.
-    pub fn new(text: &str) -> Result<Self> {
-        validate::text("text", text)?;
-        let terms = terms(text);
-        if terms.is_empty() || terms.len() > MAX_TERMS {
-            let reason =
-                format!("must have 1 to {MAX_TERMS} words, or pairs of Chinese characters");
-            return Err(Error::invalid("text", reason));
+/// What a conversation that is searched for has.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wanted {
+    /// A message with all these words, as [`terms`] makes them, or a title with all of them.
+    Text(BTreeSet<String>),
+    /// These fields.
+    Fields(Fields),
+}
+
+/// What a conversation is called and marked with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fields {
+    /// Words of its title, as [`terms`] makes them.
+    pub title: BTreeSet<String>,
+    /// Fields of its metadata: text, numbers, booleans or null. Another value is in none.
+    pub metadata: BTreeMap<String, Json>,
+}
+
+impl Fields {
+    /// Whether a conversation with this title and these metadata has all of them.
+    pub fn are_of(&self, title: Option<&str>, metadata: Option<&Json>) -> bool {
+        let has_field = |(field, wanted): (&String, &Json)| {
+            let value = metadata.and_then(|metadata| metadata.get(field));
+            scalar(wanted).is_some_and(|wanted| value.and_then(scalar) == Some(wanted))
+        };
+        let has_title = || self.title.is_subset(&terms(title.unwrap_or_default()));
+        self.metadata.iter().all(has_field) && (self.title.is_empty() || has_title())
+    }
+}
+
+/// The JSON of a value that has no parts, the same for the same number.
+pub fn scalar(value: &Json) -> Option<String> {
+    match value {
+        Json::Array(_) | Json::Object(_) => None,
+        Json::Number(number) if !number.is_i64() && !number.is_u64() => {
+            let number = number.as_f64()?;
+            Some(number.to_string())
         }
-        Ok(Self {
-            terms,
+        scalar => Some(scalar.to_string()),
+    }
+}
+
+impl SearchQuery {
+    /// The conversations with all words of `text` in a message or in their title, the first hundred. A
+    /// text without words is refused, and one with too many.
+    pub fn text(text: &str) -> Result<Self> {
+        Ok(Self::new(Wanted::Text(words("text", text)?)))
+    }
+
+    /// The conversations with all words of `title` in theirs, where it is given, and all these fields in
+    /// their metadata, the first hundred.
+    pub fn fields(title: Option<&str>, metadata: BTreeMap<String, Json>) -> Result<Self> {
+        let title = title.map(|title| words("title", title)).transpose()?;
+        Ok(Self::new(Wanted::Fields(Fields {
+            title: title.unwrap_or_default(),
+            metadata,
+        })))
+    }
+
+    fn new(wanted: Wanted) -> Self {
+        Self {
+            wanted,
             owner: None,
             before: None,
             limit: 100,
-        })
+        }
     }
 
     /// Only in the conversations of `owner`, where there is one.
@@ -94,13 +150,23 @@ impl TextQuery {
     }
 }
 
+fn words(field: &'static str, text: &str) -> Result<BTreeSet<String>> {
+    validate::text(field, text)?;
+    let terms = terms(text);
+    if terms.is_empty() || terms.len() > MAX_TERMS {
+        let reason = format!("must have 1 to {MAX_TERMS} words, or pairs of Chinese characters");
+        return Err(Error::invalid(field, reason));
+    }
+    Ok(terms)
+}
+
 /// A conversation that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hit {
     /// Which.
     pub conversation_id: ConversationId,
-    /// Its newest message that has all words.
-    pub message_id: MessageId,
+    /// Its newest message that has all words; `None` where its title or its metadata were found.
+    pub message_id: Option<MessageId>,
 }
 
 /// What a text is found by: its words in lower case, and of scripts that put no space between words
@@ -177,9 +243,18 @@ mod tests {
 
     #[test]
     fn a_search_without_words_is_refused_and_one_with_too_many() {
-        assert!(TextQuery::new("?!").is_err());
+        assert!(SearchQuery::text("?!").is_err());
         let many: Vec<String> = (0..33).map(|word| word.to_string()).collect();
-        assert!(TextQuery::new(&many.join(" ")).is_err());
-        assert!(TextQuery::new(&many[1..].join(" ")).is_ok());
+        assert!(SearchQuery::text(&many.join(" ")).is_err());
+        assert!(SearchQuery::text(&many[1..].join(" ")).is_ok());
+    }
+
+    #[test]
+    fn a_number_is_the_same_however_it_is_written() {
+        let scalars = ["7", "7.0", "70e-1", "\"7\"", "7.5", "null", "[]"];
+        let scalars = scalars.map(|json| scalar(&serde_json::from_str(json).unwrap()));
+        let expected = ["7", "7", "7", "\"7\"", "7.5", "null"];
+        assert_eq!(scalars[..6], expected.map(|text| Some(text.to_owned())));
+        assert_eq!(scalars[6], None);
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     Stores, ThreadId, Turn, TurnId, TurnStore, UnitOfWork, Value,
     access::ApiKey,
     audit::{AuditEntry, AuditLog},
-    conversation::{InConversation, MessageSearch},
+    conversation::{ConversationSearch, InConversation},
     retention::RetentionStore,
     storage::HasStores,
     store::MemoryStore,
@@ -187,7 +187,7 @@ impl HasStores for MemoryStorage {
 
 #[async_trait]
 impl Storage for MemoryStorage {
-    fn search(&self) -> Arc<dyn MessageSearch> {
+    fn search(&self) -> Arc<dyn ConversationSearch> {
         Arc::new(search::MemorySearch(self.access.clone()))
     }
 

@@ -246,15 +246,6 @@ impl MemoryEntity for Conversation {
                 .owner
                 .as_ref()
                 .is_none_or(|owner| self.owner.as_ref() == Some(owner))
-            && filter.title_has.as_ref().is_none_or(|text| {
-                let title = self.title.as_ref().map(|title| title.to_ascii_lowercase());
-                title.is_some_and(|title| title.contains(&text.to_ascii_lowercase()))
-            })
-            && filter.metadata.iter().all(|(field, value)| {
-                let is_scalar = !value.is_object() && !value.is_array();
-                let metadata = self.metadata.as_ref().and_then(|all| all.get(field));
-                is_scalar && metadata == Some(value)
-            })
     }
 
     fn is_excluded<'a>(&self, mut others: impl Iterator<Item = &'a Self>) -> bool {

@@ -12,7 +12,7 @@ use crate::{
     Checkpointer, Conversation, ConversationId, Message, Result, ThreadId, Turn, TurnStore,
     access::ApiKey,
     audit::AuditLog,
-    conversation::MessageSearch,
+    conversation::ConversationSearch,
     retention::RetentionStore,
     store::MemoryStore,
     turn::{IdempotencyKey, TurnLedger},
@@ -132,7 +132,7 @@ pub trait Storage: Stores {
     }
 
     /// What finds conversations by the texts of their messages.
-    fn search(&self) -> Arc<dyn MessageSearch>;
+    fn search(&self) -> Arc<dyn ConversationSearch>;
 
     /// What deletes what is not kept any more.
     fn retention(&self) -> Arc<dyn RetentionStore>;

@@ -16,7 +16,7 @@ use yai_agentkit_core::{
     access::ApiKey,
     audit::AuditLog,
     checkpoint::{DeltaChannelHistory, PruneStrategy, Thread, ThreadCursor, ValueKey},
-    conversation::MessageSearch,
+    conversation::ConversationSearch,
     retention::RetentionStore,
     storage::{Change, Cursor, Page},
     store::MemoryStore,
@@ -173,7 +173,7 @@ const fn of_storage(name: &'static str) -> Call {
 
 #[async_trait]
 impl<W: Watch> Storage for Watched<Arc<dyn Storage>, W> {
-    fn search(&self) -> Arc<dyn MessageSearch> {
+    fn search(&self) -> Arc<dyn ConversationSearch> {
         self.inner.search()
     }
 

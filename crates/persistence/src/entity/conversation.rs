@@ -1,4 +1,4 @@
-use sea_orm::{Condition, DbBackend, Value as SqlValue, entity::prelude::*, sea_query::Expr};
+use sea_orm::{Condition, entity::prelude::*};
 use yai_agentkit_core::{Conversation, ConversationId, conversation::ConversationFilter};
 
 use crate::StoredEntity;
@@ -42,52 +42,8 @@ impl StoredEntity for Conversation {
             .add_option(filter.title.as_ref().map(|title| Column::Title.eq(title)))
     }
 
-    fn condition_on(backend: DbBackend, filter: &ConversationFilter) -> Condition {
-        let all = Self::condition(filter).add_option(
-            filter
-                .title_has
-                .as_ref()
-                .map(|text| title_has(backend, text)),
-        );
-        filter.metadata.iter().fold(all, |all, (field, value)| {
-            all.add(has_field(backend, field, value))
-        })
-    }
-}
-
-/// By the letters of ASCII alone, as SQLite does it.
-fn title_has(backend: DbBackend, text: &str) -> Expr {
-    let has = match backend {
-        DbBackend::Postgres => r#"strpos(lower("title" COLLATE "C"), $1) > 0"#,
-        _ => r#"instr(lower("title"), ?) > 0"#,
-    };
-    Expr::cust_with_values(has, [text.to_ascii_lowercase()])
-}
-
-/// Whether the metadata have this field.
-fn has_field(backend: DbBackend, field: &str, value: &Json) -> Expr {
-    if value.is_object() || value.is_array() {
-        return Expr::val(false);
-    }
-    if backend == DbBackend::Postgres {
-        let object = serde_json::json!({ field: value }).to_string();
-        return Expr::cust_with_values(r#""metadata_"::jsonb @> $1::jsonb"#, [object]);
-    }
-    const FIELD: &str = r#"EXISTS (SELECT 1 FROM json_each("metadata_") f WHERE f.key = ? AND "#;
-    let with = |what: &str, value: SqlValue| {
-        Expr::cust_with_values(format!("{FIELD}{what})"), [field.into(), value])
-    };
-    match value {
-        Json::String(text) => with("f.type = 'text' AND f.value = ?", text.as_str().into()),
-        Json::Number(number) => {
-            let number = match number.as_i64() {
-                Some(integer) => integer.into(),
-                None => number.as_f64().into(),
-            };
-            with("f.type IN ('integer', 'real') AND f.value = ?", number)
-        }
-        Json::Bool(is) => with("f.type = ?", if *is { "true" } else { "false" }.into()),
-        _ => with("f.type = ?", "null".into()),
+    fn searched(&self) -> Option<&Conversation> {
+        Some(self)
     }
 }
 

@@ -11,7 +11,7 @@ use yai_agentkit_core::{
     access::{ApiKey, Scope},
     audit::{Action, Actor, AuditQuery},
     checkpoint::{CheckpointMetadata, CheckpointSource},
-    conversation::{ConversationFilter, MessageFilter, TextQuery},
+    conversation::{ConversationFilter, MessageFilter, SearchQuery},
     retention::{RetentionPolicy, Sweep},
     turn::{EventBatch, IdempotencyKey, LatestBatches, OwnerId, TurnChange, TurnFilter},
 };
@@ -43,11 +43,6 @@ async fn conversations(golden: &mut Golden) -> Conversation {
     let mut titled = ConversationFilter::default();
     titled.title = stored.title.clone();
     let owned = ConversationFilter::default().owned_by(Some("Ada".to_owned()));
-    let matching = ConversationFilter::default().title_has("gold");
-    let matching = matching.metadata("text", "a").metadata("number", 7);
-    let matching = matching
-        .metadata("is", true)
-        .metadata("nothing", json!(null));
     let all = ListQuery::<Conversation>::default();
     for (name, query) in [
         ("conversations_list_next", all.clone().after(stored.id)),
@@ -58,7 +53,6 @@ async fn conversations(golden: &mut Golden) -> Conversation {
         ),
         ("conversations_list_titled", ListQuery::filtered(titled)),
         ("conversations_list_of_owner", ListQuery::filtered(owned)),
-        ("conversations_list_matching", ListQuery::filtered(matching)),
     ] {
         list(golden, name, &query).await;
     }
@@ -115,7 +109,15 @@ async fn search(golden: &mut Golden) {
         .await;
     golden
         .call("search_find", async |database| {
-            let query = TextQuery::new("Hello").unwrap();
+            let query = SearchQuery::text("Hello").unwrap();
+            let query = query.owned_by(Some("Ada".to_owned()));
+            drop(database.search().find(&query).await.unwrap());
+        })
+        .await;
+    golden
+        .call("search_find_fields", async |database| {
+            let metadata = [("customer".to_owned(), json!(7))];
+            let query = SearchQuery::fields(Some("Golden"), metadata.into()).unwrap();
             let query = query.owned_by(Some("Ada".to_owned()));
             drop(database.search().find(&query).await.unwrap());
         })

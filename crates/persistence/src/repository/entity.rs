@@ -1,7 +1,7 @@
 //! How an application's own entity becomes a row.
 
-use sea_orm::{Condition, DbBackend, EntityTrait, IntoActiveModel, PrimaryKeyTrait};
-use yai_agentkit_core::{Entity, error::BoxError};
+use sea_orm::{Condition, EntityTrait, IntoActiveModel, PrimaryKeyTrait};
+use yai_agentkit_core::{Conversation, Entity, error::BoxError};
 
 /// How an [`Entity`] is stored: as a row of a SeaORM entity.
 ///
@@ -89,11 +89,12 @@ pub trait StoredEntity: Entity {
     #[doc(hidden)]
     const INDEXED_BY_TENANT: bool = false;
 
+    /// The conversation, where it is one: the index of words follows what changes in it.
+    #[doc(hidden)]
+    fn searched(&self) -> Option<&Conversation> {
+        None
+    }
+
     /// Which rows `filter` takes.
     fn condition(filter: &Self::Filter) -> Condition;
-
-    /// Which rows `filter` takes, where that is not said alike on both databases.
-    fn condition_on(_backend: DbBackend, filter: &Self::Filter) -> Condition {
-        Self::condition(filter)
-    }
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, IntoActiveModel,
-    Iterable, PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QuerySelect,
-    Select, SelectExt, Value as SqlValue,
+    ActiveModelTrait, ColumnTrait, Condition, DbErr, EntityTrait, IntoActiveModel, Iterable,
+    PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QuerySelect, Select,
+    SelectExt, Value as SqlValue,
     sea_query::{IntoValueTuple, LockType},
 };
 use yai_agentkit_core::{
@@ -23,6 +23,7 @@ use crate::{
     connection::{Connection, retrying, retrying_undone},
     error::{is_foreign_key_violation, is_unique_violation, is_unreadable, storage_error},
     precision::truncate_times,
+    search::{self, hashes_of},
 };
 
 type Model<E> = <<E as StoredEntity>::Table as EntityTrait>::Model;
@@ -109,7 +110,8 @@ impl<E: StoredEntity> SqlRepository<E> {
         let stored = find::<E>(id).lock(LockType::NoKeyUpdate);
         let stored = stored.one(&*transaction).await;
         let stored = stored.map_err(|error| read_error::<E>("update", id, error))?;
-        let mut entity = entity_of(stored.ok_or_else(|| Error::not_found(E::NAME, id))?)?;
+        let mut entity: E = entity_of(stored.ok_or_else(|| Error::not_found(E::NAME, id))?)?;
+        let found_by = entity.searched().map(hashes_of);
         change(&mut entity)?;
         entity.changed(id, transaction.now())?;
         let entity = Self::as_stored(entity)?;
@@ -117,6 +119,13 @@ impl<E: StoredEntity> SqlRepository<E> {
         updated
             .await
             .map_err(|error| write_error("update", &entity, error))?;
+        if let Some(conversation) = entity.searched() {
+            let hashes = hashes_of(conversation);
+            if found_by.as_ref() != Some(&hashes) {
+                let replaced = search::replace(&transaction, conversation.id, hashes);
+                replaced.await.map_err(failed)?;
+            }
+        }
         transaction.commit().await.map_err(failed)?;
         Ok(entity)
     }
@@ -265,8 +274,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     }
 
     async fn count(&self, filter: &E::Filter) -> Result<u64> {
-        let backend = self.connection.get_database_backend();
-        let select = E::Table::find().filter(E::condition_on(backend, filter));
+        let select = E::Table::find().filter(E::condition(filter));
         let count = retrying!(self.connection, select.clone().count(&self.connection));
         count.map_err(|error| storage_error("count", error))
     }
@@ -274,7 +282,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::QueryTrait;
+    use sea_orm::{ConnectionTrait, QueryTrait};
     use yai_agentkit_core::{
         Conversation, ConversationId, Message, MessageId,
         conversation::{ConversationFilter, MessageFilter},

@@ -1,8 +1,8 @@
 //! Pages of rows: by keyset or offset, bounded in rows and in bytes.
 
 use sea_orm::{
-    ColumnTrait, ColumnType, ConnectionTrait, DbErr, EntityTrait, ModelTrait, PrimaryKeyTrait,
-    QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select, Value as SqlValue,
+    ColumnTrait, ColumnType, DbErr, EntityTrait, ModelTrait, PrimaryKeyTrait, QueryFilter,
+    QueryOrder, QuerySelect, QueryTrait, Select, Value as SqlValue,
     sea_query::{self, Expr, Func},
 };
 use yai_agentkit_core::{
@@ -96,8 +96,7 @@ pub(super) fn rows<E: StoredEntity>(
     query: &ListQuery<E>,
 ) -> Result<Select<E::Table>> {
     let column = E::POSITION.unwrap_or_else(last_key_column::<E>);
-    let backend = connection.get_database_backend();
-    let mut select = E::Table::find().filter(E::condition_on(backend, &query.filter));
+    let mut select = E::Table::find().filter(E::condition(&query.filter));
     if E::INDEXED_BY_TENANT && connection.is_of_tenant() {
         select = select.filter(Expr::cust(IS_MINE));
     }

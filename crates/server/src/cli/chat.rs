@@ -1,4 +1,5 @@
 use std::{
+    fmt::Display,
     io::{IsTerminal, stdin},
     pin::pin,
     time::Duration,
@@ -15,7 +16,7 @@ use uuid::Uuid;
 use yai_agentkit_core::{Conversation, ConversationId, Message, Role, error::BoxError};
 use yai_agentkit_persistence::Database;
 
-use super::{list, telling::Telling, turn_engine};
+use super::{list, remote::Remote, remote_chat::RemoteChat, telling::Telling, turn_engine};
 use crate::settings::Settings;
 use yai_agentkit_engine::{
     SendOptions, TurnEngine, TurnError, TurnHandle, TurnOutcome, error_chain,
@@ -37,6 +38,19 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<(), BoxError> {
+    if let Some(remote) = Remote::of(&settings)? {
+        let chat = match arguments.conversation {
+            Some(id) => RemoteChat::go_on(remote, id).await?,
+            None => RemoteChat::begin(remote).await?,
+        };
+        if arguments.conversation.is_none() {
+            say_how_to_go_on(chat.conversation());
+        }
+        return match arguments.message {
+            Some(message) => chat.say(message).await,
+            None => converse(async |line| chat.say(line).await).await,
+        };
+    }
     let database = Database::connect(&settings.database).await?;
     let turns = turn_engine(&settings, &database).await?;
     let keeper = turns.clone();
@@ -50,17 +64,21 @@ pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<(), 
         None => {
             let new = Conversation::new(None, None);
             let id = turns.conversations().create(new).await?.id;
-            eprintln!("Conversation {id}; go on with: agentkit chat --conversation {id}");
+            say_how_to_go_on(id);
             id
         }
     };
     match arguments.message {
         Some(message) => say(&turns, conversation, message).await?,
-        None => converse(&turns, conversation).await?,
+        None => converse(async |line| say(&turns, conversation, line).await).await?,
     }
     keeper.abort();
     database.close().await;
     Ok(())
+}
+
+fn say_how_to_go_on(id: impl Display) {
+    eprintln!("Conversation {id}; go on with: agentkit chat --conversation {id}");
 }
 
 /// Waits for the turn that is under way, if there is one, and shows what it comes to.
@@ -86,7 +104,7 @@ async fn finish(turns: &TurnEngine, conversation: ConversationId) -> Result<(), 
             if due.is_ok() {
                 eprintln!("Still due:");
             }
-            Telling::default().end(due)
+            Telling::default().end(due.map(Into::into).map_err(Into::into))
         }
     }
 }
@@ -130,13 +148,13 @@ impl Input {
 }
 
 /// Answers what is said; an answer that fails does not end the conversation.
-async fn converse(turns: &TurnEngine, conversation: ConversationId) -> Result<(), BoxError> {
+async fn converse(say: impl AsyncFn(String) -> Result<(), BoxError>) -> Result<(), BoxError> {
     let mut input = Input::open()?;
     while let Some(line) = input.next().await? {
         if line.trim().is_empty() {
             continue;
         }
-        if let Err(error) = say(turns, conversation, line).await {
+        if let Err(error) = say(line).await {
             eprintln!("error: {}", error_chain(error.as_ref()));
         }
     }
@@ -175,7 +193,7 @@ async fn say(
             }
         }
     };
-    telling.end(outcome)
+    telling.end(outcome.map(Into::into).map_err(Into::into))
 }
 
 /// Shows what happens in a turn until it has an outcome.

@@ -1,4 +1,4 @@
-//! Lists of what is stored.
+//! Lists of what is stored, in the database or behind a server.
 
 use std::{
     fmt::Display,
@@ -9,23 +9,26 @@ use std::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures::future::try_join_all;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::Value as Json;
 use uuid::Uuid;
 use yai_agentkit_core::{
-    Conversation, ConversationId, Error, ListQuery, MessageId, Storage, Stores, ThreadId, TurnId,
-    checkpoint::ThreadCursor,
-    conversation::{ConversationFilter, HitCursor, MessageFilter, TextQuery},
+    Conversation, ConversationId, Error, ListQuery, Storage, Stores,
+    conversation::{ConversationFilter, HitCursor, MessageFilter, SearchQuery},
     error::BoxError,
-    storage::{self, Cursor},
+    storage,
     turn::TurnFilter,
 };
 use yai_agentkit_persistence::Database;
 
 use super::{
     inspect::open,
+    remote::Remote,
     table::{Table, print_json},
 };
-use crate::settings::Settings;
+use crate::{
+    http::{ConversationBody, MessageBody, ThreadBody, TurnBody},
+    settings::Settings,
+};
 
 /// How much of a text a table shows, in characters.
 const EXCERPT: usize = 100;
@@ -51,7 +54,7 @@ pub(super) struct Arguments {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ArgumentsOfConversations {
-    /// Only those with a message that has all these words
+    /// Only those with a message that has all these words, or a title that has
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
     #[command(flatten)]
@@ -66,33 +69,180 @@ pub(super) struct ArgumentsOfConversation {
     page: Page,
 }
 
+/// What is listed.
+pub(super) enum List {
+    Conversations { search: Option<String> },
+    Messages(Uuid),
+    Turns(Uuid),
+    Threads,
+}
+
+/// Rows as HTTP has them, and where the next ones begin.
+struct Rows {
+    items: Vec<Json>,
+    next: Option<String>,
+}
+
 pub(super) async fn conversations(
     settings: Settings,
     arguments: ArgumentsOfConversations,
 ) -> Result<(), BoxError> {
-    let database = open(settings).await?;
-    let mut query = ListQuery::<Conversation>::default().limit(arguments.page.limit);
-    if let Some(cursor) = arguments.page.cursor::<Cursor<ConversationId>>()? {
-        query = query.after(cursor);
-    }
-    let page = match &arguments.search {
-        Some(text) => search(&database, text, &arguments.page).await?,
-        None => database.conversations().list(&query).await?,
+    let search = arguments.search;
+    show(settings, &List::Conversations { search }, &arguments.page).await
+}
+
+pub(super) async fn messages(
+    settings: Settings,
+    arguments: ArgumentsOfConversation,
+) -> Result<(), BoxError> {
+    let list = List::Messages(arguments.conversation);
+    show(settings, &list, &arguments.page).await
+}
+
+pub(super) async fn turns(
+    settings: Settings,
+    arguments: ArgumentsOfConversation,
+) -> Result<(), BoxError> {
+    let list = List::Turns(arguments.conversation);
+    show(settings, &list, &arguments.page).await
+}
+
+pub(super) async fn threads(settings: Settings, arguments: Arguments) -> Result<(), BoxError> {
+    show(settings, &List::Threads, &arguments.page).await
+}
+
+async fn show(settings: Settings, list: &List, page: &Page) -> Result<(), BoxError> {
+    let rows = match Remote::of(&settings)? {
+        Some(remote) => asked(&remote, list, page).await?,
+        None => {
+            let database = open(settings).await?;
+            let rows = stored(&database, list, page).await?;
+            database.close().await;
+            rows
+        }
     };
-    let headings = ["CONVERSATION", "UPDATED", "TITLE"];
-    arguments
-        .page
-        .print(headings, &page.items, |conversation| {
-            let title = conversation.title.clone().unwrap_or_default();
+    let items = &rows.items;
+    match list {
+        List::Conversations { .. } => {
+            page.print(["CONVERSATION", "UPDATED", "TITLE"], items, |row| {
+                [text(row, "id"), time(row, "updated_at"), text(row, "title")]
+            })
+        }
+        List::Messages(_) => page.print(["MESSAGE", "CREATED", "ROLE", "CONTENT"], items, |row| {
+            let content = excerpt(&text(row, "content"));
             [
-                conversation.id.to_string(),
-                time(conversation.updated_at),
-                title,
+                text(row, "id"),
+                time(row, "created_at"),
+                text(row, "role"),
+                content,
             ]
-        })?;
-    arguments.page.say_next(page.next)?;
-    database.close().await;
-    Ok(())
+        }),
+        List::Turns(_) => {
+            let headings = ["TURN", "CREATED", "STATUS", "ATTEMPT", "WHY"];
+            page.print(headings, items, |row| {
+                let why = match &row["error"] {
+                    Json::Null => text(&row["interrupt"], "question"),
+                    _ => text(row, "error"),
+                };
+                let attempt = row["attempt"].to_string();
+                let (id, status) = (text(row, "id"), text(row, "status"));
+                [id, time(row, "created_at"), status, attempt, excerpt(&why)]
+            })
+        }
+        List::Threads => page.print(["THREAD", "UPDATED", "COPIED FROM"], items, |row| {
+            let parent = text(row, "parent_id");
+            [text(row, "thread_id"), time(row, "updated_at"), parent]
+        }),
+    }?;
+    Ok(page.say_next(rows.next)?)
+}
+
+/// A page of a server, which gives as much at a time as it may.
+async fn asked(remote: &Remote, list: &List, page: &Page) -> Result<Rows, BoxError> {
+    const AT_ONCE: u64 = 1000;
+    let mut query = Vec::new();
+    let path = match list {
+        List::Conversations { search } => {
+            query.extend(search.iter().map(|text| ("text", text.clone())));
+            "/conversations".to_owned()
+        }
+        List::Messages(id) => {
+            let id = remote.conversation(*id).await?;
+            format!("/conversations/{id}/messages")
+        }
+        List::Turns(id) => format!("/chats/{}/turns", remote.conversation(*id).await?),
+        List::Threads => "/threads".to_owned(),
+    };
+    let mut rows = Rows {
+        items: Vec::new(),
+        next: page.after.clone(),
+    };
+    loop {
+        let rest = page.limit.saturating_sub(rows.items.len() as u64);
+        let mut query = query.clone();
+        query.push(("limit", rest.clamp(1, AT_ONCE).to_string()));
+        query.extend(rows.next.take().map(|cursor| ("cursor", cursor)));
+        let mut found = remote.get(&path, &query).await?;
+        if let Json::Array(items) = found["items"].take() {
+            rows.items.extend(items);
+        }
+        rows.next = found["next_cursor"].as_str().map(str::to_owned);
+        if rows.next.is_none() || rows.items.len() as u64 >= page.limit {
+            return Ok(rows);
+        }
+    }
+}
+
+async fn stored(database: &Database, list: &List, page: &Page) -> Result<Rows, BoxError> {
+    match list {
+        List::Conversations { search: Some(text) } => {
+            Rows::of::<ConversationBody, _, _>(search(database, text, page).await?)
+        }
+        List::Conversations { search: None } => {
+            let mut query = ListQuery::<Conversation>::default().limit(page.limit);
+            if let Some(cursor) = page.cursor::<storage::Cursor<ConversationId>>()? {
+                query = query.after(cursor);
+            }
+            Rows::of::<ConversationBody, _, _>(database.conversations().list(&query).await?)
+        }
+        List::Messages(id) => {
+            let id = conversation(database, *id).await?.id;
+            let query = ListQuery::filtered(MessageFilter::of(id)).oldest_first();
+            let mut query = query.limit(page.limit);
+            if let Some(cursor) = page.cursor::<storage::Cursor<_>>()? {
+                query = query.after(cursor.map(|message| id.key(message)));
+            }
+            let found = database.messages().list(&query).await?;
+            Rows::of::<MessageBody, _, _>(found)
+        }
+        List::Turns(id) => {
+            let id = conversation(database, *id).await?.id;
+            let mut query = ListQuery::filtered(TurnFilter::default().of(id)).limit(page.limit);
+            if let Some(cursor) = page.cursor::<storage::Cursor<_>>()? {
+                query = query.after(cursor.map(|turn| id.key(turn)));
+            }
+            Rows::of::<TurnBody, _, _>(database.turns().list(&query).await?)
+        }
+        List::Threads => {
+            let after = page.cursor()?;
+            let checkpointer = database.checkpointer();
+            let found = checkpointer.threads(page.limit, after.as_ref()).await?;
+            Rows::of::<ThreadBody, _, _>(found)
+        }
+    }
+}
+
+impl Rows {
+    fn of<Body: From<Row> + Serialize, Row, Cursor: Display>(
+        page: storage::Page<Row, Cursor>,
+    ) -> Result<Self, BoxError> {
+        let items = page.items.into_iter();
+        let items = items.map(|row| serde_json::to_value(Body::from(row)));
+        Ok(Self {
+            items: items.collect::<Result<_, _>>()?,
+            next: page.next.map(|next| next.to_string()),
+        })
+    }
 }
 
 /// Takes in what no server has, first.
@@ -100,8 +250,8 @@ async fn search(
     database: &Database,
     text: &str,
     page: &Page,
-) -> Result<storage::Page<Conversation, Cursor<ConversationId>>, Error> {
-    let mut query = TextQuery::new(text)?.limit(page.limit);
+) -> Result<storage::Page<Conversation, HitCursor>, Error> {
+    let mut query = SearchQuery::text(text)?.limit(page.limit);
     if let Some(cursor) = page.cursor::<HitCursor>()? {
         query = query.after(&cursor)?;
     }
@@ -113,105 +263,8 @@ async fn search(
     let rows = try_join_all(ids.map(|id| conversations.get(id))).await?;
     Ok(storage::Page {
         items: rows.into_iter().flatten().collect(),
-        next: found.next.map(|next| next.map(|id| ConversationId(id.0))),
+        next: found.next,
     })
-}
-
-pub(super) async fn messages(
-    settings: Settings,
-    arguments: ArgumentsOfConversation,
-) -> Result<(), BoxError> {
-    let database = open(settings).await?;
-    let id = conversation(&database, arguments.conversation).await?.id;
-    let filter = MessageFilter::of(id);
-    let mut query = ListQuery::filtered(filter)
-        .oldest_first()
-        .limit(arguments.page.limit);
-    if let Some(cursor) = arguments.page.cursor::<Cursor<MessageId>>()? {
-        query = query.after(cursor.map(|message| id.key(message)));
-    }
-    let page = database.messages().list(&query).await?;
-    let headings = ["MESSAGE", "CREATED", "ROLE", "CONTENT"];
-    arguments.page.print(headings, &page.items, |message| {
-        let (id, role) = (message.id.to_string(), message.role.to_string());
-        [
-            id,
-            time(message.created_at),
-            role,
-            excerpt(&message.content),
-        ]
-    })?;
-    arguments
-        .page
-        .say_next(page.next.map(|next| next.map(|message| message.id)))?;
-    database.close().await;
-    Ok(())
-}
-
-pub(super) async fn turns(
-    settings: Settings,
-    arguments: ArgumentsOfConversation,
-) -> Result<(), BoxError> {
-    let database = open(settings).await?;
-    let id = conversation(&database, arguments.conversation).await?.id;
-    let filter = TurnFilter::default().of(id);
-    let mut query = ListQuery::filtered(filter).limit(arguments.page.limit);
-    if let Some(cursor) = arguments.page.cursor::<Cursor<TurnId>>()? {
-        query = query.after(cursor.map(|turn| id.key(turn)));
-    }
-    let page = database.turns().list(&query).await?;
-    let headings = ["TURN", "CREATED", "STATUS", "ATTEMPT", "WHY"];
-    arguments.page.print(headings, &page.items, |turn| {
-        let asked = turn.interrupt.as_ref().map(|asked| &*asked.question);
-        let why = turn.error.as_deref().or(asked).unwrap_or_default();
-        let (id, status) = (turn.id.to_string(), turn.status.as_str().to_owned());
-        [
-            id,
-            time(turn.created_at),
-            status,
-            turn.attempt.to_string(),
-            excerpt(why),
-        ]
-    })?;
-    arguments
-        .page
-        .say_next(page.next.map(|next| next.map(|turn| turn.id)))?;
-    database.close().await;
-    Ok(())
-}
-
-pub(super) async fn threads(settings: Settings, arguments: Arguments) -> Result<(), BoxError> {
-    let database = open(settings).await?;
-    let after = arguments
-        .page
-        .after
-        .as_deref()
-        .map(thread_cursor)
-        .transpose()?;
-    let checkpointer = database.checkpointer();
-    let page = checkpointer
-        .threads(arguments.page.limit, after.as_ref())
-        .await?;
-    let rows: Vec<_> = page
-        .items
-        .iter()
-        .map(|thread| {
-            let parent = thread.parent.as_ref().map(ThreadId::as_str);
-            let updated_at = thread.updated_at.to_rfc3339();
-            json!({"thread_id": thread.id.as_str(), "parent_id": parent, "updated_at": updated_at})
-        })
-        .collect();
-    let headings = ["THREAD", "UPDATED", "COPIED FROM"];
-    arguments.page.print(headings, &rows, |row| {
-        ["thread_id", "updated_at", "parent_id"]
-            .map(|field| row[field].as_str().unwrap_or_default().to_owned())
-    })?;
-    let next = page
-        .next
-        .map(|next| format!("{},{}", time(next.updated_at), next.id));
-    arguments.page.say_next(next)?;
-    database.close().await;
-    Ok(())
 }
 
 /// The conversation with this id, or of the thread with this id.
@@ -259,19 +312,16 @@ fn cursor_error(error: impl Display) -> Error {
     Error::configuration("--after", format!("is no place in this list: {error}"))
 }
 
-/// A time and a thread, whose id may be anything.
-fn thread_cursor(text: &str) -> Result<ThreadCursor, Error> {
-    let (updated_at, id) = text
-        .split_once(',')
-        .ok_or_else(|| cursor_error("no comma"))?;
-    Ok(ThreadCursor {
-        updated_at: updated_at.parse().map_err(cursor_error)?,
-        id: id.into(),
-    })
+fn text(row: &Json, field: &str) -> String {
+    row[field].as_str().unwrap_or_default().to_owned()
 }
 
-fn time(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+fn time(row: &Json, field: &str) -> String {
+    let time = text(row, field);
+    let parsed = time.parse::<DateTime<Utc>>();
+    parsed.map_or(time, |time| {
+        time.to_rfc3339_opts(SecondsFormat::Micros, true)
+    })
 }
 
 fn excerpt(text: &str) -> String {

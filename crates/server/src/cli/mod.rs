@@ -12,6 +12,8 @@ mod mcp;
 mod migrate;
 mod prune;
 mod redact;
+mod remote;
+mod remote_chat;
 mod shell;
 mod state;
 mod table;
@@ -99,6 +101,21 @@ enum Command {
     Man(shell::Man),
 }
 
+impl Command {
+    /// Whether it does the same with a server in place of the database, or needs neither.
+    fn may_ask_a_server(&self) -> bool {
+        matches!(
+            self,
+            Self::Serve
+                | Self::Chat(_)
+                | Self::Conversations(_)
+                | Self::Messages(_)
+                | Self::Turns(_)
+                | Self::Threads(_)
+        )
+    }
+}
+
 const HELP: &str = "\
 Examples:
   agentkit                                      serve on http://127.0.0.1:8080, data in ./agentkit.db
@@ -107,6 +124,7 @@ Examples:
   agentkit conversations                        what was talked about
   agentkit messages CONVERSATION                what was said there
   agentkit threads                              what agents have worked on
+  agentkit chat --server https://agents.example.com   the same, and all lists, behind a server
   agentkit show THREAD                          what the agent of a thread knows now
   agentkit fork CONVERSATION --message ID       go on from there in a new conversation
   agentkit prune --dry-run                      how many old checkpoints would go, with how many bytes
@@ -164,6 +182,13 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
     log::start(&settings, default)?;
     for line in settings.unknown_variables() {
         tracing::warn!("{line}");
+    }
+    if settings.server.is_some() && !command.may_ask_a_server() {
+        let reason =
+            "is for `chat`, `conversations`, `messages`, `turns` and `threads`; what this \
+                      command does is done in the database"
+                .to_owned();
+        return Err(settings.refused("AGENTKIT_SERVER", reason).into());
     }
     match command {
         Command::Serve => {

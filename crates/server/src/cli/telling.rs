@@ -1,13 +1,31 @@
 use std::io::{IsTerminal, Write, stderr, stdout};
 
 use yai_agentkit_core::error::BoxError;
-use yai_agentkit_engine::{TurnError, TurnEvent, TurnOutcome};
+use yai_agentkit_engine::{TurnEvent, TurnOutcome};
 
 /// What a person at a terminal is shown of a turn while it runs; other programs get the answer alone.
 pub(super) struct Telling {
     is_terminal: bool,
     /// What the agent has said in the text under way.
     said: String,
+}
+
+/// What a turn comes to.
+pub(super) enum Outcome {
+    Answered(String),
+    Asks(String),
+}
+
+impl From<TurnOutcome> for Outcome {
+    fn from(outcome: TurnOutcome) -> Self {
+        match outcome {
+            TurnOutcome::Answered(answer) => Self::Answered(answer.content),
+            TurnOutcome::Waiting(turn) => {
+                let question = turn.interrupt.map(|asked| asked.question);
+                Self::Asks(question.unwrap_or_default())
+            }
+        }
+    }
 }
 
 impl Default for Telling {
@@ -46,24 +64,23 @@ impl Telling {
 
     /// Shows the answer, as far as it was not shown, or what the agent asks: then the next thing said
     /// is the answer to that.
-    pub(super) fn end(mut self, outcome: Result<TurnOutcome, TurnError>) -> Result<(), BoxError> {
+    pub(super) fn end(mut self, outcome: Result<Outcome, BoxError>) -> Result<(), BoxError> {
         match outcome {
-            Ok(TurnOutcome::Answered(answer)) => {
-                let rest = answer.content.strip_prefix(&self.said);
+            Ok(Outcome::Answered(answer)) => {
+                let rest = answer.strip_prefix(&self.said);
                 if rest.is_none() {
                     self.end_line()?;
                 }
-                writeln!(stdout(), "{}", rest.unwrap_or(&answer.content))?;
+                writeln!(stdout(), "{}", rest.unwrap_or(&answer))?;
             }
-            Ok(TurnOutcome::Waiting(turn)) => {
+            Ok(Outcome::Asks(question)) => {
                 self.end_line()?;
-                let question = turn.interrupt.map(|asked| asked.question);
                 eprintln!("The agent asks; answer with what you say next:");
-                writeln!(stdout(), "{}", question.unwrap_or_default())?;
+                writeln!(stdout(), "{question}")?;
             }
             Err(error) => {
                 self.end_line()?;
-                return Err(error.into());
+                return Err(error);
             }
         }
         Ok(())

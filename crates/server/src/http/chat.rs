@@ -39,7 +39,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// A message.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Message)]
-pub(super) struct MessageBody {
+pub(crate) struct MessageBody {
     /// Orders the messages of a conversation.
     id: Uuid,
     conversation_id: Uuid,

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use axum::{
     Json,
     extract::State,
@@ -7,13 +9,13 @@ use axum::{
 use chrono::{DateTime, Utc};
 use futures::future::try_join_all;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 use yai_agentkit_core::{
     Conversation, ConversationId, Entity, Error, ListQuery, MessageId,
-    conversation::{ConversationFilter, MessageFilter, TextQuery},
+    conversation::{ConversationFilter, MessageFilter, SearchQuery, Wanted, scalar},
     storage::{Cursor, Page},
     validate,
 };
@@ -39,7 +41,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// A conversation.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Conversation)]
-pub(super) struct ConversationBody {
+pub(crate) struct ConversationBody {
     /// Ordered by time of creation.
     id: Uuid,
     /// The thread that holds the agent's checkpoints.
@@ -126,45 +128,64 @@ struct ConversationPage {
     #[serde(default = "default_limit")]
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: u64,
-    /// How many to leave out at the start; costs more the more there are. Not with `cursor`, and
-    /// refused where fewer than `limit` fit into a page, since `offset` + `limit` would skip the
-    /// others.
+    /// How many to leave out at the start; costs more the more there are. Not with `cursor`, a text,
+    /// a title or metadata, and refused where fewer than `limit` fit into a page, since
+    /// `offset` + `limit` would skip the others.
     #[param(value_type = Option<u64>, maximum = 4294967295u64)]
     offset: Option<u32>,
     /// The `next_cursor` of the page before; costs the same at any depth.
     #[param(value_type = Option<String>)]
     cursor: Option<Cursor<ConversationId>>,
-    /// Only those with a message that has all these words; of Chinese and the like, all these pairs of
-    /// neighbours. First that whose message is the newest. What was just said is found a moment later. Goes with
+    /// Only those with a message that has all these words, or a title that has; of Chinese and the like, all
+    /// these pairs of neighbours. First that whose message is the newest; a title counts as said
+    /// where the last message of a person was. What was just said is found a moment later. Goes with
     /// `limit` and `cursor` alone.
     text: Option<String>,
-    /// Only those with this text in their title, in capitals or not as far as ASCII goes.
+    /// Only those with all these words in their title; of Chinese and the like, all these pairs of neighbours.
     title: Option<String>,
+    /// Only the one that works in this thread, which other programs know it by. Not with a text, a title or metadata.
+    thread: Option<Uuid>,
     /// Only those whose metadata have the fields of this JSON object: text, numbers, booleans or null.
     #[param(example = json!(r#"{"customer": 7}"#))]
     metadata: Option<String>,
 }
 
 impl ConversationPage {
-    fn filter(&self) -> Result<ConversationFilter, Problem> {
-        let mut filter = ConversationFilter::default();
-        if let Some(title) = &self.title {
-            validate::text("title", title)?;
-            filter = filter.title_has(title);
+    /// What is searched for, if anything is.
+    fn search(&self) -> Result<Option<SearchQuery>, Problem> {
+        let has_fields = self.title.is_some() || self.metadata.is_some();
+        if let Some(text) = &self.text {
+            if has_fields || self.offset.is_some() || self.thread.is_some() {
+                return Err(Problem::invalid("text", "goes with limit and cursor alone"));
+            }
+            return Ok(Some(SearchQuery::text(text)?));
         }
+        if !has_fields {
+            return Ok(None);
+        }
+        if self.thread.is_some() {
+            return Err(Problem::invalid(
+                "thread",
+                "can't go with a title or metadata",
+            ));
+        }
+        if self.offset.is_some() {
+            let reason = "can't go with a title or metadata";
+            return Err(Problem::invalid("offset", reason));
+        }
+        let mut fields = BTreeMap::new();
         if let Some(metadata) = &self.metadata {
-            let fields: Map<String, Value> = serde_json::from_str(metadata)
+            fields = serde_json::from_str(metadata)
                 .map_err(|error| Problem::invalid("metadata", error))?;
-            for (field, value) in fields {
-                if value.is_object() || value.is_array() {
+            for (field, value) in &fields {
+                if scalar(value).is_none() {
                     let reason = format!("{field}: must be text, a number, a boolean or null");
                     return Err(Problem::invalid("metadata", reason));
                 }
-                filter = filter.metadata(field, value);
             }
-            validate::json("metadata", &json!(filter.metadata))?;
+            validate::json("metadata", &json!(fields))?;
         }
-        Ok(filter)
+        Ok(Some(SearchQuery::fields(self.title.as_deref(), fields)?))
     }
 }
 
@@ -258,10 +279,12 @@ async fn list(
     Query(page): Query<ConversationPage>,
 ) -> Result<Json<List<ConversationBody>>, Problem> {
     let wanted = limit(page.limit, MAX_LIMIT)?;
-    if let Some(text) = &page.text {
-        return search(&app, &caller, text, &page).await;
+    if let Some(query) = page.search()? {
+        return search(&app, query.owned_by(caller.owner()), &page).await;
     }
-    let query = ListQuery::filtered(page.filter()?.owned_by(caller.owner()));
+    let mut filter = ConversationFilter::default().owned_by(caller.owner());
+    filter.checkpoint_thread_id = page.thread;
+    let query = ListQuery::filtered(filter);
     let query = query.limit(wanted).max_bytes(MAX_BYTES);
     let has_offset = page.offset.is_some();
     let query = match (page.offset, page.cursor) {
@@ -281,23 +304,17 @@ async fn list(
     Ok(Json(List::of(page)))
 }
 
-/// The conversations in which something was said.
+/// As many of the conversations that are found as fit into a page.
 async fn search(
     app: &App,
-    caller: &Caller,
-    text: &str,
+    query: SearchQuery,
     page: &ConversationPage,
 ) -> Result<Json<List<ConversationBody>>, Problem> {
-    if !app.turns.has_search() {
+    if matches!(query.wanted, Wanted::Text(_)) && !app.turns.has_search() {
         let reason = "is not indexed here: AGENTKIT_SEARCH_INDEX is false";
         return Err(Problem::invalid("text", reason));
     }
-    if page.offset.is_some() || page.title.is_some() || page.metadata.is_some() {
-        return Err(Problem::invalid("text", "goes with limit and cursor alone"));
-    }
-    let mut query = TextQuery::new(text)?
-        .owned_by(caller.owner())
-        .limit(page.limit);
+    let mut query = query.limit(page.limit);
     if let Some(cursor) = &page.cursor {
         query = query.after(&cursor.map(|id| MessageId(id.0)))?;
     }

@@ -24,6 +24,7 @@ use super::{
     tags(
         (name = "conversations", description = "What was said"),
         (name = "chats", description = "Turns of the agent, and what it was doing"),
+        (name = "threads", description = "What agents work in, of conversations and of LangGraph"),
         (name = "store", description = "Items that threads share, as LangGraph's clients know them"),
         (name = "health", description = "For operators"),
     ),

@@ -51,7 +51,11 @@ use yai_agentkit_engine::TurnEngine;
 use self::host::Access;
 
 pub use caller::Caller;
+pub(crate) use chat::MessageBody;
+pub(crate) use conversation::ConversationBody;
 pub use jwt::JwtConfig;
+pub(crate) use state::ThreadBody;
+pub(crate) use turn::TurnBody;
 
 /// How long a client may take to send a body.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);

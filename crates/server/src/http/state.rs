@@ -1,26 +1,29 @@
 //! What the agent knows and knew.
 
-use std::sync::Arc;
+use std::{str::FromStr, sync::Arc};
 
 use axum::{
     Json,
     extract::{Request, State},
-    http::header,
+    http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use serde::Deserialize;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use tokio::{sync::Semaphore, task::spawn_blocking};
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use yai_agentkit_core::{
-    CheckpointId, CheckpointQuery, CheckpointSelector, Error, Namespace, checkpoint::Values,
+    CheckpointId, CheckpointQuery, CheckpointSelector, Error, Namespace,
+    checkpoint::{Thread, ThreadCursor, Values},
 };
 
 use super::{
     App,
+    caller::Caller,
     extract::{CheckpointPath, Id, Query},
-    page::{List, limit},
+    page::{List, MAX_LIMIT, limit},
     problem::Problem,
 };
 use crate::inspect::{self, CheckpointSummary, CheckpointView, Whole};
@@ -44,6 +47,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
             in_turn,
         ))
         .routes(routes!(history))
+        .routes(routes!(threads))
 }
 
 async fn in_turn(State(turns): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
@@ -179,4 +183,66 @@ async fn diff(
         ([(header::CONTENT_TYPE, JSON_PATCH)], Json(patch)).into_response()
     });
     patch.await.map_err(Problem::internal)
+}
+
+/// A thread: what an agent does, step by step.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Thread)]
+pub(crate) struct ThreadBody {
+    thread_id: String,
+    /// The thread that it was copied from.
+    parent_id: Option<String>,
+    /// When it was last written to.
+    updated_at: DateTime<Utc>,
+}
+
+impl From<Thread> for ThreadBody {
+    fn from(thread: Thread) -> Self {
+        Self {
+            thread_id: thread.id.to_string(),
+            parent_id: thread.parent.map(|parent| parent.to_string()),
+            updated_at: thread.updated_at,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ThreadPage {
+    /// How many at most.
+    #[serde(default = "default_threads")]
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: u64,
+    /// The `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+fn default_threads() -> u64 {
+    100
+}
+
+/// List the threads, the last written first: of conversations, and of programs of LangGraph
+///
+/// They belong to no owner, so that a key for the conversations of one is refused.
+#[utoipa::path(
+    get, path = "/threads", tag = "threads", operation_id = "list_threads",
+    params(ThreadPage),
+    responses((status = 200, description = "One page", body = List<ThreadBody>)),
+)]
+async fn threads(
+    State(app): State<App>,
+    caller: Caller,
+    Query(page): Query<ThreadPage>,
+) -> Result<Json<List<ThreadBody>>, Problem> {
+    if caller.owner().is_some() {
+        let detail = "threads belong to no owner; this needs a key for all";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
+    }
+    let wanted = limit(page.limit, MAX_LIMIT)?;
+    let after = page.cursor.as_deref().map(ThreadCursor::from_str);
+    let after = after.transpose()?;
+    let checkpointer = app.storage.checkpointer();
+    let page = checkpointer.threads(wanted, after.as_ref()).await?;
+    Ok(Json(List::of(page)))
 }

@@ -37,7 +37,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// A turn: a user message that the agent answers.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Turn)]
-pub(super) struct TurnBody {
+pub(crate) struct TurnBody {
     id: Uuid,
     conversation_id: Uuid,
     user_message_id: Uuid,

@@ -237,7 +237,7 @@ fn the_help_names_every_command_and_variable() {
 }
 
 /// The conversation that `agentkit chat` has begun, as it says.
-fn conversation(output: &Output) -> String {
+pub(crate) fn conversation(output: &Output) -> String {
     let error = text(&output.stderr);
     let id = error
         .lines()

@@ -23,6 +23,7 @@ mod owners;
 mod problems;
 mod process;
 mod remote;
+mod remote_commands;
 mod retention;
 mod servers;
 mod settings;

@@ -300,6 +300,7 @@ async fn the_document_describes_every_route_with_its_problems() {
         "get /conversations/{id}/messages",
         "get /healthz",
         "get /readyz",
+        "get /threads",
         "get /store/items",
         "put /store/items",
         "delete /store/items",

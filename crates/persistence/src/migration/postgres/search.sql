@@ -1,8 +1,9 @@
--- The words of messages, as hashes, each with the block of positions of its message.
+-- The words of messages, as hashes, each with the block of positions of its message. The words of a
+-- conversation's title and the fields of its metadata stand at minus its place.
 CREATE TABLE agent_search (
     conversation_id UUID NOT NULL REFERENCES agent_conversations (id) ON DELETE CASCADE,
     position BIGINT NOT NULL,
-    message_id UUID NOT NULL,
+    message_id UUID,
     keys BIGINT[] NOT NULL,
     PRIMARY KEY (conversation_id, position)
 );

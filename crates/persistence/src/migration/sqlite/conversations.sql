@@ -1,14 +1,16 @@
 -- UUIDs as 16 bytes, whose order is the order of time; times and JSON as text.
 CREATE TABLE agent_conversations (
-    id BLOB NOT NULL PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
     checkpoint_thread_id BLOB NOT NULL UNIQUE,
     owner TEXT,
     title TEXT,
     metadata_ TEXT,
     created_at TEXT NOT NULL,
     updated_at TEXT NOT NULL,
-    -- The last in which a person said something has the greatest.
-    position INTEGER NOT NULL DEFAULT 0
+    -- Where the last message of a person stands, times 2^20, or it was made, behind what was said till then.
+    position INTEGER NOT NULL DEFAULT 0,
+    -- By which it is in the index of words.
+    number INTEGER PRIMARY KEY
 ) STRICT;
 
 -- A page of the conversations, by their last activity; of one owner.
@@ -18,7 +20,10 @@ WHERE owner IS NOT NULL;
 
 CREATE TRIGGER agent_conversations_place AFTER INSERT ON agent_conversations BEGIN
     UPDATE agent_conversations
-    SET position = 1 + (SELECT max(position) FROM agent_conversations)
+    SET position = 1 + max(
+        (SELECT max(position) FROM agent_conversations),
+        COALESCE((SELECT max(position) FROM agent_messages), 0) << 20
+    )
     WHERE id = NEW.id;
 END;
 
@@ -45,7 +50,6 @@ ON agent_messages (conversation_id, is_chosen, position);
 CREATE TRIGGER agent_messages_move_conversation AFTER INSERT ON agent_messages
 WHEN NEW.role <> 'assistant' BEGIN
     UPDATE agent_conversations
-    SET position = 1 + (SELECT max(position) FROM agent_conversations)
-    WHERE id = NEW.conversation_id
-        AND position < (SELECT max(position) FROM agent_conversations);
+    SET position = max(NEW.position << 20, 1 + (SELECT max(position) FROM agent_conversations))
+    WHERE id = NEW.conversation_id AND position < NEW.position << 20;
 END;

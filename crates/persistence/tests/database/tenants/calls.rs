@@ -10,7 +10,7 @@ use yai_agentkit_core::{
     ListQuery, Message, PutOptions, Repository, Role, Storage, Stores, ThreadId, Turn, TurnStatus,
     audit::AuditQuery,
     checkpoint::{CheckpointerExt, PruneStrategy, ValueKey},
-    conversation::TextQuery,
+    conversation::SearchQuery,
     retention::{RetentionPolicy, Sweep},
     store::{ItemKey, MemoryStoreExt, NamespaceQuery, NewItem, Search},
     turn::{EventBatch, OwnerId, TurnChange, TurnOwner, TurnRecord},
@@ -123,7 +123,7 @@ async fn attack_by_calls(database: &Divided, url: &str) {
     assert_eq!(state, Some(3));
     let hits = acme
         .search()
-        .find(&TextQuery::new("xylophone").unwrap())
+        .find(&SearchQuery::text("xylophone").unwrap())
         .await
         .unwrap();
     assert_eq!(hits.items.len(), 1);
@@ -307,7 +307,7 @@ async fn attack_whole(bob: &Database, known: &Known) {
     assert!(bob.thread_of(chat).await.unwrap().is_none());
     let hits = bob
         .search()
-        .find(&TextQuery::new("xylophone").unwrap())
+        .find(&SearchQuery::text("xylophone").unwrap())
         .await
         .unwrap();
     assert!(hits.items.is_empty());

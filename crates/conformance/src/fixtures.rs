@@ -12,6 +12,7 @@ use yai_agentkit_core::{
         ChannelWrite, CheckpointMetadata, CheckpointSource, DeltaChannelHistory, PendingWrite,
         Thread, Values, Version,
     },
+    conversation::Part,
 };
 
 /// Text that a careless query, encoding or collation breaks.
@@ -415,4 +416,12 @@ pub(super) fn assert_fenced<T: Debug>(result: Result<T>, expected: u64) {
         Err(Error::Fenced { epoch, .. }) => assert_eq!(epoch, expected),
         other => panic!("{other:?}"),
     }
+}
+
+/// A picture of so many bytes in base64.
+pub(super) fn picture(bytes: usize) -> Part {
+    serde_json::from_value(json!({"type": "image", "source": {
+        "type": "data", "media_type": "image/png", "data": "iVBORw0K".repeat(bytes / 8),
+    }}))
+    .unwrap()
 }

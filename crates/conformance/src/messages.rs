@@ -5,14 +5,14 @@ use std::sync::Arc;
 use serde_json::json;
 use yai_agentkit_core::{
     ConversationId, Entity, ListQuery, Message, MessageId, Role, Storage,
-    conversation::MessageFilter,
+    conversation::{MessageFilter, Part},
 };
 
 use super::{
     Case,
     fixtures::{
         AWKWARD, add_conversation, assert_conflict, assert_invalid, assert_not_found, fresh,
-        replace,
+        picture, replace,
     },
 };
 
@@ -29,6 +29,8 @@ pub(super) const CASES: &[Case] = cases!["messages":
     a_batch_may_be_larger_than_a_statement_has_parameters,
     a_batch_is_stored_whole_or_not_at_all,
     filters_take_a_conversation_and_a_role,
+    long_parts_come_back_as_they_were_said,
+    a_page_is_bounded_by_its_long_parts_too,
 ];
 
 async fn a_message_reads_back_equal_in_every_field(storage: Arc<dyn Storage>) {
@@ -226,4 +228,61 @@ fn numbered(conversation: ConversationId, count: usize) -> Vec<Message> {
     (0..count)
         .map(|number| Message::new(conversation, Role::User, number.to_string()))
         .collect()
+}
+
+async fn long_parts_come_back_as_they_were_said(storage: Arc<dyn Storage>) {
+    let conversation = add_conversation(&storage).await.id;
+    let messages = storage.messages();
+    let url = format!("data:image/png;base64,{}", "iVBORw0K".repeat(5000));
+    let linked = json!({"type": "file", "name": AWKWARD, "source": {"type": "url", "url": url}});
+    let linked: Part = serde_json::from_value(linked).unwrap();
+    let pretended = Part::text(format!("@sha256:{} 7", "0".repeat(64)));
+    let all = vec![
+        Part::text("Look:"),
+        picture(100_000),
+        picture(100_000),
+        linked.clone(),
+        Part::text("漢".repeat(10_000)),
+        pretended.clone(),
+    ];
+    let said = |parts: Vec<Part>| Message::of_parts(conversation, Role::User, parts);
+    let first = said(all.clone());
+    assert_eq!(messages.add(first.clone()).await.unwrap(), first);
+    let again = vec![said(all), said(vec![Part::text("a"), pretended, linked])];
+    let again = messages.add_many(again).await.unwrap();
+    let expected = [std::slice::from_ref(&first), &again[..]].concat();
+    let query = ListQuery::filtered(MessageFilter::of(conversation)).oldest_first();
+    assert_eq!(messages.list(&query).await.unwrap().items, expected);
+    // One goes without taking what others have.
+    let change = |message: &mut Message| {
+        message.parts.truncate(1);
+        message.parts.push(picture(40_000));
+        Ok(())
+    };
+    let changed = messages.update(&first.id(), &change).await.unwrap();
+    assert_eq!(changed.parts, [Part::text("Look:"), picture(40_000)]);
+    assert_eq!(messages.get(&first.id()).await.unwrap(), Some(changed));
+    for message in &again {
+        let read = messages.get(&message.id()).await.unwrap();
+        assert_eq!(read.as_ref(), Some(message));
+    }
+    let missing = Message::of_parts(ConversationId::new(), Role::User, vec![picture(40_000)]);
+    assert_not_found(messages.add(missing).await);
+}
+
+async fn a_page_is_bounded_by_its_long_parts_too(storage: Arc<dyn Storage>) {
+    let conversation = add_conversation(&storage).await.id;
+    let said = || Message::of_parts(conversation, Role::User, vec![picture(40_000)]);
+    let all = vec![said(), said(), said()];
+    let all = storage.messages().add_many(all).await.unwrap();
+    let query = ListQuery::filtered(MessageFilter::of(conversation)).oldest_first();
+    let (mut query, mut pages) = (query.max_bytes(100_000), Vec::new());
+    loop {
+        let page = storage.messages().list(&query).await.unwrap();
+        pages.push(page.items);
+        let Some(next) = page.next else { break };
+        query = query.after(next);
+    }
+    let pages: Vec<&[Message]> = pages.iter().map(Vec::as_slice).collect();
+    assert_eq!(pages, [&all[..2], &all[2..]]);
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use yai_agentkit_core::{
     ConflictKind, ConversationId, Entity, Error, Fence, ListQuery, Message, MessageId, Result,
     Role, Storage, Turn, TurnId, TurnStatus,
-    conversation::MessageFilter,
+    conversation::{MessageFilter, Part},
     turn::{EventBatch, IdempotencyKey, OwnerId, Place, TurnBegin, TurnChange, TurnFilter},
 };
 
@@ -14,7 +14,7 @@ use super::{
     Case,
     fixtures::{
         AWKWARD, TestThread, add_conversation, all_at_once, assert_conflict, assert_fenced,
-        assert_invalid, assert_not_found, moment, replace,
+        assert_invalid, assert_not_found, moment, picture, replace,
     },
 };
 
@@ -174,7 +174,8 @@ struct Stored {
 impl Begun {
     async fn new(storage: &Arc<dyn Storage>) -> Self {
         let conversation = add_conversation(storage).await.id;
-        let mut question = Message::new(conversation, Role::User, AWKWARD);
+        let parts = vec![Part::text(AWKWARD), picture(40_000)];
+        let mut question = Message::of_parts(conversation, Role::User, parts);
         question.metadata = Some(json!({"from": AWKWARD}));
         Self {
             thread: TestThread::new(storage),
@@ -203,7 +204,8 @@ impl Begun {
 
     fn end(&self, fence: Fence, sequence: u64) -> TurnChange {
         let id = self.question.id.answer();
-        let mut answer = Message::new(self.turn.conversation_id, Role::Assistant, "Yes");
+        let parts = vec![Part::text("Yes"), picture(40_000)];
+        let mut answer = Message::of_parts(self.turn.conversation_id, Role::Assistant, parts);
         answer.id = id;
         let ended = self.turn.clone().with(|turn| {
             turn.status = TurnStatus::Completed;

@@ -21,6 +21,7 @@ mod golden;
 mod lease;
 mod migration;
 mod open;
+mod part;
 mod precision;
 mod presence;
 mod redaction;

@@ -33,6 +33,10 @@ impl StoredEntity for Message {
     const POSITION: Option<Column> = Some(Column::Position);
     const COUNTED: &'static [Column] = &[Column::Content, Column::Parts, Column::Metadata];
 
+    fn parts(row: &mut Model) -> Option<(Uuid, &mut Json)> {
+        Some((row.conversation_id, row.parts.as_mut()?))
+    }
+
     fn condition(filter: &MessageFilter) -> Condition {
         Condition::all()
             .add_option(

@@ -52,7 +52,8 @@ impl<E: StoredEntity> Call for Add<E> {
     type Key = ();
 
     async fn run(connection: &Connection, calls: &[Self]) -> Result<Vec<()>, DbErr> {
-        let rows = calls.iter().map(|call| SqlRepository::row(&call.0));
+        // Of messages, which have parts, each goes by itself.
+        let rows = calls.iter().map(|call| SqlRepository::row(&call.0).0);
         let insert = E::Table::insert_many(rows);
         insert.exec_without_returning(connection).await?;
         Ok(vec![(); calls.len()])

@@ -95,6 +95,14 @@ pub trait StoredEntity: Entity {
         None
     }
 
+    /// The parts of a message: long texts in them stand apart.
+    #[doc(hidden)]
+    fn parts(
+        _row: &mut <Self::Table as EntityTrait>::Model,
+    ) -> Option<(uuid::Uuid, &mut serde_json::Value)> {
+        None
+    }
+
     /// Which rows `filter` takes.
     fn condition(filter: &Self::Filter) -> Condition;
 }

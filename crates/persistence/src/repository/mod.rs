@@ -11,6 +11,7 @@ use sea_orm::{
     SelectExt, Value as SqlValue,
     sea_query::{IntoValueTuple, LockType},
 };
+use uuid::Uuid;
 use yai_agentkit_core::{
     Entity, Error, ListQuery, Repository, Result,
     storage::{Change, Cursor, Page},
@@ -22,6 +23,7 @@ pub use self::entity::StoredEntity;
 use crate::{
     connection::{Connection, retrying, retrying_undone},
     error::{is_foreign_key_violation, is_unique_violation, is_unreadable, storage_error},
+    part::{self, Long, Parts},
     precision::truncate_times,
     search::{self, hashes_of},
 };
@@ -64,18 +66,21 @@ impl<E: StoredEntity> SqlRepository<E> {
         entity_of(model)
     }
 
-    fn row(entity: &E) -> ActiveModel<E> {
-        let mut row = Model::<E>::from(entity.clone())
-            .into_active_model()
-            .reset_all();
+    /// The row, and what stands apart of it.
+    fn row(entity: &E) -> (ActiveModel<E>, Vec<Long>) {
+        let mut model = Model::<E>::from(entity.clone());
+        let apart = parts_of::<E>(&mut model).map(Parts::set_apart);
+        let mut row = model.into_active_model().reset_all();
         if let Some(position) = E::POSITION {
             row.not_set(position);
         }
-        row
+        (row, apart.unwrap_or_default())
     }
 
     async fn insert(&self, entity: &E) -> Result<(), DbErr> {
-        let insert = E::Table::insert(Self::row(entity));
+        let (row, apart) = Self::row(entity);
+        part::keep(&self.connection, &apart).await?;
+        let insert = E::Table::insert(row);
         insert
             .exec_without_returning(&self.connection)
             .await
@@ -94,8 +99,14 @@ impl<E: StoredEntity> SqlRepository<E> {
         let transaction = self.connection.begin().await?;
         transaction.save().await?;
         for chunk in entities.chunks(MAX_PARAMETERS / columns) {
-            let insert = E::Table::insert_many(chunk.iter().map(Self::row));
-            if let Err(error) = insert.exec_without_returning(&*transaction).await {
+            let (rows, apart): (Vec<_>, Vec<_>) = chunk.iter().map(Self::row).unzip();
+            let mut inserted = part::keep(&transaction, &apart.concat()).await;
+            if inserted.is_ok() {
+                let insert = E::Table::insert_many(rows);
+                let insert = insert.exec_without_returning(&*transaction).await;
+                inserted = insert.map(drop);
+            }
+            if let Err(error) = inserted {
                 transaction.undo_to_save().await?;
                 return Err(error);
             }
@@ -110,15 +121,28 @@ impl<E: StoredEntity> SqlRepository<E> {
         let stored = find::<E>(id).lock(LockType::NoKeyUpdate);
         let stored = stored.one(&*transaction).await;
         let stored = stored.map_err(|error| read_error::<E>("update", id, error))?;
-        let mut entity: E = entity_of(stored.ok_or_else(|| Error::not_found(E::NAME, id))?)?;
+        let mut stored = stored.ok_or_else(|| Error::not_found(E::NAME, id))?;
+        let named = places_of::<E>(&mut stored);
+        join::<E>(&transaction, std::slice::from_mut(&mut stored))
+            .await
+            .map_err(|error| read_error::<E>("update", id, error))?;
+        let mut entity: E = entity_of(stored)?;
         let found_by = entity.searched().map(hashes_of);
         change(&mut entity)?;
         entity.changed(id, transaction.now())?;
         let entity = Self::as_stored(entity)?;
-        let updated = E::Table::update(Self::row(&entity)).exec(&*transaction);
+        let (row, apart) = Self::row(&entity);
+        let kept = part::keep(&transaction, &apart).await;
+        kept.map_err(|error| write_error("update", &entity, error))?;
+        let updated = E::Table::update(row).exec(&*transaction);
         updated
             .await
             .map_err(|error| write_error("update", &entity, error))?;
+        if let Some((conversation, mut hashes)) = named {
+            hashes.retain(|hash| apart.iter().all(|long| long.hash != *hash));
+            let left = part::leave(&transaction, conversation, hashes).await;
+            left.map_err(failed)?;
+        }
         if let Some(conversation) = entity.searched() {
             let hashes = hashes_of(conversation);
             if found_by.as_ref() != Some(&hashes) {
@@ -144,6 +168,27 @@ impl<E: StoredEntity> SqlRepository<E> {
         }
         storage_error("add", error)
     }
+}
+
+fn parts_of<E: StoredEntity>(row: &mut Model<E>) -> Option<Parts<'_>> {
+    let (conversation, json) = E::parts(row)?;
+    Some(Parts { conversation, json })
+}
+
+/// The conversation, and the hashes of what stands apart of a row, where anything does.
+fn places_of<E: StoredEntity>(row: &mut Model<E>) -> Option<(Uuid, Vec<String>)> {
+    let parts = parts_of::<E>(row)?;
+    let conversation = parts.conversation;
+    let (hashes, _) = parts.places();
+    (!hashes.is_empty()).then_some((conversation, hashes))
+}
+
+/// Puts what stands apart back into the rows.
+async fn join<E: StoredEntity>(
+    connection: &Connection,
+    rows: &mut [Model<E>],
+) -> Result<(), DbErr> {
+    part::join(connection, rows.iter_mut().filter_map(parts_of::<E>)).await
 }
 
 /// What an error says about the row of `entity`.
@@ -213,10 +258,13 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
                 retrying!(self.connection, find.clone().one(&self.connection))
             }
         };
-        found
-            .map_err(|error| read_error::<E>("get", id, error))?
-            .map(entity_of)
-            .transpose()
+        let failed = |error| read_error::<E>("get", id, error);
+        let Some(mut found) = found.map_err(failed)? else {
+            return Ok(None);
+        };
+        let joined = join::<E>(&self.connection, std::slice::from_mut(&mut found));
+        joined.await.map_err(failed)?;
+        entity_of(found).map(Some)
     }
 
     async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, Cursor<E::Id>>> {

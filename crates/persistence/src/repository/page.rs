@@ -10,7 +10,10 @@ use yai_agentkit_core::{
     storage::{Cursor, Order, Page, Start},
 };
 
-use super::{Column, PrimaryKey, StoredEntity, entity_of, find, key, key_columns, last_key_column};
+use super::{
+    Column, Model, PrimaryKey, StoredEntity, entity_of, find, join, key, key_columns,
+    last_key_column, parts_of,
+};
 use crate::{
     connection::{Connection, retrying},
     error::{is_unreadable, storage_error},
@@ -33,8 +36,17 @@ pub(super) async fn read<E: StoredEntity>(
         Ok(found) => found,
         Err(error) => return Err(list_error::<E>(connection, select, error).await),
     };
-    let is_last = found.len() as u64 <= limit;
+    let mut is_last = found.len() as u64 <= limit;
     found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    if let Some(max_bytes) = query.max_bytes {
+        let count = apart_within::<E>(&mut found, max_bytes);
+        is_last &= count == found.len();
+        found.truncate(count);
+    }
+    let joined = retrying!(connection, join::<E>(connection, &mut found));
+    if let Err(error) = joined {
+        return Err(list_error::<E>(connection, select, error).await);
+    }
     let position = E::POSITION
         .zip(found.last())
         .map(|(position, last)| last.get(position));
@@ -68,6 +80,19 @@ async fn rows_within<E: StoredEntity>(
     };
     let count = sizes.iter().take_while(fits).count() as u64;
     Ok(count.max(1).min(limit))
+}
+
+/// How many of the rows have so many bytes that stand apart of them; at least one.
+fn apart_within<E: StoredEntity>(rows: &mut [Model<E>], max_bytes: u64) -> usize {
+    let mut bytes = 0;
+    let apart = rows
+        .iter_mut()
+        .map(|row| parts_of::<E>(row).map_or(0, |parts| parts.places().1));
+    let fits = |apart: &u64| {
+        bytes += apart;
+        *apart == 0 || bytes <= max_bytes
+    };
+    apart.take_while(fits).count().max(1)
 }
 
 /// Which of the rows of `select` can't be read, where `error` says that one can't.

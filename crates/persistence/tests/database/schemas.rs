@@ -46,12 +46,13 @@ async fn installations_are_apart(url: &str, direct_url: &str) {
     assert_eq!(tables(direct_url).await, expected.collect::<Vec<_>>());
 }
 
-const TABLES: [&str; 21] = [
+const TABLES: [&str; 22] = [
     "agent_api_keys",
     "agent_audit",
     "agent_conversations",
     "agent_idempotency_keys",
     "agent_messages",
+    "agent_parts",
     "agent_search",
     "agent_search_progress",
     "agent_servers",

@@ -37,6 +37,7 @@ INSERT INTO agent_idempotency_keys (conversation_id, id, fingerprint, resource_i
 INSERT INTO agent_api_keys (id, name, digest, scope, created_at) 
 VALUES (ID, 'key', decode(repeat('00', 32), 'hex'), 'read', now());
 INSERT INTO agent_search VALUES (ID, 1, ID, '{1}');
+INSERT INTO agent_parts VALUES (ID, 'hash', 'text');
 INSERT INTO threads (thread_id, updated_at) VALUES (ID, now());
 INSERT INTO checkpoints (thread_id, checkpoint_id, checkpoint) VALUES (ID, '1', '{}');
 INSERT INTO checkpoint_blobs (thread_id, channel, version, type, blob) VALUES (ID, 'c', '1', 'null', '');

@@ -14,6 +14,8 @@ use crate::{
         message,
         turn::{Model, assigned},
     },
+    part::Parts,
+    repository::StoredEntity,
     sql::{Parameter, Query},
 };
 
@@ -72,7 +74,24 @@ fn raised_thread(query: &mut Query, thread: Parameter, epoch: i64) {
 /// The messages of a turn.
 pub(in crate::checkpointer) fn messages(query: &mut Query, from: &str, messages: &[Message]) {
     let messages = messages.iter().cloned().map(message::Model::from);
-    let messages: Vec<_> = messages.collect();
+    let mut messages: Vec<_> = messages.collect();
+    let apart = messages.iter_mut().filter_map(|message| {
+        let (conversation, json) = Message::parts(message)?;
+        Some(Parts { conversation, json }.set_apart())
+    });
+    let apart = apart.collect::<Vec<_>>().concat();
+    if !apart.is_empty() {
+        let conversation = query.column(&apart, |long| long.conversation);
+        let hash = query.column(&apart, |long| long.hash.as_str());
+        let text = query.column(&apart, |long| long.text.as_str());
+        query.push(format_args!(
+            ", part AS (
+    INSERT INTO agent_parts (conversation_id, hash, text)
+    SELECT p.* FROM {from}, unnest({conversation}::uuid[], {hash}::text[], {text}::text[]) p
+    ON CONFLICT DO NOTHING
+)"
+        ));
+    }
     let id = query.column(&messages, |message| message.id);
     let conversation = query.column(&messages, |message| message.conversation_id);
     let role = query.column(&messages, |message| message.role.as_str());

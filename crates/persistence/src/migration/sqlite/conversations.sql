@@ -47,6 +47,14 @@ CREATE TABLE agent_messages (
 CREATE INDEX agent_messages_conversation_id_idx
 ON agent_messages (conversation_id, is_chosen, position);
 
+-- Long texts of parts, such as pictures, each once in its conversation.
+CREATE TABLE agent_parts (
+    conversation_id BLOB NOT NULL REFERENCES agent_conversations (id) ON DELETE CASCADE,
+    hash TEXT NOT NULL,
+    text TEXT NOT NULL,
+    PRIMARY KEY (conversation_id, hash)
+) STRICT;
+
 CREATE TRIGGER agent_messages_move_conversation AFTER INSERT ON agent_messages
 WHEN NEW.role <> 'assistant' BEGIN
     UPDATE agent_conversations

@@ -61,6 +61,9 @@ fn begin_turn(server: &Server, chat: &str, said: String) -> thread::JoinHandle<u
     let recorded = || server.history(chat).len();
     let before = recorded();
     let head = format!("POST /chats/{chat}/messages");
+    // It goes on for seconds.
+    let questions = (11..21).map(|number| format!(" What is {number} * 23?"));
+    let said = said + &questions.collect::<String>();
     let (address, body) = (server.address.clone(), json!({"content": said}).to_string());
     let turn = thread::spawn(move || {
         let answer = request_with(&address, PATIENCE, &head, "", &body);

@@ -93,10 +93,7 @@ fn runs(back_end: &str, case: &str) -> bool {
     let needs_vectors = case.starts_with("vectors::");
     match back_end {
         "pgvector" => needs_vectors || case.starts_with("items::") || case.starts_with("ranking::"),
-        "postgres" | "pgbouncer" | "citus" => !needs_vectors,
-        // It looks the conversation up again for each of 11,000 messages, which takes half as long again
-        // through a policy: too long for a statement.
-        "tenant" => !needs_vectors && !case.ends_with("than_a_statement_has_parameters"),
+        "postgres" | "pgbouncer" | "citus" | "tenant" => !needs_vectors,
         _ => true,
     }
 }

@@ -46,12 +46,19 @@ CREATE TABLE agent_parts (
     PRIMARY KEY (conversation_id, hash)
 );
 
+-- Once for what is added together: a row that its transaction changes again and again is found by
+-- all that it was.
 CREATE FUNCTION agent_conversation_moves() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE agent_conversations SET position = NEW.position
-    WHERE id = NEW.conversation_id AND position < NEW.position;
+    UPDATE agent_conversations c SET position = a.position
+    FROM (
+        SELECT conversation_id, max(position) AS position FROM added
+        WHERE role <> 'assistant'
+        GROUP BY conversation_id
+    ) a
+    WHERE c.id = a.conversation_id AND c.position < a.position;
     RETURN NULL;
 END $$;
 
 CREATE TRIGGER agent_messages_move_conversation AFTER INSERT ON agent_messages
-FOR EACH ROW WHEN (NEW.role <> 'assistant') EXECUTE FUNCTION agent_conversation_moves();
+REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION agent_conversation_moves();

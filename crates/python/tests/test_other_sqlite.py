@@ -283,7 +283,8 @@ def test_files_that_nobody_uses_are_closed(tmp_path):
             saver.get_tuple(config("thread"))
         # The runtime has its own.
         before = before or descriptors()
-    assert descriptors() == before
+    # Of tests before this one some may have been closed meanwhile.
+    assert descriptors() <= before
     # As long as another library uses them, they wait for the next saver.
     connection = sqlite3.connect(tmp_path / "0.db")
     connection.execute("SELECT * FROM checkpoints").fetchall()
@@ -296,4 +297,4 @@ def test_files_that_nobody_uses_are_closed(tmp_path):
     assert len(kept) == 1 and kept.pop() <= 8
     connection.close()
     AgentkitSaver.from_conn_string(f"sqlite://{tmp_path}/1.db").__enter__().close()
-    assert descriptors() == before
+    assert descriptors() <= before

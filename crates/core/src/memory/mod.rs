@@ -3,6 +3,7 @@
 
 mod audit;
 mod checkpointer;
+mod checkpoints;
 mod events;
 mod ledger;
 mod repository;
@@ -34,7 +35,7 @@ use crate::{
     turn::{IdempotencyKey, OwnerId, TurnLedger},
 };
 
-use checkpointer::Checkpoints;
+use checkpoints::Checkpoints;
 use events::Batches;
 use repository::{MemoryRepository, Rows};
 

@@ -11,8 +11,8 @@ use yai_agentkit_core::{
 use super::{
     Case,
     fixtures::{
-        AWKWARD, add_conversation, assert_conflict, assert_invalid, assert_not_found, fresh,
-        picture, replace,
+        AWKWARD, add_conversation, all_at_once, assert_conflict, assert_invalid, assert_not_found,
+        fresh, picture, replace,
     },
 };
 
@@ -30,6 +30,7 @@ pub(super) const CASES: &[Case] = cases!["messages":
     a_batch_is_stored_whole_or_not_at_all,
     filters_take_a_conversation_and_a_role,
     long_parts_come_back_as_they_were_said,
+    a_long_part_stays_for_who_says_it_while_another_lets_it_go,
     a_page_is_bounded_by_its_long_parts_too,
 ];
 
@@ -268,6 +269,33 @@ async fn long_parts_come_back_as_they_were_said(storage: Arc<dyn Storage>) {
     }
     let missing = Message::of_parts(ConversationId::new(), Role::User, vec![picture(40_000)]);
     assert_not_found(messages.add(missing).await);
+}
+
+/// Both at once, again and again.
+async fn a_long_part_stays_for_who_says_it_while_another_lets_it_go(storage: Arc<dyn Storage>) {
+    for _ in 0..24 {
+        let conversation = add_conversation(&storage).await.id;
+        let said = || Message::of_parts(conversation, Role::User, vec![picture(40_000)]);
+        let (first, second) = (said(), said());
+        storage.messages().add(first.clone()).await.unwrap();
+        let calls = [true, false].map(|says| {
+            let (messages, first, second) = (storage.messages(), first.id(), second.clone());
+            async move {
+                if says {
+                    messages.add(second).await.unwrap();
+                    return;
+                }
+                let change = |message: &mut Message| {
+                    message.parts = vec![Part::text("nothing")];
+                    Ok(())
+                };
+                messages.update(&first, &change).await.unwrap();
+            }
+        });
+        all_at_once(calls).await;
+        let read = storage.messages().get(&second.id()).await.unwrap();
+        assert_eq!(read, Some(second));
+    }
 }
 
 async fn a_page_is_bounded_by_its_long_parts_too(storage: Arc<dyn Storage>) {

@@ -23,8 +23,14 @@ const PLACE: &str = "@sha256:";
 /// How many digits a hash has.
 const DIGITS: usize = 64;
 
-const KEEP: &str = "INSERT INTO agent_parts (conversation_id, hash, text) VALUES ($1, $2, $3)
-ON CONFLICT DO NOTHING";
+/// Not while somebody [leaves](leave): that one might not see who names the text from now on.
+const KEEP: Sql = Sql {
+    postgres: "INSERT INTO agent_parts (conversation_id, hash, text)
+SELECT c.id, $2::text, $3::text FROM agent_conversations c WHERE c.id = $1 FOR KEY SHARE
+ON CONFLICT DO NOTHING",
+    sqlite: "INSERT INTO agent_parts (conversation_id, hash, text) VALUES ($1, $2, $3)
+ON CONFLICT DO NOTHING",
+};
 
 const GET: &str = "SELECT text FROM agent_parts WHERE conversation_id = $1 AND hash = $2";
 
@@ -102,10 +108,10 @@ fn texts(json: &mut Json, change: &mut impl FnMut(&mut String)) {
     }
 }
 
-/// Stores texts that are not there yet.
+/// Stores texts that are not there yet, in the transaction that stores who names them.
 pub(crate) async fn keep(connection: &Connection, apart: &[Long]) -> Result<(), DbErr> {
     for long in apart {
-        let keep = Query::new(connection, KEEP).with(long.conversation);
+        let keep = KEEP.query(connection).with(long.conversation);
         let keep = keep.with(&*long.hash).with(&*long.text);
         keep.execute(connection).await?;
     }
@@ -144,7 +150,8 @@ pub(crate) async fn join(
     Ok(())
 }
 
-/// Forgets what was named before and is not now, unless another message names it.
+/// Forgets what was named before and is not now, unless another message names it. The conversation is
+/// [locked](crate::retention::LOCK).
 pub(crate) async fn leave(
     connection: &Connection,
     conversation: Uuid,

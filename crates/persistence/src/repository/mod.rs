@@ -25,6 +25,7 @@ use crate::{
     error::{is_foreign_key_violation, is_unique_violation, is_unreadable, storage_error},
     part::{self, Long, Parts},
     precision::truncate_times,
+    retention::LOCK,
     search::{self, hashes_of},
 };
 
@@ -79,12 +80,15 @@ impl<E: StoredEntity> SqlRepository<E> {
 
     async fn insert(&self, entity: &E) -> Result<(), DbErr> {
         let (row, apart) = Self::row(entity);
-        part::keep(&self.connection, &apart).await?;
         let insert = E::Table::insert(row);
-        insert
-            .exec_without_returning(&self.connection)
-            .await
-            .map(drop)
+        if apart.is_empty() {
+            let inserted = insert.exec_without_returning(&self.connection).await;
+            return inserted.map(drop);
+        }
+        let transaction = self.connection.begin().await?;
+        part::keep(&transaction, &apart).await?;
+        insert.exec_without_returning(&*transaction).await?;
+        transaction.commit().await
     }
 
     async fn insert_with_others(&self, entity: &E) -> Result<(), DbErr> {
@@ -123,6 +127,10 @@ impl<E: StoredEntity> SqlRepository<E> {
         let stored = stored.map_err(|error| read_error::<E>("update", id, error))?;
         let mut stored = stored.ok_or_else(|| Error::not_found(E::NAME, id))?;
         let named = places_of::<E>(&mut stored);
+        if let Some((conversation, _)) = named {
+            let lock = LOCK.query(&transaction).with(conversation);
+            lock.rows(&transaction).await.map_err(failed)?;
+        }
         join::<E>(&transaction, std::slice::from_mut(&mut stored))
             .await
             .map_err(|error| read_error::<E>("update", id, error))?;

@@ -87,7 +87,9 @@ pub(in crate::checkpointer) fn messages(query: &mut Query, from: &str, messages:
         query.push(format_args!(
             ", part AS (
     INSERT INTO agent_parts (conversation_id, hash, text)
-    SELECT p.* FROM {from}, unnest({conversation}::uuid[], {hash}::text[], {text}::text[]) p
+    SELECT p.* FROM {from}, unnest({conversation}::uuid[], {hash}::text[], {text}::text[])
+        p (conversation_id, hash, text)
+    JOIN agent_conversations c ON c.id = p.conversation_id FOR KEY SHARE OF c
     ON CONFLICT DO NOTHING
 )"
         ));

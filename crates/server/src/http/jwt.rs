@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant},
 };
 
@@ -69,8 +69,9 @@ pub struct JwtConfig {
 /// Knows tokens.
 pub(super) struct Tokens {
     config: JwtConfig,
-    /// Held while one asks, so that the others wait for its answer.
-    known: Mutex<Known>,
+    known: RwLock<Known>,
+    /// Held while one asks, so that others who need the answer wait for it.
+    asking: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -78,13 +79,32 @@ struct Known {
     keys: HashMap<String, Arc<Jwk>>,
     answered: Option<Instant>,
     asked: Option<Instant>,
+    /// Why the last question had no answer.
+    failed: Option<String>,
+}
+
+impl Known {
+    /// The key of this name, if it counts.
+    fn key(&self, id: &str) -> Option<Arc<Jwk>> {
+        let key = self.keys.get(id).cloned();
+        key.filter(|_| is_within(self.answered, KEEP_WITHOUT_ANSWER))
+    }
+
+    fn is_fresh(&self) -> bool {
+        is_within(self.answered, KEEP)
+    }
+}
+
+fn is_within(at: Option<Instant>, time: Duration) -> bool {
+    at.is_some_and(|at| at.elapsed() < time)
 }
 
 impl Tokens {
     pub(super) fn new(config: JwtConfig) -> Self {
         Self {
             config,
-            known: Mutex::default(),
+            known: RwLock::default(),
+            asking: Mutex::default(),
         }
     }
 
@@ -141,31 +161,60 @@ impl Tokens {
         Some(Caller::new(format!("token {name}"), scope).with_owner(Some(owner.to_owned())))
     }
 
-    /// The issuer's key of this name.
+    /// The issuer's key of this name. Whose key is known waits for nobody else's question.
     async fn key(&self, id: &str) -> Result<Option<Arc<Jwk>>> {
-        let mut known = self.known.lock().await;
-        let within = |at: Option<Instant>, time| at.is_some_and(|at| at.elapsed() < time);
-        let has = known.keys.get(id).cloned();
-        let is_fresh = within(known.answered, KEEP);
-        if (has.is_some() && is_fresh) || within(known.asked, ASK_EVERY) {
-            return Ok(has);
+        let (key, is_fresh) = {
+            let known = self.known();
+            (known.key(id), known.is_fresh())
+        };
+        if key.is_some() && is_fresh {
+            return Ok(key);
         }
-        known.asked = Some(Instant::now());
-        match ask(&self.config.keys).await {
+        let _asking = match (self.asking.try_lock(), key) {
+            (Ok(asking), _) => asking,
+            (Err(_), Some(key)) => return Ok(Some(key)),
+            (Err(_), None) => self.asking.lock().await,
+        };
+        self.ask(id).await;
+        let known = self.known();
+        let key = known.key(id);
+        if key.is_none() && (known.failed.is_some() || known.answered.is_none()) {
+            let what = "ask for the keys of the issuer of tokens";
+            let reason = known.failed.clone();
+            let reason = reason.unwrap_or_else(|| "no answer yet".to_owned());
+            return Err(Error::unavailable(what, Outcome::NotDone, reason));
+        }
+        Ok(key)
+    }
+
+    fn known(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn to_know(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for the keys, unless another has just done so, or has learnt this one.
+    async fn ask(&self, id: &str) {
+        {
+            let mut known = self.to_know();
+            if known.is_fresh() && known.key(id).is_some() || is_within(known.asked, ASK_EVERY) {
+                return;
+            }
+            known.asked = Some(Instant::now());
+        }
+        let answer = ask(&self.config.keys).await;
+        let mut known = self.to_know();
+        match answer {
             Ok(keys) => {
                 known.keys = keys;
                 known.answered = Some(Instant::now());
-                Ok(known.keys.get(id).cloned())
+                known.failed = None;
             }
             Err(reason) => {
                 tracing::warn!(reason, url = %self.config.keys, "no keys of the issuer");
-                match has.filter(|_| within(known.answered, KEEP_WITHOUT_ANSWER)) {
-                    Some(key) => Ok(Some(key)),
-                    None => {
-                        let what = "ask for the keys of the issuer of tokens";
-                        Err(Error::unavailable(what, Outcome::NotDone, reason))
-                    }
-                }
+                known.failed = Some(reason);
             }
         }
     }

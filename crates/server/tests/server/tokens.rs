@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
@@ -101,6 +101,8 @@ struct Issuer {
     keys: Arc<Mutex<Value>>,
     asked: Arc<AtomicUsize>,
     is_down: Arc<AtomicBool>,
+    /// Whether it lets those wait who ask.
+    is_held: Arc<AtomicBool>,
 }
 
 impl Issuer {
@@ -111,13 +113,17 @@ impl Issuer {
             keys: Arc::default(),
             asked: Arc::default(),
             is_down: Arc::default(),
+            is_held: Arc::default(),
         };
         issuer.serve(keys);
         let (keys, asked) = (Arc::clone(&issuer.keys), Arc::clone(&issuer.asked));
-        let is_down = Arc::clone(&issuer.is_down);
+        let [is_down, is_held] = [&issuer.is_down, &issuer.is_held].map(Arc::clone);
         thread::spawn(move || {
             for stream in listener.incoming() {
                 asked.fetch_add(1, Ordering::SeqCst);
+                while is_held.load(Ordering::SeqCst) {
+                    thread::sleep(Duration::from_millis(10));
+                }
                 let body = match is_down.load(Ordering::SeqCst) {
                     true => "down".to_owned(),
                     false => keys.lock().unwrap().to_string(),
@@ -295,6 +301,44 @@ fn a_new_key_of_the_issuer_is_found_and_one_that_was_withdrawn_is_refused() {
         (issuer.asked.load(Ordering::SeqCst) > asked).then_some(())
     });
     assert_eq!(list(&server, &after), 200);
+}
+
+#[test]
+fn who_has_a_known_key_does_not_wait_for_the_question_for_another() {
+    let (directory, old, new) = (TempDir::new().unwrap(), Key::new("1"), Key::new("2"));
+    let issuer = Issuer::start(&[&old]);
+    let server = issuer.server(&directory);
+    let [known, unknown] = [&old, &new].map(|key| key.sign(&claims("ada", "read")));
+    assert_eq!(list(&server, &known), 200);
+    issuer.is_held.store(true, Ordering::SeqCst);
+    let (answers, asked) = (AtomicUsize::new(0), issuer.asked.load(Ordering::SeqCst));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // It is soon after the last question, at first.
+            while issuer.is_held.load(Ordering::SeqCst) {
+                assert_ne!(list(&server, &unknown), 200);
+                answers.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        wait_for(|| (issuer.asked.load(Ordering::SeqCst) > asked).then_some(()));
+        let before = answers.load(Ordering::SeqCst);
+        assert_eq!(list(&server, &known), 200);
+        assert_eq!(answers.load(Ordering::SeqCst), before);
+        issuer.is_held.store(false, Ordering::SeqCst);
+    });
+}
+
+#[test]
+fn an_issuer_that_never_answered_is_no_reason_to_refuse_a_token() {
+    let (directory, key) = (TempDir::new().unwrap(), Key::new("1"));
+    let issuer = Issuer::start(&[&key]);
+    issuer.is_down.store(true, Ordering::SeqCst);
+    let server = issuer.server(&directory);
+    let token = key.sign(&claims("ada", "read"));
+    // Asked for, and remembered.
+    assert_eq!([list(&server, &token), list(&server, &token)], [503, 503]);
+    issuer.is_down.store(false, Ordering::SeqCst);
+    wait_for(|| (list(&server, &token) == 200).then_some(()));
 }
 
 #[test]

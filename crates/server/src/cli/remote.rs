@@ -109,13 +109,23 @@ impl Remote {
             false => "went away before it had answered",
         };
         Box::new(Lost {
-            what: format!("the server {} {what}", self.base),
+            what: format!("the server {} {what}", self.shown()),
             source: Some(error.into()),
         })
     }
 
     fn stranger(&self) -> BoxError {
-        format!("what answers at {} is no server of AgentKit", self.base).into()
+        format!("what answers at {} is no server of AgentKit", self.shown()).into()
+    }
+
+    /// Without what lets one in.
+    fn shown(&self) -> Url {
+        let mut shown = self.base.clone();
+        if shown.password().is_some() {
+            // One that can't have a password has none.
+            let _ = shown.set_password(Some("***"));
+        }
+        shown
     }
 
     /// What a server says of a request that it does not do: of an argument as this program does.

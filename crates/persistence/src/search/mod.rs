@@ -283,8 +283,7 @@ INSERT INTO agent_messages (id, conversation_id, role, content, created_at)
 SELECT {id}, c.id, 'assistant', 'Hello ' || i % 7, {time}
 FROM agent_conversations c JOIN numbers ON i <= 20;"#;
 
-    #[tokio::test]
-    async fn conversations_are_found_by_the_index_of_words() {
+    async fn indexed() -> Databases {
         let databases = Databases::with(ROWS).await;
         for database in databases.each() {
             let search = database.search();
@@ -295,6 +294,12 @@ FROM agent_conversations c JOIN numbers ON i <= 20;"#;
             .execute_script("ANALYZE agent_search")
             .await
             .unwrap();
+        databases
+    }
+
+    #[tokio::test]
+    async fn conversations_are_found_by_the_index_of_words() {
+        let databases = indexed().await;
         let query = SearchQuery::text("hello 3").unwrap();
         for query in [query.clone(), query.owned_by(Some("owner 7".to_owned()))] {
             let hits = postgres::said(&query, [0, 1], 20_000, 100, false);
@@ -319,16 +324,7 @@ FROM agent_conversations c JOIN numbers ON i <= 20;"#;
 
     #[tokio::test]
     async fn conversations_are_found_by_the_index_of_their_titles_and_metadata() {
-        let databases = Databases::with(ROWS).await;
-        for database in databases.each() {
-            let search = database.search();
-            while search.index(5000).await.unwrap() > 0 {}
-        }
-        let [postgres, _] = databases.each();
-        postgres
-            .execute_script("ANALYZE agent_search")
-            .await
-            .unwrap();
+        let databases = indexed().await;
         let number = [("number".to_owned(), 3.into())];
         let query = SearchQuery::fields(Some("chat"), number.into()).unwrap();
         for query in [query.clone(), query.owned_by(Some("owner 7".to_owned()))] {

@@ -3,7 +3,10 @@
 mod postgres;
 mod sqlite;
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use sea_orm::DbErr;
 use sqlx::pool::PoolOptions;
@@ -18,6 +21,9 @@ use crate::{
 
 /// Between two attempts to connect.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// What counts of the time between two looks at the clock.
+const LONGEST_TURN: Duration = Duration::from_millis(100);
 
 /// Connects, trying again with growing pauses while nobody answers.
 pub(crate) async fn open(config: &DatabaseConfig) -> Result<Connection> {
@@ -67,28 +73,46 @@ async fn look_for(
     settings: &[(String, String)],
     servers: &Servers,
 ) -> Result<postgres::First, DbErr> {
-    let started = Instant::now();
-    let mut patience = config.values.start_timeout;
+    let mut patience = Patience(config.values.start_timeout);
+    let mut more = config.values.connection_timeout.checked_sub(patience.0);
     let mut pause = SHORTEST_PAUSE;
     loop {
-        let deadline = (started + patience).into();
         let connecting = postgres::connect(config, settings, servers);
-        let connected = tokio::time::timeout_at(deadline, connecting).await;
-        let error = match connected {
-            Ok(Ok(first)) => return Ok(first),
-            Ok(Err(error)) => from_sqlx(error),
-            Err(_) => from_sqlx(sqlx::Error::PoolTimedOut),
+        let error = match patience.wait_for(connecting).await {
+            Some(Ok(first)) => return Ok(first),
+            Some(Err(error)) => from_sqlx(error),
+            None => from_sqlx(sqlx::Error::PoolTimedOut),
         };
         if is_starting(&error) {
-            patience = patience.max(config.values.connection_timeout);
+            patience.0 += more.take().unwrap_or_default();
         }
-        let left = patience.saturating_sub(started.elapsed());
-        if !is_transient(&error) || left <= SHORTEST_PAUSE {
+        if !is_transient(&error) || patience.0 <= SHORTEST_PAUSE {
             return Err(error);
         }
         tracing::debug!(%error, url = config.display_url(), "no connection yet, trying again");
-        tokio::time::sleep(pause.min(left / 2)).await;
+        let pausing = tokio::time::sleep(pause.min(patience.0 / 2));
+        patience.wait_for(pausing).await;
         pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+/// How long one still waits. Only while this process runs: one that was stopped, or whose machine slept,
+/// has heard no answer meanwhile.
+struct Patience(Duration);
+
+impl Patience {
+    /// `None` where it is over first.
+    async fn wait_for<T>(&mut self, awaited: impl Future<Output = T>) -> Option<T> {
+        let mut awaited = pin!(awaited);
+        while !self.0.is_zero() {
+            let (begun, turn) = (Instant::now(), self.0.min(LONGEST_TURN));
+            let done = tokio::time::timeout(turn, &mut awaited).await;
+            self.0 -= begun.elapsed().min(turn);
+            if let Ok(done) = done {
+                return Some(done);
+            }
+        }
+        None
     }
 }
 

@@ -2,6 +2,8 @@
 //! finishes, and nothing is lost or doubled.
 
 use std::{
+    io,
+    net::{TcpListener, TcpStream},
     process::Command,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -261,4 +263,44 @@ fn of_changes_to_one_conversation_at_once_none_is_lost() {
         }
         assert_eq!(lost, 0, "of 200 acknowledged changes");
     });
+}
+
+/// It is stopped for longer than it would look for the database, just when it connects.
+#[test]
+fn who_sleeps_while_it_looks_for_the_database_finds_it_on_waking() {
+    let installation = Installation::postgres();
+    let url = &installation.variables[0].1;
+    let (before, place) = url.rsplit_once('@').unwrap();
+    let (host, database) = place.split_once('/').unwrap();
+    let between = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = between.local_addr().unwrap();
+    let url = format!("{before}@{address}/{database}?sslmode=disable");
+    let mut command = installation.command("0", LEASE);
+    command
+        .env("DATABASE_URL", url)
+        .env("DB_START_TIMEOUT", "1");
+    let mut process = command.arg("migrate").spawn().unwrap();
+    let signal = |name: &str| {
+        let signal = [name, &process.id().to_string()];
+        let sent = Command::new("kill").args(signal).status().unwrap();
+        assert!(sent.success());
+    };
+    let (held, _) = between.accept().unwrap();
+    signal("-STOP");
+    thread::sleep(Duration::from_secs(2));
+    let host = host.to_owned();
+    thread::spawn(move || {
+        let later = between.incoming().map(Result::unwrap);
+        for client in [held].into_iter().chain(later) {
+            let server = TcpStream::connect(&host).unwrap();
+            for (mut from, mut to) in [
+                (client.try_clone().unwrap(), server.try_clone().unwrap()),
+                (server, client),
+            ] {
+                thread::spawn(move || io::copy(&mut from, &mut to));
+            }
+        }
+    });
+    signal("-CONT");
+    assert!(process.wait().unwrap().success());
 }

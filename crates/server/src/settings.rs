@@ -21,7 +21,10 @@ use yai_agentkit_persistence::{
 };
 
 use yai_agentkit_agents::{
-    Url, http_url, mcp::McpConfig, openai::OpenAiConfig, remote::RemoteConfig,
+    Url, http_url,
+    mcp::McpConfig,
+    openai::{Api, OpenAiConfig},
+    remote::RemoteConfig,
 };
 use yai_agentkit_engine::{OnBusy, TurnLimits};
 
@@ -134,7 +137,7 @@ const CONNECTIONS: Number<usize> = Number {
     to: 1_000_000,
     unit: "connections",
 };
-const TEMPERATURE: Parsed<f32> = Parsed {
+const TEMPERATURE: Parsed<f64> = Parsed {
     placeholder: "NUMBER",
     allowed: "a number from 0 to 2",
     parse: |text| {
@@ -157,6 +160,10 @@ const MCP_ACCESS: Choice<McpAccess> = Choice(&[
     ("off", McpAccess::Off),
     ("read", McpAccess::Read),
     ("write", McpAccess::Write),
+]);
+const API: Choice<Api> = Choice(&[
+    ("chat", Api::ChatCompletions),
+    ("responses", Api::Responses),
 ]);
 const SWITCH: Choice<bool> = Choice(&[("true", true), ("false", false)]);
 const LOG_FORMAT: Choice<LogFormat> =
@@ -289,6 +296,11 @@ settings! {
         /// the model of the openai agent
         openai_model: String = "gpt-5-mini", Text("NAME"),
             "OPENAI_MODEL", "openai.model", "openai-model";
+        /// how it is asked: by chat completions, or by OpenAI's responses
+        openai_api: Api = "chat", API, "OPENAI_API", "openai.api", "openai-api";
+        /// how much a model that reasons is to think
+        openai_reasoning_effort: Option<String> | "the endpoint's", Text("LEVEL"),
+            "OPENAI_REASONING_EFFORT", "openai.reasoning_effort", "openai-reasoning-effort";
         /// seconds that a step of the openai agent may take, retries included
         openai_timeout: Duration = "60", WHOLE_SECONDS,
             "OPENAI_TIMEOUT", "openai.timeout", "openai-timeout";
@@ -296,7 +308,7 @@ settings! {
         openai_system_prompt: Option<String> | "AgentKit's own words", Text("TEXT"),
             "OPENAI_SYSTEM_PROMPT", "openai.system_prompt", "openai-system-prompt";
         /// how random its answers are
-        openai_temperature: Option<f32> | "the endpoint's", TEMPERATURE,
+        openai_temperature: Option<f64> | "the endpoint's", TEMPERATURE,
             "OPENAI_TEMPERATURE", "openai.temperature", "openai-temperature";
         /// the file with the JSON schema of its answers
         openai_response_schema: Option<PathBuf> | "answers are text", FilePath,
@@ -625,6 +637,8 @@ impl Declared {
         let config = OpenAiConfig::new(self.openai_api_key.unwrap_or_default(), self.openai_model);
         Ok(AgentSettings::OpenAi(OpenAiConfig {
             base_url: self.openai_base_url.unwrap_or(config.base_url),
+            api: self.openai_api,
+            reasoning_effort: self.openai_reasoning_effort,
             timeout: self.openai_timeout,
             system_prompt: self.openai_system_prompt,
             temperature: self.openai_temperature,

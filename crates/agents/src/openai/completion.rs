@@ -63,6 +63,10 @@ pub(super) struct Completion {
     speech: Speech,
     refusal: Pieces,
     calls: Vec<Call>,
+    /// What the model has thought since the last call.
+    thoughts: Vec<Json>,
+    /// Bytes of all of them.
+    thought: usize,
     finish_reason: Option<String>,
     has_choices: bool,
     /// Whether nothing is missing.
@@ -78,6 +82,7 @@ struct Call {
     text: Pieces,
     /// From an endpoint that does not put it into a string.
     json: Option<Json>,
+    reasoning: Vec<Json>,
 }
 
 impl Completion {
@@ -103,19 +108,76 @@ impl Completion {
             self.add_call(call, part_of).map_err(not_a_completion)?;
         }
         if let Some(refusal) = reply.refusal {
-            self.refusal.add(&refusal).map_err(not_a_completion)?;
+            self.decline(&refusal).map_err(not_a_completion)?;
         }
         let said = match &reply.content {
-            Some(content) => self.content.add(content).map_err(not_a_completion)?,
-            None => "",
+            Some(content) => self.say(content).map_err(not_a_completion)?,
+            None => self.speech.hear(""),
         };
-        let said = self.speech.hear(said);
+        self.bounded()?;
+        Ok(said)
+    }
+
+    /// Something has come of it.
+    pub(super) fn begin(&mut self) {
+        self.has_choices = true;
+    }
+
+    /// Adds to the words, and returns what of them is for the user.
+    pub(super) fn say(&mut self, text: &RawValue) -> serde_json::Result<String> {
+        let said = self.content.add(text)?;
+        Ok(self.speech.hear(said))
+    }
+
+    /// Adds to the words of a model that will not do it.
+    pub(super) fn decline(&mut self, text: &RawValue) -> serde_json::Result<()> {
+        self.refusal.add(text).map(drop)
+    }
+
+    /// Adds what goes back to the endpoint with the next call.
+    pub(super) fn think(&mut self, thought: Json) {
+        self.thought += thought.to_string().len();
+        self.thoughts.push(thought);
+    }
+
+    /// Adds a whole call, to which the thoughts since the last one belong.
+    pub(super) fn call(
+        &mut self,
+        id: Option<String>,
+        name: String,
+        arguments: Option<&RawValue>,
+    ) -> serde_json::Result<()> {
+        let mut call = Call {
+            id,
+            name,
+            reasoning: mem::take(&mut self.thoughts),
+            ..Call::default()
+        };
+        call.add_arguments(arguments)?;
+        self.calls.push(call);
+        Ok(())
+    }
+
+    /// Whether there are neither words nor calls.
+    pub(super) fn is_empty(&self) -> bool {
+        let words = [&self.content, &self.refusal];
+        self.calls.is_empty() && words.iter().all(|words| words.as_str().is_empty())
+    }
+
+    /// All has come, for this reason.
+    pub(super) fn finish(&mut self, reason: Option<String>) {
+        self.is_whole = true;
+        self.finish_reason = reason;
+    }
+
+    /// Refuses an answer without end.
+    pub(super) fn bounded(&self) -> Result<(), AgentError> {
         if self.bytes() > MAX_ANSWER || self.calls.len() > MAX_CALLS {
             return Err(refused(&format!(
                 "its answer has no end: more than {MAX_ANSWER} bytes, or {MAX_CALLS} tool calls"
             )));
         }
-        Ok(said)
+        Ok(())
     }
 
     /// The endpoint says that this was all. Some give no finish reason before.
@@ -128,7 +190,7 @@ impl Completion {
         let calls: usize = calls
             .map(|call| call.text.as_str().len() + call.name.len())
             .sum();
-        calls + self.content.as_str().len() + self.refusal.as_str().len()
+        calls + self.thought + self.content.as_str().len() + self.refusal.as_str().len()
     }
 
     /// The call of which `delta` is a further part.
@@ -148,15 +210,7 @@ impl Completion {
         let call = &mut self.calls[at];
         call.id = call.id.take().or(delta.id.filter(|id| !id.is_empty()));
         call.add_name(function.name.unwrap_or_default());
-        match function.arguments.as_deref() {
-            None => Ok(()),
-            Some(text) if text.get().starts_with('"') => call.text.add(text).map(drop),
-            Some(json) => {
-                call.json =
-                    Some(serde_json::from_str(json.get())?).filter(|json: &Json| !json.is_null());
-                Ok(())
-            }
-        }
+        call.add_arguments(function.arguments.as_deref())
     }
 }
 
@@ -189,6 +243,18 @@ impl Call {
         let text = self.text.as_str().trim();
         self.json.is_some()
             || text.ends_with('}') && serde_json::from_str::<&RawValue>(text).is_ok()
+    }
+
+    fn add_arguments(&mut self, arguments: Option<&RawValue>) -> serde_json::Result<()> {
+        match arguments {
+            None => Ok(()),
+            Some(text) if text.get().starts_with('"') => self.text.add(text).map(drop),
+            Some(json) => {
+                self.json =
+                    Some(serde_json::from_str(json.get())?).filter(|json: &Json| !json.is_null());
+                Ok(())
+            }
+        }
     }
 
     /// A part of the name, or all of it once more.
@@ -268,7 +334,10 @@ fn tool_calls<S: Default>(calls: Vec<Call>, state: &AgentState<S>) -> Vec<ToolCa
             // Some endpoints number the calls of each answer anew, or not at all.
             let id = unique_id(call.id.take(), index);
             let arguments = call.arguments();
-            ToolCall::new(id, call.name, arguments)
+            ToolCall {
+                reasoning: call.reasoning,
+                ..ToolCall::new(id, call.name, arguments)
+            }
         })
         .collect()
 }
@@ -282,7 +351,7 @@ fn not_a_completion(error: serde_json::Error) -> AgentError {
     }
 }
 
-fn refused(reason: &str) -> AgentError {
+pub(super) fn refused(reason: &str) -> AgentError {
     AgentError::Refused {
         reason: reason.to_owned(),
         source: None,

@@ -11,6 +11,8 @@ use crate::tools::Summary;
 pub(super) const BYTES_OF_A_TOKEN: usize = 4;
 /// What stands around each message.
 const AROUND: usize = 16;
+/// Bytes that stand for a picture or a file, whose own say nothing about its tokens.
+const PART: usize = 4_000;
 /// Bytes of a result that are told whatever the budget is.
 pub(super) const SHORT_RESULT: usize = 500;
 
@@ -125,8 +127,12 @@ fn size_of(messages: &[Arc<ChatMessage>]) -> usize {
 
 fn size(message: &ChatMessage) -> usize {
     let calls = message.tool_calls.iter();
-    let calls = calls.map(|call| call.name.len() + call.arguments.to_string().len() + AROUND);
-    message.content.len() + calls.sum::<usize>() + AROUND
+    let calls = calls.map(|call| {
+        let thoughts = call.reasoning.iter();
+        let thoughts: usize = thoughts.map(|thought| thought.to_string().len()).sum();
+        call.name.len() + call.arguments.to_string().len() + thoughts + AROUND
+    });
+    message.content.len() + message.parts.len() * PART + calls.sum::<usize>() + AROUND
 }
 
 #[cfg(test)]

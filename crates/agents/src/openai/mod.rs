@@ -1,14 +1,15 @@
-//! The agent behind any OpenAI-compatible chat completions endpoint.
+//! The agent behind any OpenAI-compatible endpoint, by chat completions or responses.
 
+mod chat;
 mod completion;
 mod context;
 mod request;
+mod responses;
 mod text;
 mod transport;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use async_openai::types::chat::CreateChatCompletionRequest;
 use async_trait::async_trait;
 use reqwest::{Url, header::HeaderValue};
 use serde_json::Value as Json;
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 use yai_agentkit_core::{Clock, Error, Result};
 use yai_agentkit_engine::agent::{Agent, AgentError, AgentState, Context, Step, Toolbox, Tools};
 
-use self::{completion::Completion, transport::Endpoint};
+use self::{completion::Completion, request::Prompt, transport::Endpoint};
 use crate::{
     http_url,
     sse::Event,
@@ -25,6 +26,46 @@ use crate::{
 
 /// Characters of a summary.
 const MAX_SUMMARY: usize = 8_000;
+
+/// How a model is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Api {
+    /// As nearly all endpoints are: `chat/completions`.
+    #[default]
+    ChatCompletions,
+    /// OpenAI's own newer way, `responses`, by which a model that reasons has its thoughts of the
+    /// turn under way before it.
+    Responses,
+}
+
+impl Api {
+    fn path(self) -> &'static str {
+        match self {
+            Self::ChatCompletions => chat::PATH,
+            Self::Responses => responses::PATH,
+        }
+    }
+
+    fn body(self, config: &OpenAiConfig, prompt: &Prompt<'_>) -> Json {
+        match self {
+            Self::ChatCompletions => chat::body(config, prompt),
+            Self::Responses => responses::body(config, prompt),
+        }
+    }
+
+    /// Adds the next piece of an answer, and returns what is said by it.
+    fn add(
+        self,
+        completion: &mut Completion,
+        piece: &str,
+        secret: &str,
+    ) -> Result<String, AgentError> {
+        match self {
+            Self::ChatCompletions => completion.add(piece, secret),
+            Self::Responses => responses::add(completion, piece, secret),
+        }
+    }
+}
 
 /// How to reach a model. `Debug` does not show the key.
 #[derive(Clone)]
@@ -35,12 +76,17 @@ pub struct OpenAiConfig {
     pub base_url: String,
     /// Which model.
     pub model: String,
+    /// How it is asked.
+    pub api: Api,
     /// How long one step may take, retries included.
     pub timeout: Duration,
     /// What the model is told first, in place of AgentKit's own words.
     pub system_prompt: Option<String>,
     /// How random the answers are; as the endpoint likes it, unless given.
-    pub temperature: Option<f32>,
+    pub temperature: Option<f64>,
+    /// How much a model that reasons is to think, such as `low`. By the responses API it is told its
+    /// thoughts of the turn under way again only where this is given, since others refuse it.
+    pub reasoning_effort: Option<String>,
     /// The JSON schema of answers; text, unless given.
     pub response_schema: Option<Json>,
     /// How many tokens of a chat the model is told, about: the newest messages.
@@ -57,9 +103,11 @@ impl OpenAiConfig {
             api_key: api_key.into(),
             base_url: "https://api.openai.com/v1".to_owned(),
             model: model.into(),
+            api: Api::default(),
             timeout: Duration::from_secs(60),
             system_prompt: None,
             temperature: None,
+            reasoning_effort: None,
             response_schema: None,
             context_tokens: 64_000,
             compacts: true,
@@ -78,6 +126,7 @@ impl fmt::Debug for OpenAiConfig {
             .debug_struct("OpenAiConfig")
             .field("base_url", &self.base_url)
             .field("model", &self.model)
+            .field("api", &self.api)
             .field("timeout", &self.timeout)
             .field("system_prompt", &self.system_prompt)
             .field("temperature", &self.temperature)
@@ -135,16 +184,18 @@ impl OpenAiAgent {
     async fn complete(
         &self,
         context: &Context,
-        request: &CreateChatCompletionRequest,
+        prompt: &Prompt<'_>,
     ) -> Result<Completion, AgentError> {
         let deadline = Instant::now() + self.config.timeout;
+        let api = self.config.api;
+        let request = api.body(&self.config, prompt);
         let answer = async {
-            let mut answer = self.endpoint.ask(request, deadline).await?;
+            let mut answer = self.endpoint.ask(&request, deadline).await?;
             let mut completion = Completion::default();
             while let Some(event) = answer.next().await? {
                 match event {
                     Event::Data(chunk) => {
-                        let said = completion.add(&chunk, &self.config.api_key)?;
+                        let said = api.add(&mut completion, &chunk, &self.config.api_key)?;
                         context.say(&said).await;
                     }
                     Event::Done => {
@@ -170,11 +221,11 @@ impl OpenAiAgent {
         let Some(range) = context::overflow(state, before, self.config.context_tokens) else {
             return;
         };
-        let request = request::summary(&self.config, before, &state.messages[range.clone()]);
+        let prompt = request::summary(&self.config, before, &state.messages[range.clone()]);
         let covers = state.messages.before() + range.end;
         let conversation = context.conversation().id;
         // What is said of it is not for the user.
-        let made = self.complete(&Context::detached(), &request).await;
+        let made = self.complete(&Context::detached(), &prompt).await;
         match made.and_then(|completion| completion::step(completion, state)) {
             Ok(Step::Answer(text)) => {
                 tracing::info!(%conversation, covers, bytes = text.len(), "summarised a chat");
@@ -199,8 +250,8 @@ impl Agent for OpenAiAgent {
         if self.config.compacts {
             self.compact(context, state).await;
         }
-        let request = request::request(&self.config, &self.toolbox, state);
-        let completion = self.complete(context, &request).await?;
+        let prompt = request::request(&self.config, &self.toolbox, state);
+        let completion = self.complete(context, &prompt).await?;
         let mut step = completion::step(completion, state)?;
         if let Step::ToolCalls { calls, .. } = &mut step {
             calls

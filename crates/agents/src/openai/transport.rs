@@ -35,7 +35,7 @@ impl Endpoint {
         let base_url = config.base_url.trim_end_matches('/');
         Ok(Self {
             client,
-            url: format!("{base_url}/chat/completions"),
+            url: format!("{base_url}/{}", config.api.path()),
             secret: config.api_key.clone(),
         })
     }

@@ -24,7 +24,7 @@ use yai_agentkit_engine::{
     agent::{AgentState, Tool, Toolbox},
 };
 
-use super::{KEY, Reply, unfit};
+use super::{KEY, Reply, strict};
 
 const TOKENS: usize = 16_000;
 /// Bytes of a page.
@@ -42,7 +42,7 @@ struct Reader {
 async fn complete(State(reader): State<Reader>, body: String) -> Response {
     let body: Json = serde_json::from_str(&body).unwrap();
     reader.asked.lock().unwrap().push(body.clone());
-    if let Some(reason) = unfit(&body) {
+    if let Some(reason) = strict::refusal("/v1/chat/completions", &body) {
         return Reply::error(400, "invalid_request_error", &reason).into_response();
     }
     let messages = body["messages"].as_array().unwrap();

@@ -1,7 +1,9 @@
 //! The model's agent against a server on loopback that speaks the real wire format.
 
 mod compaction;
+mod responses;
 mod streams;
+mod strict;
 
 use std::{
     convert::Infallible,
@@ -14,7 +16,7 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -126,41 +128,6 @@ impl IntoResponse for Reply {
     }
 }
 
-/// Why the real API refuses a request, in its words: calls without results, results without calls,
-/// and pairs that are split.
-fn unfit(request: &Json) -> Option<String> {
-    let mut awaited: Vec<&str> = Vec::new();
-    for message in request["messages"].as_array().unwrap() {
-        if message["role"] == "tool" {
-            let id = message["tool_call_id"].as_str().unwrap();
-            let Some(at) = awaited.iter().position(|awaited| *awaited == id) else {
-                return Some(
-                    "messages with role 'tool' must be a response to a preceding message with \
-                     'tool_calls'"
-                        .to_owned(),
-                );
-            };
-            awaited.remove(at);
-            continue;
-        }
-        if !awaited.is_empty() {
-            break;
-        }
-        let calls = message["tool_calls"].as_array();
-        awaited.extend(
-            calls
-                .into_iter()
-                .flatten()
-                .filter_map(|call| call["id"].as_str()),
-        );
-    }
-    (!awaited.is_empty()).then(|| {
-        "An assistant message with 'tool_calls' must be followed by tool messages responding to \
-         each 'tool_call_id'"
-            .to_owned()
-    })
-}
-
 impl Endpoint {
     async fn start(replies: impl IntoIterator<Item = Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -171,14 +138,20 @@ impl Endpoint {
         };
         let app = Router::new()
             .route("/v1/chat/completions", post(Self::complete))
+            .route("/v1/responses", post(Self::complete))
             .with_state(endpoint.clone());
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         endpoint
     }
 
-    async fn complete(State(this): State<Self>, headers: HeaderMap, body: String) -> Response {
+    async fn complete(
+        State(this): State<Self>,
+        uri: Uri,
+        headers: HeaderMap,
+        body: String,
+    ) -> Response {
         let body: Json = serde_json::from_str(&body).unwrap();
-        let unfit = unfit(&body);
+        let unfit = strict::refusal(uri.path(), &body);
         this.requests.lock().unwrap().push((headers, body));
         if let Some(reason) = unfit {
             return Reply::error(400, "invalid_request_error", &reason).into_response();

@@ -207,6 +207,7 @@ impl From<&Message> for ChatMessage {
                     name: name.clone(),
                     arguments: arguments.clone(),
                     traits: None,
+                    reasoning: Vec::new(),
                 }),
                 Part::ToolResult { call_id, .. } => said.tool_call_id = Some(call_id.clone()),
                 Part::Image { .. } | Part::File { .. } => said.parts.push(part.clone()),
@@ -242,6 +243,10 @@ pub struct ToolCall {
     /// What the tool is like, where only who decided on the call knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traits: Option<ToolTraits>,
+    /// What the model has thought before it, in the words or the sealed bytes of its endpoint, which
+    /// wants to have them back beside the call. Nobody else reads them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasoning: Vec<Json>,
 }
 
 impl ToolCall {
@@ -252,6 +257,7 @@ impl ToolCall {
             name: name.into(),
             arguments,
             traits: None,
+            reasoning: Vec::new(),
         }
     }
 

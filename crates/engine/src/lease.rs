@@ -185,7 +185,8 @@ impl TurnEngine {
     }
 
     async fn take_over(&self, conversation: ConversationId) {
-        match self.settle(conversation).await {
+        let settled = async { self.home_of(conversation).await?.settle(conversation).await };
+        match settled.await {
             Ok(Some(TurnOutcome::Answered(_))) => tracing::info!(%conversation, "turn finished"),
             // Somebody is at it, or waits for a person, or has it by now.
             Ok(_)

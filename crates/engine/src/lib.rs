@@ -188,6 +188,26 @@ impl TurnEngine {
         Self { clock, ..self }
     }
 
+    /// The same engine on another storage of the same conversations: on that of one tenant in place of
+    /// that of all. What is under way is shared.
+    #[must_use]
+    pub fn on(&self, storage: Arc<dyn Storage>) -> Self {
+        Self {
+            storage,
+            ..self.clone()
+        }
+    }
+
+    /// The same engine on the storage that has this conversation.
+    async fn home_of(&self, conversation: ConversationId) -> Result<Self> {
+        let Some(tenants) = self.storage.tenants() else {
+            return Ok(self.clone());
+        };
+        let tenant = tenants.of_conversation(conversation).await?;
+        let tenant = tenant.ok_or_else(|| Error::not_found("conversation", conversation))?;
+        Ok(self.on(tenants.storage(&tenant)?))
+    }
+
     /// Whether conversations may name an agent so.
     pub fn has_agent(&self, name: &str) -> bool {
         self.agents.names().any(|known| known == name)

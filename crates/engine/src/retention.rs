@@ -55,8 +55,26 @@ impl TurnEngine {
         }
     }
 
-    /// Goes through all conversations once, unless another server does or has just done so.
+    /// Goes through all conversations once.
     async fn sweep(&self) -> Result<Removed> {
+        let mut removed = Removed::default();
+        match self.storage.tenants() {
+            None => removed += self.sweep_own().await?,
+            Some(tenants) => {
+                for tenant in tenants.all().await? {
+                    let engine = self.on(tenants.storage(&tenant)?);
+                    removed += engine.sweep_own().await?;
+                }
+            }
+        }
+        if let Some(age) = self.retention.audit_age {
+            self.storage.audit().expire(age).await?;
+        }
+        Ok(removed)
+    }
+
+    /// Goes through those of one storage, unless another server does or has just done so.
+    async fn sweep_own(&self) -> Result<Removed> {
         let store = self.storage.retention();
         let mut removed = Removed::default();
         let mut sweep = Sweep {
@@ -75,9 +93,6 @@ impl TurnEngine {
             }
             sweep.after = swept.next;
             tokio::time::sleep(begun.elapsed() * REST).await;
-        }
-        if let Some(age) = self.retention.audit_age {
-            self.storage.audit().expire(age).await?;
         }
         if removed != Removed::default() {
             let what = format!("{} conversations", removed.conversations);

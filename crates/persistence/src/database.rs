@@ -1,4 +1,8 @@
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QuerySelect, Statement};
@@ -6,7 +10,9 @@ use sea_orm_migration::MigratorTrait;
 use uuid::Uuid;
 use yai_agentkit_core::{
     ConversationId, Error, Repository, Result, Storage, Stores, ThreadId, UnitOfWork,
-    conversation::ConversationSearch, retention::RetentionStore, storage::HasStores,
+    conversation::ConversationSearch,
+    retention::RetentionStore,
+    storage::{HasStores, Tenants},
 };
 
 use crate::{
@@ -24,6 +30,9 @@ use crate::{
     stores::SqlStores,
     vacuum::vacuum,
 };
+
+/// How many tenants' groups of writes and reads are kept in memory.
+const MOST_TENANTS: usize = 10_000;
 
 /// A connected database: hands out repositories and the checkpointer, and runs units of work.
 ///
@@ -48,6 +57,8 @@ pub struct Database {
     pub(crate) connection: Connection,
     stores: SqlStores,
     config: Arc<DatabaseConfig>,
+    /// Those of tenants that were asked for by [`Tenants::storage`].
+    tenants: Arc<Mutex<HashMap<String, Self>>>,
 }
 
 impl Database {
@@ -101,6 +112,7 @@ impl Database {
             stores: SqlStores::on_pool(connection.clone(), config.values.connection_timeout),
             connection,
             config,
+            tenants: Arc::default(),
         }
     }
 
@@ -115,6 +127,17 @@ impl Database {
         self.check_divided()?;
         let connection = self.connection.of_tenant(name)?;
         Ok(Self::on(connection, Arc::clone(&self.config)))
+    }
+
+    /// The same database as whoever works for all tenants has it, the [`Tenants`] behind requests: what
+    /// it reads, changes and deletes is anybody's, and nothing can be added. Threads and items have names
+    /// that more than one tenant may have, so that no call may name them here.
+    #[must_use]
+    pub fn of_all_tenants(&self) -> Self {
+        Self {
+            tenants: Arc::clone(&self.tenants),
+            ..Self::on(self.connection.of_system(), Arc::clone(&self.config))
+        }
     }
 
     fn check_divided(&self) -> Result<()> {
@@ -192,7 +215,15 @@ impl Database {
     /// Waits for what is under way, then closes all connections.
     pub async fn close(&self) {
         self.stores.idle().await;
+        let tenants = mem::take(&mut *self.known_tenants());
+        for tenant in tenants.into_values() {
+            tenant.stores.idle().await;
+        }
         self.connection.close().await;
+    }
+
+    fn known_tenants(&self) -> MutexGuard<'_, HashMap<String, Self>> {
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// With the statements for Citus, on a PostgreSQL without.
@@ -233,9 +264,51 @@ impl Storage for Database {
         Ok(thread.map(|thread| thread.to_string().into()))
     }
 
+    fn tenant(&self) -> Option<&str> {
+        self.connection.tenant_name()
+    }
+
+    fn tenants(&self) -> Option<Arc<dyn Tenants>> {
+        let is_of_none = self.connection.is_divided() && !self.connection.is_of_tenant();
+        is_of_none.then(|| Arc::new(self.clone()) as Arc<dyn Tenants>)
+    }
+
     async fn ping(&self) -> Result<()> {
-        let written = retrying!(self.connection, write_nothing(&self.connection));
+        let connection = match self.tenants() {
+            Some(_) => self.connection.of_system(),
+            None => self.connection.clone(),
+        };
+        let written = retrying!(connection, write_nothing(&connection));
         written.map_err(not_writable)
+    }
+}
+
+#[async_trait]
+impl Tenants for Database {
+    fn storage(&self, tenant: &str) -> Result<Arc<dyn Storage>> {
+        let mut known = self.known_tenants();
+        if let Some(known) = known.get(tenant) {
+            return Ok(Arc::new(known.clone()));
+        }
+        let new = self.tenant(tenant)?;
+        if known.len() >= MOST_TENANTS {
+            // Who uses one goes on with it.
+            known.clear();
+        }
+        known.insert(tenant.to_owned(), new.clone());
+        Ok(Arc::new(new))
+    }
+
+    async fn all(&self) -> Result<Vec<String>> {
+        self.connection.tenants().await
+    }
+
+    async fn of_key(&self, id: Uuid) -> Result<Option<String>> {
+        self.connection.tenant_of_key(id).await
+    }
+
+    async fn of_conversation(&self, id: ConversationId) -> Result<Option<String>> {
+        self.connection.tenant_of_conversation(id.0).await
     }
 }
 

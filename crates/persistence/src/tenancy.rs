@@ -1,11 +1,14 @@
 //! Installations that are divided among tenants, whose rows PostgreSQL keeps apart.
 //!
 //! The rows of all tenants are seen by the system alone, which is for: migrations; the question for the
-//! role that connects; the index of the search, which takes in the messages of all; and vacuum.
+//! role that connects; the index of the search, which takes in the messages of all; vacuum; and a server
+//! of all tenants, where it asks whose a key or a conversation is, which turns are due, and what is
+//! forgotten by age.
 
 use std::sync::Arc;
 
 use sea_orm::DbErr;
+use uuid::Uuid;
 use yai_agentkit_core::{Error, Result, access::validate_tenant};
 
 use crate::{
@@ -20,6 +23,16 @@ const SYSTEM: &str = "*";
 /// Of an index that begins with the tenant. The policies alone, which the system may pass too, lead to
 /// none.
 pub(crate) const IS_MINE: &str = "tenant = current_setting('agentkit.tenant', true)";
+
+/// One look into the index for each of them.
+const TENANTS: &str = "WITH RECURSIVE t AS (
+    (SELECT tenant FROM agent_conversations ORDER BY tenant LIMIT 1)
+    UNION ALL
+    SELECT (SELECT c.tenant FROM agent_conversations c WHERE c.tenant > t.tenant
+        ORDER BY c.tenant LIMIT 1)
+    FROM t WHERE t.tenant IS NOT NULL
+)
+SELECT tenant FROM t WHERE tenant IS NOT NULL";
 
 const BYPASSES: &str = "SELECT bool_or(rolsuper OR rolbypassrls) FROM pg_catalog.pg_roles
 WHERE rolname IN (current_user, session_user)";
@@ -123,6 +136,29 @@ impl Connection {
             }
             undivided => undivided.clone(),
         }
+    }
+
+    /// The tenants that have conversations.
+    pub(crate) async fn tenants(&self) -> Result<Vec<String>> {
+        let system = self.of_system();
+        self.names(Query::new(&system, TENANTS)).await
+    }
+
+    pub(crate) async fn tenant_of_key(&self, id: Uuid) -> Result<Option<String>> {
+        let query = "SELECT tenant FROM agent_api_keys WHERE id = $1";
+        Ok(self.names(Query::new(self, query).with(id)).await?.pop())
+    }
+
+    pub(crate) async fn tenant_of_conversation(&self, id: Uuid) -> Result<Option<String>> {
+        let query = "SELECT tenant FROM agent_conversations WHERE id = $1";
+        Ok(self.names(Query::new(self, query).with(id)).await?.pop())
+    }
+
+    async fn names(&self, query: Query) -> Result<Vec<String>> {
+        let system = self.of_system();
+        let rows = retrying!(system, query.clone().rows(&system));
+        let names = rows.and_then(|rows| rows.iter().map(|row| row.try_get_by_index(0)).collect());
+        names.map_err(|error| storage_error("find tenants", error))
     }
 
     /// Refuses to work as a role that no policy holds.

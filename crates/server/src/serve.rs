@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{net::TcpListener, signal};
-use yai_agentkit_core::error::BoxError;
+use yai_agentkit_core::{Storage, error::BoxError};
 use yai_agentkit_persistence::Database;
 
 use crate::{
@@ -39,8 +39,9 @@ use yai_agentkit_engine::{TurnEngine, agent::Agents};
 /// ```
 pub async fn serve(settings: Settings, agents: impl Into<Agents>) -> Result<(), BoxError> {
     log::start(&settings, log::SERVING)?;
-    if settings.database.lacks_tenant() {
-        let reason = "must say which tenant this server works for, since DB_TENANTS is true";
+    if settings.database.lacks_tenant() && settings.access.without_keys {
+        let reason = "must say which tenant this server works for, since AGENTKIT_WITHOUT_KEYS is \
+                      true: a caller without a key is of none";
         return Err(settings.refused("DB_TENANT", reason.to_owned()).into());
     }
     let mut signals = StopSignals::register()?;
@@ -52,8 +53,14 @@ pub async fn serve(settings: Settings, agents: impl Into<Agents>) -> Result<(), 
         () = signals.next() => return Ok(()),
         database = Database::connect(&settings.database) => database?,
     };
+    // Where there are tenants, and the server is that of no one, each request works on what its caller's
+    // has, and what runs by itself on that of all.
+    let of_all = match database.tenants() {
+        Some(_) => database.of_all_tenants(),
+        None => database.clone(),
+    };
     let has_tokens = settings.access.jwt.is_some();
-    if settings.access.needs_key() && !has_tokens && !keys::exist(&database).await? {
+    if settings.access.needs_key() && !has_tokens && !keys::exist(&of_all).await? {
         let reason = format!(
             "others can reach {}, and there is no key that keeps them out: make one with `agentkit \
              keys create NAME`, set AGENTKIT_JWT_ISSUER, or AGENTKIT_WITHOUT_KEYS=true where \
@@ -62,8 +69,7 @@ pub async fn serve(settings: Settings, agents: impl Into<Agents>) -> Result<(), 
         );
         return Err(settings.refused("AGENTKIT_BIND", reason).into());
     }
-    let storage = Arc::new(database.clone());
-    let turns = TurnEngine::new(storage.clone(), agents)
+    let turns = TurnEngine::new(Arc::new(of_all), agents)
         .with_limits(settings.limits.clone())
         .with_retention(settings.retention.clone())
         .with_search(settings.search_index);
@@ -76,9 +82,10 @@ pub async fn serve(settings: Settings, agents: impl Into<Agents>) -> Result<(), 
     let keeper = turns.clone();
     tokio::spawn(async move { keeper.keep().await });
 
+    let storage = Arc::new(database.clone());
     let app = App {
+        turns: Arc::new(turns.on(storage.clone())),
         storage,
-        turns: Arc::new(turns.clone()),
     };
     if let Some(tls) = tls.clone() {
         tokio::spawn(async move {

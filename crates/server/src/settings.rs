@@ -228,6 +228,9 @@ settings! {
         /// the claim that names the owner
         jwt_owner_claim: String = "sub", Text("NAME"),
             "AGENTKIT_JWT_OWNER_CLAIM", "jwt.owner_claim", "jwt-owner-claim";
+        /// the claim that names the tenant, for a server of several
+        jwt_tenant_claim: String = "tenant", Text("NAME"),
+            "AGENTKIT_JWT_TENANT_CLAIM", "jwt.tenant_claim", "jwt-tenant-claim";
         /// the claim that has the scopes
         jwt_scope_claim: String = "scope", Text("NAME"),
             "AGENTKIT_JWT_SCOPE_CLAIM", "jwt.scope_claim", "jwt-scope-claim";
@@ -570,6 +573,7 @@ impl Declared {
                 audience: audience.clone(),
                 keys: keys.clone(),
                 owner_claim: self.jwt_owner_claim.clone(),
+                tenant_claim: self.jwt_tenant_claim.clone(),
                 scope_claim: self.jwt_scope_claim.clone(),
             })),
             _ => {

@@ -7,6 +7,7 @@ pub use repository::{Change, Cursor, Entity, ListQuery, Order, Page, Repository,
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use crate::{
     Checkpointer, Conversation, ConversationId, Message, Result, ThreadId, Turn, TurnStore,
@@ -137,11 +138,37 @@ pub trait Storage: Stores {
     /// What deletes what is not kept any more.
     fn retention(&self) -> Arc<dyn RetentionStore>;
 
+    /// The tenant whose rows it has, where that is one.
+    fn tenant(&self) -> Option<&str> {
+        None
+    }
+
+    /// The tenants, where it is divided among them and is that of none.
+    fn tenants(&self) -> Option<Arc<dyn Tenants>> {
+        None
+    }
+
     /// Begins a unit of work: what is done through it becomes visible and durable together.
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>>;
 
     /// Whether the back end takes a write now. Leaves nothing behind.
     async fn ping(&self) -> Result<()>;
+}
+
+/// Those among whom a storage is divided, to whoever works for all of them.
+#[async_trait]
+pub trait Tenants: Send + Sync {
+    /// The storage of one, which need not have anything yet.
+    fn storage(&self, tenant: &str) -> Result<Arc<dyn Storage>>;
+
+    /// All that have conversations.
+    async fn all(&self) -> Result<Vec<String>>;
+
+    /// Whose an API key is; `None` where there is none.
+    async fn of_key(&self, id: Uuid) -> Result<Option<String>>;
+
+    /// Whose a conversation is; `None` where there is none.
+    async fn of_conversation(&self, id: ConversationId) -> Result<Option<String>>;
 }
 
 /// One transaction over repositories and stores.

@@ -17,8 +17,17 @@ use crate::{audit::command, keys::Token, settings::Settings};
 /// How many keys are read at once.
 const PAGE: u64 = 1000;
 
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Of this tenant [default: DB_TENANT]
+    #[arg(long, global = true)]
+    pub(super) tenant: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
 #[derive(Debug, clap::Subcommand)]
-pub(super) enum Command {
+enum Command {
     /// Make a key, and print it: nobody can show it again
     Create(NewKey),
     /// List the keys, newest first
@@ -38,7 +47,7 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct NewKey {
+struct NewKey {
     /// What it is for
     name: String,
     /// What its holder may do, each also what those before it may
@@ -60,10 +69,14 @@ fn scopes() -> impl TypedValueParser<Value = Scope> {
     names.try_map(|name| Scope::named(&name).ok_or("no scope"))
 }
 
-pub(super) async fn run(settings: Settings, command: Command) -> Result<(), BoxError> {
-    let database = Database::connect(&settings.database).await?;
+pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<(), BoxError> {
+    let config = match arguments.tenant {
+        Some(tenant) => settings.database.tenant(tenant),
+        None => settings.database,
+    };
+    let database = Database::connect(&config).await?;
     let keys = database.api_keys();
-    match command {
+    match arguments.command {
         Command::Create(new) => create(&database, new).await?,
         Command::List { json } => list(&*keys, json).await?,
         Command::Revoke { id, json } => revoke(&database, id, json).await?,

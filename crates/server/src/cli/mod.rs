@@ -93,8 +93,7 @@ enum Command {
     /// List who has done what that can't be undone, newest first
     Audit(audit::Arguments),
     /// Make, list and revoke the keys that a server asks for
-    #[command(subcommand)]
-    Keys(keys::Command),
+    Keys(keys::Arguments),
     /// Print what completes commands in a shell
     Completions(shell::Completions),
     /// Write pages for `man`
@@ -102,6 +101,15 @@ enum Command {
 }
 
 impl Command {
+    /// Whether it is nothing where there are tenants and none is named.
+    fn is_of_one_tenant(&self) -> bool {
+        match self {
+            Self::Serve | Self::Migrate(_) | Self::Vacuum | Self::Prune(_) => false,
+            Self::Keys(keys) => keys.tenant.is_none(),
+            _ => true,
+        }
+    }
+
     /// Whether it does the same with a server in place of the database, or needs neither.
     fn may_ask_a_server(&self) -> bool {
         matches!(
@@ -190,6 +198,10 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
                 .to_owned();
         return Err(settings.refused("AGENTKIT_SERVER", reason).into());
     }
+    if settings.server.is_none() && settings.database.lacks_tenant() && command.is_of_one_tenant() {
+        let reason = "must say whose this is, since DB_TENANTS is true".to_owned();
+        return Err(settings.refused("DB_TENANT", reason).into());
+    }
     match command {
         Command::Serve => {
             let agents = build_agents(&settings).await?;
@@ -212,7 +224,7 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
         Command::Mcp(arguments) => mcp::run(settings, arguments).await,
         Command::State(command) => state::run(settings, command).await,
         Command::Audit(arguments) => audit::run(settings, arguments).await,
-        Command::Keys(command) => keys::run(settings, command).await,
+        Command::Keys(arguments) => keys::run(settings, arguments).await,
         Command::Completions(_) | Command::Man(_) => Ok(()),
     }
 }

@@ -1,6 +1,6 @@
 //! What was done that can't be undone, for those who must be able to tell.
 
-use axum::{Json, extract::State};
+use axum::Json;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -44,7 +44,7 @@ fn default_limit() -> u64 {
     responses((status = 200, description = "One page", body = List<Told>)),
 )]
 async fn list(
-    State(app): State<App>,
+    app: App,
     caller: Caller,
     Query(page): Query<AuditPage>,
 ) -> Result<Json<List<Told>>, Problem> {

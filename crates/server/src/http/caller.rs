@@ -1,6 +1,7 @@
 //! Who calls: by a key of the server, or as a layer around the router says.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -16,9 +17,10 @@ use yai_agentkit_core::{
     Conversation, ConversationId, Error, Storage,
     access::{Scope, owner_id, validate_owner},
     audit::Actor,
+    storage::Tenants,
 };
 
-use super::{host::Access, jwt::Tokens, problem::Problem, rate::Rate};
+use super::{App, host::Access, jwt::Tokens, problem::Problem, rate::Rate};
 use crate::keys::{self, Token};
 
 /// For whom a caller acts who may act for all.
@@ -27,6 +29,9 @@ pub(super) const OWNER: HeaderName = HeaderName::from_static("agentkit-owner");
 /// For how long nobody asks again whether a key exists, while none does.
 const OPEN_FOR: Duration = Duration::from_secs(1);
 
+/// Of how many keys one knows whose they are.
+const MOST_KEYS: usize = 100_000;
+
 /// Who sent a request. Whoever authenticates it in a layer around the router adds this to the
 /// request's extensions; else the server asks for one of its keys, if there are any.
 #[derive(Clone, Debug)]
@@ -34,6 +39,7 @@ pub struct Caller {
     name: String,
     scope: Scope,
     owner: Option<String>,
+    tenant: Option<Arc<str>>,
 }
 
 impl Caller {
@@ -44,6 +50,16 @@ impl Caller {
             name: name.into(),
             scope,
             owner: None,
+            tenant: None,
+        }
+    }
+
+    /// Of this tenant, which must be named where a server is that of several.
+    #[must_use]
+    pub fn of_tenant(self, tenant: impl Into<Arc<str>>) -> Self {
+        Self {
+            tenant: Some(tenant.into()),
+            ..self
         }
     }
 
@@ -63,6 +79,16 @@ impl Caller {
         self.owner.clone()
     }
 
+    /// Who shares one quota with it.
+    pub(super) fn quota(&self) -> String {
+        let who = self.owner.as_deref().unwrap_or(&self.name);
+        match &self.tenant {
+            // No name of a tenant has a space.
+            Some(tenant) => format!("{tenant} {who}"),
+            None => who.to_owned(),
+        }
+    }
+
     /// Who it is in the audit log; where no key is asked for, anybody.
     pub(super) fn actor(&self) -> Actor {
         let anybody = self.name.is_empty();
@@ -74,14 +100,27 @@ impl Caller {
 
     /// Of the idempotency keys that belong to no conversation.
     pub(super) fn scope_of_keys(&self) -> Uuid {
-        match &self.owner {
+        self.within(match &self.owner {
             Some(owner) => owner_id(owner),
             None => Uuid::new_v5(&Uuid::nil(), self.name.as_bytes()),
-        }
+        })
+    }
+
+    /// What is called so in all tenants, as this one's: the ids of conversations, and what a process
+    /// knows of requests under way, are those of all.
+    fn within(&self, all: Uuid) -> Uuid {
+        let own = |tenant: &Arc<str>| Uuid::new_v5(&all, tenant.as_bytes());
+        self.tenant.as_ref().map_or(all, own)
+    }
+
+    /// Whether there are tenants.
+    pub(super) fn has_tenant(&self) -> bool {
+        self.tenant.is_some()
     }
 
     /// In which the names of threads mean one conversation each.
     pub(super) fn scope_of_threads(&self, all: Uuid) -> Uuid {
+        let all = self.within(all);
         let own = |owner: &String| Uuid::new_v5(&all, owner.as_bytes());
         self.owner.as_ref().map_or(all, own)
     }
@@ -109,7 +148,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
 /// Lets in who may come in.
 pub(super) struct Gate {
-    storage: Arc<dyn Storage>,
+    app: App,
+    /// Where the server is that of several.
+    tenants: Option<Arc<dyn Tenants>>,
+    /// Whose the keys are that were sent.
+    tenants_of_keys: Mutex<HashMap<Uuid, Arc<str>>>,
     /// Whether nobody may come in without a key although there is none.
     needs_key: bool,
     /// What is known of the keys.
@@ -129,10 +172,13 @@ enum Known {
 }
 
 impl Gate {
-    pub(super) fn new(storage: Arc<dyn Storage>, access: &Access) -> Self {
+    pub(super) fn new(app: App, access: &Access) -> Self {
+        let tenants = app.storage.tenants();
         Self {
-            storage,
-            needs_key: access.needs_key(),
+            needs_key: access.needs_key() || tenants.is_some(),
+            app,
+            tenants,
+            tenants_of_keys: Mutex::default(),
             known: Mutex::new(Known::Nothing),
             tokens: access.jwt.clone().map(Tokens::new),
             rate: access.requests_per_minute.map(Rate::per_minute),
@@ -170,12 +216,36 @@ impl Gate {
             return Err(Refusal::Scope(scope));
         }
         caller.owner = acts_for(caller.owner, &parts.headers)?;
+        let storage = self.storage_of(&mut caller, parts)?;
         if let Some(rate) = &self.rate {
-            rate.admit(caller.owner.as_deref().unwrap_or(&caller.name))?;
+            rate.admit(&caller)?;
         }
-        self.check_path(&caller, parts).await?;
+        self.check_path(&*storage, &caller, parts).await?;
         parts.extensions.insert(caller);
         Ok(())
+    }
+
+    /// What the caller's tenant has, which is what the request works on.
+    fn storage_of(
+        &self,
+        caller: &mut Caller,
+        parts: &mut Parts,
+    ) -> Result<Arc<dyn Storage>, Refusal> {
+        let none = Refusal::Key("is none of a tenant of this server");
+        let Some(tenants) = &self.tenants else {
+            let own = self.app.storage.tenant();
+            if caller.tenant.is_some() && own.is_some() && caller.tenant.as_deref() != own {
+                return Err(none);
+            }
+            caller.tenant = own.map(Into::into);
+            return Ok(Arc::clone(&self.app.storage));
+        };
+        let storage = tenants.storage(caller.tenant.as_deref().ok_or(none)?)?;
+        parts.extensions.insert(App {
+            storage: Arc::clone(&storage),
+            turns: Arc::new(self.app.turns.on(Arc::clone(&storage))),
+        });
+        Ok(storage)
     }
 
     /// Whether anybody may come in: as long as there is no key.
@@ -191,7 +261,7 @@ impl Gate {
             _ => {}
         }
         let asked = Instant::now();
-        let exist = keys::exist(&*self.storage).await?;
+        let exist = keys::exist(&*self.app.storage).await?;
         *known() = if exist {
             Known::Some
         } else {
@@ -210,23 +280,67 @@ impl Gate {
             return caller.ok_or(Refusal::Key("is none that counts here"));
         }
         let token = Token::parse(token).ok_or(Refusal::Key("is none of this server"))?;
-        let stored = self.storage.api_keys().get(&token.id).await?;
-        let stored = stored.filter(|key| token.is_of(key));
-        let key = stored.ok_or(Refusal::Key("is none of this server"))?;
+        let none = || Refusal::Key("is none of this server");
+        let tenant = match &self.tenants {
+            Some(tenants) => Some(
+                self.tenant_of_key(&**tenants, token.id)
+                    .await?
+                    .ok_or_else(none)?,
+            ),
+            None => None,
+        };
+        let keys = match (&self.tenants, &tenant) {
+            (Some(tenants), Some(tenant)) => tenants.storage(tenant)?.api_keys(),
+            _ => self.app.storage.api_keys(),
+        };
+        let stored = keys.get(&token.id).await?;
+        let key = stored.filter(|key| token.is_of(key)).ok_or_else(none)?;
         if key.revoked_at.is_some() {
             return Err(Refusal::Key("was revoked"));
         }
         if key.expires_at.is_some_and(|at| at <= Utc::now()) {
             return Err(Refusal::Key("has expired"));
         }
-        Ok(Caller::new(key.id.to_string(), key.scope).with_owner(key.owner))
+        let caller = Caller::new(key.id.to_string(), key.scope).with_owner(key.owner);
+        Ok(Caller { tenant, ..caller })
     }
 
-    /// What the path names must be the owner's own.
-    async fn check_path(&self, caller: &Caller, parts: &mut Parts) -> Result<(), Refusal> {
-        let Some(own) = &caller.owner else {
-            return Ok(());
+    /// Whose a key is, which it stays: asked for once.
+    async fn tenant_of_key(
+        &self,
+        tenants: &dyn Tenants,
+        id: Uuid,
+    ) -> Result<Option<Arc<str>>, Error> {
+        let known = || {
+            let known = self.tenants_of_keys.lock();
+            known.unwrap_or_else(PoisonError::into_inner)
         };
+        let seen = known().get(&id).cloned();
+        if seen.is_some() {
+            return Ok(seen);
+        }
+        let Some(tenant) = tenants.of_key(id).await? else {
+            return Ok(None);
+        };
+        let (tenant, mut known) = (Arc::<str>::from(tenant), known());
+        if known.len() >= MOST_KEYS {
+            known.clear();
+        }
+        known.insert(id, Arc::clone(&tenant));
+        Ok(Some(tenant))
+    }
+
+    /// What the path names must be the owner's own, and the tenant's: what this process knows of a
+    /// conversation, as that it is busy, it knows of those of all.
+    async fn check_path(
+        &self,
+        storage: &dyn Storage,
+        caller: &Caller,
+        parts: &mut Parts,
+    ) -> Result<(), Refusal> {
+        if caller.owner.is_none() && self.tenants.is_none() {
+            return Ok(());
+        }
         // Without any there is nothing to extract.
         let Ok(parameters) = RawPathParams::from_request_parts(parts, &()).await else {
             return Ok(());
@@ -238,11 +352,13 @@ impl Gate {
                     let Ok(id) = value.parse::<ConversationId>() else {
                         continue;
                     };
-                    let found = self.storage.conversations().get(&id).await?;
+                    let found = storage.conversations().get(&id).await?;
                     let found = found.ok_or_else(|| Error::not_found("conversation", id))?;
                     caller.may_see(&found)?;
                 }
-                "owner" if value != own => return Err(Error::not_found("owner", value).into()),
+                "owner" if caller.owner.as_deref().is_some_and(|own| own != value) => {
+                    return Err(Error::not_found("owner", value).into());
+                }
                 _ => {}
             }
         }

@@ -1,6 +1,5 @@
 use axum::{
     Json,
-    extract::State,
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
@@ -211,7 +210,7 @@ struct NewFork {
     ),
 )]
 async fn send(
-    State(app): State<App>,
+    app: App,
     Id(chat_id): Id,
     Key(key): Key,
     LastEventId(after): LastEventId,
@@ -295,7 +294,7 @@ struct MessageRef {
     ),
 )]
 async fn regenerate(
-    State(app): State<App>,
+    app: App,
     Id(chat_id): Id,
     Key(key): Key,
     headers: HeaderMap,
@@ -332,7 +331,7 @@ async fn regenerate(
     ),
 )]
 async fn choose(
-    State(app): State<App>,
+    app: App,
     Id(chat_id): Id,
     Body(on): Body<MessageRef>,
 ) -> Result<StatusCode, Problem> {
@@ -352,7 +351,7 @@ async fn choose(
     responses((status = 200, description = "The new conversation", body = ConversationBody)),
 )]
 async fn fork(
-    State(app): State<App>,
+    app: App,
     Id(chat_id): Id,
     Body(new): Body<NewFork>,
 ) -> Result<Json<ConversationBody>, Problem> {
@@ -379,11 +378,7 @@ async fn fork(
         (status = 409, description = "A turn is running", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
     ),
 )]
-async fn redact(
-    State(app): State<App>,
-    caller: Caller,
-    path: MessagePath,
-) -> Result<Json<MessageBody>, Problem> {
+async fn redact(app: App, caller: Caller, path: MessagePath) -> Result<Json<MessageBody>, Problem> {
     let conversations = app.turns.conversations().by(caller.actor());
     let redacted = conversations.redact(path.chat_id, path.message_id).await?;
     Ok(Json(redacted.into()))

@@ -2,7 +2,6 @@ use std::collections::BTreeMap;
 
 use axum::{
     Json,
-    extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -242,7 +241,7 @@ fn default_limit() -> u64 {
     ),
 )]
 async fn create(
-    State(app): State<App>,
+    app: App,
     caller: Caller,
     Key(key): Key,
     Body(new): Body<NewConversation>,
@@ -274,7 +273,7 @@ async fn create(
     responses((status = 200, description = "One page", body = List<ConversationBody>)),
 )]
 async fn list(
-    State(app): State<App>,
+    app: App,
     caller: Caller,
     Query(page): Query<ConversationPage>,
 ) -> Result<Json<List<ConversationBody>>, Problem> {
@@ -334,7 +333,7 @@ async fn search(
     params(("id" = Uuid, Path)),
     responses((status = 200, description = "The conversation", body = ConversationBody)),
 )]
-async fn get(State(app): State<App>, Id(id): Id) -> Result<Whole, Problem> {
+async fn get(app: App, Id(id): Id) -> Result<Whole, Problem> {
     Ok(Whole(app.turns.conversations().get(id).await?))
 }
 
@@ -352,7 +351,7 @@ async fn get(State(app): State<App>, Id(id): Id) -> Result<Whole, Problem> {
     ),
 )]
 async fn update(
-    State(app): State<App>,
+    app: App,
     Id(id): Id,
     seen: Seen,
     Body(change): Body<Change>,
@@ -378,7 +377,7 @@ async fn update(
         (status = 409, description = "A turn is running", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
     ),
 )]
-async fn delete(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<StatusCode, Problem> {
+async fn delete(app: App, caller: Caller, Id(id): Id) -> Result<StatusCode, Problem> {
     let conversations = app.turns.conversations().by(caller.actor());
     conversations.delete(id).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -391,7 +390,7 @@ async fn delete(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<St
     responses((status = 200, description = "One page", body = List<MessageBody>)),
 )]
 async fn messages(
-    State(app): State<App>,
+    app: App,
     Id(id): Id,
     Query(page): Query<MessagePage>,
 ) -> Result<Json<List<MessageBody>>, Problem> {

@@ -2,7 +2,7 @@ use std::{fmt, future, iter, str::FromStr, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
-    extract::{FromRequestParts, State},
+    extract::FromRequestParts,
     http::{HeaderMap, HeaderName, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
@@ -138,7 +138,7 @@ impl<S: Send + Sync, Id: FromStr> FromRequestParts<S> for LastEventId<Id> {
     ),
 )]
 async fn events(
-    State(app): State<App>,
+    app: App,
     path: TurnPath,
     LastEventId(after): LastEventId,
 ) -> Result<Response, Problem> {
@@ -161,7 +161,7 @@ async fn events(
     responses((status = 200, description = "The events", body = Event, content_type = EVENT_STREAM)),
 )]
 async fn chat_events(
-    State(app): State<App>,
+    app: App,
     Id(chat_id): Id,
     LastEventId(after): LastEventId<ChatEventId>,
 ) -> Result<Response, Problem> {

@@ -4,7 +4,6 @@ use std::{collections::VecDeque, fmt::Write, mem, sync::Arc};
 
 use axum::{
     body::Body,
-    extract::State,
     http::header,
     response::{IntoResponse, Response},
 };
@@ -78,7 +77,7 @@ struct ExportBody {
     ))),
 )]
 async fn export(
-    State(app): State<App>,
+    app: App,
     caller: Caller,
     Id(chat_id): Id,
     Query(wanted): Query<Wanted>,

@@ -1,6 +1,6 @@
 //! Extractors that refuse what they don't know, with the field at fault.
 
-use std::str::FromStr;
+use std::{convert::Infallible, str::FromStr};
 
 use axum::{
     body::Bytes,
@@ -10,13 +10,22 @@ use axum::{
 use serde::de::DeserializeOwned;
 use yai_agentkit_core::{CheckpointId, ConversationId, MessageId, TurnId};
 
-use super::{large, problem::Problem};
+use super::{App, large, problem::Problem};
 
 /// A JSON body.
 pub(super) struct Body<T>(pub(super) T);
 
 /// The parameters behind the `?`.
 pub(super) struct Query<T>(pub(super) T);
+
+/// Where there are tenants, that of the caller's.
+impl FromRequestParts<Self> for App {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Self) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get().unwrap_or(app).clone())
+    }
+}
 
 /// The conversation that the path names.
 pub(super) struct Id(pub(super) ConversationId);

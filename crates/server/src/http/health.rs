@@ -3,7 +3,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Extension, Json, extract::State};
+use axum::{Extension, Json};
 use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
@@ -87,7 +87,7 @@ async fn healthz() -> Json<Health> {
     responses((status = 200, description = "They can", body = Health)),
 )]
 async fn readyz(
-    State(app): State<App>,
+    app: App,
     Extension(readiness): Extension<Readiness>,
 ) -> Result<Json<Health>, Problem> {
     if app.turns.is_stopping() {

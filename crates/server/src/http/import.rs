@@ -1,6 +1,6 @@
 //! Histories that come from elsewhere, and go there.
 
-use axum::{Json, extract::State};
+use axum::Json;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -209,7 +209,7 @@ struct ImportedBody {
     ),
 )]
 async fn import(
-    State(app): State<App>,
+    app: App,
     caller: Caller,
     Id(chat_id): Id,
     Key(key): Key,

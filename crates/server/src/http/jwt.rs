@@ -16,7 +16,7 @@ use uuid::Uuid;
 use yai_agentkit_agents::{Url, http_client};
 use yai_agentkit_core::{
     Error, Result,
-    access::{Scope, validate_owner},
+    access::{Scope, validate_owner, validate_tenant},
     error::Outcome,
 };
 
@@ -62,6 +62,8 @@ pub struct JwtConfig {
     pub keys: Url,
     /// The claim that names the owner.
     pub owner_claim: String,
+    /// The claim that names the tenant, where a server is that of several.
+    pub tenant_claim: String,
     /// The claim that has the scopes: a list, or names with spaces between them.
     pub scope_claim: String,
 }
@@ -158,7 +160,13 @@ impl Tokens {
         let name = format!("{} {subject}", self.config.issuer);
         let name = Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes());
         let scope = scope(claims.get(&self.config.scope_claim));
-        Some(Caller::new(format!("token {name}"), scope).with_owner(Some(owner.to_owned())))
+        let caller = Caller::new(format!("token {name}"), scope).with_owner(Some(owner.to_owned()));
+        let tenant = claims.get(&self.config.tenant_claim).and_then(Json::as_str);
+        let tenant = tenant.filter(|tenant| validate_tenant(tenant).is_ok());
+        Some(match tenant {
+            Some(tenant) => caller.of_tenant(tenant),
+            None => caller,
+        })
     }
 
     /// The issuer's key of this name. Whose key is known waits for nobody else's question.

@@ -26,10 +26,11 @@ pub(super) fn routes(app: &App, access: McpAccess, body_limit: usize) -> Router<
     let storage = Arc::clone(&app.storage);
     let memory = move |context: &RequestContext<RoleServer>| {
         let parts = context.extensions.get::<axum::http::request::Parts>();
+        let own = parts.and_then(|parts| parts.extensions.get::<App>());
         let caller = parts.and_then(|parts| parts.extensions.get::<Caller>());
         let caller = caller.ok_or_else(|| ErrorData::internal_error("nobody calls", None))?;
         Ok(Memory {
-            storage: Arc::clone(&storage),
+            storage: Arc::clone(own.map_or(&storage, |app| &app.storage)),
             owner: caller.owner(),
             may_write: access == McpAccess::Write && caller.may(Scope::Write),
         })

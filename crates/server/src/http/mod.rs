@@ -63,7 +63,8 @@ const BODY_DEADLINE: Duration = Duration::from_secs(30);
 /// What the handlers work on.
 #[derive(Clone)]
 pub struct App {
-    /// What is remembered.
+    /// What is remembered. Where that is divided among tenants, each request works on what its caller's
+    /// tenant has.
     pub storage: Arc<dyn Storage>,
     /// What answers.
     pub turns: Arc<TurnEngine>,
@@ -71,7 +72,7 @@ pub struct App {
 
 /// Every route of the server, for those who have `access`; a body may have `body_limit` bytes.
 pub fn router(app: App, access: Access, body_limit: usize) -> Router {
-    let gate = caller::Gate::new(Arc::clone(&app.storage), &access);
+    let gate = caller::Gate::new(app.clone(), &access);
     let (router, api) = OpenApiRouter::with_openapi(document::base())
         .merge(conversation::routes())
         .merge(chat::routes())

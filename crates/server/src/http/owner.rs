@@ -1,6 +1,6 @@
 //! All that there is of an owner.
 
-use axum::{Json, extract::State};
+use axum::Json;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use yai_agentkit_core::access::validate_owner;
 
@@ -20,11 +20,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     params(("owner" = String, Path, description = "The name of the owner")),
     responses((status = 200, description = "How much there was", body = Erased)),
 )]
-async fn erase(
-    State(app): State<App>,
-    caller: Caller,
-    Name(owner): Name,
-) -> Result<Json<Erased>, Problem> {
+async fn erase(app: App, caller: Caller, Name(owner): Name) -> Result<Json<Erased>, Problem> {
     validate_owner(&owner)?;
     let actor = caller.actor();
     let conversations = app.turns.conversations();

@@ -7,7 +7,7 @@ use std::{
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock};
 
-use super::problem::Problem;
+use super::{Caller, problem::Problem};
 
 /// After so many requests those are forgotten who have all of theirs again.
 const FORGET_EVERY: u32 = 10_000;
@@ -27,12 +27,12 @@ impl Rate {
     }
 
     /// One more request, if there is one left.
-    pub(super) fn admit(&self, who: &str) -> Result<(), Problem> {
+    pub(super) fn admit(&self, caller: &Caller) -> Result<(), Problem> {
         let admitted = self.admitted.fetch_add(1, Ordering::Relaxed);
         if admitted.is_multiple_of(FORGET_EVERY) {
             self.limiter.retain_recent();
         }
-        self.limiter.check_key(&who.to_owned()).map_err(|until| {
+        self.limiter.check_key(&caller.quota()).map_err(|until| {
             let wait = until.wait_time_from(self.limiter.clock().now());
             let seconds = wait.as_secs_f64().ceil().max(1.0);
             #[expect(

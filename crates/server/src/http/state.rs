@@ -96,7 +96,7 @@ struct DiffRange {
     params(("chat_id" = Uuid, Path, description = "The id of the conversation")),
     responses((status = 200, description = "The latest checkpoint", body = CheckpointView)),
 )]
-async fn state(State(app): State<App>, Id(chat_id): Id) -> Result<Response, Problem> {
+async fn state(app: App, Id(chat_id): Id) -> Result<Response, Problem> {
     let conversation = app.turns.conversations().get(chat_id).await?;
     let latest = CheckpointSelector::latest(conversation.thread_id());
     let whole = Whole::read(&*app.storage.checkpointer(), &latest).await?;
@@ -113,7 +113,7 @@ async fn state(State(app): State<App>, Id(chat_id): Id) -> Result<Response, Prob
     responses((status = 200, description = "One page", body = List<CheckpointSummary>)),
 )]
 async fn history(
-    State(app): State<App>,
+    app: App,
     Id(chat_id): Id,
     Query(page): Query<HistoryPage>,
 ) -> Result<Json<List<CheckpointSummary>>, Problem> {
@@ -150,7 +150,7 @@ async fn history(
     ),
     responses((status = 200, description = "The checkpoint", body = CheckpointView)),
 )]
-async fn checkpoint(State(app): State<App>, path: CheckpointPath) -> Result<Response, Problem> {
+async fn checkpoint(app: App, path: CheckpointPath) -> Result<Response, Problem> {
     let conversation = app.turns.conversations().get(path.chat_id).await?;
     let selector = CheckpointSelector {
         checkpoint_id: Some(path.checkpoint_id.clone()),
@@ -170,7 +170,7 @@ async fn checkpoint(State(app): State<App>, path: CheckpointPath) -> Result<Resp
     responses((status = 200, description = "The patch", body = Vec<Object>, content_type = JSON_PATCH)),
 )]
 async fn diff(
-    State(app): State<App>,
+    app: App,
     Id(chat_id): Id,
     Query(range): Query<DiffRange>,
 ) -> Result<Response, Problem> {
@@ -231,7 +231,7 @@ fn default_threads() -> u64 {
     responses((status = 200, description = "One page", body = List<ThreadBody>)),
 )]
 async fn threads(
-    State(app): State<App>,
+    app: App,
     caller: Caller,
     Query(page): Query<ThreadPage>,
 ) -> Result<Json<List<ThreadBody>>, Problem> {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Json, http::StatusCode};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
@@ -206,7 +206,7 @@ impl Own {
 #[utoipa::path(put, path = "/store/items", tag = "store", request_body = NewItemBody,
     responses((status = 204, description = "It is stored")))]
 async fn put_item(
-    State(app): State<App>,
+    app: App,
     caller: Caller,
     Body(new): Body<NewItemBody>,
 ) -> Result<StatusCode, Problem> {
@@ -239,7 +239,7 @@ async fn put_item(
 #[utoipa::path(get, path = "/store/items", tag = "store", params(ItemQuery),
     responses((status = 200, body = Option<ItemBody>)))]
 async fn get_item(
-    State(app): State<App>,
+    app: App,
     caller: Caller,
     Query(query): Query<ItemQuery>,
 ) -> Result<Json<Option<ItemBody>>, Problem> {
@@ -262,7 +262,7 @@ async fn get_item(
 #[utoipa::path(delete, path = "/store/items", tag = "store", request_body = ItemPlace,
     responses((status = 204, description = "It is not there any more")))]
 async fn delete_item(
-    State(app): State<App>,
+    app: App,
     caller: Caller,
     Body(place): Body<ItemPlace>,
 ) -> Result<StatusCode, Problem> {
@@ -278,7 +278,7 @@ async fn delete_item(
 #[utoipa::path(post, path = "/store/items/search", tag = "store", request_body = SearchBody,
     responses((status = 200, body = FoundItems)))]
 async fn search_items(
-    State(app): State<App>,
+    app: App,
     caller: Caller,
     Body(body): Body<SearchBody>,
 ) -> Result<Json<FoundItems>, Problem> {
@@ -312,7 +312,7 @@ async fn search_items(
 #[utoipa::path(post, path = "/store/namespaces", tag = "store", request_body = NamespacesBody,
     responses((status = 200, body = Namespaces)))]
 async fn list_namespaces(
-    State(app): State<App>,
+    app: App,
     caller: Caller,
     Body(body): Body<NamespacesBody>,
 ) -> Result<Json<Namespaces>, Problem> {

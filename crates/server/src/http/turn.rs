@@ -1,6 +1,5 @@
 use axum::{
     Json,
-    extract::State,
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
@@ -153,7 +152,7 @@ struct Answer {
     responses((status = 200, description = "One page", body = List<TurnBody>)),
 )]
 async fn list(
-    State(app): State<App>,
+    app: App,
     Id(chat_id): Id,
     Query(page): Query<TurnPage>,
 ) -> Result<Json<List<TurnBody>>, Problem> {
@@ -176,7 +175,7 @@ async fn list(
     ),
     responses((status = 200, description = "The turn", body = TurnBody)),
 )]
-async fn get(State(app): State<App>, path: TurnPath) -> Result<Json<TurnBody>, Problem> {
+async fn get(app: App, path: TurnPath) -> Result<Json<TurnBody>, Problem> {
     let turn = app.turns.turn(path.chat_id, path.turn_id).await?;
     Ok(Json(turn.into()))
 }
@@ -197,7 +196,7 @@ async fn get(State(app): State<App>, path: TurnPath) -> Result<Json<TurnBody>, P
         (status = 409, description = "The turn has ended", body = ProblemBody, content_type = Problem::CONTENT_TYPE),
     ),
 )]
-async fn cancel(State(app): State<App>, path: TurnPath) -> Result<Json<TurnBody>, Problem> {
+async fn cancel(app: App, path: TurnPath) -> Result<Json<TurnBody>, Problem> {
     let turn = app.turns.cancel(path.chat_id, path.turn_id).await?;
     Ok(Json(turn.into()))
 }
@@ -225,7 +224,7 @@ async fn cancel(State(app): State<App>, path: TurnPath) -> Result<Json<TurnBody>
     ),
 )]
 async fn resume(
-    State(app): State<App>,
+    app: App,
     path: TurnPath,
     LastEventId(after): LastEventId,
     headers: HeaderMap,

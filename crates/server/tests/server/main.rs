@@ -31,6 +31,7 @@ mod slow_readers;
 mod store;
 mod streams;
 mod support;
+mod tenants;
 mod tls;
 mod tokens;
 mod unreadable;

@@ -40,15 +40,26 @@ async fn listed(api: &Api) -> Vec<Value> {
 }
 
 /// What there is of one person.
-struct Belongings {
-    chat: String,
-    answer: String,
-    turn: String,
-    checkpoint: String,
+pub(crate) struct Belongings {
+    pub(crate) chat: String,
+    pub(crate) answer: String,
+    pub(crate) turn: String,
+    pub(crate) checkpoint: String,
 }
 
 impl Belongings {
-    async fn of(api: &Api) -> Self {
+    /// That of nobody.
+    pub(crate) fn none() -> Self {
+        let id = || uuid::Uuid::now_v7().to_string();
+        Self {
+            chat: id(),
+            answer: id(),
+            turn: id(),
+            checkpoint: id(),
+        }
+    }
+
+    pub(crate) async fn of(api: &Api) -> Self {
         let chat = api.conversation().await;
         let path = format!("/chats/{chat}/messages");
         let sent = api.post(&path, json!({"content": "hi"})).await;
@@ -64,8 +75,13 @@ impl Belongings {
         }
     }
 
+    /// The path of a chat's resource.
+    pub(crate) fn path(&self, of: &str) -> String {
+        of.replace("{id}", &self.chat)
+    }
+
     /// A request of an operation that names all that it can of these.
-    fn request(&self, method: &str, path: &str, operation: &Value) -> Request<Body> {
+    pub(crate) fn request(&self, method: &str, path: &str, operation: &Value) -> Request<Body> {
         let named = [
             ("{id}", &self.chat),
             ("{chat_id}", &self.chat),
@@ -133,7 +149,7 @@ const OF_NOBODY: [&str; 11] = [
 ];
 
 /// Every operation that names what somebody has, those that delete last.
-async fn operations(api: &Api) -> Vec<(String, String, Value)> {
+pub(crate) async fn operations(api: &Api) -> Vec<(String, String, Value)> {
     let document = api.get("/openapi.json").await.body;
     let paths = document["paths"].as_object().unwrap().iter();
     let operations = paths.flat_map(|(path, item)| {

@@ -201,6 +201,45 @@ fn a_token_has_the_conversations_of_its_owner_and_the_scope_that_it_names() {
     assert_eq!(list(&server, text(&created.stdout).trim()), 200);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_of_the_tenant_that_it_names_and_of_none_without() {
+    let (installation, key) = (crate::tenants::direct().await, Key::new("1"));
+    let issuer = Issuer::start(&[&key]);
+    let server = |of: Option<&str>| {
+        let mut command = installation.command("0", "1");
+        command.args(issuer.arguments());
+        Server::spawn(command.envs(of.map(|tenant| ("DB_TENANT", tenant))))
+    };
+    let all = server(None);
+    let claims = claims("ada", "write");
+    let of = |tenant: Value| key.sign(&with(claims.clone(), "tenant", tenant));
+    let [acme, bob] = ["acme", "bob"].map(|tenant| of(json!(tenant)));
+    let (status, chat) = send(&all, "POST /conversations", &acme, "{}");
+    assert_eq!(status, 200, "{chat}");
+    let path = format!("GET /conversations/{}", chat["id"].as_str().unwrap());
+    // The owner has the same name.
+    assert_eq!(
+        [&acme, &bob].map(|token| send(&all, &path, token, "").0),
+        [200, 404]
+    );
+    let nobody = key.sign(&claims);
+    let wrong = [
+        json!("*"),
+        json!(""),
+        json!(1),
+        json!(["acme"]),
+        json!("'; SELECT 1"),
+    ]
+    .map(of);
+    for token in wrong.iter().chain([&nobody]) {
+        assert_eq!(list(&all, token), 401);
+    }
+    drop(all);
+    let of_acme = server(Some("acme"));
+    let lists = [&acme, &bob, &nobody].map(|token| list(&of_acme, token));
+    assert_eq!(lists, [200, 401, 200]);
+}
+
 #[test]
 fn a_token_that_is_not_right_in_all_is_refused_and_is_in_no_log() {
     let (directory, key, other) = (TempDir::new().unwrap(), Key::new("1"), Key::new("1"));

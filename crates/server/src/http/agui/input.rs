@@ -106,10 +106,6 @@ impl Input {
         });
         results.collect()
     }
-
-    pub(super) fn conversation_id(&self, caller: &Caller) -> ConversationId {
-        conversation_id(caller, &self.thread_id)
-    }
 }
 
 pub(super) fn check_id(field: &str, id: &str) -> Result<(), Problem> {
@@ -121,11 +117,10 @@ pub(super) fn check_id(field: &str, id: &str) -> Result<(), Problem> {
     Err(Problem::invalid(field, reason))
 }
 
-/// The conversation of a client's thread: always the same for an owner.
-pub(super) fn conversation_id(caller: &Caller, thread_id: &str) -> ConversationId {
+/// The conversation of a client's thread that is not called by its id: always the same for an owner.
+pub(super) fn named(caller: &Caller, thread_id: &str) -> ConversationId {
     let scope = caller.scope_of_threads(THREADS);
-    let named = || ConversationId(Uuid::new_v5(&scope, thread_id.as_bytes()));
-    thread_id.parse().unwrap_or_else(|_| named())
+    ConversationId(Uuid::new_v5(&scope, thread_id.as_bytes()))
 }
 
 impl Resume {

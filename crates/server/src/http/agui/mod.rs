@@ -8,7 +8,7 @@ mod run;
 mod thread;
 mod transcript;
 
-use axum::{Extension, Json, extract::State, response::Response};
+use axum::{Extension, Json, response::Response};
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -60,7 +60,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     ),
 )]
 async fn run(
-    State(app): State<App>,
+    app: App,
     Extension(room): Extension<Room>,
     caller: Caller,
     Body(input): Body<Input>,
@@ -83,7 +83,7 @@ async fn run(
     ),
 )]
 async fn run_named(
-    State(app): State<App>,
+    app: App,
     Extension(room): Extension<Room>,
     caller: Caller,
     Name(agent): Name,
@@ -158,14 +158,14 @@ async fn run_by(
     ),
 )]
 async fn connect(
-    State(app): State<App>,
+    app: App,
     Extension(room): Extension<Room>,
     caller: Caller,
     Body(input): Body<Input>,
 ) -> Result<Response, Problem> {
     input.check()?;
-    let id = input.conversation_id(&caller);
-    let Some(conversation) = app.storage.conversations().get(&id).await? else {
+    let (id, found) = app.find(&caller, &input.thread_id).await?;
+    let Some(conversation) = found else {
         let nothing = History::new(id, Vec::new(), Vec::new())?.snapshot(None);
         let run = Run {
             thread_id: input.thread_id,
@@ -197,12 +197,12 @@ async fn connect(
     ),
 )]
 async fn cancel(
-    State(app): State<App>,
+    app: App,
     caller: Caller,
     Body(thread): Body<Thread>,
 ) -> Result<Json<TurnBody>, Problem> {
-    let id = input::conversation_id(&caller, &thread.thread_id);
-    let conversation = app.turns.conversations().get(id).await?;
+    let (id, found) = app.find(&caller, &thread.thread_id).await?;
+    let conversation = found.ok_or_else(|| Error::not_found("conversation", id))?;
     caller.may_see(&conversation)?;
     let turn = app.unfinished(&conversation).await?;
     let turn = turn.ok_or(TurnError::Ended)?;

@@ -1,6 +1,5 @@
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 use yai_agentkit_core::{
     CheckpointSelector, Conversation, ConversationId, Entity, Error, ListQuery, Message, MessageId,
     Role, Turn, TurnId, TurnStatus,
@@ -14,7 +13,7 @@ use super::{
     Shown,
     event::Outcome,
     history::{History, MAX_SNAPSHOT},
-    input::{Input, ResumeStatus},
+    input::{Input, ResumeStatus, named},
 };
 use crate::http::{App, caller::Caller, page::MAX_LIMIT, problem::Problem};
 
@@ -35,6 +34,24 @@ const BATCHES: u64 = 32;
 
 /// What is stored of a client's thread, and what becomes of it.
 impl App {
+    /// The conversation of the client's thread, if there is one, and the id that it has or would have.
+    pub(super) async fn find(
+        &self,
+        caller: &Caller,
+        thread_id: &str,
+    ) -> Result<(ConversationId, Option<Conversation>), Problem> {
+        let conversations = self.storage.conversations();
+        if let Ok(id) = thread_id.parse() {
+            let found = conversations.get(&id).await?;
+            // It may be another tenant's, which nobody is to find out: then it is a name as others.
+            if found.is_some() || !caller.has_tenant() {
+                return Ok((id, found));
+            }
+        }
+        let id = named(caller, thread_id);
+        Ok((id, conversations.get(&id).await?))
+    }
+
     /// The conversation of the client's thread, created where there is none, in which `agent` answers if
     /// one is named.
     pub(super) async fn conversation_of(
@@ -43,12 +60,11 @@ impl App {
         input: &Input,
         agent: Option<&str>,
     ) -> Result<Conversation, Problem> {
-        let id = input.conversation_id(caller);
-        let found = match self.storage.conversations().get(&id).await? {
-            Some(found) => found,
-            None => {
+        let found = match self.find(caller, &input.thread_id).await? {
+            (_, Some(found)) => found,
+            (id, None) => {
                 let mut metadata = Map::new();
-                if input.thread_id.parse::<Uuid>().is_err() {
+                if input.thread_id.parse() != Ok(id) {
                     metadata.insert("agui_thread_id".to_owned(), json!(input.thread_id));
                 }
                 metadata.extend(agent.map(|agent| (AGENT.to_owned(), json!(agent))));

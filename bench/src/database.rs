@@ -231,7 +231,9 @@ impl Database {
     ) -> Result<RowsWritten> {
         let mut connection = SqliteConnection::connect(self.url()).await?;
         let tables = sqlx::query_scalar(
-            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'",
+            // Not those of the search: a virtual table takes no triggers.
+            "SELECT name FROM pragma_table_list \
+             WHERE schema = 'main' AND type = 'table' AND name NOT LIKE 'sqlite_%'",
         );
         let tables: Vec<String> = tables.fetch_all(&mut connection).await?;
         let mut script =

@@ -135,6 +135,58 @@ def test_time_to_live_begins_anew_when_an_item_is_read(saver):
         time.sleep(0.05)
 
 
+def test_a_store_sweeps_by_itself_until_it_is_closed(saver):
+    """As users of LangGraph's stores start it: what has died is gone although nobody puts anything."""
+    assert AgentkitStore.beside(saver).start_ttl_sweeper().result(SECONDS) is None
+
+    store = AgentkitStore.beside(saver, ttl={"default_ttl": 0.001, "sweep_interval_minutes": 0.001})
+    swept = []
+    sweep, store.sweep_ttl = store.sweep_ttl, lambda: swept.append(sweep()) or swept[-1]
+    store.put(("ttl",), "key", {})
+    sweeper = store.start_ttl_sweeper()
+    assert store.start_ttl_sweeper() is sweeper and not sweeper.done()
+    ends = time.monotonic() + SECONDS
+    while sum(swept) == 0:
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    assert store.stop_ttl_sweeper(SECONDS) and sweeper.done()
+    count = len(swept)
+
+    async def as_with_async_postgres_store():
+        again = await store.start_ttl_sweeper()
+        while len(swept) == count:
+            assert time.monotonic() < ends
+            await asyncio.sleep(0.05)
+        again.cancel()
+        return again
+
+    assert asyncio.run(as_with_async_postgres_store()).cancelled()
+    assert store.stop_ttl_sweeper(SECONDS)
+    last = store.start_ttl_sweeper()
+    store.close()
+    assert last.done()
+    assert store.stop_ttl_sweeper()
+
+
+def test_a_sweeper_goes_on_where_the_database_fails(caplog):
+    with AgentkitStore.from_conn_string("sqlite::memory:", ttl={"default_ttl": 1}) as store:
+        swept = []
+
+        def fail():
+            swept.append(1)
+            raise OSError("no database")
+
+        store.sweep_ttl = fail
+        sweeper = store.start_ttl_sweeper(0.001)
+        ends = time.monotonic() + SECONDS
+        while len(swept) < 3:
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+        assert not sweeper.done()
+    assert sweeper.done()
+    assert "not deleted, for now" in caplog.text
+
+
 def test_langgraphs_store_and_ours_share_a_table(postgres_url):
     with PostgresStore.from_conn_string(postgres_url) as theirs:
         theirs.setup()

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ from langgraph.store.base import (
 from yai_agentkit._index import AgentkitIndexConfig, Embedded, Index, NotEmbedded
 from yai_agentkit._json import encoded
 from yai_agentkit._native import Engine
+from yai_agentkit._sweeper import Sweeper
 from yai_agentkit._wait import wait
 
 if TYPE_CHECKING:
@@ -89,6 +92,7 @@ class AgentkitStore(BaseStore):
         self.index_config = index
         self.embeddings = self._index.embeddings if self._index else None
         self.ttl_config = ttl
+        self._sweeper: Sweeper | None = None
 
     @classmethod
     def beside(
@@ -103,7 +107,8 @@ class AgentkitStore(BaseStore):
         Args:
             saver: The saver.
             index: `dims`, `embed` and `fields` as LangGraph's, and `search`: how a `query` finds.
-            ttl: `default_ttl` in minutes, and `refresh_on_read`; by default items live for ever.
+            ttl: `default_ttl` and `sweep_interval_minutes` in minutes, and `refresh_on_read`; by default
+                items live for ever.
         """
         return cls(saver._engine, index=index, ttl=ttl)
 
@@ -151,10 +156,12 @@ class AgentkitStore(BaseStore):
 
     def close(self) -> None:
         """Wait for what is under way, then close the connections. A second time does nothing."""
+        self.stop_ttl_sweeper()
         wait(self._engine.close())
 
     async def aclose(self) -> None:
         """Wait for what is under way, then close the connections. A second time does nothing."""
+        await asyncio.to_thread(self.stop_ttl_sweeper)
         await self._engine.close()
 
     def setup(self) -> None:
@@ -181,6 +188,26 @@ class AgentkitStore(BaseStore):
     async def asweep_ttl(self) -> int:
         """Delete what has outlived its time. See `sweep_ttl`."""
         return await self._store.sweep()
+
+    def start_ttl_sweeper(self, sweep_interval_minutes: float | None = None) -> Future[None]:
+        """Sweep in a thread every so many minutes, by default 5, until the store is closed or
+        `stop_ttl_sweeper` is called.
+
+        As with LangGraph's stores nothing happens without `ttl`, and a second time gives what runs. It
+        is needed where nothing is put for long, and may be awaited.
+        """
+        sweeper = self._sweeper
+        if sweeper is None or sweeper.done():
+            config = self.ttl_config
+            if not config:
+                return Sweeper(None, 0)
+            minutes = sweep_interval_minutes or config.get("sweep_interval_minutes") or 5
+            self._sweeper = sweeper = Sweeper(self.sweep_ttl, 60 * minutes)
+        return sweeper
+
+    def stop_ttl_sweeper(self, timeout: float | None = None) -> bool:
+        """Stop sweeping, and return whether that took no more than so many seconds."""
+        return self._sweeper is None or self._sweeper.stop(timeout)
 
 
 def _operation(op: Op, embedded: Embedded | NotEmbedded) -> tuple[object, ...]:

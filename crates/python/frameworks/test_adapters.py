@@ -19,12 +19,15 @@ from google.adk.errors.session_not_found_error import SessionNotFoundError
 from google.adk.events.event import Event
 from google.adk.events.event_actions import EventActions
 from google.adk.sessions.base_session_service import GetSessionConfig
+from google.adk.memory.in_memory_memory_service import InMemoryMemoryService
+from google.adk.memory.memory_entry import MemoryEntry
 from google.adk.sessions.in_memory_session_service import InMemorySessionService
+from google.genai.types import Content, Part
 from openai.types.responses import ResponseOutputMessage, ResponseOutputText
 from pydantic_ai import Agent as PydanticAgent
 from pydantic_ai.models.test import TestModel
 from yai_agentkit import AgentkitStore
-from yai_agentkit.adapters.google_adk import AgentkitSessionService
+from yai_agentkit.adapters.google_adk import AgentkitMemoryService, AgentkitSessionService
 from yai_agentkit.adapters.openai_agents import AgentkitSession
 from yai_agentkit.adapters.pydantic_ai import AgentkitHistory
 
@@ -197,3 +200,65 @@ async def test_adks_sessions_are_those_of_its_service_in_memory(store):
             ]
         )
     assert results[0] == results[1]
+
+
+SAID = {
+    "one": ["Ada likes rye bread", "She was born in London"],
+    "two": ["London has a river", "我想去北京旅行"],
+}
+
+
+async def test_adks_memory_is_that_of_its_service_in_memory(url):
+    with AgentkitStore.from_conn_string(url, index={"search": "text"}) as store:
+        of_ada = {"app_name": "an.app", "user_id": "ada@example.com"}
+        results = []
+        for memory in [AgentkitMemoryService(store), InMemoryMemoryService()]:
+            sessions = AgentkitSessionService(store)
+            for name, texts in SAID.items():
+                id = f"{name} {type(memory).__name__}"
+                session = await sessions.create_session(**of_ada, session_id=id)
+                for place, text in enumerate(texts):
+                    content = Content(role="user", parts=[Part(text=text)])
+                    event = Event(
+                        id=f"{name} {place}", author="ada", timestamp=1000.0 + place, content=content
+                    )
+                    await sessions.append_event(session, event)
+                await sessions.append_event(session, Event(author="ada"))
+                await memory.add_session_to_memory(session)
+                await memory.add_session_to_memory(session)
+            later = Content(role="model", parts=[Part(text="The bread is eaten")])
+            delta = [Event(id="later", author="cook", timestamp=2000.0, content=later)]
+            await memory.add_events_to_memory(**of_ada, events=delta)
+            asked = ["bread", "who likes LONDON", "rye river", "nothing of it", "", "  "]
+            found = [await memory.search_memory(**of_ada, query=query) for query in asked]
+            of_other = {"app_name": "an.app", "user_id": "bob"}
+            found.append(await memory.search_memory(**of_other, query="bread"))
+            await memory.delete_memory(**of_ada, memory_id="one 0")
+            await memory.delete_memory(**of_ada, memory_id="none")
+            await memory.add_session_to_memory(session)
+            one = Content(role="user", parts=[Part(text=SAID["one"][0])])
+            again = [Event(id="one 0", author="ada", timestamp=1000.0, content=one)]
+            await memory.add_events_to_memory(**of_ada, events=again)
+            found.append(await memory.search_memory(**of_ada, query="bread"))
+            results.append([sorted(entry.model_dump_json() for entry in page.memories) for page in found])
+        assert results[0] == results[1]
+        assert [len(page) for page in results[0]] == [2, 3, 2, 0, 0, 0, 0, 1]
+
+
+async def test_adks_memory_has_what_is_said_to_be_one(url):
+    with AgentkitStore.from_conn_string(url, index={"search": "text"}) as store:
+        memory = AgentkitMemoryService(store)
+        of_ada = {"app_name": "app", "user_id": "ada"}
+        content = Content(parts=[Part(text="rye")])
+        entries = [
+            MemoryEntry(content=content, id="a", author="x", custom_metadata={"own": 1}),
+            MemoryEntry(content=content),
+        ]
+        await memory.add_memory(**of_ada, memories=entries, custom_metadata={"all": [2], "own": 3})
+        found = (await memory.search_memory(**of_ada, query="rye")).memories
+        by_id = {entry.id: entry for entry in found}
+        assert len(by_id) == 2 and by_id["a"].author == "x"
+        assert by_id["a"].custom_metadata == {"all": [2], "own": 1}
+    with AgentkitStore.from_conn_string(url) as store:
+        with pytest.raises(ValueError, match="index"):
+            AgentkitMemoryService(store)

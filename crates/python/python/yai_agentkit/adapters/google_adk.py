@@ -1,15 +1,18 @@
-"""Sessions of Google's Agent Development Kit (`pip install google-adk`)."""
+"""Sessions and memory of Google's Agent Development Kit (`pip install google-adk`)."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from google.adk.errors.already_exists_error import AlreadyExistsError
 from google.adk.errors.session_not_found_error import SessionNotFoundError
 from google.adk.events.event import Event
+from google.adk.memory.base_memory_service import BaseMemoryService, SearchMemoryResponse
+from google.adk.memory.memory_entry import MemoryEntry
 from google.adk.sessions.base_session_service import (
     BaseSessionService,
     GetSessionConfig,
@@ -153,6 +156,110 @@ class AgentkitSessionService(BaseSessionService):
             ],
         )
         return event
+
+
+class AgentkitMemoryService(BaseMemoryService):
+    """What was said in sessions, found again by its words or its meaning, in a store with an index.
+
+    ```python
+    store = AgentkitStore.from_conn_string(url, index={"search": "text"})
+    runner = Runner(
+        agent=agent,
+        app_name="app",
+        session_service=AgentkitSessionService(store),
+        memory_service=AgentkitMemoryService(store),
+    )
+    ```
+
+    An event is one memory, by its id: added again it is the same one, and one that was deleted does not
+    come back. Words are looked for in the names of those who spoke too.
+    """
+
+    def __init__(self, store: AgentkitStore) -> None:
+        """The memories in this store. One without an index finds nothing, and is a `ValueError`."""
+        if store.index_config is None:
+            raise ValueError("store: needs an index to be searched by, as index={'search': 'text'}")
+        self._store = store
+
+    @override
+    async def add_session_to_memory(self, session: Session) -> None:
+        """Remember what a session has said until now."""
+        await self.add_events_to_memory(
+            app_name=session.app_name, user_id=session.user_id, events=session.events
+        )
+
+    @override
+    async def add_events_to_memory(
+        self,
+        *,
+        app_name: str,
+        user_id: str,
+        events: Sequence[Event],
+        session_id: str | None = None,
+        custom_metadata: Mapping[str, object] | None = None,
+    ) -> None:
+        """Remember events, but those without content."""
+        said = (event for event in events if event.content and event.content.parts)
+        memories = [
+            MemoryEntry(
+                id=event.id,
+                content=event.content,
+                author=event.author,
+                timestamp=datetime.fromtimestamp(event.timestamp).isoformat(),
+            )
+            for event in said
+        ]
+        await self.add_memory(
+            app_name=app_name, user_id=user_id, memories=memories, custom_metadata=custom_metadata
+        )
+
+    @override
+    async def add_memory(
+        self,
+        *,
+        app_name: str,
+        user_id: str,
+        memories: Sequence[MemoryEntry],
+        custom_metadata: Mapping[str, object] | None = None,
+    ) -> None:
+        """Remember these, all or none. One without an id is a new one."""
+        place, deleted = _memories("memory", app_name, user_id), _memories("gone", app_name, user_id)
+        known = [(memory.id or str(uuid.uuid4()), memory) for memory in memories]
+        gone = await batch(self._store, [GetOp(deleted, id) for id, _ in known])
+        more = to_jsonable_python(dict(custom_metadata or {}))
+        puts = []
+        for (id, memory), is_gone in zip(known, gone, strict=True):
+            if is_gone is None:
+                row = memory.model_dump(mode="json", exclude_none=True)
+                row["custom_metadata"] = more | row.get("custom_metadata", {})
+                puts.append(PutOp(place, id, row, index=["content.parts[*].text"]))
+        await batch(self._store, puts)
+
+    @override
+    async def search_memory(
+        self, *, app_name: str, user_id: str, query: str
+    ) -> SearchMemoryResponse:
+        """The ten memories of a user that fit best."""
+        if not query.strip():
+            return SearchMemoryResponse()
+        search = SearchOp(_memories("memory", app_name, user_id), query=query, limit=10)
+        [found] = await batch(self._store, [search])
+        memories = [MemoryEntry.model_validate(item.value | {"id": item.key}) for item in found]
+        return SearchMemoryResponse(memories=memories)
+
+    @override
+    async def delete_memory(
+        self, *, app_name: str, user_id: str, memory_id: str | None = None
+    ) -> None:
+        """Forget a memory for good. One that is not there is no error."""
+        if memory_id:
+            gone = PutOp(_memories("gone", app_name, user_id), memory_id, {}, index=False)
+            memory = PutOp(_memories("memory", app_name, user_id), memory_id, None)
+            await batch(self._store, [memory, gone])
+
+
+def _memories(kind: str, app: str, user: str) -> tuple[str, ...]:
+    return (_ROOT, label(app), kind, label(user))
 
 
 class _Place:

@@ -6,6 +6,7 @@ use serde_json::json;
 use yai_agentkit_core::{
     ConversationId, Entity, ListQuery, Message, MessageId, Role, Storage,
     conversation::{MessageFilter, Part},
+    redaction::REDACTED,
 };
 
 use super::{
@@ -31,6 +32,7 @@ pub(super) const CASES: &[Case] = cases!["messages":
     filters_take_a_conversation_and_a_role,
     long_parts_come_back_as_they_were_said,
     a_long_part_stays_for_who_says_it_while_another_lets_it_go,
+    a_long_part_is_read_whole_while_it_is_changed_and_redacted,
     a_page_is_bounded_by_its_long_parts_too,
 ];
 
@@ -296,6 +298,40 @@ async fn a_long_part_stays_for_who_says_it_while_another_lets_it_go(storage: Arc
         let read = storage.messages().get(&second.id()).await.unwrap();
         assert_eq!(read, Some(second));
     }
+}
+
+async fn a_long_part_is_read_whole_while_it_is_changed_and_redacted(storage: Arc<dyn Storage>) {
+    let conversation = add_conversation(&storage).await.id;
+    let [first, second] = [40_000, 48_000].map(picture);
+    let said = Message::of_parts(conversation, Role::User, vec![first.clone()]);
+    let id = said.id();
+    storage.messages().add(said).await.unwrap();
+    let changes = tokio::spawn({
+        let (storage, pictures) = (storage.clone(), [second.clone(), first.clone()]);
+        async move {
+            for part in pictures.iter().cycle().take(100) {
+                let change = |message: &mut Message| {
+                    message.parts = vec![part.clone()];
+                    Ok(())
+                };
+                storage.messages().update(&id, &change).await.unwrap();
+            }
+            let retention = storage.retention();
+            let redacted = retention.redact(conversation, id.id, None);
+            assert!(redacted.await.unwrap());
+        }
+    });
+    let query = ListQuery::filtered(MessageFilter::of(conversation));
+    let said = [first, second, Part::text(REDACTED)].map(|part| vec![part]);
+    let is_whole = |message: &Message| said.contains(&message.parts);
+    while !changes.is_finished() {
+        let read = storage.messages().get(&id).await.unwrap();
+        assert!(read.as_ref().is_some_and(is_whole), "{read:?}");
+        let page = storage.messages().list(&query).await.unwrap().items;
+        assert!(page.iter().all(is_whole) && page.len() == 1, "{page:?}");
+        tokio::task::yield_now().await;
+    }
+    changes.await.unwrap();
 }
 
 async fn a_page_is_bounded_by_its_long_parts_too(storage: Arc<dyn Storage>) {

@@ -34,6 +34,17 @@ ON CONFLICT DO NOTHING",
 
 const GET: &str = "SELECT text FROM agent_parts WHERE conversation_id = $1 AND hash = $2";
 
+/// What `agent_messages` names: as an expression beside its columns, so that nobody lets go of it in
+/// between.
+pub(crate) const NAMED: Sql = Sql {
+    postgres: "(SELECT json_object_agg(p.hash, p.text)::text FROM agent_parts p
+    WHERE p.conversation_id = agent_messages.conversation_id
+        AND strpos(agent_messages.parts::text, p.hash) > 0)",
+    sqlite: "(SELECT json_group_object(p.hash, p.text) FROM agent_parts p
+    WHERE p.conversation_id = agent_messages.conversation_id
+        AND instr(agent_messages.parts, p.hash) > 0)",
+};
+
 /// What no message of the conversation names any more.
 const LEAVE: Sql = Sql {
     postgres: "DELETE FROM agent_parts WHERE conversation_id = $1 AND hash = $2 AND NOT EXISTS (
@@ -41,6 +52,15 @@ const LEAVE: Sql = Sql {
 )",
     sqlite: "DELETE FROM agent_parts WHERE conversation_id = $1 AND hash = $2 AND NOT EXISTS (
     SELECT 1 FROM agent_messages WHERE conversation_id = $1 AND instr(parts, $2) > 0
+)",
+};
+
+const LEAVE_ALL: Sql = Sql {
+    postgres: "DELETE FROM agent_parts p WHERE p.conversation_id = $1 AND NOT EXISTS (
+    SELECT FROM agent_messages WHERE conversation_id = $1 AND strpos(parts::text, p.hash) > 0
+)",
+    sqlite: "DELETE FROM agent_parts AS p WHERE p.conversation_id = $1 AND NOT EXISTS (
+    SELECT 1 FROM agent_messages WHERE conversation_id = $1 AND instr(parts, p.hash) > 0
 )",
 };
 
@@ -89,6 +109,20 @@ impl Parts<'_> {
         });
         (hashes, bytes)
     }
+
+    /// Puts texts back where their places are. `false` where one of them is not known.
+    pub(crate) fn put_back(self, text_of: impl Fn(&str) -> Option<String>) -> bool {
+        let mut is_whole = true;
+        texts(self.json, &mut |text| {
+            if let Some((hash, _)) = place(text) {
+                match text_of(hash) {
+                    Some(found) => *text = found,
+                    None => is_whole = false,
+                }
+            }
+        });
+        is_whole
+    }
 }
 
 /// The hash in a place, and the length of the text.
@@ -118,36 +152,27 @@ pub(crate) async fn keep(connection: &Connection, apart: &[Long]) -> Result<(), 
     Ok(())
 }
 
-/// Puts the texts back where their places are.
-pub(crate) async fn join(
+/// Reads what rows name, as far as it is there: somebody may have let go of it since these were read.
+pub(crate) async fn read(
     connection: &Connection,
     rows: impl Iterator<Item = Parts<'_>>,
-) -> Result<(), DbErr> {
+) -> Result<BTreeMap<(Uuid, String), String>, DbErr> {
     let mut read = BTreeMap::new();
-    for Parts { conversation, json } in rows {
-        let row = Parts {
-            conversation,
-            json: &mut *json,
-        };
+    for row in rows {
+        let conversation = row.conversation;
         for hash in row.places().0 {
             let key = (conversation, hash);
             if read.contains_key(&key) {
                 continue;
             }
             let get = Query::new(connection, GET).with(conversation).with(&*key.1);
-            let rows = get.rows(connection).await?;
-            let lost = || DbErr::Json(format!("the text {} of a part is not there", key.1));
-            let text: String = rows.first().ok_or_else(lost)?.try_get_by_index(0)?;
-            read.insert(key, text);
-        }
-        texts(json, &mut |text| {
-            let hash = place(text).map(|(hash, _)| (conversation, hash.to_owned()));
-            if let Some(found) = hash.and_then(|key| read.get(&key)) {
-                text.clone_from(found);
+            if let [row] = &get.rows(connection).await?[..] {
+                let text: String = row.try_get_by_index(0)?;
+                read.insert(key, text);
             }
-        });
+        }
     }
-    Ok(())
+    Ok(read)
 }
 
 /// Forgets what was named before and is not now, unless another message names it. The conversation is
@@ -162,6 +187,12 @@ pub(crate) async fn leave(
         leave.execute(connection).await?;
     }
     Ok(())
+}
+
+/// Forgets all that no message names any more. The conversation is locked.
+pub(crate) async fn leave_all(connection: &Connection, conversation: Uuid) -> Result<(), DbErr> {
+    let leave = LEAVE_ALL.query(connection).with(conversation);
+    leave.execute(connection).await.map(drop)
 }
 
 #[cfg(test)]

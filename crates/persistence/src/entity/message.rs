@@ -37,6 +37,10 @@ impl StoredEntity for Message {
         Some((row.conversation_id, row.parts.as_mut()?))
     }
 
+    fn conversation_with_parts(id: &Self::Id) -> Option<Uuid> {
+        Some(id.conversation_id.0)
+    }
+
     fn condition(filter: &MessageFilter) -> Condition {
         Condition::all()
             .add_option(

@@ -103,6 +103,12 @@ pub trait StoredEntity: Entity {
         None
     }
 
+    /// The conversation, where such rows have [`parts`](Self::parts).
+    #[doc(hidden)]
+    fn conversation_with_parts(_id: &Self::Id) -> Option<uuid::Uuid> {
+        None
+    }
+
     /// Which rows `filter` takes.
     fn condition(filter: &Self::Filter) -> Condition;
 }

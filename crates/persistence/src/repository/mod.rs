@@ -2,14 +2,14 @@ mod calls;
 mod entity;
 mod page;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, DbErr, EntityTrait, IntoActiveModel, Iterable,
-    PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter, QuerySelect, Select,
-    SelectExt, Value as SqlValue,
-    sea_query::{IntoValueTuple, LockType},
+    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, FromQueryResult,
+    IntoActiveModel, Iterable, PaginatorTrait, PrimaryKeyToColumn, PrimaryKeyTrait, QueryFilter,
+    QueryResult, QuerySelect, QueryTrait, Select, SelectExt, Value as SqlValue,
+    sea_query::{Expr, IntoValueTuple, LockType},
 };
 use uuid::Uuid;
 use yai_agentkit_core::{
@@ -131,9 +131,10 @@ impl<E: StoredEntity> SqlRepository<E> {
             let lock = LOCK.query(&transaction).with(conversation);
             lock.rows(&transaction).await.map_err(failed)?;
         }
-        join::<E>(&transaction, std::slice::from_mut(&mut stored))
-            .await
-            .map_err(|error| read_error::<E>("update", id, error))?;
+        let stored = joined::<E>(&transaction, vec![stored], || find::<E>(id)).await;
+        let stored = stored.map_err(|error| read_error::<E>("update", id, error))?;
+        let stored = stored.into_iter().next();
+        let stored = stored.ok_or_else(|| Error::not_found(E::NAME, id))?;
         let mut entity: E = entity_of(stored)?;
         let found_by = entity.searched().map(hashes_of);
         change(&mut entity)?;
@@ -160,6 +161,27 @@ impl<E: StoredEntity> SqlRepository<E> {
         }
         transaction.commit().await.map_err(failed)?;
         Ok(entity)
+    }
+
+    /// Deletes a row that is going to be added again: what stands apart of it stays.
+    pub(crate) async fn take_out(&self, id: &E::Id) -> Result<()> {
+        let deleted = delete_row::<E>(&self.connection, id).await;
+        deleted
+            .map(drop)
+            .map_err(|error| storage_error("delete", error))
+    }
+
+    async fn delete_once(&self, id: &E::Id) -> Result<bool, DbErr> {
+        let Some(conversation) = E::conversation_with_parts(id) else {
+            return delete_row::<E>(&self.connection, id).await;
+        };
+        let transaction = self.connection.begin().await?;
+        let is_gone = delete_row::<E>(&transaction, id).await?;
+        let lock = LOCK.query(&transaction).with(conversation);
+        lock.rows(&transaction).await?;
+        part::leave_all(&transaction, conversation).await?;
+        transaction.commit().await?;
+        Ok(is_gone)
     }
 
     /// The exact error of the row at fault, where a statement of many rows failed: one after the
@@ -191,12 +213,42 @@ fn places_of<E: StoredEntity>(row: &mut Model<E>) -> Option<(Uuid, Vec<String>)>
     (!hashes.is_empty()).then_some((conversation, hashes))
 }
 
-/// Puts what stands apart back into the rows.
-async fn join<E: StoredEntity>(
+/// The rows that were `found`, with what stands apart of them. Where that is gone in between, they are
+/// read again with it, by one statement.
+async fn joined<E: StoredEntity>(
     connection: &Connection,
-    rows: &mut [Model<E>],
-) -> Result<(), DbErr> {
-    part::join(connection, rows.iter_mut().filter_map(parts_of::<E>)).await
+    mut found: Vec<Model<E>>,
+    again: impl FnOnce() -> Select<E::Table>,
+) -> Result<Vec<Model<E>>, DbErr> {
+    let read = retrying!(
+        connection,
+        part::read(connection, found.iter_mut().filter_map(parts_of::<E>))
+    )?;
+    let is_whole = found.iter_mut().filter_map(parts_of::<E>).all(|parts| {
+        let conversation = parts.conversation;
+        parts.put_back(|hash| read.get(&(conversation, hash.to_owned())).cloned())
+    });
+    if is_whole {
+        return Ok(found);
+    }
+    let named = Expr::cust(part::NAMED.on(connection));
+    let again = again().expr_as(named, "named");
+    let again = again.build(connection.get_database_backend());
+    let rows = retrying!(connection, connection.query_all_raw(again.clone()))?;
+    rows.iter().map(whole::<E>).collect()
+}
+
+/// A row that was read with what it [names](part::NAMED).
+fn whole<E: StoredEntity>(row: &QueryResult) -> Result<Model<E>, DbErr> {
+    let mut model = Model::<E>::from_query_result(row, "")?;
+    let named: Option<String> = row.try_get("", "named")?;
+    let named = serde_json::from_str(named.as_deref().unwrap_or("{}"));
+    let named: HashMap<String, String> = named.map_err(|error| DbErr::Json(error.to_string()))?;
+    let parts = parts_of::<E>(&mut model);
+    if parts.is_some_and(|parts| !parts.put_back(|hash| named.get(hash).cloned())) {
+        return Err(DbErr::Json("a text of a part is not there".to_owned()));
+    }
+    Ok(model)
 }
 
 /// What an error says about the row of `entity`.
@@ -253,6 +305,13 @@ fn find<E: StoredEntity>(id: &E::Id) -> Select<E::Table> {
     E::Table::find().filter(has_key::<E>(id))
 }
 
+/// Whether it was there.
+async fn delete_row<E: StoredEntity>(connection: &Connection, id: &E::Id) -> Result<bool, DbErr> {
+    let delete = E::Table::delete_many().filter(has_key::<E>(id));
+    let deleted = delete.exec(connection).await?;
+    Ok(deleted.rows_affected > 0)
+}
+
 #[async_trait]
 impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     async fn get(&self, id: &E::Id) -> Result<Option<E>> {
@@ -267,12 +326,10 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
             }
         };
         let failed = |error| read_error::<E>("get", id, error);
-        let Some(mut found) = found.map_err(failed)? else {
-            return Ok(None);
-        };
-        let joined = join::<E>(&self.connection, std::slice::from_mut(&mut found));
-        joined.await.map_err(failed)?;
-        entity_of(found).map(Some)
+        let found: Vec<_> = found.map_err(failed)?.into_iter().collect();
+        let joined = joined::<E>(&self.connection, found, || find::<E>(id));
+        let found = joined.await.map_err(failed)?.into_iter().next();
+        found.map(entity_of).transpose()
     }
 
     async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, Cursor<E::Id>>> {
@@ -316,9 +373,8 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     }
 
     async fn delete(&self, id: &E::Id) -> Result<bool> {
-        let delete = || E::Table::delete_many().filter(has_key::<E>(id));
-        match retrying!(self.connection, delete().exec(&self.connection)) {
-            Ok(result) => Ok(result.rows_affected > 0),
+        match retrying!(self.connection, self.delete_once(id)) {
+            Ok(is_gone) => Ok(is_gone),
             Err(error) if is_foreign_key_violation(&error) => Err(Error::Conflict(E::conflict(id))),
             Err(error) => Err(storage_error("delete", error)),
         }

@@ -11,7 +11,7 @@ use yai_agentkit_core::{
 };
 
 use super::{
-    Column, Model, PrimaryKey, StoredEntity, entity_of, find, join, key, key_columns,
+    Column, Model, PrimaryKey, StoredEntity, entity_of, find, joined, key, key_columns,
     last_key_column, parts_of,
 };
 use crate::{
@@ -43,21 +43,32 @@ pub(super) async fn read<E: StoredEntity>(
         is_last &= count == found.len();
         found.truncate(count);
     }
-    let joined = retrying!(connection, join::<E>(connection, &mut found));
-    if let Err(error) = joined {
-        return Err(list_error::<E>(connection, select, error).await);
-    }
-    let position = E::POSITION
-        .zip(found.last())
-        .map(|(position, last)| last.get(position));
+    let column = E::POSITION.unwrap_or_else(last_key_column::<E>);
+    let ends = [found.first(), found.last()].map(|row| row.map(|row| row.get(column)));
+    let [Some(first), Some(last)] = ends else {
+        let (items, next) = (Vec::new(), None);
+        return Ok(Page { items, next });
+    };
+    let again = || {
+        let (low, high) = match query.order {
+            Order::NewestFirst => (last.clone(), first),
+            Order::OldestFirst => (first, last.clone()),
+        };
+        let matching = E::Table::find().filter(E::condition(&query.filter));
+        in_order::<E>(matching.filter(column.between(low, high)), query.order)
+    };
+    let found = match joined::<E>(connection, found, again).await {
+        Ok(found) => found,
+        Err(error) => return Err(list_error::<E>(connection, select, error).await),
+    };
     let items: Vec<E> = found.into_iter().map(entity_of).collect::<Result<_>>()?;
-    let next = items
-        .last()
-        .filter(|_| !is_last)
-        .map(|last| match position {
-            Some(SqlValue::BigInt(Some(position))) => Cursor::Position(position),
-            _ => Cursor::Id(last.id()),
-        });
+    let next = match last {
+        _ if is_last => None,
+        SqlValue::BigInt(Some(position)) if E::POSITION.is_some() => {
+            Some(Cursor::Position(position))
+        }
+        _ => items.last().map(|last| Cursor::Id(last.id())),
+    };
     Ok(Page { items, next })
 }
 
@@ -125,10 +136,7 @@ pub(super) fn rows<E: StoredEntity>(
     if E::INDEXED_BY_TENANT && connection.is_of_tenant() {
         select = select.filter(Expr::cust(IS_MINE));
     }
-    let select = match query.order {
-        Order::NewestFirst => select.order_by_desc(column),
-        Order::OldestFirst => select.order_by_asc(column),
-    };
+    let select = in_order::<E>(select, query.order);
     let place = match &query.start {
         Start::Offset(0) => return Ok(select),
         Start::Offset(offset) => return Ok(select.offset((*offset).min(i64::MAX as u64))),
@@ -138,6 +146,15 @@ pub(super) fn rows<E: StoredEntity>(
         Order::NewestFirst => select.filter(sea_query::ExprTrait::lt(column.into_expr(), place)),
         Order::OldestFirst => select.filter(sea_query::ExprTrait::gt(column.into_expr(), place)),
     })
+}
+
+/// By the column that orders rows.
+fn in_order<E: StoredEntity>(select: Select<E::Table>, order: Order) -> Select<E::Table> {
+    let column = E::POSITION.unwrap_or_else(last_key_column::<E>);
+    match order {
+        Order::NewestFirst => select.order_by_desc(column),
+        Order::OldestFirst => select.order_by_asc(column),
+    }
 }
 
 /// How many bytes the columns have that are counted.

@@ -86,7 +86,7 @@ async fn begin_by_parts(
     let messages = SqlRepository::within(transaction.clone());
     let turn = match queued {
         Some(queued) => {
-            messages.delete(&message.id()).await?;
+            messages.take_out(&message.id()).await?;
             let leases = SqlLeases(transaction.clone());
             leases.replace(&queued, turn).await?
         }

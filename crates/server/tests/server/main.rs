@@ -17,6 +17,7 @@ mod forks;
 mod histories;
 mod http;
 mod keys;
+mod long_parts;
 mod mcp;
 mod memory;
 mod owners;

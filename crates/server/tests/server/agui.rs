@@ -1,148 +1,82 @@
 //! The client of the AG-UI protocol, from npm and with its checks, against the server.
 
-use std::{
-    env,
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{body::Body, http::Request};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use tokio::net::TcpListener;
 use tower::ServiceExt;
 use uuid::Uuid;
 use yai_agentkit_core::Stores;
 use yai_agentkit_engine::agent::Agents;
 
 use crate::{
+    clients::AGUI as CLIENT,
     crash::Installation,
-    process::{Server, agentkit, text},
+    event_stream::parse,
     support::{Api, ScriptedAgent},
 };
 
-/// A scenario of `client.cjs`.
-fn client(scenario: &str, servers: &[&str]) -> Child {
-    let modules = env::var("AGENTKIT_TEST_NODE_MODULES");
-    let modules = modules.expect("AGENTKIT_TEST_NODE_MODULES is not set: run ./test");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/agui/client.cjs");
-    Command::new("node")
-        .args([script, scenario])
-        .args(servers.iter().map(|server| format!("http://{server}")))
-        .env("NODE_PATH", modules)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-fn passes(client: Child) {
-    let output = client.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
-}
-
-/// Against a server of the offline agent, whose steps take so many milliseconds.
-fn passes_offline(scenario: &str, step_delay: &str) {
-    let directory = TempDir::new().unwrap();
-    let mut command = agentkit(directory.path());
-    command.args(["--bind", "127.0.0.1:0"]);
-    let server = Server::spawn(command.env("AGENTKIT_STEP_DELAY", step_delay));
-    passes(client(scenario, &[&server.address]));
-}
-
-/// Against a server of the scripted agent.
-async fn passes_scripted(scenario: &'static str) {
-    let api = Api::new(ScriptedAgent::default());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let serving = tokio::spawn(async move { axum::serve(listener, api.router).await });
-    tokio::task::spawn_blocking(move || passes(client(scenario, &[&address])))
-        .await
-        .unwrap();
-    serving.abort();
-}
-
 #[test]
 fn a_client_s_state_and_messages_are_those_that_are_stored() {
-    passes_offline("chat", "0");
+    CLIENT.passes_offline("chat", "0");
 }
 
 #[test]
 fn another_past_than_the_stored_one_is_refused_and_a_repetition_is_not() {
-    passes_offline("past", "0");
+    CLIENT.passes_offline("past", "0");
 }
 
 #[test]
 fn pictures_of_a_client_are_stored_and_shown_to_others() {
-    passes_offline("parts", "0");
+    CLIENT.passes_offline("parts", "0");
 }
 
 #[test]
 fn a_client_that_knows_only_the_thread_connects_to_it() {
-    passes_offline("connect", "0");
+    CLIENT.passes_offline("connect", "0");
 }
 
 #[test]
 fn of_a_long_chat_a_client_is_shown_the_newest_messages_and_goes_on() {
-    passes_offline("long", "0");
+    CLIENT.passes_offline("long", "0");
 }
 
 #[test]
 fn a_cancelled_run_finishes_as_such_with_its_steps_closed() {
-    passes_offline("cancel", "300");
+    CLIENT.passes_offline("cancel", "300");
 }
 
 #[test]
 fn a_client_goes_on_with_another_server_when_the_first_is_killed() {
     for installation in [Installation::sqlite, Installation::postgres] {
-        survives_a_kill(&installation(), "kill", "1500");
+        CLIENT.survives_a_kill(&installation(), "kill", "1500");
     }
 }
 
 #[test]
 fn what_a_killed_server_has_said_is_taken_back_where_another_says_it_anew() {
-    survives_a_kill(&Installation::sqlite(), "kill_speaking", "3000");
-}
-
-fn survives_a_kill(installation: &Installation, scenario: &str, step_delay: &str) {
-    let mut first = installation.start_with(step_delay, "1");
-    let second = installation.start_with("50", "1");
-    let mut client = client(scenario, &[&first.address, &second.address]);
-    let mut output = BufReader::new(client.stdout.take().unwrap());
-    let mut line = String::new();
-    output.read_line(&mut line).unwrap();
-    if line == "running\n" {
-        first.process.kill().unwrap();
-        first.process.wait().unwrap();
-    }
-    // Whatever else it says.
-    let rest = thread::spawn(move || output.lines().count());
-    passes(client);
-    rest.join().unwrap();
+    CLIENT.survives_a_kill(&Installation::sqlite(), "kill_speaking", "3000");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_question_interrupts_the_run_until_it_is_answered_or_cancelled() {
-    passes_scripted("interrupt").await;
+    CLIENT.passes_scripted("interrupt").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_needs_approval_interrupts_the_run_and_is_approved_edited_or_rejected() {
-    passes_scripted("approval").await;
+    CLIENT.passes_scripted("approval").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tools_of_the_client_run_there_and_the_turn_goes_on_with_their_results() {
-    passes_scripted("tools").await;
+    CLIENT.passes_scripted("tools").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_run_says_why_and_the_next_one_succeeds() {
-    passes_scripted("failure").await;
+    CLIENT.passes_scripted("failure").await;
 }
 
 #[tokio::test]
@@ -158,7 +92,9 @@ async fn a_run_whose_events_are_gone_ends_as_its_turn_did() {
     ];
     for (content, end) in ends {
         let message = json!({"id": "1", "role": "user", "content": content});
-        let run = json!({"threadId": content, "runId": "run", "messages": [message]});
+        let run = json!({
+            "threadId": content, "runId": "run", "protocolVersion": "1.0", "messages": [message],
+        });
         run_of(&api, &run).await;
         if content == "ask" {
             let cancelled = api.post("/agui/cancel", json!({"threadId": content})).await;
@@ -170,6 +106,11 @@ async fn a_run_whose_events_are_gone_ends_as_its_turn_did() {
         assert!(forgotten.unwrap() > 0);
         let again = run_of(&api, &run).await;
         assert!(again.contains(end) && !again.contains("STEP_"), "{again}");
+        // A client before 1.0 refuses an outcome that it does not know.
+        let mut earlier = run;
+        earlier.as_object_mut().unwrap().remove("protocolVersion");
+        let again = run_of(&api, &earlier).await;
+        assert_eq!(again.contains(end), content != "ask", "{again}");
     }
 }
 
@@ -210,5 +151,8 @@ async fn run_of(api: &Api, run: &Value) -> String {
     let request = request.body(Body::from(run.to_string())).unwrap();
     let response = api.router.clone().oneshot(request).await.unwrap();
     let body = response.into_body().collect().await.unwrap().to_bytes();
-    String::from_utf8(body.to_vec()).unwrap()
+    let stream = String::from_utf8(body.to_vec()).unwrap();
+    // Each is what `openapi.json` says.
+    assert!(!parse(&stream).is_empty());
+    stream
 }

@@ -1,10 +1,12 @@
-//! A client of server-sent events, without a library.
+//! A client of server-sent events, without a library. Each is to be what `openapi.json` says of events.
 
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
 };
+
+use crate::schemas::assert_is;
 
 /// One event, with its id.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,7 +132,11 @@ impl Parser {
     fn line(&mut self, line: &str) -> Option<Event> {
         match line.split_once(": ") {
             Some(("id", id)) => id.clone_into(&mut self.id),
-            Some(("data", data)) => self.data = Some(serde_json::from_str(data).unwrap()),
+            Some(("data", data)) => {
+                let data = serde_json::from_str(data).unwrap();
+                assert_is("Event", &data);
+                self.data = Some(data);
+            }
             _ if line.is_empty() => {
                 let (id, data) = (self.id.clone(), self.data.take()?);
                 return Some(Event { id, data });

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use yai_agentkit_core::{Turn, turn::Interrupt};
 use yai_agentkit_engine::{StepKind, TurnEvent};
 
+use super::run::Run;
 use crate::http::chat::MessageBody;
 
 /// What happens in a turn, as an event of the AG-UI protocol: `threadId` is the chat, `runId` the
@@ -23,7 +24,10 @@ pub(in crate::http) enum Event {
         run_id: String,
         #[serde(skip_serializing_if = "Option::is_none")]
         result: Option<Value>,
-        outcome: Outcome,
+        /// Not of a run that was cancelled, where the client names no `protocolVersion`: those before 1.0
+        /// know no such outcome.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        outcome: Option<Outcome>,
     },
     /// The turn has failed; `code` is the name of a problem.
     RunError { message: String, code: &'static str },
@@ -94,7 +98,12 @@ pub(in crate::http) enum Event {
 #[serde(tag = "type", rename_all = "lowercase")]
 pub(in crate::http) enum Outcome {
     /// With an answer, or with calls of the client's tools.
-    Success,
+    #[serde(rename_all = "camelCase")]
+    Success {
+        /// The calls that the client is to run, where it names a `protocolVersion`.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pending_tool_call_ids: Vec<String>,
+    },
     /// With questions to a person.
     Interrupt {
         /// One.
@@ -200,7 +209,7 @@ impl Event {
                 vec![Self::finished(
                     turn,
                     Some(json!(MessageBody::from(answer))),
-                    Outcome::Success,
+                    Outcome::success(),
                 )]
             }
             TurnEvent::Waiting { interrupt } => {
@@ -209,7 +218,9 @@ impl Event {
                     true => Outcome::Interrupt {
                         interrupts: vec![interrupt.into()],
                     },
-                    false => Outcome::Success,
+                    false => Outcome::Success {
+                        pending_tool_call_ids: interrupt.client_calls,
+                    },
                 };
                 vec![Self::finished(turn, None, outcome)]
             }
@@ -237,15 +248,25 @@ impl Event {
         }
     }
 
-    /// Names the thread and the run as the client does.
-    pub(super) fn rename(&mut self, thread: &str, run: &str) {
+    /// Names the thread and the run as the client does, and nothing that came with AG-UI 1.0 to one before
+    /// that: it refuses what it does not know.
+    pub(super) fn tell(&mut self, run: &Run) {
+        if let Self::RunFinished { outcome, .. } = self
+            && run.is_before_1_0
+        {
+            match outcome {
+                Some(Outcome::Cancelled) => *outcome = None,
+                Some(Outcome::Success { .. }) => *outcome = Some(Outcome::success()),
+                Some(Outcome::Interrupt { .. }) | None => {}
+            }
+        }
         if let Self::RunStarted { thread_id, run_id }
         | Self::RunFinished {
             thread_id, run_id, ..
         } = self
         {
-            thread.clone_into(thread_id);
-            run.clone_into(run_id);
+            thread_id.clone_from(&run.thread_id);
+            run_id.clone_from(&run.run_id);
         }
     }
 
@@ -254,7 +275,16 @@ impl Event {
             thread_id: turn.conversation_id.to_string(),
             run_id: turn.id.to_string(),
             result,
-            outcome,
+            outcome: Some(outcome),
+        }
+    }
+}
+
+impl Outcome {
+    /// With nothing left for the client to run.
+    pub(super) fn success() -> Self {
+        Self::Success {
+            pending_tool_call_ids: Vec::new(),
         }
     }
 }

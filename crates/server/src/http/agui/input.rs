@@ -23,6 +23,9 @@ pub(super) struct Input {
     pub(super) thread_id: String,
     /// The client's id of the run: a repetition gets the events of the first.
     pub(super) run_id: String,
+    /// Of AG-UI, as clients from 1.0 on name it.
+    #[serde(default)]
+    pub(super) protocol_version: Option<String>,
     /// What was said so far, as the client knows it, and last what it says now.
     #[serde(default)]
     #[schema(value_type = Vec<Object>)]

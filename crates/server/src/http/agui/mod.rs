@@ -167,17 +167,14 @@ async fn connect(
     let (id, found) = app.find(&caller, &input.thread_id).await?;
     let Some(conversation) = found else {
         let nothing = History::new(id, Vec::new(), Vec::new())?.snapshot(None);
-        let run = Run {
-            thread_id: input.thread_id,
-            run_id: input.run_id,
-        };
-        return Ok(run.settled(id, json!({}), &nothing, Ok(Outcome::Success)));
+        let end = Ok(Outcome::success());
+        return Ok(Run::from(input).settled(id, json!({}), &nothing, end));
     };
     caller.may_see(&conversation)?;
     // Before the messages, so that those of the turn are among them.
     let turn = app.unfinished(&conversation).await?;
     let history = app.history(&conversation, &input).await?;
-    let shown = turn.map_or(Shown::Settled(Outcome::Success), |turn| {
+    let shown = turn.map_or(Shown::Settled(Outcome::success()), |turn| {
         Shown::Turn(Box::new(turn), 0)
     });
     shown
@@ -236,10 +233,7 @@ impl Shown {
         if app.turns.is_stopping() {
             return Err(Problem::shutting_down());
         }
-        let run = Run {
-            thread_id: input.thread_id,
-            run_id: input.run_id,
-        };
+        let run = Run::from(input);
         let end = match self {
             Self::Turn(turn, after) => {
                 if let Some(batches) = published(&app.turns, &turn, after).await? {
@@ -250,7 +244,7 @@ impl Shown {
                 match turn.status {
                     TurnStatus::Failed => Err(turn.error.unwrap_or_default()),
                     TurnStatus::Cancelled => Ok(Outcome::Cancelled),
-                    _ => Ok(Outcome::Success),
+                    _ => Ok(Outcome::success()),
                 }
             }
             Self::Settled(outcome) => Ok(outcome),

@@ -13,6 +13,7 @@ use yai_agentkit_engine::{Published, TurnEngine, TurnEvent, read_events};
 use super::{
     event::{Event, Outcome},
     history::Snapshot,
+    input::Input,
     transcript::Transcript,
 };
 use crate::http::{
@@ -29,6 +30,18 @@ const BATCHES: u64 = 32;
 pub(super) struct Run {
     pub(super) thread_id: String,
     pub(super) run_id: String,
+    /// Whether the client names no version of the protocol, as those before 1.0 do.
+    pub(super) is_before_1_0: bool,
+}
+
+impl From<Input> for Run {
+    fn from(input: Input) -> Self {
+        Self {
+            thread_id: input.thread_id,
+            run_id: input.run_id,
+            is_before_1_0: input.protocol_version.is_none(),
+        }
+    }
 }
 
 impl Run {
@@ -80,19 +93,22 @@ impl Run {
         before: &Snapshot,
         end: Result<Outcome, String>,
     ) -> Response {
-        let (thread_id, run_id) = (self.thread_id, self.run_id);
-        let last = match end {
+        let name = || (self.thread_id.clone(), self.run_id.clone());
+        let (thread_id, run_id) = name();
+        let mut last = match end {
             Ok(outcome) => Event::RunFinished {
-                thread_id: thread_id.clone(),
-                run_id: run_id.clone(),
+                thread_id,
+                run_id,
                 result: None,
-                outcome,
+                outcome: Some(outcome),
             },
             Err(message) => Event::RunError {
                 message,
                 code: "agent-failed",
             },
         };
+        last.tell(&self);
+        let (thread_id, run_id) = name();
         let first = [
             Event::RunStarted { thread_id, run_id },
             Event::StateSnapshot { snapshot: state },
@@ -132,7 +148,7 @@ impl Streamed {
             let is_first = matches!(event, TurnEvent::Started { .. }) && !self.has_sent_messages;
             let is_void = matches!(event, TurnEvent::TextEnded { is_void: true, .. });
             for mut event in Event::of(&self.turn, event) {
-                event.rename(&self.run.thread_id, &self.run.run_id);
+                event.tell(&self.run);
                 write(&mut part, &event);
             }
             if is_first || is_void {

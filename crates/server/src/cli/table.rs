@@ -21,11 +21,11 @@ impl<const N: usize> Table<N> {
         self.rows.push(row.map(|cell| one_line(&cell)));
     }
 
-    /// On a terminal under its headings; `cut` and `grep` get the rows alone.
+    /// On a terminal under its headings, in bold unless `NO_COLOR` is set; `cut` and `grep` get the rows
+    /// alone.
     pub(super) fn print(self) -> Result<()> {
-        let out = stdout().lock();
-        let is_terminal = out.is_terminal();
-        self.write(out, is_terminal)
+        let is_terminal = stdout().is_terminal();
+        self.write(anstream::stdout().lock(), is_terminal)
     }
 
     fn write(self, mut out: impl Write, has_headings: bool) -> Result<()> {
@@ -39,12 +39,16 @@ impl<const N: usize> Table<N> {
         };
         let mut widths: [usize; N] = std::array::from_fn(width);
         widths[N - 1] = 0;
-        for row in &rows {
+        for (number, row) in rows.iter().enumerate() {
             let cells = row.iter().zip(widths);
             let cells: Vec<_> = cells
                 .map(|(cell, width)| format!("{cell:width$}"))
                 .collect();
-            writeln!(out, "{}", cells.join("  ").trim_end())?;
+            let line = cells.join("  ");
+            match number == 0 && shown {
+                true => writeln!(out, "\x1b[1m{}\x1b[0m", line.trim_end())?,
+                false => writeln!(out, "{}", line.trim_end())?,
+            }
         }
         Ok(())
     }
@@ -78,7 +82,8 @@ mod tests {
             table.add(row.map(str::to_owned));
         }
         let mut out = Vec::new();
-        table.write(&mut out, has_headings).unwrap();
+        let plain = anstream::StripStream::new(&mut out);
+        table.write(plain, has_headings).unwrap();
         String::from_utf8(out).unwrap()
     }
 

@@ -55,7 +55,7 @@ impl Telling {
             }
             TurnEvent::ToolCalled { call, .. } => {
                 self.end_line()?;
-                eprintln!("→ {} {}", call.name, call.arguments);
+                anstream::eprintln!("\x1b[2m→ {} {}\x1b[0m", call.name, call.arguments);
             }
             _ => {}
         }

@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    path::Path,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -472,4 +473,49 @@ fn shells_complete_the_commands_and_man_has_a_page_of_each() {
     // Neither asks for a database.
     let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
     assert_eq!(left.len(), 1);
+}
+
+/// What a terminal shows of a command.
+fn on_terminal(directory: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> String {
+    let python =
+        std::env::var("AGENTKIT_TEST_PYTHON").expect("AGENTKIT_TEST_PYTHON is set by ./test");
+    let script = "import os, pty, sys
+sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
+    let command = agentkit(directory);
+    let mut terminal = Command::new(python);
+    terminal.args(["-c", script]).arg(command.get_program());
+    terminal.args(arguments).current_dir(directory).env_clear();
+    let own = command.get_envs();
+    terminal.envs(own.filter_map(|(name, value)| Some((name, value?))));
+    let output = terminal
+        .env("TERM", "xterm")
+        .envs(variables.iter().copied());
+    let output = output.stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+#[test]
+fn a_terminal_has_headings_and_colours_unless_no_color_is_set() {
+    let directory = TempDir::new().unwrap();
+    let chat = ["chat", "What is 2 + 3?"];
+    let coloured = on_terminal(directory.path(), &[], &chat);
+    let call = r#"→ calculate {"expression":"2 + 3"}"#;
+    assert!(
+        coloured.contains(&format!("\x1b[2m{call}\x1b[0m")),
+        "{coloured}"
+    );
+    let plain = [("NO_COLOR", "1")];
+    let shown = on_terminal(directory.path(), &plain, &chat);
+    assert!(shown.contains(call) && !shown.contains('\x1b'), "{shown}");
+
+    for command in ["conversations", "threads"] {
+        let coloured = on_terminal(directory.path(), &[], &[command]);
+        assert!(coloured.starts_with("\x1b[1m"), "{coloured}");
+        let shown = on_terminal(directory.path(), &plain, &[command]);
+        assert_eq!(shown.lines().count(), 3, "{shown}");
+        assert!(!shown.contains('\x1b'), "{shown}");
+        let rows = text(&run(directory.path(), &[command]).stdout);
+        assert_eq!(rows.lines().count(), 2, "{rows}");
+    }
 }

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
 use yai_agentkit_core::{
-    ConflictKind, ConversationId, Entity, Error, Fence, ListQuery, Message, MessageId, Result,
-    Role, Storage, Turn, TurnId, TurnStatus,
+    ConflictKind, Conversation, ConversationId, Entity, Error, Fence, ListQuery, Message,
+    MessageId, Result, Role, Storage, Turn, TurnId, TurnStatus,
     conversation::{MessageFilter, Part},
     turn::{EventBatch, IdempotencyKey, OwnerId, Place, TurnBegin, TurnChange, TurnFilter},
 };
@@ -26,6 +26,7 @@ pub(super) const CASES: &[Case] = cases!["turns":
     a_turn_without_its_conversation_is_not_found,
     a_nul_character_in_the_error_is_refused,
     filters_take_a_conversation_and_a_status,
+    running_turns_are_counted_for_an_owner_and_for_all,
     a_turn_begins_and_ends_with_its_checkpoints,
     a_turn_that_fails_ends_without_an_answer,
     a_turn_that_may_not_begin_leaves_nothing,
@@ -153,6 +154,26 @@ async fn filters_take_a_conversation_and_a_status(storage: Arc<dyn Storage>) {
     }
     let running = storage.turns().count(&TurnFilter::running()).await.unwrap();
     assert!(running >= 1);
+}
+
+async fn running_turns_are_counted_for_an_owner_and_for_all(storage: Arc<dyn Storage>) {
+    // Of which nobody else has turns.
+    let owner = ConversationId::new().to_string();
+    for (owner, status) in [
+        (Some(&owner), TurnStatus::Running),
+        (Some(&owner), TurnStatus::Running),
+        (Some(&owner), TurnStatus::Completed),
+        (None, TurnStatus::Running),
+    ] {
+        let new = Conversation::new(None, None).with(|new| new.owner = owner.cloned());
+        let conversation = storage.conversations().add(new).await.unwrap();
+        let turn = Turn::new(conversation.id, MessageId::new()).with(|turn| turn.status = status);
+        storage.turns().add(turn).await.unwrap();
+    }
+    let turns = storage.turn_store();
+    assert_eq!(turns.running(Some(&owner)).await.unwrap(), 2);
+    assert_eq!(turns.running(Some("nobody")).await.unwrap(), 0);
+    assert!(turns.running(None).await.unwrap() >= 3);
 }
 
 /// A turn of a conversation of its own, and its thread.

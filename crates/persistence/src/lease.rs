@@ -249,6 +249,25 @@ RETURNING attempt"
             .map_err(|error| storage_error("renew leases", error))
     }
 
+    /// Those that run are in an index of their own, and few.
+    pub(crate) async fn running(&self, owner: Option<&str>) -> Result<u64> {
+        let mut count = Query::new(
+            &self.0,
+            "SELECT count(*) FROM agent_turns t WHERE t.status = 'running'",
+        );
+        if let Some(owner) = owner {
+            let owner = count.bind(owner);
+            count.push(format_args!(
+                " AND EXISTS (SELECT 1 FROM agent_conversations c
+    WHERE c.id = t.conversation_id AND c.owner = {owner})"
+            ));
+        }
+        let rows = retrying!(self.0, count.clone().rows(&self.0));
+        let running = rows.and_then(|rows| rows[0].try_get_by_index::<i64>(0));
+        let running = running.map_err(|error| storage_error("count running turns", error))?;
+        Ok(running.unsigned_abs())
+    }
+
     pub(crate) async fn due(&self, of: Of, limit: u64) -> Result<Vec<Turn>> {
         let buried = presence::bury(&self.0).await;
         buried.map_err(|error| storage_error("list due turns", error))?;

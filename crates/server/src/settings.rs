@@ -31,7 +31,7 @@ use yai_agentkit_engine::{OnBusy, TurnLimits};
 use crate::mcp::McpAccess;
 
 use crate::http::{
-    JwtConfig,
+    JwtConfig, Quota,
     connection::ConnectionLimits,
     host::{Access, AllowedHosts, CorsOrigins},
     tls::TlsFiles,
@@ -72,6 +72,11 @@ const REQUESTS: Number<u32> = Number {
     from: 1,
     to: 1_000_000,
     unit: "requests",
+};
+const TURNS: Number<u32> = Number {
+    from: 1,
+    to: 1_000_000,
+    unit: "turns",
 };
 const ATTEMPTS: Number<u32> = Number {
     from: 1,
@@ -216,6 +221,15 @@ settings! {
         /// requests that an owner, or a caller without one, may send in a minute, to each server
         requests_per_minute: Option<u32> | "no limit", REQUESTS,
             "AGENTKIT_REQUESTS_PER_MINUTE", "requests_per_minute", "requests-per-minute";
+        /// requests that all of a tenant may send in a minute, to each server
+        tenant_requests_per_minute: Option<u32> | "no limit", REQUESTS,
+            "AGENTKIT_TENANT_REQUESTS_PER_MINUTE", "tenant_requests_per_minute", "tenant-requests-per-minute";
+        /// turns of an owner that may run at once, on all servers
+        turns_at_once: Option<u32> | "no limit", TURNS,
+            "AGENTKIT_TURNS_AT_ONCE", "turns_at_once", "turns-at-once";
+        /// turns of all of a tenant that may run at once, on all servers
+        tenant_turns_at_once: Option<u32> | "no limit", TURNS,
+            "AGENTKIT_TENANT_TURNS_AT_ONCE", "tenant_turns_at_once", "tenant-turns-at-once";
         /// whose tokens (JWT) let somebody in, besides keys: the claim `iss`
         jwt_issuer: Option<String> | "none", Text("NAME"),
             "AGENTKIT_JWT_ISSUER", "jwt.issuer", "jwt-issuer";
@@ -223,7 +237,7 @@ settings! {
         jwt_audience: Option<String> | "none", Text("NAME"),
             "AGENTKIT_JWT_AUDIENCE", "jwt.audience", "jwt-audience";
         /// where the issuer's public keys are (JWKS)
-        jwt_jwks_url: Option<Url> | "none", URL,
+        jwt_jwks_url: Option<Url> | "as the issuer says at `/.well-known/openid-configuration`", URL,
             "AGENTKIT_JWT_JWKS_URL", "jwt.jwks_url", "jwt-jwks-url";
         /// the claim that names the owner
         jwt_owner_claim: String = "sub", Text("NAME"),
@@ -480,7 +494,16 @@ impl Settings {
                 hosts: declared.allowed_hosts.clone().unwrap_or_default(),
                 origins: declared.cors_origins.clone().unwrap_or_default(),
                 without_keys: declared.without_keys,
-                requests_per_minute: declared.requests_per_minute.and_then(NonZeroU32::new),
+                quota: Quota {
+                    requests_per_minute: declared.requests_per_minute.and_then(NonZeroU32::new),
+                    turns_at_once: declared.turns_at_once.and_then(NonZeroU32::new),
+                },
+                tenant_quota: Quota {
+                    requests_per_minute: declared
+                        .tenant_requests_per_minute
+                        .and_then(NonZeroU32::new),
+                    turns_at_once: declared.tenant_turns_at_once.and_then(NonZeroU32::new),
+                },
                 jwt: declared.jwt(&sources)?,
                 mcp: declared.mcp_server,
             },
@@ -568,17 +591,23 @@ impl Declared {
     fn jwt(&self, sources: &Sources) -> Result<Option<JwtConfig>> {
         match (&self.jwt_issuer, &self.jwt_audience, &self.jwt_jwks_url) {
             (None, None, None) => Ok(None),
-            (Some(issuer), Some(audience), Some(keys)) => Ok(Some(JwtConfig {
-                issuer: issuer.clone(),
-                audience: audience.clone(),
-                keys: keys.clone(),
-                owner_claim: self.jwt_owner_claim.clone(),
-                tenant_claim: self.jwt_tenant_claim.clone(),
-                scope_claim: self.jwt_scope_claim.clone(),
-            })),
+            (Some(issuer), Some(audience), keys)
+                if keys.is_some()
+                    || issuer.starts_with("https://")
+                    || issuer.starts_with("http://") =>
+            {
+                Ok(Some(JwtConfig {
+                    issuer: issuer.clone(),
+                    audience: audience.clone(),
+                    keys: keys.clone(),
+                    owner_claim: self.jwt_owner_claim.clone(),
+                    tenant_claim: self.jwt_tenant_claim.clone(),
+                    scope_claim: self.jwt_scope_claim.clone(),
+                }))
+            }
             _ => {
-                let reason = "goes with AGENTKIT_JWT_ISSUER, AGENTKIT_JWT_AUDIENCE and \
-                              AGENTKIT_JWT_JWKS_URL: all of them or none";
+                let reason = "goes with AGENTKIT_JWT_AUDIENCE, and where it is no URL with \
+                              AGENTKIT_JWT_JWKS_URL";
                 Err(Error::configuration(
                     sources.name("AGENTKIT_JWT_ISSUER"),
                     reason,

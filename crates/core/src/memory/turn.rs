@@ -268,6 +268,17 @@ impl TurnStore for MemoryTurns {
         Ok(self.0.read(|state| state.due(false, limit)))
     }
 
+    async fn running(&self, owner: Option<&str>) -> Result<u64> {
+        Ok(self.0.read(|state| {
+            let is_of = |turn: &&Turn| {
+                let conversation = state.conversations.get(&turn.conversation_id);
+                let of = conversation.and_then(|conversation| conversation.owner.as_deref());
+                turn.status == TurnStatus::Running && (owner.is_none() || of == owner)
+            };
+            state.turns.values().filter(is_of).count() as u64
+        }))
+    }
+
     async fn append(&self, batch: EventBatch) -> Result<()> {
         batch.validate()?;
         self.0.write(|state| state.append(batch)).await

@@ -267,6 +267,9 @@ pub trait TurnStore: Send + Sync {
     /// waits for a person. At most `limit`.
     async fn due(&self, limit: u64) -> Result<Vec<Turn>>;
 
+    /// How many turns run at this moment, in the conversations of `owner` where one is named.
+    async fn running(&self, owner: Option<&str>) -> Result<u64>;
+
     /// Stores events that belong to no checkpoint. A sequence that the turn has already is
     /// [`Error::Conflict`](crate::Error::Conflict): the turn has another writer. A conversation
     /// that is gone is [`Error::NotFound`](crate::Error::NotFound).

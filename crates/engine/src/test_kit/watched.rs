@@ -343,6 +343,10 @@ impl<W: Watch> TurnStore for Part<dyn TurnStore, W> {
         self.reads("due", self.inner.due(limit)).await
     }
 
+    async fn running(&self, owner: Option<&str>) -> Result<u64> {
+        self.reads("running", self.inner.running(owner)).await
+    }
+
     async fn append(&self, mut batch: EventBatch) -> Result<()> {
         if self.watch.makes(Mistake::EventsOfAnybody) {
             while let Err(Error::Conflict(_)) = self.inner.append(batch.clone()).await {

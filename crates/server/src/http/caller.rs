@@ -20,7 +20,13 @@ use yai_agentkit_core::{
     storage::Tenants,
 };
 
-use super::{App, host::Access, jwt::Tokens, problem::Problem, rate::Rate};
+use super::{
+    App,
+    host::Access,
+    jwt::Tokens,
+    problem::Problem,
+    rate::{Quotas, begins_turn},
+};
 use crate::keys::{self, Token};
 
 /// For whom a caller acts who may act for all.
@@ -113,9 +119,9 @@ impl Caller {
         self.tenant.as_ref().map_or(all, own)
     }
 
-    /// Whether there are tenants.
-    pub(super) fn has_tenant(&self) -> bool {
-        self.tenant.is_some()
+    /// Of which tenant it is, where there are some.
+    pub(super) fn tenant(&self) -> Option<&str> {
+        self.tenant.as_deref()
     }
 
     /// In which the names of threads mean one conversation each.
@@ -158,7 +164,7 @@ pub(super) struct Gate {
     /// What is known of the keys.
     known: Mutex<Known>,
     tokens: Option<Tokens>,
-    rate: Option<Rate>,
+    quotas: Quotas,
 }
 
 #[derive(Clone, Copy)]
@@ -181,7 +187,7 @@ impl Gate {
             tenants_of_keys: Mutex::default(),
             known: Mutex::new(Known::Nothing),
             tokens: access.jwt.clone().map(Tokens::new),
-            rate: access.requests_per_minute.map(Rate::per_minute),
+            quotas: Quotas::new(access.quota, access.tenant_quota),
         }
     }
 
@@ -217,10 +223,11 @@ impl Gate {
         }
         caller.owner = acts_for(caller.owner, &parts.headers)?;
         let storage = self.storage_of(&mut caller, parts)?;
-        if let Some(rate) = &self.rate {
-            rate.admit(&caller)?;
-        }
+        self.quotas.admit(&caller)?;
         self.check_path(&*storage, &caller, parts).await?;
+        if begins_turn(&parts.method, route) {
+            self.quotas.admit_turn(&caller, &*storage).await?;
+        }
         parts.extensions.insert(caller);
         Ok(())
     }

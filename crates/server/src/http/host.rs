@@ -3,7 +3,6 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    num::NonZeroU32,
     str::FromStr,
 };
 
@@ -13,7 +12,7 @@ use axum::{
 };
 use tower_http::cors::{Any, CorsLayer};
 
-use super::{caller, connection::AmbiguousLength, jwt::JwtConfig, problem::Problem};
+use super::{caller, connection::AmbiguousLength, jwt::JwtConfig, problem::Problem, rate::Quota};
 use crate::mcp::McpAccess;
 
 /// The names of the server and the pages of others that may call it.
@@ -27,8 +26,10 @@ pub struct Access {
     pub origins: CorsOrigins,
     /// Whether all may call it from other machines too, as long as there is no key.
     pub without_keys: bool,
-    /// How many requests an owner may send in a minute.
-    pub requests_per_minute: Option<NonZeroU32>,
+    /// What an owner may ask for, or a caller without one.
+    pub quota: Quota,
+    /// What all of a tenant may ask for together; where there are no tenants, all.
+    pub tenant_quota: Quota,
     /// Whose tokens let somebody in, besides keys.
     pub jwt: Option<JwtConfig>,
     /// What agents of others may do with what is remembered, by MCP.
@@ -42,7 +43,8 @@ impl Default for Access {
             hosts: AllowedHosts::default(),
             origins: CorsOrigins::default(),
             without_keys: false,
-            requests_per_minute: None,
+            quota: Quota::default(),
+            tenant_quota: Quota::default(),
             jwt: None,
             mcp: McpAccess::Read,
         }

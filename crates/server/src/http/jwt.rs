@@ -58,8 +58,9 @@ pub struct JwtConfig {
     pub issuer: String,
     /// For whom they are: in the claim `aud`.
     pub audience: String,
-    /// Where the issuer's public keys are.
-    pub keys: Url,
+    /// Where the issuer's public keys are; else the issuer is a URL, and says so itself (OpenID Connect
+    /// Discovery).
+    pub keys: Option<Url>,
     /// The claim that names the owner.
     pub owner_claim: String,
     /// The claim that names the tenant, where a server is that of several.
@@ -212,7 +213,7 @@ impl Tokens {
             }
             known.asked = Some(Instant::now());
         }
-        let answer = ask(&self.config.keys).await;
+        let answer = ask(&self.config).await;
         let mut known = self.to_know();
         match answer {
             Ok(keys) => {
@@ -221,7 +222,7 @@ impl Tokens {
                 known.failed = None;
             }
             Err(reason) => {
-                tracing::warn!(reason, url = %self.config.keys, "no keys of the issuer");
+                tracing::warn!(reason, issuer = self.config.issuer, "no keys of the issuer");
                 known.failed = Some(reason);
             }
         }
@@ -240,25 +241,58 @@ fn scope(claim: Option<&Json>) -> Scope {
     scopes.max().unwrap_or(Scope::Read)
 }
 
-async fn ask(url: &Url) -> Result<HashMap<String, Arc<Jwk>>, String> {
+async fn ask(config: &JwtConfig) -> Result<HashMap<String, Arc<Jwk>>, String> {
     let asked = async {
-        let client = http_client().map_err(|error| error.to_string())?;
-        let failed = |error: reqwest::Error| error.without_url().to_string();
-        let mut response = client.get(url.clone()).send().await.map_err(failed)?;
-        if !response.status().is_success() {
-            return Err(format!("the answer has the status {}", response.status()));
-        }
-        let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() > MAX_BYTES {
-                return Err("the answer is too long".to_owned());
-            }
-        }
+        let url = match &config.keys {
+            Some(url) => url.clone(),
+            None => discover(&config.issuer).await?,
+        };
+        let bytes = get(url).await?;
         read(&bytes).map_err(|error| format!("the answer is no set of keys: {error}"))
     };
     let answered = tokio::time::timeout(TIMEOUT, asked).await;
     answered.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+}
+
+/// Where the issuer says that its keys are. Its document must be its own, and lead nowhere that others
+/// can listen to.
+async fn discover(issuer: &str) -> Result<Url, String> {
+    #[derive(serde::Deserialize)]
+    struct Document {
+        issuer: String,
+        jwks_uri: String,
+    }
+    let at = format!(
+        "{}/.well-known/openid-configuration",
+        issuer.trim_end_matches('/')
+    );
+    let at: Url = at.parse().map_err(|_| "the issuer is no URL".to_owned())?;
+    let document = get(at.clone()).await?;
+    let document: Document = serde_json::from_slice(&document)
+        .map_err(|error| format!("the answer is no configuration: {error}"))?;
+    if document.issuer != issuer {
+        return Err("the configuration is another issuer's".to_owned());
+    }
+    let keys = document.jwks_uri.parse().ok();
+    let keys = keys.filter(|keys: &Url| keys.scheme() == "https" || keys.scheme() == at.scheme());
+    keys.ok_or_else(|| "the configuration names no address of keys that is safe".to_owned())
+}
+
+async fn get(url: Url) -> Result<Vec<u8>, String> {
+    let client = http_client().map_err(|error| error.to_string())?;
+    let failed = |error: reqwest::Error| error.without_url().to_string();
+    let mut response = client.get(url).send().await.map_err(failed)?;
+    if !response.status().is_success() {
+        return Err(format!("the answer has the status {}", response.status()));
+    }
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() > MAX_BYTES {
+            return Err("the answer is too long".to_owned());
+        }
+    }
+    Ok(bytes)
 }
 
 /// The public keys that have names. Of kinds that are not known here there may be others.

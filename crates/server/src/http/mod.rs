@@ -54,6 +54,7 @@ pub use caller::Caller;
 pub(crate) use chat::MessageBody;
 pub(crate) use conversation::ConversationBody;
 pub use jwt::JwtConfig;
+pub use rate::Quota;
 pub(crate) use state::ThreadBody;
 pub(crate) use turn::TurnBody;
 

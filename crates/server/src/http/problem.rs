@@ -139,9 +139,16 @@ impl Problem {
         self
     }
 
-    /// One more request than the settings allow the owner; nothing was done.
-    pub(super) fn too_many_requests(seconds: u32) -> Self {
-        let detail = "the owner has sent as many requests as AGENTKIT_REQUESTS_PER_MINUTE allows";
+    /// One more turn than the settings allow; nothing was done.
+    pub(super) fn too_many_turns(detail: &'static str) -> Self {
+        Self {
+            retry_after: Some(1),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many-turns", detail)
+        }
+    }
+
+    /// One more request than the settings allow; nothing was done.
+    pub(super) fn too_many_requests(seconds: u32, detail: &'static str) -> Self {
         Self {
             retry_after: Some(seconds),
             ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many-requests", detail)

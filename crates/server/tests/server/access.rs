@@ -1,12 +1,12 @@
 //! Who may call the server: by which names, and from which pages.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
     http::{Method, Request, StatusCode, Version},
 };
-use yai_agentkit_server::http::host::Access;
+use yai_agentkit_server::http::{Quota, host::Access};
 
 use crate::{
     owners::called_by,
@@ -179,7 +179,10 @@ async fn a_browser_shows_answers_to_the_pages_of_the_settings_only() {
 #[tokio::test]
 async fn an_owner_has_so_many_requests_a_minute_and_takes_none_from_another() {
     let access = Access {
-        requests_per_minute: NonZeroU32::new(3),
+        quota: Quota {
+            requests_per_minute: NonZeroU32::new(3),
+            ..Quota::default()
+        },
         ..Access::default()
     };
     let api = Api::with_access(ScriptedAgent::default(), access);
@@ -208,4 +211,73 @@ async fn an_owner_has_so_many_requests_a_minute_and_takes_none_from_another() {
     let health = Request::get("/healthz").header("host", "localhost");
     let health = ada.request(health.body(Body::empty()).unwrap()).await;
     assert_eq!(health.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn all_of_a_tenant_have_so_many_requests_a_minute_together() {
+    let access = Access {
+        tenant_quota: Quota {
+            requests_per_minute: NonZeroU32::new(2),
+            ..Quota::default()
+        },
+        ..Access::default()
+    };
+    let api = Api::with_access(ScriptedAgent::default(), access);
+    let headers = [("host", "localhost")];
+    let mut answers = Vec::new();
+    for owner in [Some("ada"), Some("bob"), None] {
+        let caller = called_by(&api, owner);
+        answers.push(call(&caller, Method::GET, &headers).await.status.as_u16());
+    }
+    assert_eq!(answers, [200, 200, 429]);
+}
+
+#[tokio::test]
+async fn so_many_turns_of_an_owner_and_of_a_tenant_run_at_once() {
+    let turns = |most| Quota {
+        turns_at_once: NonZeroU32::new(most),
+        ..Quota::default()
+    };
+    let access = Access {
+        quota: turns(1),
+        tenant_quota: turns(2),
+        ..Access::default()
+    };
+    let api = Api::with_access(ScriptedAgent::hanging_after(0), access);
+    let callers = ["ada", "bob", "cleo"].map(|owner| Arc::new(called_by(&api, Some(owner))));
+    let chat = async |caller: &Api| {
+        let request = Request::post("/conversations").header("host", "localhost");
+        let request = request.header("content-type", "application/json");
+        let created = caller.request(request.body(Body::from("{}")).unwrap());
+        created.await.body["id"].as_str().unwrap().to_owned()
+    };
+    let ask = |chat: &str| {
+        let request = Request::post(format!("/chats/{chat}/messages")).header("host", "localhost");
+        let request = request.header("content-type", "application/json");
+        request.body(Body::from(r#"{"content": "hi"}"#)).unwrap()
+    };
+    let running = async |count| {
+        while api.storage.inner.turn_store().running(None).await.unwrap() < count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let [ada, bob, cleo] = &callers;
+    for (count, caller) in [(1, ada), (2, bob)] {
+        let (caller, request) = (Arc::clone(caller), ask(&chat(caller).await));
+        tokio::spawn(async move { caller.request(request).await });
+        running(count).await;
+    }
+    for (caller, setting) in [
+        (ada, "AGENTKIT_TURNS_AT_ONCE"),
+        (cleo, "AGENTKIT_TENANT_TURNS_AT_ONCE"),
+    ] {
+        let refused = caller.request(ask(&chat(caller).await)).await;
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(refused.problem(), "too-many-turns");
+        assert_eq!(refused.headers["retry-after"], "1");
+        let detail = refused.body["detail"].as_str().unwrap();
+        assert!(detail.contains(setting), "{detail}");
+    }
+    // Nothing was stored of them.
+    assert_eq!(api.rows().await.1, 2);
 }

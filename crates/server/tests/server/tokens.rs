@@ -103,6 +103,8 @@ struct Issuer {
     is_down: Arc<AtomicBool>,
     /// Whether it lets those wait who ask.
     is_held: Arc<AtomicBool>,
+    /// What it says of itself.
+    document: Arc<Mutex<Value>>,
 }
 
 impl Issuer {
@@ -114,9 +116,11 @@ impl Issuer {
             asked: Arc::default(),
             is_down: Arc::default(),
             is_held: Arc::default(),
+            document: Arc::default(),
         };
         issuer.serve(keys);
         let (keys, asked) = (Arc::clone(&issuer.keys), Arc::clone(&issuer.asked));
+        let document = Arc::clone(&issuer.document);
         let [is_down, is_held] = [&issuer.is_down, &issuer.is_held].map(Arc::clone);
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -124,11 +128,11 @@ impl Issuer {
                 while is_held.load(Ordering::SeqCst) {
                     thread::sleep(Duration::from_millis(10));
                 }
-                let body = match is_down.load(Ordering::SeqCst) {
+                let said = |said: &Mutex<Value>| match is_down.load(Ordering::SeqCst) {
                     true => "down".to_owned(),
-                    false => keys.lock().unwrap().to_string(),
+                    false => said.lock().unwrap().to_string(),
                 };
-                answer(stream.unwrap(), &body);
+                answer(stream.unwrap(), [said(&document), said(&keys)]);
             }
         });
         issuer
@@ -153,9 +157,13 @@ impl Issuer {
     }
 }
 
-fn answer(mut stream: TcpStream, body: &str) {
+fn answer(mut stream: TcpStream, [document, keys]: [String; 2]) {
     let mut request = [0; 4096];
-    let _ = stream.read(&mut request);
+    let read = stream.read(&mut request).unwrap_or_default();
+    let body = match request[..read].starts_with(b"GET /.well-known/openid-configuration ") {
+        true => document,
+        false => keys,
+    };
     let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length:";
     let _ = write!(stream, "{head} {}\r\n\r\n{body}", body.len());
 }
@@ -199,6 +207,40 @@ fn a_token_has_the_conversations_of_its_owner_and_the_scope_that_it_names() {
     // Keys of the server go on beside tokens.
     let created = run(directory.path(), &["keys", "create", "CI"]);
     assert_eq!(list(&server, text(&created.stdout).trim()), 200);
+}
+
+#[test]
+fn where_the_keys_are_the_issuer_says_itself() {
+    let (directory, key) = (TempDir::new().unwrap(), Key::new("1"));
+    let issuer = Issuer::start(&[&key]);
+    let name = issuer.url.strip_suffix("/keys").unwrap().to_owned();
+    let token = key.sign(&with(claims("ada", "write"), "iss", json!(name)));
+    // One that nobody has asked yet.
+    let status = |document: Value| {
+        *issuer.document.lock().unwrap() = document;
+        let mut command = agentkit(directory.path());
+        command.args(["--bind", "127.0.0.1:0", "--jwt-audience", AUDIENCE]);
+        list(
+            &Server::spawn(command.args(["--jwt-issuer", &name])),
+            &token,
+        )
+    };
+    assert_eq!(status(json!({"issuer": name, "jwks_uri": issuer.url})), 200);
+    assert_eq!(
+        status(json!({"issuer": ISSUER, "jwks_uri": issuer.url})),
+        503
+    );
+    assert_eq!(
+        status(json!({"issuer": name, "jwks_uri": "file:///etc/passwd"})),
+        503
+    );
+    assert_eq!(status(json!({"issuer": name})), 503);
+
+    let mut command = agentkit(directory.path());
+    let refused = command.args(["--jwt-issuer", "login", "--jwt-audience", AUDIENCE]);
+    let refused = refused.output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("AGENTKIT_JWT_JWKS_URL"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

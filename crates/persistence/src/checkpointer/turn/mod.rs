@@ -130,6 +130,10 @@ impl TurnStore for SqlCheckpointer {
         self.leases().due(Of::Engines, limit).await
     }
 
+    async fn running(&self, owner: Option<&str>) -> Result<u64> {
+        self.leases().running(owner).await
+    }
+
     async fn append(&self, batch: EventBatch) -> Result<()> {
         self.turn_events().append(&batch).await
     }

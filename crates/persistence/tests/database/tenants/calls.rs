@@ -230,6 +230,7 @@ async fn attack_turns(bob: &Database, known: &Known) {
         .unwrap_err();
     assert!(turns.renew(known.owner).await.unwrap().is_empty());
     assert!(turns.due(100).await.unwrap().is_empty());
+    assert_eq!(turns.running(None).await.unwrap(), 0);
     assert!(turns.events(chat, turn.id, 0, 10).await.unwrap().is_empty());
     assert!(
         turns

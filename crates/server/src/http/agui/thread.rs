@@ -44,7 +44,7 @@ impl App {
         if let Ok(id) = thread_id.parse() {
             let found = conversations.get(&id).await?;
             // It may be another tenant's, which nobody is to find out: then it is a name as others.
-            if found.is_some() || !caller.has_tenant() {
+            if found.is_some() || caller.tenant().is_none() {
                 return Ok((id, found));
             }
         }

@@ -79,6 +79,11 @@ impl ApiKey {
         }
     }
 
+    /// Whether [`forget`](Self::forget) was called.
+    pub fn is_forgotten(&self) -> bool {
+        self.digest == [0; 32]
+    }
+
     /// Revokes it, and makes it tell of nobody.
     pub fn forget(&mut self) {
         self.revoked_at.get_or_insert_with(clock::now);

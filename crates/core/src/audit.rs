@@ -25,6 +25,8 @@ pub enum Action {
     ConversationErased,
     /// All of an owner was erased.
     OwnerErased,
+    /// All of a tenant was erased.
+    TenantErased,
     /// A message was redacted.
     MessageRedacted,
     /// What is not kept was deleted.
@@ -37,12 +39,13 @@ pub enum Action {
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::KeyCreated,
         Self::KeyRevoked,
         Self::ConversationDeleted,
         Self::ConversationErased,
         Self::OwnerErased,
+        Self::TenantErased,
         Self::MessageRedacted,
         Self::Pruned,
         Self::Imported,
@@ -57,6 +60,7 @@ impl Action {
             Self::ConversationDeleted => "conversation.deleted",
             Self::ConversationErased => "conversation.erased",
             Self::OwnerErased => "owner.erased",
+            Self::TenantErased => "tenant.erased",
             Self::MessageRedacted => "message.redacted",
             Self::Pruned => "pruned",
             Self::Imported => "imported",

@@ -11,7 +11,7 @@ use yai_agentkit_persistence::Database;
 
 use crate::{
     audit::command,
-    owner::{self, Erased},
+    owner::{self, Erased, Whose},
     settings::Settings,
 };
 
@@ -31,6 +31,12 @@ pub(super) struct Arguments {
     json: bool,
 }
 
+impl Arguments {
+    pub(super) fn names_tenant(&self) -> bool {
+        self.what.tenant.is_some()
+    }
+}
+
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct What {
@@ -39,6 +45,9 @@ struct What {
     /// All of this owner: conversations, items of the store, keys
     #[arg(long)]
     owner: Option<String>,
+    /// All of this tenant: conversations, other threads, items of the store, keys
+    #[arg(long)]
+    tenant: Option<String>,
 }
 
 const HELP: &str = "\
@@ -47,14 +56,19 @@ the database's files until their space is used again; `agentkit vacuum` overwrit
 and the log of PostgreSQL (pg_wal, archives) are yours to let go.";
 
 pub(super) async fn erase(settings: Settings, arguments: Arguments) -> Result<(), BoxError> {
-    let database = Database::connect(&settings.database).await?;
+    let config = match &arguments.what.tenant {
+        Some(tenant) => settings.database.tenant(tenant),
+        None => settings.database,
+    };
+    let database = Database::connect(&config).await?;
     let conversations = Conversations::new(Arc::new(database.clone())).by(command());
     let What {
         conversation,
         owner,
+        tenant,
     } = &arguments.what;
-    let erased = match (conversation, owner.as_deref()) {
-        (Some(id), _) => {
+    let erased = match conversation {
+        Some(id) => {
             let is_there = match arguments.dry_run {
                 true => database.conversations().exists(id).await?,
                 false => conversations.erase(*id).await?,
@@ -67,12 +81,17 @@ pub(super) async fn erase(settings: Settings, arguments: Arguments) -> Result<()
                 ..Erased::default()
             }
         }
-        (None, owner) => {
-            let owner = owner.unwrap_or_default();
-            validate_owner(owner)?;
+        None => {
+            let whose = match (owner.as_deref(), tenant.as_deref()) {
+                (Some(owner), _) => {
+                    validate_owner(owner)?;
+                    Whose::Owner(owner)
+                }
+                (None, tenant) => Whose::Tenant(tenant.unwrap_or_default()),
+            };
             match arguments.dry_run {
-                true => owner::count(&database, owner).await?,
-                false => owner::erase(&database, conversations, owner, &command()).await?,
+                true => owner::count(&database, whose).await?,
+                false => owner::erase(&database, conversations, whose, &command()).await?,
             }
         }
     };

@@ -79,7 +79,7 @@ enum Command {
     Fork(fork::Arguments),
     /// Delete what the settings do not keep, as a server does by itself
     Prune(prune::Arguments),
-    /// Erase a conversation, or all of an owner, for good
+    /// Erase a conversation, or all of an owner or a tenant, for good
     Erase(erase::Arguments),
     /// Take a message out of all that its chat has
     Redact(redact::Arguments),
@@ -106,6 +106,7 @@ impl Command {
         match self {
             Self::Serve | Self::Migrate(_) | Self::Vacuum | Self::Prune(_) => false,
             Self::Keys(keys) => keys.tenant.is_none(),
+            Self::Erase(erase) => !erase.names_tenant(),
             _ => true,
         }
     }

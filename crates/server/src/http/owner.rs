@@ -5,7 +5,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use yai_agentkit_core::access::validate_owner;
 
 use super::{App, caller::Caller, extract::Name, problem::Problem};
-use crate::owner::{self, Erased};
+use crate::owner::{self, Erased, Whose};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(erase))
@@ -24,6 +24,6 @@ async fn erase(app: App, caller: Caller, Name(owner): Name) -> Result<Json<Erase
     validate_owner(&owner)?;
     let actor = caller.actor();
     let conversations = app.turns.conversations();
-    let erased = owner::erase(&*app.storage, conversations, &owner, &actor).await?;
+    let erased = owner::erase(&*app.storage, conversations, Whose::Owner(&owner), &actor).await?;
     Ok(Json(erased))
 }

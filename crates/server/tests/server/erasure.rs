@@ -40,7 +40,13 @@ fn send(server: &Server, head: &str, headers: &str, body: &Value) -> (u16, Value
 /// A new chat in which the word was said wherever one can say something. The first message is the
 /// word's, what follows is not.
 fn plant(server: &Server, word: &str) -> String {
+    plant_as(server, word, "")
+}
+
+/// The same by somebody who sends these headers too.
+fn plant_as(server: &Server, word: &str, headers: &str) -> String {
     let owner = format!("{word}-owner");
+    let of = |owner: &str, key: &str| of(owner, key) + headers;
     let new = json!({"title": word, "metadata": {"note": word}});
     let (_, chat) = send(server, "POST /conversations", &of(&owner, word), &new);
     let chat = chat["id"].as_str().unwrap().to_owned();
@@ -58,7 +64,22 @@ fn plant(server: &Server, word: &str) -> String {
 /// Sends a message to a chat, and returns when its turn has recorded something; then what is to be
 /// waited for.
 fn begin_turn(server: &Server, chat: &str, said: String) -> thread::JoinHandle<u16> {
-    let recorded = || server.history(chat).len();
+    begin_turn_as(server, chat, said, "")
+}
+
+/// The same by somebody who sends these headers too.
+fn begin_turn_as(
+    server: &Server,
+    chat: &str,
+    said: String,
+    headers: &str,
+) -> thread::JoinHandle<u16> {
+    let history = format!("GET /chats/{chat}/history");
+    let recorded = || {
+        let (_, page) = send(server, &history, headers, &Value::Null);
+        page["items"].as_array().unwrap().len()
+    };
+    let headers = headers.to_owned();
     let before = recorded();
     let head = format!("POST /chats/{chat}/messages");
     // It goes on for seconds.
@@ -66,7 +87,7 @@ fn begin_turn(server: &Server, chat: &str, said: String) -> thread::JoinHandle<u
     let said = said + &questions.collect::<String>();
     let (address, body) = (server.address.clone(), json!({"content": said}).to_string());
     let turn = thread::spawn(move || {
-        let answer = request_with(&address, PATIENCE, &head, "", &body);
+        let answer = request_with(&address, PATIENCE, &head, &headers, &body);
         answer.map_or(0, |(status, _)| status)
     });
     wait_for(|| (recorded() > before).then_some(()));
@@ -117,6 +138,56 @@ async fn an_erased_owner_is_in_no_file_of_sqlite() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_erased_owner_is_in_no_file_of_postgres() {
     an_erased_owner_is_in_no_file(Files::of_postgres().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erased_tenant_is_in_no_file_and_the_others_stay() {
+    let files = Files::of_tenants().await;
+    let key = |tenant: &str, name: &str| {
+        let create = [
+            "keys", "create", name, "--scope", "admin", "--tenant", tenant,
+        ];
+        let key = files.run(&create);
+        format!("authorization: Bearer {}\r\n", key.trim())
+    };
+    let (acme, bob) = (key("acme", WORD), key("bob", OTHER));
+    let server = files.installation.start("300");
+    let chat = plant_as(&server, WORD, &acme);
+    plant_as(&server, OTHER, &bob);
+    // Of a program beside us, in no conversation.
+    let saver = format!(
+        "SET search_path = tenants; SET agentkit.tenant = 'acme';
+INSERT INTO threads (thread_id, updated_at) VALUES ('{WORD}', now());
+INSERT INTO checkpoints (thread_id, checkpoint_id, checkpoint) VALUES ('{WORD}', '1', '{{\"v\": 4}}');
+INSERT INTO checkpoint_blobs (thread_id, channel, version, type, blob)
+VALUES ('{WORD}', 'c', '1', 'null', '{WORD}')"
+    );
+    files.execute(&saver).await;
+    let said = format!("My dog is {WORD}. What is 17 * 23?");
+    let late = begin_turn_as(&server, &chat, said, &acme);
+    assert!(!files.with(WORD).is_empty());
+
+    let would = files.run(&["erase", "--tenant", "acme", "--dry-run"]);
+    assert_eq!(
+        would,
+        "1 conversations, 1 items and 1 keys would be erased\n"
+    );
+    let erased = files.run(&["erase", "--tenant", "acme"]);
+    assert_eq!(erased, "1 conversations, 1 items and 1 keys are erased\n");
+    let again = files.run(&["erase", "--tenant", "acme"]);
+    assert_eq!(again, "0 conversations, 0 items and 0 keys are erased\n");
+    // The turn goes on, and comes to nothing; the key lets nobody in.
+    assert_ne!(late.join().unwrap(), 200);
+    assert_eq!(
+        send(&server, "GET /conversations", &acme, &Value::Null).0,
+        401
+    );
+    let (_, left) = send(&server, "GET /conversations", &bob, &Value::Null);
+    assert_eq!(left["items"].as_array().unwrap().len(), 1);
+    drop(server);
+    files.overwrite().await;
+    assert_eq!(files.with(WORD), Vec::<String>::new());
+    assert!(!files.with(OTHER).is_empty());
 }
 
 #[test]

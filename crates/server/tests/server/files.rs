@@ -66,6 +66,25 @@ impl Files {
         }
     }
 
+    /// For several tenants, as a role that policies hold.
+    pub(crate) async fn of_tenants() -> Self {
+        let mut files = Self::of_postgres().await;
+        let postgres = files.postgres.as_ref().unwrap();
+        let role = "CREATE ROLE agentkit_server LOGIN";
+        let schema = "CREATE SCHEMA tenants AUTHORIZATION agentkit_server";
+        postgres.run(&[role, schema]).await;
+        let (_, place) = postgres.url.split_once('@').unwrap();
+        files.installation.variables = vec![
+            (
+                "DATABASE_URL",
+                format!("postgresql://agentkit_server@{place}"),
+            ),
+            ("DB_SCHEMA", "tenants".to_owned()),
+            ("DB_TENANTS", "true".to_owned()),
+        ];
+        files
+    }
+
     /// What a command prints.
     pub(crate) fn run(&self, arguments: &[&str]) -> String {
         let mut command = self.installation.command("0", "1");
@@ -79,10 +98,21 @@ impl Files {
     pub(crate) async fn overwrite(&self) {
         self.run(&["vacuum"]);
         if let Some(postgres) = &self.postgres {
+            // Which the server's role may not.
+            postgres.run(&["VACUUM FULL pg_catalog.pg_statistic"]).await;
             let next = ["CHECKPOINT", "SELECT pg_switch_wal()"];
             postgres.run(&[next, next, next].concat()).await;
             postgres.run(&["CHECKPOINT"]).await;
         }
+    }
+
+    /// Runs a script as the server's role would.
+    pub(crate) async fn execute(&self, script: &str) {
+        let mut variables = self.installation.variables.iter();
+        let (_, url) = variables.find(|(name, _)| *name == "DATABASE_URL").unwrap();
+        let mut connection = PgConnection::connect(url).await.unwrap();
+        let done = sqlx::raw_sql(AssertSqlSafe(script)).execute(&mut connection);
+        done.await.unwrap();
     }
 
     /// The files in which the word is.

@@ -15,7 +15,7 @@ use yai_agentkit_agents::mcp::{McpConfig, McpServer, McpTransport, ToolRules};
 use yai_agentkit_core::{Conversation, Message, Role, Stores, Turn, memory::MemoryStorage};
 use yai_agentkit_engine::{
     TurnEngine, TurnOutcome,
-    agent::{Agent, AgentError, AgentState, Context, Step, ToolCall, Toolbox, Tools},
+    agent::{Agent, AgentError, AgentState, Context, Step, ToolCall, ToolTraits, Toolbox, Tools},
 };
 
 /// Calls the tool that it is told to, and answers with the result.
@@ -33,6 +33,12 @@ impl Agent for Caller {
         let (name, arguments) = last.content.split_once(' ').unwrap();
         let id = format!("call_{}", state.messages.total());
         let mut call = ToolCall::new(id, name, serde_json::from_str(arguments).unwrap());
+        // What a model, or a program, says of the tool of another does not count.
+        call.traits = Some(ToolTraits {
+            needs_approval: name.ends_with("echo"),
+            is_repeatable: true,
+            ..ToolTraits::default()
+        });
         self.0.note_traits(&mut call);
         Ok(Step::calls([call]))
     }

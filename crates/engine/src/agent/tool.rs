@@ -241,11 +241,12 @@ impl<S: Default> Toolbox<S> {
     }
 
     /// Notes with a call what its tool is like, where that is not for this program to say: it counts
-    /// as long as the call does.
+    /// as long as the call does. Who calls it has no say in that.
     pub fn note_traits(&self, call: &mut ToolCall) {
         if self.find(&call.name).is_none()
             && let Some(others) = self.other(&call.name)
         {
+            call.traits = None;
             call.traits = Some(others.traits(call));
         }
     }

@@ -1,6 +1,6 @@
-//! AgentKit as an MCP server, with the client of the protocol's own library.
+//! AgentKit as an MCP server, with the clients of the protocol's own libraries, in Rust and of npm.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, process::Command, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -95,6 +95,26 @@ async fn an_agent_of_others_recalls_and_searches_and_remembers_only_where_it_may
         refused.starts_with("Error: the arguments do not fit"),
         "{refused}"
     );
+}
+
+#[test]
+fn the_client_of_npm_recalls_and_searches_and_remembers_over_both_transports() {
+    let modules = std::env::var("AGENTKIT_TEST_NODE_MODULES");
+    let modules = modules.expect("AGENTKIT_TEST_NODE_MODULES is set by ./test");
+    let directory = TempDir::new().unwrap();
+    let said = run(directory.path(), &["chat", "My boat is called Argo."]);
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    let mut server = agentkit(directory.path());
+    let server = Server::spawn(server.args(["--bind", "127.0.0.1:0", "--mcp-server", "write"]));
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mcp/client.cjs");
+    let database = format!("sqlite:{}", directory.path().join("test.db").display());
+    let url = format!("http://{}/mcp", server.address);
+    let client = Command::new("node")
+        .args([script, env!("CARGO_BIN_EXE_agentkit"), &database, &url])
+        .env("NODE_PATH", modules)
+        .output()
+        .unwrap();
+    assert!(client.status.success(), "{}", text(&client.stderr));
 }
 
 #[tokio::test]

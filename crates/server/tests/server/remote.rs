@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -13,7 +13,7 @@ use std::{
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::process::{Server, agentkit, request};
+use crate::process::{Server, agentkit, request, text};
 
 const SECRET: &str = "the secret";
 
@@ -55,14 +55,57 @@ impl Drop for Program {
     }
 }
 
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn settings(port: u16) -> String {
+    let settings = fs::read_to_string(example().join("agentkit.toml")).unwrap();
+    settings.replace("9000", &port.to_string())
+}
+
+#[test]
+fn in_the_terminal_a_call_is_approved_changed_and_refused_with_a_reason() {
+    let directory = TempDir::new().unwrap();
+    let port = free_port();
+    fs::write(directory.path().join("agentkit.toml"), settings(port)).unwrap();
+    let agent = Program::listening(port);
+    let mut chat = agentkit(directory.path());
+    let chat = chat.arg("chat").env("AGENT_SECRET", SECRET);
+    let chat = chat.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut chat = chat.spawn().unwrap();
+    let said = "gold\nreject: too dear\ncoffee\n\
+                {\"approved\": true, \"arguments\": {\"article\": \"milk\"}}\ntea\napprove\n";
+    let mut stdin = chat.stdin.take().unwrap();
+    stdin.write_all(said.as_bytes()).unwrap();
+    drop(stdin);
+    let output = chat.wait_with_output().unwrap();
+    let shown = text(&output.stdout);
+    assert!(output.status.success(), "{shown}");
+    let mut rest = shown.as_str();
+    for expected in [
+        "gold",
+        "Error: a person has refused this call. too dear You have bought 0.",
+        "coffee",
+        r#"[A person has changed the arguments to {"article":"milk"}.]"#,
+        "Paid for milk. You have bought 1.",
+        "tea",
+        "Paid for tea. You have bought 2.",
+    ] {
+        let Some((_, after)) = rest.split_once(expected) else {
+            panic!("`{expected}` is not in `{rest}` of `{shown}`");
+        };
+        rest = after;
+    }
+    drop(agent);
+}
+
 #[test]
 fn an_agent_of_the_settings_that_is_killed_in_a_turn_goes_on_with_it_once_it_is_back() {
     let directory = TempDir::new().unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
-    let settings = fs::read_to_string(example().join("agentkit.toml")).unwrap();
-    let settings = settings.replace("9000", &port.to_string()) + "patience = 300\n";
+    let port = free_port();
+    let settings = settings(port) + "patience = 300\n";
     fs::write(directory.path().join("agentkit.toml"), settings).unwrap();
 
     let mut agent = Program::listening(port);

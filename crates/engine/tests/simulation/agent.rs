@@ -1,4 +1,5 @@
-//! An agent that charges once and looks once for each message, and the ledger of what it did.
+//! An agent that charges once, looks once and pays, where somebody approves, for each message, and the
+//! ledger of what it did.
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +21,10 @@ use crate::process::Process;
 const CHARGE: &str = "charge";
 /// May run as often as it is asked to.
 const LOOK: &str = "look";
+/// Has an effect once more whenever it runs, which somebody has to approve of.
+const PAY: &str = "pay";
+/// What came of a tool that was cut short, as people believe.
+pub(crate) const BELIEVED: &str = "charge";
 
 /// How often each tool had its effect, by tool and message. A clone is the same.
 #[derive(Clone, Default)]
@@ -49,6 +54,31 @@ impl Ledger {
         }
         if looks < 1 {
             return Err(format!("`{message}` was answered without a look"));
+        }
+        Ok(())
+    }
+
+    /// Whether what the agent knows of its payments is what has happened.
+    pub(crate) fn check_payments(&self, messages: &[Arc<ChatMessage>]) -> Result<(), String> {
+        let mut asked = "";
+        for message in messages {
+            if message.role == Role::User {
+                asked = &message.content;
+            }
+            let call = message.tool_call_id.as_deref().unwrap_or_default();
+            if !call.starts_with(PAY) {
+                continue;
+            }
+            let payments = self.count(PAY, asked);
+            let is_right = match message.content.as_str() {
+                PAY => payments == 1,
+                BELIEVED => payments <= 1,
+                refused => payments == 0 && refused.ends_with("not today"),
+            };
+            if !is_right {
+                let result = &message.content;
+                return Err(format!("`{asked}` has paid {payments} times: {result}"));
+            }
         }
         Ok(())
     }
@@ -89,7 +119,7 @@ impl Agent for SimulatedAgent {
             let call = |name: &str| ToolCall::new(format!("{name}-{number}"), name, json!({}));
             Step::ToolCalls {
                 content: String::new(),
-                calls: vec![call(CHARGE), call(LOOK)],
+                calls: vec![call(CHARGE), call(LOOK), call(PAY)],
             }
         };
         self.process.pause().await;
@@ -106,6 +136,7 @@ impl Tools<()> for SimulatedAgent {
     fn traits(&self, call: &ToolCall) -> ToolTraits {
         ToolTraits {
             is_repeatable: call.name == LOOK,
+            needs_approval: call.name == PAY,
             ..ToolTraits::default()
         }
     }

@@ -23,7 +23,7 @@ use yai_agentkit_engine::{
 };
 
 use crate::{
-    agent::{Ledger, SimulatedAgent, answer},
+    agent::{BELIEVED, Ledger, SimulatedAgent, answer},
     process::Process,
 };
 
@@ -239,13 +239,31 @@ impl World {
         }
     }
 
-    /// A person who is asked whether a tool took effect believes that it did.
+    /// A person who is asked whether a tool took effect believes that it did. Of a call that waits for
+    /// approval two are asked, who may be of two minds, late, and on two servers.
     async fn reply(&self, turn: &Turn) {
-        let interrupt = turn.interrupt.as_ref().expect("a question").id;
-        let engine = self.any_server();
-        let answered = reply(&engine, turn, interrupt, "charge");
-        // Whether it was taken shows when the message is sent again.
-        drop(timeout(Duration::from_secs(20), answered).await);
+        let interrupt = turn.interrupt.as_ref().expect("a question");
+        let answer = async || {
+            let late = self.random(|random| random.u64(0..4_000));
+            let approves = self.random(|random| random.bool());
+            let words = match interrupt.proposed {
+                None => BELIEVED,
+                Some(_) if approves => "approve",
+                Some(_) => "reject: not today",
+            };
+            if interrupt.proposed.is_some() {
+                sleep(Duration::from_millis(late)).await;
+            }
+            let engine = self.any_server();
+            let answered = reply(&engine, turn, interrupt.id, words);
+            // Whether it was taken shows when the message is sent again.
+            drop(timeout(Duration::from_secs(20), answered).await);
+        };
+        tokio::join!(answer(), async {
+            if interrupt.proposed.is_some() {
+                answer().await;
+            }
+        });
     }
 
     fn any_server(&self) -> TurnEngine {
@@ -356,6 +374,7 @@ impl World {
             .await
             .map_err(text)?;
         let state: AgentState = state.state().map_err(text)?.expect("a state");
+        self.ledger.check_payments(&state.messages)?;
         let said = state
             .messages
             .iter()

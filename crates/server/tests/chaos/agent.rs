@@ -14,7 +14,8 @@ use tracing_subscriber::EnvFilter;
 use yai_agentkit_core::Role;
 use yai_agentkit_engine::{
     agent::{
-        Agent, AgentError, AgentState, Context, Step, ToolCall, ToolOutcome, ToolTraits, Tools,
+        Agent, AgentError, AgentState, Agents, Context, Step, ToolCall, ToolOutcome, ToolTraits,
+        Tools,
     },
     error_chain,
     test_kit::Noted,
@@ -26,12 +27,17 @@ use yai_agentkit_server::{
 
 use crate::{
     ledger::{Ledger, WORKS},
-    plan::{ASKS, Plan, SAFE, answer, done, says},
+    plan::{APPROVED, ASKS, Plan, REMOTE, SAFE, answer, done, says},
+    program,
     random::Random,
+    rolling::{COUNTER, Counter},
+    variable,
 };
 
 /// The environment variable that names the ledger; with it this executable is a server.
 pub(crate) const LEDGER: &str = "CHAOS_LEDGER";
+/// The variable with the port of the agent that is a program of its own.
+pub(crate) const PROGRAM: &str = "CHAOS_PROGRAM";
 
 pub(crate) fn run_server(ledger: PathBuf) -> ExitCode {
     tracing_subscriber::fmt()
@@ -44,10 +50,16 @@ pub(crate) fn run_server(ledger: PathBuf) -> ExitCode {
         drop(io::copy(&mut io::stdin(), &mut io::sink()));
         process::exit(1);
     });
-    let agent = Arc::new(PlannedAgent(Ledger::open(ledger)));
+    let port = variable(PROGRAM).expect("the port of a program");
+    let agent = Arc::new(PlannedAgent(Ledger::open(&ledger)));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let settings = Settings::read(&Flags::default()).expect("settings");
-    match runtime.block_on(serve(settings, agent)) {
+    let served = async {
+        let remote = Arc::new(program::agent(port, &ledger).await);
+        let agents = Agents::from(agent).with(REMOTE, remote);
+        serve(settings, agents.with(COUNTER, Arc::new(Counter::new()))).await
+    };
+    match runtime.block_on(served) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = error_chain(error.as_ref()), "the server failed");
@@ -98,6 +110,7 @@ impl Tools<Noted> for PlannedAgent {
     fn traits(&self, call: &ToolCall) -> ToolTraits {
         ToolTraits {
             is_repeatable: call.name == SAFE,
+            needs_approval: call.name == APPROVED,
             ..ToolTraits::default()
         }
     }

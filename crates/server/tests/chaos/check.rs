@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::json;
+use yai_agentkit_agents::tools::FAILED;
 use yai_agentkit_core::{
     CheckpointQuery, CheckpointTuple, ListQuery, Message, Role, Storage, ThreadState, Turn,
     TurnStatus,
@@ -11,13 +12,13 @@ use yai_agentkit_core::{
 };
 use yai_agentkit_engine::{
     TurnEvent,
-    agent::{AgentState, ChatMessage},
+    agent::{AgentState, ChatMessage, ToolCall},
 };
 
 use crate::{
     client::{Chat, SETTLED},
     ledger::{Entry, WORKS},
-    plan::{Plan, SAFE, answer, done, says},
+    plan::{APPROVED, EDITED, MCP, Plan, SAFE, answer, done, is, says},
 };
 
 /// More than a chat has of anything.
@@ -38,8 +39,11 @@ pub(crate) struct Findings {
     /// Safe calls that ran more than once.
     pub(crate) repeated: usize,
     pub(crate) unsafe_calls: usize,
-    /// Unsafe calls that were cut short, for a person to settle: with an effect, and without.
+    /// Unsafe calls that were cut short, for a person to settle or for the agent to go on: with an
+    /// effect, and without.
     pub(crate) settled: (usize, usize),
+    /// Calls that a person has approved of, also with other arguments, and refused.
+    pub(crate) approvals: (usize, usize, usize),
 }
 
 impl Findings {
@@ -275,40 +279,16 @@ fn check_state(
                 ..ChatMessage::new(Role::Assistant, says(&plan.token, number))
             });
             for call in calls {
-                let settled = state.messages.iter().any(|result| {
-                    result.tool_call_id.as_ref() == Some(&call.id) && result.content == SETTLED
-                });
-                let result = if settled {
-                    SETTLED.to_owned()
-                } else {
-                    done(&call)
-                };
+                let result = result_of(state, &call);
                 results.push(result.clone());
                 expected.push(ChatMessage {
                     tool_call_id: Some(call.id.clone()),
-                    ..ChatMessage::new(Role::Tool, result)
+                    ..ChatMessage::new(Role::Tool, result.as_str())
                 });
                 let count = effects.remove(call.id.as_str()).unwrap_or_default();
-                let is_safe = call.name == SAFE;
-                let is_right = match (is_safe, settled) {
-                    (true, settled) => count >= 1 && !settled,
-                    (false, true) => count <= 1,
-                    (false, false) => count == 1,
-                };
-                findings.expect(is_right, || {
-                    let (id, name) = (&call.id, &call.name);
-                    format!("{id}, {name}, ran {count} times, settled by a person: {settled}")
-                });
-                match (is_safe, settled, count) {
-                    (true, _, count) => {
-                        findings.safe_calls += 1;
-                        findings.repeated += usize::from(count > 1);
-                    }
-                    (false, false, _) => findings.unsafe_calls += 1,
-                    (false, true, 0) => findings.settled.1 += 1,
-                    (false, true, _) => findings.settled.0 += 1,
-                }
-                if !settled {
+                let came_to = came_to(&call, &result, chat.is_remote);
+                check_call(findings, &call, came_to, count, &result);
+                if came_to == Some(CameTo::Done) && !call.name.starts_with(MCP) {
                     facts.insert(call.id, call.name);
                 }
             }
@@ -319,8 +299,18 @@ fn check_state(
     findings.expect(open.is_empty(), || {
         format!("{}: the agent does not know {open:?}", chat.id)
     });
-    findings.expect(state.messages == expected.into(), || {
-        format!("{}: the agent remembers {:#?}", chat.id, state.messages)
+    let remembered = state.messages.iter().map(|message| {
+        let mut message = ChatMessage::clone(message);
+        // Those of a program are as it has said.
+        message
+            .tool_calls
+            .iter_mut()
+            .for_each(|call| call.traits = None);
+        message
+    });
+    let remembered: Vec<_> = remembered.collect();
+    findings.expect(remembered == expected, || {
+        format!("{}: the agent remembers {remembered:#?}", chat.id)
     });
     findings.expect(state.own["facts"] == json!(facts), || {
         format!("{}: the facts are {:?}, not {facts:?}", chat.id, state.own)
@@ -328,4 +318,83 @@ fn check_state(
     findings.expect(state.answering.is_none(), || {
         format!("{}: still answering", chat.id)
     });
+}
+
+/// The end of a tool call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum CameTo {
+    Done,
+    /// It was cut short, and a person has said what came of it.
+    Settled,
+    /// It was cut short in another program, of which the agent was told.
+    Failed,
+    /// A person has refused it.
+    Rejected,
+}
+
+fn result_of(state: &AgentState, call: &ToolCall) -> String {
+    let mut results = state.messages.iter();
+    let result = results.find(|result| result.tool_call_id.as_ref() == Some(&call.id));
+    result.map_or_else(String::new, |result| result.content.clone())
+}
+
+/// `None` where the result is none that the call may have.
+fn came_to(call: &ToolCall, result: &str, is_remote: bool) -> Option<CameTo> {
+    let is_unsafe = !is(&call.name, SAFE);
+    let is_approved = is(&call.name, APPROVED);
+    let mut edited = call.clone();
+    edited.arguments[EDITED] = true.into();
+    let told = "[A person has changed the arguments to ";
+    let is_edited = result.starts_with(told) && result.ends_with(&format!("]\n{}", done(&edited)));
+    match result {
+        _ if result == done(call) => Some(CameTo::Done),
+        _ if is_edited && is_approved => Some(CameTo::Done),
+        SETTLED if is_unsafe => Some(CameTo::Settled),
+        REJECTED if is_approved => Some(CameTo::Rejected),
+        _ if result.starts_with(FAILED) && result != REJECTED && is_unsafe && is_remote => {
+            Some(CameTo::Failed)
+        }
+        _ => None,
+    }
+}
+
+const REJECTED: &str = "Error: a person has refused this call. not today";
+
+fn check_call(
+    findings: &mut Findings,
+    call: &ToolCall,
+    came_to: Option<CameTo>,
+    count: usize,
+    result: &str,
+) {
+    let is_right = match came_to {
+        Some(CameTo::Done) if is(&call.name, SAFE) => count >= 1,
+        Some(CameTo::Done) => count == 1,
+        Some(CameTo::Settled | CameTo::Failed) => count <= 1,
+        Some(CameTo::Rejected) => count == 0,
+        None => false,
+    };
+    findings.expect(is_right, || {
+        let (id, name) = (&call.id, &call.name);
+        format!("{id}, {name}, ran {count} times and came to {came_to:?}: {result}")
+    });
+    if is(&call.name, APPROVED) {
+        let approvals = &mut findings.approvals;
+        match came_to {
+            Some(CameTo::Done) if *result != done(call) => approvals.1 += 1,
+            Some(CameTo::Done) => approvals.0 += 1,
+            Some(CameTo::Rejected) => approvals.2 += 1,
+            _ => {}
+        }
+    }
+    match (came_to, count) {
+        (Some(CameTo::Done), count) if is(&call.name, SAFE) => {
+            findings.safe_calls += 1;
+            findings.repeated += usize::from(count > 1);
+        }
+        (Some(CameTo::Done), _) => findings.unsafe_calls += 1,
+        (Some(CameTo::Settled | CameTo::Failed), 0) => findings.settled.1 += 1,
+        (Some(CameTo::Settled | CameTo::Failed), _) => findings.settled.0 += 1,
+        _ => {}
+    }
 }

@@ -11,7 +11,13 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{PATIENCE, http::request_with, plan::Plan, random::Random, servers::Servers};
+use crate::{
+    PATIENCE,
+    http::request_with,
+    plan::{EDITED, Plan, REMOTE},
+    random::Random,
+    servers::Servers,
+};
 
 /// What a person answers, whatever the question.
 pub(crate) const SETTLED: &str = "settled by a person";
@@ -24,6 +30,8 @@ const FEWEST: usize = 3;
 /// A chat as its client knows it.
 pub(crate) struct Chat {
     pub(crate) id: String,
+    /// Whether the agent is a program of its own.
+    pub(crate) is_remote: bool,
     pub(crate) exchanges: Vec<Exchange>,
 }
 
@@ -72,6 +80,7 @@ impl<'a> Clients<'a> {
         let mut random = Random::of(self.seed, &format!("client {client}"));
         // Some send two messages at once.
         let at_once = if client.is_multiple_of(3) { 2 } else { 1 };
+        let is_remote = client.is_multiple_of(2);
         let mut chats: Vec<Chat> = Vec::new();
         let mut sent = 0;
         while self.over.get().is_none() || sent < FEWEST {
@@ -79,14 +88,17 @@ impl<'a> Clients<'a> {
                 .last()
                 .is_none_or(|chat| chat.exchanges.len() >= MESSAGES)
             {
-                let id = self.create(&format!("c{client}-{sent}"), &mut random);
-                let exchanges = Vec::new();
-                chats.push(Chat { id, exchanges });
+                let id = self.create(&format!("c{client}-{sent}"), is_remote, &mut random);
+                chats.push(Chat {
+                    id,
+                    is_remote,
+                    exchanges: Vec::new(),
+                });
             }
             let chat = chats.last_mut().expect("one is there");
             let messages = (sent..sent + at_once).map(|number| {
                 let token = format!("c{client}-m{number}");
-                let plan = Plan::draw(&mut random, token.clone());
+                let plan = Plan::draw(&mut random, token.clone(), is_remote);
                 (plan.message(), Random::of(self.seed, &token))
             });
             let messages: Vec<_> = messages.collect();
@@ -104,9 +116,13 @@ impl<'a> Clients<'a> {
         chats
     }
 
-    fn create(&self, key: &str, random: &mut Random) -> String {
+    fn create(&self, key: &str, is_remote: bool, random: &mut Random) -> String {
         let path = "/conversations";
-        self.until_done(key, path, &json!({}), random, |status, body| {
+        let body = match is_remote {
+            true => json!({"metadata": {"agent": REMOTE}}),
+            false => json!({}),
+        };
+        self.until_done(key, path, &body, random, |status, body| {
             assert_eq!(status, 200, "{body}");
             body["id"].as_str().map(str::to_owned)
         })
@@ -131,21 +147,36 @@ impl<'a> Clients<'a> {
         Exchange { message, answer }
     }
 
-    /// Answers what a turn asks; its answer, if it comes at once.
+    /// Answers what a turn asks; its answer, if it comes at once. Some answer late, some twice: another
+    /// word on another server.
     fn resume(&self, chat: &str, turn: &Value, random: &mut Random) -> Option<String> {
         let turn_id = turn["id"].as_str().expect("a turn");
         let path = format!("/chats/{chat}/turns/{turn_id}/resume");
-        let answer = json!({"interrupt_id": turn["interrupt"]["id"], "answer": SETTLED});
-        let (status, body) = self.request("", &path, &answer, random)?;
-        match (status, problem(&body)) {
-            (200 | 202, _) => {
-                self.resumes.fetch_add(1, Relaxed);
-                body["content"].as_str().map(str::to_owned)
-            }
-            // The answer was taken before, although nobody has said so.
-            (409, "not-asked" | "turn-running") | (503, _) => None,
-            _ => panic!("{path}: {status} {body}"),
+        let interrupt = &turn["interrupt"];
+        let answers = [reply(interrupt, random), reply(interrupt, random)];
+        let is_twice = random.between(0..3) == 0;
+        if random.between(0..5) == 0 {
+            pause(random, 100..1500);
         }
+        let mut other = Random::of(random.between(0..u64::MAX), "other");
+        let resume = |answer: &Value, random: &mut Random| {
+            let answer = json!({"interrupt_id": interrupt["id"], "answer": answer});
+            let (status, body) = self.request("", &path, &answer, random)?;
+            match (status, problem(&body)) {
+                (200 | 202, _) => {
+                    self.resumes.fetch_add(1, Relaxed);
+                    body["content"].as_str().map(str::to_owned)
+                }
+                // The answer was taken before, although nobody has said so, or that of another.
+                (409, "not-asked" | "turn-running") | (503, _) => None,
+                _ => panic!("{path}: {status} {body}"),
+            }
+        };
+        thread::scope(|scope| {
+            let twice = is_twice.then(|| scope.spawn(|| resume(&answers[1], &mut other)));
+            let once = resume(&answers[0], random);
+            once.or(twice.and_then(|twice| twice.join().expect("a response")))
+        })
     }
 
     /// Sends a request with its key until `done` makes something of the response.
@@ -197,12 +228,24 @@ impl<'a> Clients<'a> {
     }
 }
 
+/// What a person says to a question, or to a call that waits for approval.
+fn reply(interrupt: &Value, random: &mut Random) -> Value {
+    let proposed = &interrupt["proposed"];
+    if proposed.is_null() {
+        return SETTLED.into();
+    }
+    let mut edited = proposed["arguments"].clone();
+    edited[EDITED] = true.into();
+    let edited = json!({"approved": true, "arguments": edited}).to_string();
+    (*random.pick(&["approve", "reject: not today", &edited])).into()
+}
+
 fn pause(random: &mut Random, milliseconds: std::ops::Range<u64>) {
     thread::sleep(Duration::from_millis(random.between(milliseconds)));
 }
 
 /// The last part of a problem's name; empty where it is none.
-fn problem(body: &Value) -> &str {
+pub(crate) fn problem(body: &Value) -> &str {
     let name = body["type"].as_str().unwrap_or_default();
     name.rsplit(':').next().unwrap_or_default()
 }

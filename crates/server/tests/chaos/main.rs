@@ -1,5 +1,6 @@
-//! Turns while servers are killed and stopped, connections are terminated and PostgreSQL crashes:
-//! in the end nothing is lost, doubled or stuck.
+//! Turns while servers are killed and stopped, connections are terminated and PostgreSQL crashes, the
+//! agent of every second client is a program that is killed too, as are the MCP servers of its tools, and
+//! people approve late, twice and on another server: in the end nothing is lost, doubled or stuck.
 //!
 //! | variable | |
 //! | --- | --- |
@@ -15,7 +16,9 @@ mod faults;
 mod http;
 mod ledger;
 mod plan;
+mod program;
 mod random;
+mod rolling;
 mod servers;
 
 use std::{
@@ -36,7 +39,7 @@ use yai_agentkit_persistence::{Database, DatabaseConfig};
 use client::{Chat, Clients, Ending};
 use faults::Done;
 use ledger::{Entry, Ledger};
-use plan::{Plan, SAFE};
+use plan::{Plan, SAFE, is};
 use servers::{Postgres, Servers, lease};
 
 /// How long everything may take once the faults are over.
@@ -63,6 +66,13 @@ fn main() -> ExitCode {
             run(seed, length, 1, 16, "sqlite:agentkit.db", None);
             Ok(())
         }),
+        Trial::test(
+            "a_rolling_deploy_with_another_state_strands_no_turn",
+            || {
+                rolling::run(&Postgres::start());
+                Ok(())
+            },
+        ),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -97,6 +107,8 @@ fn run(
             .map(|client| scope.spawn(move || talks.talk(client)))
             .collect();
         let faults = faults::run(&schedule, &servers, postgres);
+        // From now on the programs live on.
+        std::fs::write(servers.ledger().with_file_name("over"), "").unwrap();
         drop(ending);
         let over = Instant::now();
         let chats = clients
@@ -124,7 +136,9 @@ fn run(
     println!(
         "{name}: seed {seed}: {} chats, {} turns in {:.1} s, the last {:.1} s after the faults\n\
          \x20 faults: {:?}\n\
-         \x20 requests: {}, {} without a response; answers of people: {}\n\
+         \x20 the program of the remote agent was started {} times\n\
+         \x20 requests: {}, {} without a response; answers of people: {}; approved: {}, with other \
+         arguments: {}, refused: {}\n\
          \x20 turns passed to another process: {takeovers}, {of_the_living} of one that lived; resumed: {}; \
          from a kill to going on: {}\n\
          \x20 safe calls: {}, {} of them repeated; unsafe calls: {} that ended, {} cut short \
@@ -135,9 +149,13 @@ fn run(
         total.as_secs_f64(),
         after.as_secs_f64(),
         faults.kinds,
+        servers.program.starts.load(Relaxed),
         talks.requests.load(Relaxed),
         talks.unanswered.load(Relaxed),
         talks.resumes.load(Relaxed),
+        findings.approvals.0,
+        findings.approvals.1,
+        findings.approvals.2,
         findings.taken_over,
         percentiles(times),
         findings.safe_calls,
@@ -171,7 +189,12 @@ fn takeovers(chats: &[Chat], ledger: &[Entry], faults: &Done) -> Takeovers {
     let plans = chats.iter().flat_map(|chat| &chat.exchanges);
     let plans = plans.map(|exchange| Plan::parse(&exchange.message));
     let waits_for_nobody: HashSet<_> = plans
-        .filter(|plan| plan.steps().iter().flatten().all(|call| call.name == SAFE))
+        .filter(|plan| {
+            plan.steps()
+                .iter()
+                .flatten()
+                .all(|call| is(&call.name, SAFE))
+        })
         .map(|plan| plan.token)
         .collect();
     let killed: HashMap<_, _> = faults
@@ -185,7 +208,8 @@ fn takeovers(chats: &[Chat], ledger: &[Entry], faults: &Done) -> Takeovers {
         of_the_living: 0,
         times: Vec::new(),
     };
-    for entry in ledger {
+    // Programs that are asked have no number there.
+    for entry in ledger.iter().filter(|entry| entry.process != 0) {
         // `c1-m2-0-1` is a call of the turn `c1-m2`.
         let end = entry.id.match_indices('-').nth(1);
         let turn = &entry.id[..end.map_or(entry.id.len(), |(end, _)| end)];

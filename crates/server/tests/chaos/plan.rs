@@ -10,6 +10,17 @@ pub(crate) const UNSAFE: &str = "unsafe";
 /// One that may not, and asks a person before it does anything.
 pub(crate) const ASKS: &str = "asks";
 
+/// One that may not, and not before somebody has approved of it.
+pub(crate) const APPROVED: &str = "approved";
+/// What the tools of the MCP server begin with.
+pub(crate) const MCP: &str = "mcp";
+
+/// The agent that is a program of its own.
+pub(crate) const REMOTE: &str = "remote";
+
+/// The argument that a person adds who approves.
+pub(crate) const EDITED: &str = "edited";
+
 /// What the agent is to do about a message; the message says it, as in `c3-m2: safe, unsafe+safe`.
 pub(crate) struct Plan {
     /// Names the message in all that comes of it.
@@ -18,11 +29,21 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn draw(random: &mut Random, token: String) -> Self {
-        let tools = [SAFE, SAFE, SAFE, SAFE, SAFE, UNSAFE, UNSAFE, UNSAFE, ASKS];
+    pub(crate) fn draw(random: &mut Random, token: String, is_remote: bool) -> Self {
+        let tools = [
+            SAFE, SAFE, SAFE, SAFE, SAFE, UNSAFE, UNSAFE, UNSAFE, ASKS, APPROVED,
+        ];
+        let has_mcp = [SAFE, UNSAFE, APPROVED];
         let mut step = || -> Vec<_> {
             let calls = 0..random.between(1..4);
-            calls.map(|_| (*random.pick(&tools)).to_owned()).collect()
+            let call = |_| {
+                let tool = *random.pick(&tools);
+                match is_remote && has_mcp.contains(&tool) && random.between(0..2) == 0 {
+                    true => format!("{MCP}__{tool}"),
+                    false => tool.to_owned(),
+                }
+            };
+            calls.map(call).collect()
         };
         let steps = [step(), step(), step()];
         let count = usize::try_from(random.between(0..4)).expect("small");
@@ -56,7 +77,8 @@ impl Plan {
         let step = |(number, step): (usize, &Vec<String>)| {
             let call = |(index, name): (usize, &String)| {
                 let id = format!("{}-{number}-{index}", self.token);
-                ToolCall::new(id, name.as_str(), json!({}))
+                let arguments = json!({ "id": id });
+                ToolCall::new(id, name.as_str(), arguments)
             };
             step.iter().enumerate().map(call).collect()
         };
@@ -64,9 +86,21 @@ impl Plan {
     }
 }
 
+/// Whether a tool of this name is one of these: the agent's own or the MCP server's.
+pub(crate) fn is(name: &str, tool: &str) -> bool {
+    let own = name
+        .strip_prefix(MCP)
+        .and_then(|rest| rest.strip_prefix("__"));
+    own.unwrap_or(name) == tool
+}
+
 /// What a call that ran to its end comes to.
 pub(crate) fn done(call: &ToolCall) -> String {
-    format!("{} done", call.id)
+    let edited = match call.arguments.get(EDITED) {
+        Some(_) => " as edited",
+        None => "",
+    };
+    format!("{} done{edited}", call.id)
 }
 
 /// What the agent says while it works.

@@ -10,7 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{PATIENCE, agent::LEDGER, variable};
+use crate::{
+    PATIENCE,
+    agent::{LEDGER, PROGRAM},
+    program::Program,
+    rolling::VERSION,
+    variable,
+};
 
 /// How long a server may be silent until another takes its turns over.
 pub(crate) fn lease() -> Duration {
@@ -21,6 +27,7 @@ pub(crate) fn lease() -> Duration {
 pub(crate) struct Servers {
     directory: PathBuf,
     url: String,
+    pub(crate) program: Program,
     slots: Vec<Mutex<Slot>>,
 }
 
@@ -37,6 +44,7 @@ impl Servers {
         let servers = Self {
             directory: directory.to_owned(),
             url: url.to_owned(),
+            program: Program::start(&directory.join("ledger")),
             slots: (0..count).map(|_| Mutex::default()).collect(),
         };
         for server in 0..count {
@@ -60,12 +68,23 @@ impl Servers {
     }
 
     pub(crate) fn start_one(&self, server: usize) {
+        self.start_version(server, 1);
+    }
+
+    /// With the state of the counter in this version.
+    pub(crate) fn start_version(&self, server: usize, version: u32) {
         let log = self.directory.join(format!("server-{server}.log"));
         let log = OpenOptions::new().append(true).create(true).open(log);
         let mut process = Command::new(std::env::current_exe().unwrap())
             .current_dir(&self.directory)
             .env_clear()
             .env(LEDGER, self.ledger())
+            .env(VERSION, version.to_string())
+            .env(PROGRAM, self.program.port.to_string())
+            .env(
+                "AGENTKIT_TEST_PYTHON",
+                variable::<String>("AGENTKIT_TEST_PYTHON").unwrap(),
+            )
             .env("DATABASE_URL", &self.url)
             .env("DB_MAX_CONNECTIONS", "20")
             .env("DB_QUERY_TIMEOUT", "5")
@@ -119,18 +138,29 @@ impl Servers {
         for server in 0..self.count() {
             self.signal(server, "-TERM");
         }
-        let deadline = Instant::now() + PATIENCE;
-        for (server, slot) in self.slots.iter().enumerate() {
-            let mut process = slot.lock().unwrap().process.take().expect("it runs");
-            let status = loop {
-                match process.try_wait().unwrap() {
-                    Some(status) => break status,
-                    None if Instant::now() > deadline => panic!("server {server} does not stop"),
-                    None => thread::sleep(Duration::from_millis(10)),
-                }
-            };
-            assert!(status.success(), "server {server} has ended: {status}");
+        for server in 0..self.count() {
+            self.wait(server);
         }
+    }
+
+    /// Asks one to stop, and waits until it has.
+    pub(crate) fn stop_one(&self, server: usize) {
+        self.signal(server, "-TERM");
+        self.wait(server);
+    }
+
+    fn wait(&self, server: usize) {
+        let slot = std::mem::take(&mut *self.slots[server].lock().unwrap());
+        let mut process = slot.process.expect("it runs");
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            match process.try_wait().unwrap() {
+                Some(status) => break status,
+                None if Instant::now() > deadline => panic!("server {server} does not stop"),
+                None => thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        assert!(status.success(), "server {server} has ended: {status}");
     }
 }
 

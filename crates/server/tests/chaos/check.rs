@@ -17,6 +17,7 @@ use yai_agentkit_engine::{
 
 use crate::{
     client::{Chat, SETTLED},
+    eraser::{Erased, GONE},
     ledger::{Entry, WORKS},
     plan::{APPROVED, EDITED, MCP, Plan, SAFE, answer, done, is, says},
 };
@@ -61,18 +62,31 @@ impl Findings {
     }
 }
 
-pub(crate) async fn check(storage: &dyn Storage, chats: &[Chat], ledger: &[Entry]) -> Findings {
+pub(crate) async fn check(
+    storage: &dyn Storage,
+    chats: &[Chat],
+    erased: &[Erased],
+    ledger: &[Entry],
+) -> Findings {
     let mut findings = Findings::default();
     let mut effects = HashMap::<&str, usize>::new();
     for entry in ledger.iter().filter(|entry| entry.what != WORKS) {
         *effects.entry(&entry.id).or_default() += 1;
+    }
+    // Her tools were called all the same.
+    effects.retain(|id, _| !id.starts_with(GONE));
+    for chat in erased {
+        check_erased(&mut findings, storage, chat).await;
     }
     for chat in chats {
         check_chat(&mut findings, storage, chat, &mut effects).await;
     }
     findings.expect(effects.is_empty(), || format!("of no message: {effects:?}"));
     let stored = storage.conversations();
-    let stored = stored.count(&ConversationFilter::default()).await.unwrap();
+    // Whoever made one more of hers may have been late.
+    let of_gone = ConversationFilter::default().owned_by(Some(GONE.to_owned()));
+    let of_gone = stored.count(&of_gone).await.unwrap();
+    let stored = stored.count(&ConversationFilter::default()).await.unwrap() - of_gone;
     findings.expect(stored == chats.len() as u64, || {
         format!(
             "{} conversations were made, {stored} are there",
@@ -85,6 +99,20 @@ pub(crate) async fn check(storage: &dyn Storage, chats: &[Chat], ledger: &[Entry
         format!("unfinished: {unfinished:?}")
     });
     findings
+}
+
+async fn check_erased(findings: &mut Findings, storage: &dyn Storage, chat: &Erased) {
+    let id = chat.id.parse().unwrap();
+    let messages = storage.messages().count(&MessageFilter::of(id)).await;
+    let turns = storage.turns().count(&TurnFilter::default().of(id)).await;
+    let line = storage
+        .checkpointer()
+        .list(&CheckpointQuery::of(chat.thread.clone()))
+        .await;
+    let left = (messages.unwrap(), turns.unwrap(), line.unwrap().len());
+    findings.expect(left == (0, 0, 0), || {
+        format!("{} has come back: {left:?}", chat.id)
+    });
 }
 
 async fn check_chat(

@@ -44,7 +44,7 @@ pub(crate) struct Exchange {
 /// What the clients of a run share.
 pub(crate) struct Clients<'a> {
     seed: u64,
-    servers: &'a Servers,
+    pub(crate) servers: &'a Servers,
     /// When the faults were over: no client begins anything new, and all soon have their answers.
     over: OnceLock<Instant>,
     pub(crate) requests: AtomicUsize,
@@ -73,6 +73,16 @@ impl<'a> Clients<'a> {
             unanswered: AtomicUsize::new(0),
             resumes: AtomicUsize::new(0),
         }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.get().is_some()
+    }
+
+    /// Whether it should all have come to an end.
+    pub(crate) fn has_no_patience(&self) -> bool {
+        let over = self.over.get();
+        over.is_some_and(|over| over.elapsed() > PATIENCE)
     }
 
     /// Talks until the run is over, and returns all that was said.

@@ -11,6 +11,7 @@
 mod agent;
 mod check;
 mod client;
+mod eraser;
 mod faults;
 #[path = "../server/http.rs"]
 mod http;
@@ -101,11 +102,12 @@ fn run(
     let servers = Servers::start(servers, url, &directory);
     let talks = &Clients::new(seed, &servers);
     let begin = Instant::now();
-    let (chats, faults, over) = thread::scope(|scope| {
+    let (chats, erased, faults, over) = thread::scope(|scope| {
         let ending = Ending(talks);
         let clients: Vec<_> = (0..clients)
             .map(|client| scope.spawn(move || talks.talk(client)))
             .collect();
+        let eraser = scope.spawn(|| talks.erase());
         let faults = faults::run(&schedule, &servers, postgres);
         // From now on the programs live on.
         std::fs::write(servers.ledger().with_file_name("over"), "").unwrap();
@@ -114,7 +116,8 @@ fn run(
         let chats = clients
             .into_iter()
             .flat_map(|client| client.join().unwrap());
-        (chats.collect::<Vec<_>>(), faults, over)
+        let chats = chats.collect::<Vec<_>>();
+        (chats, eraser.join().unwrap(), faults, over)
     });
     let (total, after) = (begin.elapsed(), over.elapsed());
     servers.stop();
@@ -124,7 +127,7 @@ fn run(
     let findings = Runtime::new().unwrap().block_on(async {
         let config = DatabaseConfig::new(url).unwrap();
         let database = Database::connect(&config).await.unwrap();
-        let findings = check::check(&database, &chats, &ledger).await;
+        let findings = check::check(&database, &chats, &erased, &ledger).await;
         database.close().await;
         findings
     });
@@ -143,6 +146,7 @@ fn run(
          from a kill to going on: {}\n\
          \x20 safe calls: {}, {} of them repeated; unsafe calls: {} that ended, {} cut short \
          ({} with an effect)\n\
+         \x20 chats of an owner who is erased all the time: {}\n\
          \x20 checked: {} things, of {} checkpoints and {} events",
         findings.chats,
         findings.turns,
@@ -163,6 +167,7 @@ fn run(
         findings.unsafe_calls,
         findings.settled.0 + findings.settled.1,
         findings.settled.0,
+        erased.len(),
         findings.checks,
         findings.checkpoints,
         findings.events,

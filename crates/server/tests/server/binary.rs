@@ -519,3 +519,20 @@ fn a_terminal_has_headings_and_colours_unless_no_color_is_set() {
         assert_eq!(rows.lines().count(), 2, "{rows}");
     }
 }
+
+#[test]
+fn a_terminal_edits_lines_brings_them_back_and_cancels_a_turn() {
+    let directory = TempDir::new().unwrap();
+    let python =
+        std::env::var("AGENTKIT_TEST_PYTHON").expect("AGENTKIT_TEST_PYTHON is set by ./test");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/server/terminal.py");
+    let program = agentkit(directory.path());
+    let mut terminal = Command::new(python);
+    terminal.arg(script).arg(program.get_program());
+    terminal.current_dir(directory.path()).env_clear();
+    let terminal = terminal
+        .env("TERM", "xterm")
+        .env("AGENTKIT_STEP_DELAY", "1000");
+    let output = terminal.stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}

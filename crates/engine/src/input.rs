@@ -13,6 +13,9 @@ pub struct ClientInput {
     pub context: Vec<ClientContext>,
     /// Anything else, for agents that know what to do with it.
     pub forwarded: Json,
+    /// The agent's state as the client has changed it, for agents that take that over.
+    #[serde(skip_serializing_if = "Json::is_null")]
+    pub state: Json,
 }
 
 /// A tool that the client runs: a call of it goes out, and the turn waits for what comes of it.
@@ -52,6 +55,18 @@ impl ClientInput {
     pub(crate) fn stored(&self) -> Option<Json> {
         let json = || serde_json::to_value(self).expect("its keys are names");
         (!self.is_empty()).then(json)
+    }
+
+    /// The same, where the agent has this state: a client that gives it back has changed nothing.
+    pub(crate) fn stored_beside(&self, own: &Json) -> Option<Json> {
+        if self.state != *own {
+            return self.stored();
+        }
+        let unchanged = Self {
+            state: Json::Null,
+            ..self.clone()
+        };
+        unchanged.stored()
     }
 
     pub(crate) fn of(turn: &Turn) -> Result<Self> {

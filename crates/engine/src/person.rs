@@ -211,7 +211,7 @@ impl TurnEngine {
             let next = chat.owned(turn.clone()).with(|turn| {
                 turn.status = TurnStatus::Running;
                 if let Answer::Results { client, .. } = &answer {
-                    turn.input = client.stored();
+                    turn.input = client.stored_beside(&chat.state.own);
                 }
                 turn.interrupt = None;
                 turn.started_at = Some(engine.clock.now());

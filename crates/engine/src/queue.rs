@@ -22,7 +22,7 @@ impl TurnEngine {
         let turn = Turn::with_id(id, conversation, message.id, now).with(|turn| {
             turn.status = TurnStatus::Queued;
             turn.started_at = None;
-            turn.input.clone_from(&incoming.input);
+            turn.input = incoming.input.stored();
         });
         // One after the other, so that each counts those before it.
         let entry = self.enqueuing.enter(conversation.0).await;

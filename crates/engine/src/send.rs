@@ -3,7 +3,6 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use serde_json::Value as Json;
 use tokio::sync::watch;
 use uuid::Uuid;
 use yai_agentkit_core::{
@@ -54,7 +53,7 @@ pub(super) struct Incoming {
     /// The turn that answers it; a system message has none.
     pub(super) turn_id: TurnId,
     /// What the turn is given, as it is stored.
-    pub(super) input: Option<Json>,
+    pub(super) input: ClientInput,
     pub(super) key: Option<IdempotencyKey>,
     /// Where the message stands.
     place: Mutex<Place>,
@@ -235,7 +234,7 @@ impl TurnEngine {
         let incoming = Incoming {
             message,
             turn_id,
-            input: options.client.stored(),
+            input: options.client,
             place: Mutex::new(options.place),
             key,
             turn: watch::Sender::default(),

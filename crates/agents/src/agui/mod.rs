@@ -114,6 +114,9 @@ impl Agent for AguiAgent {
         let last = state.messages.last();
         if last.is_some_and(|message| message.role == Role::User) {
             state.own.ids.clear();
+            if let Some(changed) = state.client.state.get("state") {
+                state.own.state.clone_from(changed);
+            }
         }
         let specs = self.toolbox.specs();
         let input = Input::new(context, state, &specs);

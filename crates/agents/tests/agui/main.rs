@@ -171,6 +171,7 @@ async fn a_run_becomes_a_step_and_the_next_one_is_told_of_its_calls() {
                 name: "pick".to_owned(),
                 ..ClientTool::default()
             }],
+            state: json!({"state": {"picked": -1}}),
             ..ClientInput::default()
         }),
         ..AgentState::default()
@@ -194,6 +195,8 @@ async fn a_run_becomes_a_step_and_the_next_one_is_told_of_its_calls() {
         calls: vec![call.clone()],
     };
     assert_eq!(decided.unwrap(), expected);
+    // What the client has changed is taken over, once.
+    assert_eq!(asked["state"], json!({"picked": -1}));
     assert_eq!(asked["tools"][0]["name"], "pick");
     assert_eq!(
         asked["messages"],

@@ -300,6 +300,7 @@ async fn a_model_is_told_of_the_tools_and_the_context_of_the_client() {
             value: "Prices".to_owned(),
         }],
         forwarded: Json::Null,
+        ..ClientInput::default()
     });
     endpoint.step(&state).await.unwrap();
     let body = endpoint.body(0);

@@ -38,7 +38,7 @@ impl Chat {
         let (id, now) = (incoming.turn_id, self.engine.clock.now());
         let new = Turn::with_id(id, self.conversation.id, message.id, now);
         let turn = self.owned(new).with(|turn| {
-            turn.input.clone_from(&incoming.input);
+            turn.input = incoming.input.stored_beside(&self.state.own);
             if place == Place::Stored {
                 // The first answer has the other id.
                 turn.assistant_message_id = Some(MessageId::new());

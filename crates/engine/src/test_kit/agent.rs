@@ -119,6 +119,7 @@ impl Agent for ScriptedAgent {
                 let results = results(of_turn);
                 Ok(Step::Answer(format!("{results} {context} {forwarded}")))
             }
+            ("state", _) => Ok(Step::Answer(state.client.state.to_string())),
             ("ask", 0) => Ok(Step::Ask("Which one?".to_owned())),
             ("pay", 0) => Ok(tools(&[("pay", "pay"), ("b", "note")])),
             ("once" | "tool asks" | "ask" | "pay", 1) => Ok(Step::Answer(results(of_turn))),

@@ -367,6 +367,22 @@ const scenarios = {
     assert.deepEqual((await stored(server, "tools not run")).talk.map(([, said]) => said.slice(0, 6)), ["client", "hello", "hello:"]);
   },
 
+  // What the client makes of the state goes to the agent, which is told nothing of what it knows.
+  async state(server) {
+    const agent = new Agent(server, "a state");
+    const said = async () => {
+      await agent.say("state");
+      return JSON.parse(agent.messages.at(-1).content);
+    };
+    assert.equal(await said(), null);
+    const { state } = agent;
+    agent.setState({ ...state, colour: "red" });
+    assert.deepEqual(await said(), { ...state, colour: "red" });
+    // This one does not take it over.
+    assert.deepEqual(agent.state, state);
+    assert.equal(await said(), null);
+  },
+
   async failure(server) {
     const agent = new Agent(server, "a failure");
     await agent.say("refuse");

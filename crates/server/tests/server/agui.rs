@@ -75,6 +75,11 @@ async fn tools_of_the_client_run_there_and_the_turn_goes_on_with_their_results()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_has_changed_of_the_state_is_given_to_the_agent() {
+    CLIENT.passes_scripted("state").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_run_says_why_and_the_next_one_succeeds() {
     CLIENT.passes_scripted("failure").await;
 }

@@ -13,8 +13,7 @@ const THREADS: Uuid = Uuid::from_u128(0x6b1f_93a2_5d0e_4c57_9c41_d7a0_3e8f_2b16)
 /// The longest id of a client, in characters.
 const MAX_ID: usize = 255;
 
-/// What a client of the AG-UI protocol sends to run the agent, as far as it counts here: its `state`
-/// is left aside, since that of the agent is told to the client, not by it.
+/// What a client of the AG-UI protocol sends to run the agent, as far as it counts here.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = RunAgentInput)]
 #[serde(rename_all = "camelCase")]
@@ -30,6 +29,10 @@ pub(super) struct Input {
     #[serde(default)]
     #[schema(value_type = Vec<Object>)]
     pub(super) messages: Vec<Value>,
+    /// The agent's state, as the client has changed it: the agent takes that over, or not.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub(super) state: Value,
     /// What the client can do for the agent: calls of these end the run, and the next one brings
     /// their results, as messages of the role `tool`.
     #[serde(default)]
@@ -79,13 +82,15 @@ impl Input {
     /// What the agent is given beside the messages.
     pub(super) fn client(&self) -> ClientInput {
         let is_nothing = |json: &Value| json.as_object().is_some_and(|object| object.is_empty());
-        let forwarded = self.forwarded_props.clone();
+        let given = |json: &Value| match is_nothing(json) {
+            true => Value::Null,
+            false => json.clone(),
+        };
         ClientInput {
             tools: self.tools.clone(),
             context: self.context.clone(),
-            forwarded: Some(forwarded)
-                .filter(|json| !is_nothing(json))
-                .unwrap_or_default(),
+            forwarded: given(&self.forwarded_props),
+            state: given(&self.state),
         }
     }
 

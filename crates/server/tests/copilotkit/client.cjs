@@ -220,6 +220,31 @@ const scenarios = {
     await agrees(server, other);
   },
 
+  async approval(server) {
+    const front = await open(await runtime(server), "an approval");
+    await front.say("pay");
+    const [asked] = front.agent.pendingInterrupts;
+    assert.deepEqual([asked.reason, asked.toolCallId], ["tool_call", "pay"]);
+    assert.deepEqual(asked.metadata, { toolName: "pay", arguments: {} });
+    await front.run({ resume: [{ interruptId: asked.id, status: "resolved", payload: { approved: true } }] });
+    assert.equal(front.agent.messages.at(-1).content, "result-pay result-b");
+    await agrees(server, front);
+  },
+
+  async parts(server) {
+    const source = { type: "data", value: "aGVsbG8=", mimeType: "image/png" };
+    const content = [{ type: "text", text: "My name is Ada." }, { type: "image", source }];
+    const front = await open(await runtime(server), "parts");
+    await front.say(content);
+    assert.match(front.agent.messages.at(-1).content, /Ada/);
+    const other = await open(await runtime(server), "parts");
+    await other.connect();
+    assert.deepEqual(other.agent.messages[0].content, content);
+    await other.say("What is my name?");
+    assert.match(other.agent.messages.at(-1).content, /Ada/);
+    assert.deepEqual([front.errors, other.errors], [[], []]);
+  },
+
   async tools(server) {
     const done = [];
     const tool = (name, result) => ({

@@ -35,6 +35,16 @@ async fn a_question_is_asked_and_answered_by_copilotkit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_approved_in_copilotkit() {
+    CLIENT.passes_scripted("approval").await;
+}
+
+#[test]
+fn pictures_go_by_copilotkit_and_come_back() {
+    CLIENT.passes_offline("parts", "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tools_of_the_front_end_run_there() {
     CLIENT.passes_scripted("tools").await;
 }

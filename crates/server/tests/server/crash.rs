@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::process::{Server, agentkit};
+use crate::process::{Server, agentkit, text};
 
 /// Two requests at once: a decision, two tools, the answer.
 const QUESTION: &str = "My name is Ada. What is 17 * 23?";
@@ -198,6 +198,25 @@ pub(crate) fn checkpoints(server: &Server, chat: &str) -> Vec<Checkpoint> {
 pub(crate) fn new_chat(server: &Server) -> String {
     let (_, conversation) = server.request("POST /conversations", "{}");
     conversation["id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_chat_in_the_terminal_says_that_it_waits_for_another_process() {
+    let installation = Installation::sqlite();
+    let server = installation.start(STEP);
+    let chat = new_chat(&server);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| ask(&server.address, &chat, QUESTION));
+        wait_for(|| (!server.history(&chat).is_empty()).then_some(()));
+        let mut command = installation.command("0", "0.5");
+        command.args(["chat", "--conversation", &chat, "What is 2 + 3?"]);
+        let second = command.output().unwrap();
+        let (out, error) = (text(&second.stdout), text(&second.stderr));
+        let waits = "Another process works on a turn here: waiting for it, or its lease.";
+        assert!(second.status.success() && error.contains(waits), "{error}");
+        assert_eq!(out, "2 + 3 = 5.\n");
+        assert_eq!(first.join().unwrap().0, 200);
+    });
 }
 
 fn ask(address: &str, chat: &str, content: &str) -> (u16, Value) {

@@ -8,10 +8,12 @@ use std::{
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 
 use crate::{
     binary::conversation,
     process::{Server, agentkit, run, text},
+    support::{Api, ScriptedAgent},
 };
 
 /// `agentkit` beside a database of its own, which it must not make.
@@ -257,4 +259,30 @@ fn a_key_is_shown_to_the_server_and_what_is_wrong_is_said() {
         error.contains(&client.server) && error.contains("can't be reached"),
         "{error}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_of_the_agent_is_asked_and_answered_in_the_terminal() {
+    let api = Api::new(ScriptedAgent::default());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    let serving = tokio::spawn(async move { axum::serve(listener, api.router).await });
+    let chat = tokio::task::spawn_blocking(move || {
+        let directory = TempDir::new().unwrap();
+        let mut command = agentkit(directory.path());
+        command.args(["chat", "--server", &server]);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut chat = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut says = chat.stdin.take().unwrap();
+        says.write_all(b"ask\nthe red one\n").unwrap();
+        drop(says);
+        chat.wait_with_output().unwrap()
+    });
+    let (code, out, error) = seen(&chat.await.unwrap());
+    assert_eq!(code, Some(0), "{error}");
+    let asks = "The agent asks; answer with what you say next:";
+    assert!(error.contains(asks), "{error}");
+    assert!(out.starts_with("Which one?\n"), "{out}");
+    assert!(out.contains("the red one"), "{out}");
+    serving.abort();
 }

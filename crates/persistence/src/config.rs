@@ -1,9 +1,10 @@
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use yai_agentkit_core::{Clock, Error, Result, access::validate_tenant};
 
 use crate::{
     conninfo::{self, Postgres, SqliteFile, Written},
+    encryption::{KeySource, MasterKey, Policy, Readable},
     setting::{Choice, Described, Kind, Number, Parsed, Seconds, Setting, Sources, Text, settings},
 };
 
@@ -33,6 +34,16 @@ const SCHEMA: Parsed<String> = Parsed {
         is_allowed.then(|| text.to_owned())
     },
 };
+const KEY_SOURCE: Parsed<KeySource> = Parsed {
+    placeholder: "WHERE",
+    allowed: "`file:PATH`, `env:VARIABLE` or `command:COMMAND`",
+    parse: KeySource::parse,
+};
+const READABLE: Choice<Readable> = Choice(&[
+    ("nothing", Readable::Nothing),
+    ("titles", Readable::Titles),
+    ("messages", Readable::Messages),
+]);
 const TENANT: Parsed<String> = Parsed {
     placeholder: "NAME",
     allowed: "1 to 63 of A-Z, a-z, 0-9, `.`, `_` and `-`, the first a letter or digit",
@@ -75,6 +86,16 @@ settings! {
         /// the tenant whose rows are seen, where there are tenants
         pub(crate) tenant: Option<String> | "nobody's", TENANT,
             "DB_TENANT", "database.tenant", "database-tenant";
+        /// where the master key is, a key a line, of which the first encrypts: what is said and known is encrypted then
+        pub(crate) encryption_key: Option<KeySource> | "nothing is encrypted", KEY_SOURCE,
+            "DB_ENCRYPTION_KEY", "database.encryption_key", "database-encryption-key";
+        /// what stays readable, and can be searched: titles with metadata of conversations; those and the words of messages
+        pub(crate) encryption_readable: Readable = "nothing", READABLE,
+            "DB_ENCRYPTION_READABLE", "database.encryption_readable", "database-encryption-readable";
+        /// whether rows that are not encrypted are read, as long as there are some of before
+        pub(crate) encryption_admits_plain: bool = "false", SWITCH,
+            "DB_ENCRYPTION_ADMITS_PLAIN", "database.encryption_admits_plain",
+            "database-encryption-admits-plain";
     }
 }
 
@@ -101,6 +122,8 @@ pub struct DatabaseConfig {
     /// By which name the URL was given.
     pub(crate) url_name: Cow<'static, str>,
     pub(crate) clock: Clock,
+    /// That of the settings is read on connecting.
+    pub(crate) master_key: Option<Arc<dyn MasterKey>>,
 }
 
 /// The database that a URL means.
@@ -145,6 +168,7 @@ impl DatabaseConfig {
             values: DatabaseSettings::read(sources)?,
             url_name: sources.name("DATABASE_URL"),
             clock: Clock::default(),
+            master_key: None,
         };
         config.target()?;
         config.check_open_connections(&sources.name("DB_MIN_CONNECTIONS"))?;
@@ -257,6 +281,44 @@ impl DatabaseConfig {
         self
     }
 
+    /// Encrypts what is said and known, with keys that `master` wraps: a service that keeps it, or
+    /// [`LocalKeys`](crate::encryption::LocalKeys). It goes before a setting.
+    #[must_use]
+    pub fn master_key(mut self, master: Arc<dyn MasterKey>) -> Self {
+        self.master_key = Some(master);
+        self
+    }
+
+    /// What is not encrypted, so that it can be searched: nothing, unless set.
+    #[must_use]
+    pub fn encryption_readable(mut self, readable: Readable) -> Self {
+        self.values.encryption_readable = readable;
+        self
+    }
+
+    /// Whether rows are read that are not encrypted: for a database that was there before its key.
+    #[must_use]
+    pub fn encryption_admits_plain(mut self, on: bool) -> Self {
+        self.values.encryption_admits_plain = on;
+        self
+    }
+
+    pub(crate) fn encryption_policy(&self) -> Policy {
+        Policy {
+            admits_plain: self.values.encryption_admits_plain,
+            readable: self.values.encryption_readable,
+        }
+    }
+
+    pub(crate) async fn read_master_key(&mut self) -> Result<()> {
+        if self.master_key.is_none()
+            && let Some(source) = self.values.encryption_key.clone()
+        {
+            self.master_key = Some(Arc::new(source.read().await?));
+        }
+        Ok(())
+    }
+
     /// How long to look for the database on connecting. One that says that it is starting is
     /// waited for as long as for a connection.
     pub fn start_timeout(mut self, timeout: Duration) -> Result<Self> {
@@ -308,6 +370,12 @@ impl fmt::Debug for DatabaseConfig {
             .field("transaction_pooler", &self.values.transaction_pooler)
             .field("tenants", &self.values.tenants)
             .field("tenant", &self.values.tenant)
+            .field("encryption_key", &self.values.encryption_key)
+            .field("encryption_readable", &self.values.encryption_readable)
+            .field(
+                "encryption_admits_plain",
+                &self.values.encryption_admits_plain,
+            )
             .finish()
     }
 }

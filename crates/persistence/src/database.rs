@@ -20,6 +20,7 @@ use crate::{
     checkpointer::RawCheckpoints,
     config::Target,
     connection::{Connection, Transaction, retrying},
+    encryption::{self, Keys, Progress, refuse_encrypted},
     entity::conversation,
     error::{code, not_writable, storage_error},
     migration,
@@ -55,6 +56,7 @@ const MOST_TENANTS: usize = 10_000;
 #[derive(Clone)]
 pub struct Database {
     pub(crate) connection: Connection,
+    pub(crate) keys: Keys,
     stores: SqlStores,
     config: Arc<DatabaseConfig>,
     /// Those of tenants that were asked for by [`Tenants::storage`].
@@ -89,6 +91,7 @@ impl Database {
                 return Err(Error::configuration("database schema", reason));
             }
         }
+        database.check_keys().await?;
         Ok(database)
     }
 
@@ -100,20 +103,47 @@ impl Database {
                 "is for a PostgreSQL without Citus; a file of SQLite is that of one tenant";
             return Err(Error::configuration("DB_TENANTS", reason));
         }
-        let database = Self::on(connection, Arc::new(config.clone()));
-        match &config.values.tenant {
+        let mut config = config.clone();
+        config.read_master_key().await?;
+        let database = Self::on(connection, Arc::new(config));
+        match &database.config.values.tenant {
             Some(tenant) => database.tenant(tenant),
             None => Ok(database),
         }
     }
 
     fn on(connection: Connection, config: Arc<DatabaseConfig>) -> Self {
+        let keys = match &config.master_key {
+            // Who works for all tenants has the keys of none.
+            Some(_) if connection.is_divided() && !connection.is_of_tenant() => {
+                Keys::none(config.encryption_policy().readable)
+            }
+            Some(master) => {
+                let policy = config.encryption_policy();
+                Keys::new(Arc::clone(master), policy, connection.clone())
+            }
+            None => Keys::default(),
+        };
+        let patience = config.values.connection_timeout;
         Self {
-            stores: SqlStores::on_pool(connection.clone(), config.values.connection_timeout),
+            stores: SqlStores::on_pool(connection.clone(), keys.clone(), patience),
             connection,
+            keys,
             config,
             tenants: Arc::default(),
         }
+    }
+
+    /// That the keys of the database are those of the configuration, as far as that can be asked before a
+    /// tenant is named.
+    async fn check_keys(&self) -> Result<()> {
+        if self.config.master_key.is_none() {
+            return refuse_encrypted(&self.connection.of_system()).await;
+        }
+        if self.connection.is_of_tenant() || !self.connection.is_divided() {
+            self.keys.ring(&self.connection).await?;
+        }
+        Ok(())
     }
 
     /// The same database as one tenant has it: nothing else is seen, changed or in the way of its
@@ -186,10 +216,12 @@ impl Database {
     /// Begins a [`DatabaseUnitOfWork`], the unit of work that an application's own entities can
     /// take part in.
     pub async fn begin_unit(&self) -> Result<DatabaseUnitOfWork> {
+        // A key that was made within would go with it.
+        self.keys.ring(&self.connection).await?;
         let transaction = self.connection.begin().await;
         let transaction = transaction.map_err(|error| storage_error("begin", error))?;
         Ok(DatabaseUnitOfWork {
-            stores: SqlStores::within(transaction.clone()),
+            stores: SqlStores::within(transaction.clone(), self.keys.clone()),
             transaction,
         })
     }
@@ -210,6 +242,20 @@ impl Database {
     /// query timeout holds for each table.
     pub async fn vacuum(&self) -> Result<()> {
         vacuum(&self.connection.of_system()).await
+    }
+
+    /// Adds a key for the data of the tenant, with which all is encrypted from now on, by other processes
+    /// within seconds; and wraps the older ones with the first master key. Nothing is encrypted anew: see
+    /// [`encrypt`](Self::encrypt). Returns its number.
+    pub async fn add_data_key(&self) -> Result<u32> {
+        self.keys.add().await
+    }
+
+    /// Encrypts with the newest key what is not, a few rows at once, beside those who work; and returns
+    /// how many. It may be ended and repeated. What a process has written since that did not know the
+    /// newest key yet is left for the next time.
+    pub async fn encrypt(&self, progress: &mut (dyn FnMut(Progress) + Send)) -> Result<u64> {
+        encryption::all(&self.connection, &self.keys, progress).await
     }
 
     /// Waits for what is under way, then closes all connections.
@@ -242,11 +288,11 @@ impl HasStores for Database {
 #[async_trait]
 impl Storage for Database {
     fn search(&self) -> Arc<dyn ConversationSearch> {
-        Arc::new(SqlSearch(self.connection.clone()))
+        Arc::new(SqlSearch(self.connection.clone(), self.keys.clone()))
     }
 
     fn retention(&self) -> Arc<dyn RetentionStore> {
-        Arc::new(SqlRetention(self.connection.clone()))
+        Arc::new(SqlRetention(self.connection.clone(), self.keys.clone()))
     }
 
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>> {

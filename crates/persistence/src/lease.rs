@@ -14,6 +14,7 @@ use yai_agentkit_core::{
 
 use crate::{
     connection::{Connection, retrying, retrying_undone},
+    encryption::{EncryptionError, KeyRing},
     entity::turn::{Column, Entity as TurnTable, Model, assigned},
     error::{is_unique_violation, storage_error},
     presence,
@@ -101,6 +102,7 @@ impl SqlLeases {
         status: TurnStatus,
         is_due: &'static str,
         limit: u64,
+        ring: Option<&KeyRing>,
     ) -> Result<Vec<(i64, Turn)>> {
         // The status as a literal, so that its partial index is found.
         let of_status = format!("status = '{}'", status.as_str());
@@ -115,13 +117,23 @@ impl SqlLeases {
         let rows = rows.map_err(|error| storage_error("list due turns", error))?;
         let mut turns = Vec::new();
         for row in &rows {
-            match read(row) {
+            match read(row, ring) {
                 Ok(turn) => turns.push(turn),
-                // It must neither keep the others waiting nor come back at every look.
-                Err(error) => {
-                    tracing::error!(error, "a turn that can't be read is ended");
-                    self.end_unreadable(row).await?;
-                }
+                Err(error) => match error.downcast_ref() {
+                    // Another process has it.
+                    Some(EncryptionError::UnknownKey(_)) => {
+                        return Err(Error::unreadable("a turn", error));
+                    }
+                    // Whoever may read it will.
+                    Some(EncryptionError::Unencrypted) => {
+                        tracing::error!("a turn waits that is not encrypted");
+                    }
+                    // It must neither keep the others waiting nor come back at every look.
+                    _ => {
+                        tracing::error!(error, "a turn that can't be read is ended");
+                        self.end_unreadable(row).await?;
+                    }
+                },
             }
         }
         Ok(turns)
@@ -142,9 +154,13 @@ WHERE conversation_id = $1 AND id = $2 AND status IN ('running', 'queued')",
     }
 }
 
-fn read(row: &QueryResult) -> Result<(i64, Turn), BoxError> {
+fn read(row: &QueryResult, ring: Option<&KeyRing>) -> Result<(i64, Turn), BoxError> {
     let model = Model::from_query_result(row, "")?;
-    Ok((model.position, Turn::try_from(model)?))
+    let (position, mut turn) = (model.position, Turn::try_from(model)?);
+    if let Some(ring) = ring {
+        ring.open_turn(&mut turn)?;
+    }
+    Ok((position, turn))
 }
 
 impl SqlLeases {
@@ -268,13 +284,20 @@ RETURNING attempt"
         Ok(running.unsigned_abs())
     }
 
-    pub(crate) async fn due(&self, of: Of, limit: u64) -> Result<Vec<Turn>> {
+    pub(crate) async fn due(
+        &self,
+        of: Of,
+        limit: u64,
+        ring: Option<&KeyRing>,
+    ) -> Result<Vec<Turn>> {
         let buried = presence::bury(&self.0).await;
         buried.map_err(|error| storage_error("list due turns", error))?;
         let ended = self.time().lease_has_ended;
-        let mut due = self.due_with(of, TurnStatus::Running, ended, limit).await?;
+        let mut due = self
+            .due_with(of, TurnStatus::Running, ended, limit, ring)
+            .await?;
         due.extend(
-            self.due_with(of, TurnStatus::Queued, IS_NEXT, limit)
+            self.due_with(of, TurnStatus::Queued, IS_NEXT, limit, ring)
                 .await?,
         );
         due.sort_by_key(|(position, _)| *position);

@@ -11,6 +11,7 @@ mod config;
 mod connection;
 mod conninfo;
 mod database;
+pub mod encryption;
 mod entity;
 mod error;
 mod events;

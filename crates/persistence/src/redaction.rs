@@ -1,10 +1,10 @@
 //! Taking a message out of all that was stored with it.
 
 use sea_orm::{DbErr, QueryResult};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use uuid::Uuid;
 use yai_agentkit_core::{
-    ConflictKind, ConversationId, Error, MessageId, Result, Stores, ThreadId, TurnId, Value,
+    ConflictKind, ConversationId, Error, MessageId, Result, Stores, ThreadId, Turn, TurnId, Value,
     audit::Act, redaction::Redaction,
 };
 
@@ -12,7 +12,9 @@ use crate::{
     audit::record,
     checkpointer::trim,
     connection::Connection,
+    encryption::{self, KeyRing, Keys, unreadable},
     error::storage_error,
+    repository::SqlRepository,
     retention::{LOCK, THREAD_OF},
     sql::{Query, Sql},
     stores::SqlStores,
@@ -79,6 +81,8 @@ const LOCK_INDEX: Sql = Sql {
 const RUNNING: Sql =
     Sql::same("SELECT id FROM agent_turns WHERE conversation_id = $1 AND status = 'running'");
 
+const TURNS: Sql = Sql::same("SELECT id FROM agent_turns WHERE conversation_id = $1");
+
 const LEAVE_INDEX: Sql = Sql {
     postgres: "DELETE FROM agent_search WHERE conversation_id = $1 AND message_id = $2",
     sqlite: "DELETE FROM agent_search WHERE rowid = (
@@ -110,9 +114,10 @@ WHERE thread_id = $1 AND checkpoint_ns = '' AND metadata -> '$.epoch' IS NOT NUL
 
 pub(crate) async fn redact(
     connection: &Connection,
-    conversation: ConversationId,
-    message: MessageId,
+    (conversation, message): (ConversationId, MessageId),
     told: Option<&Act>,
+    keys: &Keys,
+    ring: Option<&KeyRing>,
 ) -> Result<bool> {
     let transaction = connection.begin().await.map_err(failed)?;
     let of_it = |sql: Sql| sql.query(&transaction).with(conversation.0);
@@ -131,13 +136,25 @@ pub(crate) async fn redact(
         let turn = TurnId(row.try_get_by_index(0).map_err(failed)?);
         return Err(Error::Conflict(ConflictKind::Turn(turn)));
     }
-    let messages = SqlStores::within(transaction.clone()).messages();
+    let messages = SqlStores::within(transaction.clone(), keys.clone()).messages();
     let id = conversation.key(message);
     let Some(said) = messages.get(&id).await? else {
         return Ok(false);
     };
     let redaction = Redaction::of(&said);
+    if let Some(ring) = ring {
+        let chat = Chat {
+            conversation,
+            thread: &thread,
+        };
+        chat.redact(&transaction, &redaction, ring).await?;
+        chat.redact_turns(&transaction, &redaction, keys).await?;
+    }
     for column in &COLUMNS {
+        // The others were encrypted, and are done.
+        if ring.is_some() && column.name != "metadata" {
+            continue;
+        }
         let belongs = |query: &mut Query| match column.of {
             THREAD => query.bind(thread.as_str()),
             _ => query.bind(conversation.0),
@@ -284,6 +301,87 @@ impl Column {
             }
         }
         Ok(true)
+    }
+}
+
+/// A chat whose values are encrypted: each is decrypted to be looked at.
+struct Chat<'a> {
+    conversation: ConversationId,
+    thread: &'a ThreadId,
+}
+
+impl Chat<'_> {
+    async fn redact(
+        &self,
+        transaction: &Connection,
+        redaction: &Redaction,
+        ring: &KeyRing,
+    ) -> Result<()> {
+        for column in &encryption::COLUMNS {
+            let mut select = column.select(transaction);
+            let refused = |error| unreadable(format!("a row of {}", column.table), error);
+            match column.scope() {
+                Some(THREAD) => {
+                    let thread = select.bind(self.thread.as_str());
+                    select.push(format_args!("{THREAD} = {thread}"));
+                }
+                Some(scope) => {
+                    let conversation = select.bind(self.conversation.0);
+                    select.push(format_args!("{scope} = {conversation}"));
+                }
+                // Of no chat.
+                None => continue,
+            }
+            for row in select.rows(transaction).await.map_err(failed)? {
+                let Some(mut cell) = column.read(transaction, &row).map_err(failed)? else {
+                    continue;
+                };
+                let value = column
+                    .open(ring, &cell.place, cell.value)
+                    .map_err(refused)?;
+                let redacted = redaction.value(column.named(&cell.place), &value);
+                let what = || format!("a row of {}", column.table);
+                let redacted =
+                    redacted.map_err(|error| Error::unreadable(what(), error.to_string()))?;
+                let Some(redacted) = redacted else {
+                    continue;
+                };
+                cell.value = column.seal(ring, &cell.place, &redacted).map_err(refused)?;
+                column.write(transaction, &cell).await.map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn redact_turns(
+        &self,
+        transaction: &Connection,
+        redaction: &Redaction,
+        keys: &Keys,
+    ) -> Result<()> {
+        let turns = SqlRepository::<Turn>::within(transaction.clone()).with(keys.clone());
+        let ids = TURNS.query(transaction).with(self.conversation.0);
+        for row in ids.rows(transaction).await.map_err(failed)? {
+            let id = TurnId(row.try_get_by_index(0).map_err(failed)?);
+            let change = |turn: &mut Turn| {
+                if let Some(input) = &mut turn.input {
+                    redaction.json("", input);
+                }
+                turn.error = turn
+                    .error
+                    .take()
+                    .map(|error| redaction.text(&error).unwrap_or(error));
+                if let Some(asked) = &mut turn.interrupt {
+                    let mut json = json!(asked);
+                    redaction.json("", &mut json);
+                    let redacted = serde_json::from_value(json);
+                    *asked = redacted.map_err(|error| Error::unreadable("an interrupt", error))?;
+                }
+                Ok(())
+            };
+            turns.amend(&self.conversation.key(id), &change).await?;
+        }
+        Ok(())
     }
 }
 

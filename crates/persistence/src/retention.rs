@@ -18,6 +18,7 @@ use crate::{
     audit::record,
     checkpointer::trim::{self, Kept},
     connection::{Connection, retrying},
+    encryption::{Keys, opening},
     error::storage_error,
     redaction::redact,
     sql::{Query, Sql},
@@ -102,7 +103,7 @@ const DELETE: [Sql; 2] = [
 /// is kept.
 const LOOKS: u32 = 10;
 
-pub(crate) struct SqlRetention(pub(crate) Connection);
+pub(crate) struct SqlRetention(pub(crate) Connection, pub(crate) Keys);
 
 /// What one look tells of a conversation.
 struct Seen {
@@ -176,7 +177,10 @@ impl RetentionStore for SqlRetention {
         message: MessageId,
         told: Option<&Act>,
     ) -> Result<bool> {
-        retrying!(self.0, redact(&self.0, conversation, message, told))
+        opening!(self.1, &self.0, |ring| retrying!(
+            self.0,
+            redact(&self.0, (conversation, message), told, &self.1, ring)
+        ))
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     checkpointer::{SqlCheckpointer, SqlLedger, TurnCall, Write},
     coalescer::{Coalescer, Policy},
     connection::Connection,
+    encryption::Keys,
     repository::{Calls, SqlRepository, StoredEntity},
     store::{SqlStore, StoreCalls},
 };
@@ -27,6 +28,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct SqlStores {
     connection: Connection,
+    keys: Keys,
     pool: Option<Pool>,
 }
 
@@ -44,7 +46,7 @@ struct Pool {
 }
 
 impl SqlStores {
-    pub(crate) fn on_pool(connection: Connection, patience: Duration) -> Self {
+    pub(crate) fn on_pool(connection: Connection, keys: Keys, patience: Duration) -> Self {
         let pool = Pool {
             writes: Coalescer::new(connection.clone(), Policy::of_writes(&connection, patience)),
             turns: (!connection.is_postgres())
@@ -55,13 +57,15 @@ impl SqlStores {
         };
         Self {
             connection,
+            keys,
             pool: Some(pool),
         }
     }
 
-    pub(crate) fn within(transaction: Connection) -> Self {
+    pub(crate) fn within(transaction: Connection, keys: Keys) -> Self {
         Self {
             connection: transaction,
+            keys,
             pool: None,
         }
     }
@@ -79,23 +83,25 @@ impl SqlStores {
 
     pub(crate) fn repository<E: StoredEntity>(&self) -> Arc<dyn Repository<E>> {
         let connection = self.connection.clone();
-        Arc::new(match &self.pool {
+        let repository = match &self.pool {
             Some(pool) => {
                 let calls = pool.calls::<E>(&connection);
                 SqlRepository::on_pool(connection, calls)
             }
             None => SqlRepository::within(connection),
-        })
+        };
+        Arc::new(repository.with(self.keys.clone()))
     }
 
     pub(crate) fn checkpoints(&self) -> SqlCheckpointer {
         let connection = self.connection.clone();
-        match &self.pool {
+        let checkpoints = match &self.pool {
             Some(pool) => {
                 SqlCheckpointer::on_pool(connection, pool.writes.clone(), pool.turns.clone())
             }
             None => SqlCheckpointer::within(connection),
-        }
+        };
+        checkpoints.with(self.keys.clone())
     }
 }
 
@@ -128,7 +134,10 @@ impl Stores for SqlStores {
     }
 
     fn turn_ledger(&self) -> Arc<dyn TurnLedger> {
-        Arc::new(SqlLedger(self.connection.clone()))
+        Arc::new(SqlLedger {
+            connection: self.connection.clone(),
+            keys: self.keys.clone(),
+        })
     }
 
     fn idempotency_keys(&self) -> Arc<dyn Repository<IdempotencyKey>> {
@@ -149,6 +158,7 @@ impl Stores for SqlStores {
 
     fn memory_store(&self) -> Arc<dyn MemoryStore> {
         let calls = self.pool.as_ref().map(|pool| pool.store.clone());
-        Arc::new(SqlStore::new(self.connection.clone(), calls))
+        let keys = self.keys.clone();
+        Arc::new(SqlStore::new(self.connection.clone(), keys, calls))
     }
 }

@@ -12,7 +12,8 @@ WITH RECURSIVE chain AS (
     SELECT chain.depth + 1, c.checkpoint_id, c.parent_checkpoint_id, c.checkpoint, (
         SELECT json_group_array(o.value) FROM json_each(chain.open) o
         WHERE NOT EXISTS (
-            SELECT 1 FROM json_each(chain.checkpoint, '$.channel_values') v WHERE v.key = o.value
+            SELECT 1 FROM json_each(chain.checkpoint, '$.channel_values') v
+            WHERE CASE typeof(v.key) WHEN 'integer' THEN v.value ELSE v.key END = o.value
         ) AND NOT EXISTS (
             SELECT 1 FROM json_each(chain.checkpoint, '$.channel_versions') v
             CROSS JOIN checkpoint_blobs b
@@ -28,12 +29,13 @@ WITH RECURSIVE chain AS (
         AND c.checkpoint_id = chain.parent_checkpoint_id
     WHERE chain.open <> '[]' AND c.checkpoint_id <> chain.checkpoint_id
 )
-SELECT 0, chain.depth, o.value, w.type, w.blob, w.task_id, w.task_path, w.idx
+SELECT 0, chain.depth, o.value, w.type, w.blob, w.task_id, w.task_path, w.idx,
+    chain.checkpoint_id
 FROM chain CROSS JOIN json_each(chain.open) o
 CROSS JOIN checkpoint_writes w ON w.thread_id = $1 AND w.checkpoint_ns = $2
     AND w.checkpoint_id = chain.checkpoint_id AND w.channel = o.value
 UNION ALL
-SELECT 1, chain.depth, o.value, b.type, b.blob, NULL, NULL, NULL
+SELECT 1, chain.depth, o.value, b.type, b.blob, NULL, NULL, NULL, b.version
 FROM chain CROSS JOIN json_each(chain.open) o
 CROSS JOIN json_each(chain.checkpoint, '$.channel_versions') v ON v.key = o.value
 CROSS JOIN checkpoint_blobs b ON b.thread_id = $1 AND b.checkpoint_ns = $2
@@ -42,6 +44,7 @@ CROSS JOIN checkpoint_blobs b ON b.thread_id = $1 AND b.checkpoint_ns = $2
     ) AS TEXT)
 UNION ALL
 SELECT 2, chain.depth, o.value, chain.checkpoint -> '$.channel_values', NULL,
-    NULL, NULL, NULL
+    NULL, NULL, NULL, chain.checkpoint_id
 FROM chain CROSS JOIN json_each(chain.open) o
-CROSS JOIN json_each(chain.checkpoint, '$.channel_values') v ON v.key = o.value;
+CROSS JOIN json_each(chain.checkpoint, '$.channel_values') v
+    ON CASE typeof(v.key) WHEN 'integer' THEN v.value ELSE v.key END = o.value;

@@ -6,16 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use sea_orm::DbErr;
 use serde_json::{Map, Value as Json};
 use yai_agentkit_core::{
-    ChannelValue, CheckpointSelector, Result, Value,
+    ChannelValue, CheckpointId, CheckpointKey, CheckpointSelector, Result, Value,
     checkpoint::{DeltaChannelHistory, PendingWrite},
 };
 
 use super::{
-    read::sort_writes,
+    read::{sort_writes, unreadable_checkpoint},
     row::{Columns, read_json, stored_channel_value, stored_value},
 };
 use crate::{
     connection::{Connection, retrying},
+    encryption::{EncryptionError, KeyRing, of_value},
     error::storage_error,
     sql::{Query, Sql},
 };
@@ -34,6 +35,7 @@ pub(super) async fn history(
     connection: &Connection,
     selector: &CheckpointSelector,
     channels: &[String],
+    ring: Option<&KeyRing>,
 ) -> Result<BTreeMap<String, DeltaChannelHistory>> {
     let mut histories: BTreeMap<_, _> = channels
         .iter()
@@ -50,7 +52,12 @@ pub(super) async fn history(
     for row in &rows {
         let mut columns = Columns::new(row);
         let part = Part::read(&mut columns);
-        let part = part.map_err(|error| storage_error("delta channel history", error))?;
+        let mut part = part.map_err(|error| storage_error("delta channel history", error))?;
+        if let Some(ring) = ring {
+            let key = part.key(selector);
+            let opened = part.open(ring, &key);
+            opened.map_err(|error| unreadable_checkpoint(&key, error))?;
+        }
         if let Some(channel) = histories.get_mut(&part.channel) {
             channel.add(part)?;
         }
@@ -87,6 +94,8 @@ struct Part {
     task_id: Option<String>,
     task_path: Option<String>,
     index: Option<i32>,
+    /// The id of the checkpoint, or the version of a stored value.
+    place: Option<String>,
 }
 
 impl Part {
@@ -100,7 +109,59 @@ impl Part {
             task_id: columns.take()?,
             task_path: columns.take()?,
             index: columns.take()?,
+            place: columns.take()?,
         })
+    }
+
+    fn key(&self, selector: &CheckpointSelector) -> CheckpointKey {
+        CheckpointKey {
+            thread_id: selector.thread_id.clone(),
+            namespace: selector.namespace.clone(),
+            checkpoint_id: CheckpointId::from(self.place.as_deref().unwrap_or_default()),
+        }
+    }
+
+    /// Decrypts it, at a place that is `key`, or has its thread and namespace.
+    fn open(&mut self, ring: &KeyRing, key: &CheckpointKey) -> Result<(), EncryptionError> {
+        match self.kind {
+            0 => {
+                let mut write = self.write();
+                ring.open_write(key, &mut write)?;
+                let (tag, bytes) = write.value.into_parts();
+                (self.text, self.bytes) = (Some(tag), Some(bytes));
+            }
+            1 => {
+                let Some(value) = stored_value(self.text.take(), self.bytes.take()) else {
+                    self.text = Some("empty".to_owned());
+                    return Ok(());
+                };
+                let graph = (key.thread_id.as_str(), key.namespace.as_str());
+                let version = self.place.as_deref().unwrap_or_default();
+                let value = ring.open_value(&of_value(graph, &self.channel, version), value)?;
+                let (tag, bytes) = value.into_parts();
+                (self.text, self.bytes) = (Some(tag), Some(bytes));
+            }
+            _ => {
+                let inline = self.text.as_deref().unwrap_or("{}");
+                if let Some(opened) = ring.open_inline_values(key, inline)? {
+                    self.text = Some(opened);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self) -> PendingWrite {
+        PendingWrite {
+            task_id: self.task_id.clone().unwrap_or_default(),
+            task_path: self.task_path.clone().unwrap_or_default(),
+            index: self.index.unwrap_or_default(),
+            channel: self.channel.clone(),
+            value: Value::from_parts(
+                self.text.take().unwrap_or_default(),
+                self.bytes.take().unwrap_or_default(),
+            ),
+        }
     }
 }
 
@@ -113,22 +174,12 @@ struct Channel {
 }
 
 impl Channel {
-    fn add(&mut self, part: Part) -> Result<()> {
+    fn add(&mut self, mut part: Part) -> Result<()> {
         match part.kind {
-            0 => self
-                .writes
-                .entry(part.depth)
-                .or_default()
-                .push(PendingWrite {
-                    task_id: part.task_id.unwrap_or_default(),
-                    task_path: part.task_path.unwrap_or_default(),
-                    index: part.index.unwrap_or_default(),
-                    channel: part.channel,
-                    value: Value::from_parts(
-                        part.text.unwrap_or_default(),
-                        part.bytes.unwrap_or_default(),
-                    ),
-                }),
+            0 => {
+                let of_checkpoint = self.writes.entry(part.depth).or_default();
+                of_checkpoint.push(part.write());
+            }
             1 => self.stored = stored_value(part.text, part.bytes),
             _ => {
                 let mut inline: Map<String, Json> =

@@ -17,6 +17,7 @@ use yai_agentkit_core::{
 use super::row::{CheckpointRow, Columns, read_json};
 use crate::{
     connection::Connection,
+    encryption::{self, Keys},
     error::{is_unique_violation, storage_error},
     sql::Sql,
 };
@@ -204,8 +205,10 @@ pub(super) async fn copy_thread(
     connection: &Connection,
     source: &ThreadId,
     target: &ThreadId,
+    keys: &Keys,
 ) -> Result<()> {
     target.validate()?;
+    let ring = keys.ring(connection).await?;
     let transaction = connection.begin().await.map_err(failed)?;
     lock(&transaction, source).await?;
     let of_both = |sql: Sql| {
@@ -241,6 +244,9 @@ pub(super) async fn copy_thread(
             }
             copied => copied.map_err(failed)?,
         };
+    }
+    if let Some(ring) = ring {
+        encryption::copied(&transaction, &ring, source, target).await?;
     }
     transaction.commit().await.map_err(failed)
 }

@@ -36,6 +36,7 @@ pub(crate) use self::{ledger::SqlLedger, turn::TurnCall, write::Write};
 use crate::{
     coalescer::{Call, Coalescer},
     connection::{Connection, retrying, retrying_undone},
+    encryption::{Keys, opening},
     events,
 };
 
@@ -47,6 +48,8 @@ const PUT_WRITES: &str = "put writes";
 #[derive(Clone)]
 pub(crate) struct SqlCheckpointer {
     connection: Connection,
+    /// None of who has values as they are stored.
+    keys: Keys,
     /// Of a pool.
     writes: Option<Coalescer<Write>>,
     /// The same, on SQLite.
@@ -62,6 +65,7 @@ impl SqlCheckpointer {
     ) -> Self {
         Self {
             connection,
+            keys: Keys::default(),
             writes: Some(writes),
             turns,
         }
@@ -71,9 +75,40 @@ impl SqlCheckpointer {
     pub(crate) fn within(transaction: Connection) -> Self {
         Self {
             connection: transaction,
+            keys: Keys::default(),
             writes: None,
             turns: None,
         }
+    }
+
+    /// Encrypts and decrypts with these.
+    pub(crate) fn with(self, keys: Keys) -> Self {
+        Self { keys, ..self }
+    }
+
+    /// A checkpoint as it is stored.
+    async fn raw(&self, new: NewCheckpoint) -> Result<NewRawCheckpoint> {
+        new.validate()?;
+        self.sealed(row::to_raw(new)?).await
+    }
+
+    async fn sealed(&self, mut new: NewRawCheckpoint) -> Result<NewRawCheckpoint> {
+        if let Some(ring) = self.keys.ring(&self.connection).await? {
+            ring.seal_checkpoint(&mut new)?;
+        }
+        Ok(new)
+    }
+
+    async fn get_raw(&self, selector: &CheckpointSelector) -> Result<Option<RawCheckpoint>> {
+        opening!(self.keys, &self.connection, |ring| {
+            read::get(&self.connection, selector, ring).await
+        })
+    }
+
+    async fn list_raw(&self, query: &CheckpointQuery) -> Result<Vec<RawCheckpoint>> {
+        opening!(self.keys, &self.connection, |ring| {
+            read::list(&self.connection, query, ring).await
+        })
     }
 
     async fn put_raw(&self, new: NewRawCheckpoint, options: PutOptions) -> Result<()> {
@@ -123,12 +158,12 @@ fn fenced_with(fence: Option<Fence>, events: Option<&EventBatch>) -> Result<Opti
 #[async_trait]
 impl Checkpointer for SqlCheckpointer {
     async fn get(&self, selector: &CheckpointSelector) -> Result<Option<CheckpointTuple>> {
-        let found = read::get(&self.connection, selector).await?;
+        let found = self.get_raw(selector).await?;
         found.map(RawCheckpoint::parse).transpose()
     }
 
     async fn list(&self, query: &CheckpointQuery) -> Result<Vec<CheckpointTuple>> {
-        let found = read::list(&self.connection, query).await?;
+        let found = self.list_raw(query).await?;
         found.into_iter().map(RawCheckpoint::parse).collect()
     }
 
@@ -138,20 +173,24 @@ impl Checkpointer for SqlCheckpointer {
         namespace: &Namespace,
         keys: &BTreeSet<ValueKey>,
     ) -> Result<BTreeMap<ValueKey, Value>> {
-        read::values(&self.connection, (thread_id, namespace), keys).await
+        opening!(self.keys, &self.connection, |ring| {
+            read::values(&self.connection, (thread_id, namespace), keys, ring).await
+        })
     }
 
     async fn put(&self, checkpoint: NewCheckpoint, options: PutOptions) -> Result<CheckpointKey> {
-        checkpoint.validate()?;
         let key = checkpoint.key();
-        self.put_raw(row::to_raw(checkpoint)?, options).await?;
+        self.put_raw(self.raw(checkpoint).await?, options).await?;
         Ok(key)
     }
 
-    async fn put_writes(&self, writes: NewWrites, fence: Option<Fence>) -> Result<()> {
+    async fn put_writes(&self, mut writes: NewWrites, fence: Option<Fence>) -> Result<()> {
         writes.validate()?;
         if writes.writes.is_empty() {
             return Ok(());
+        }
+        if let Some(ring) = self.keys.ring(&self.connection).await? {
+            ring.seal_writes(&mut writes);
         }
         self.write(PUT_WRITES, New::Writes(writes), fence, None)
             .await
@@ -182,7 +221,7 @@ impl Checkpointer for SqlCheckpointer {
         // Done, it would refuse itself.
         retrying_undone!(
             connection,
-            maintenance::copy_thread(connection, source, target)
+            maintenance::copy_thread(connection, source, target, &self.keys)
         )
     }
 
@@ -199,7 +238,9 @@ impl Checkpointer for SqlCheckpointer {
         selector: &CheckpointSelector,
         channels: &[String],
     ) -> Result<BTreeMap<String, DeltaChannelHistory>> {
-        delta::history(&self.connection, selector, channels).await
+        opening!(self.keys, &self.connection, |ring| {
+            delta::history(&self.connection, selector, channels, ring).await
+        })
     }
 
     async fn threads(

@@ -6,7 +6,7 @@ use yai_agentkit_core::{
 };
 
 use super::{
-    SqlCheckpointer, read,
+    SqlCheckpointer,
     row::{CheckpointRow, read_json},
 };
 
@@ -66,12 +66,12 @@ pub struct RawValue {
 impl RawCheckpoints {
     /// The checkpoint that `selector` names, `None` when there is none.
     pub async fn get(&self, selector: &CheckpointSelector) -> Result<Option<RawCheckpoint>> {
-        read::get(&self.0.connection, selector).await
+        self.0.get_raw(selector).await
     }
 
     /// The checkpoints that `query` takes, by descending id.
     pub async fn list(&self, query: &CheckpointQuery) -> Result<Vec<RawCheckpoint>> {
-        read::list(&self.0.connection, query).await
+        self.0.list_raw(query).await
     }
 
     /// Stores a checkpoint and its new values.
@@ -86,6 +86,7 @@ impl RawCheckpoints {
         options: PutOptions,
     ) -> Result<()> {
         checkpoint.validate()?;
+        let checkpoint = self.0.sealed(checkpoint).await?;
         self.0.put_raw(checkpoint, options).await
     }
 }

@@ -10,8 +10,8 @@ use sea_orm::{DbErr, QueryResult};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 use yai_agentkit_core::{
-    CheckpointId, CheckpointKey, CheckpointQuery, CheckpointSelector, Namespace, Result, ThreadId,
-    Value,
+    CheckpointId, CheckpointKey, CheckpointQuery, CheckpointSelector, Error, Namespace, Result,
+    ThreadId, Value,
     checkpoint::{PendingWrite, ValueKey, Values, Version},
 };
 
@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     connection::{Connection, retrying},
+    encryption::{EncryptionError, KeyRing, of_value, unreadable},
     error::storage_error,
     sql::{Parameter, Query, Sql},
 };
@@ -54,9 +55,10 @@ FROM page",
 pub(super) async fn get(
     connection: &Connection,
     selector: &CheckpointSelector,
+    ring: Option<&KeyRing>,
 ) -> Result<Option<RawCheckpoint>> {
     let query = get_query(connection, selector);
-    Ok(run(connection, "get checkpoint", query).await?.pop())
+    Ok(run(connection, "get checkpoint", query, ring).await?.pop())
 }
 
 pub(super) fn get_query(connection: &Connection, selector: &CheckpointSelector) -> Query {
@@ -89,6 +91,7 @@ pub(super) async fn values(
     connection: &Connection,
     place: (&ThreadId, &Namespace),
     keys: &BTreeSet<ValueKey>,
+    ring: Option<&KeyRing>,
 ) -> Result<BTreeMap<ValueKey, Value>> {
     let rows = retrying!(
         connection,
@@ -98,12 +101,18 @@ pub(super) async fn values(
     let mut values = BTreeMap::new();
     for row in &rows.map_err(failed)? {
         let mut columns = Columns::new(row);
-        let channel = columns.take().map_err(failed)?;
-        let version = columns.take().map_err(failed)?;
+        let channel: String = columns.take().map_err(failed)?;
+        let version: String = columns.take().map_err(failed)?;
         let tag = columns.take().map_err(failed)?;
-        if let Some(value) = stored_value(tag, columns.take().map_err(failed)?) {
-            values.insert(ValueKey { channel, version }, value);
+        let Some(mut value) = stored_value(tag, columns.take().map_err(failed)?) else {
+            continue;
+        };
+        if let Some(ring) = ring {
+            let (thread, namespace) = (place.0.to_string(), place.1.to_string());
+            let key = (thread, namespace, channel.clone(), version.clone());
+            value = open_value(ring, &key, value)?;
         }
+        values.insert(ValueKey { channel, version }, value);
     }
     Ok(values)
 }
@@ -124,9 +133,10 @@ pub(super) fn values_query(
 pub(super) async fn list(
     connection: &Connection,
     query: &CheckpointQuery,
+    ring: Option<&KeyRing>,
 ) -> Result<Vec<RawCheckpoint>> {
     let query = list_query(connection, query);
-    run(connection, "list checkpoints", query).await
+    run(connection, "list checkpoints", query, ring).await
 }
 
 pub(super) fn list_query(connection: &Connection, query: &CheckpointQuery) -> Query {
@@ -166,6 +176,7 @@ async fn run(
     connection: &Connection,
     operation: &'static str,
     query: Query,
+    ring: Option<&KeyRing>,
 ) -> Result<Vec<RawCheckpoint>> {
     let rows = retrying!(connection, query.clone().rows(connection))
         .map_err(|error| storage_error(operation, error))?;
@@ -175,7 +186,7 @@ async fn run(
         .map(|row| Part::read(&row))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| storage_error(operation, error))?;
-    assemble(parts)
+    assemble(parts, ring)
 }
 
 /// The statement as far as the conditions of `page`.
@@ -426,7 +437,7 @@ impl Part {
     }
 }
 
-fn assemble(parts: Vec<Part>) -> Result<Vec<RawCheckpoint>> {
+fn assemble(parts: Vec<Part>, ring: Option<&KeyRing>) -> Result<Vec<RawCheckpoint>> {
     /// The part of a checkpoint's JSON that says which values belong to it.
     #[derive(Deserialize)]
     struct Versions {
@@ -447,6 +458,10 @@ fn assemble(parts: Vec<Part>) -> Result<Vec<RawCheckpoint>> {
                 metadata,
             } => checkpoints.push((key, parent, checkpoint, metadata)),
             Part::Value(key, Some(value)) => {
+                let value = match ring {
+                    Some(ring) => open_value(ring, &key, value)?,
+                    None => value,
+                };
                 values.insert(key, value);
             }
             Part::Value(_, None) => {}
@@ -456,11 +471,23 @@ fn assemble(parts: Vec<Part>) -> Result<Vec<RawCheckpoint>> {
     }
     let mut found = Vec::with_capacity(checkpoints.len());
     let is_only = checkpoints.len() == 1;
-    for (key, parent, checkpoint, metadata) in checkpoints {
+    for (key, parent, mut checkpoint, metadata) in checkpoints {
+        let parent = parent.filter(|id| !id.is_empty()).map(CheckpointId::from);
         let mut pending_writes = writes.remove(&key).unwrap_or_default();
         sort_writes(&mut pending_writes);
         let mut pending_sends = sends.remove(&key).unwrap_or_default();
         sort_writes(&mut pending_sends);
+        if let Some(ring) = ring {
+            checkpoint = open_inline(ring, &key, &checkpoint)?;
+            open_writes(ring, &key, &mut pending_writes)?;
+            if let Some(parent) = &parent {
+                let of_parent = CheckpointKey {
+                    checkpoint_id: parent.clone(),
+                    ..key.clone()
+                };
+                open_writes(ring, &of_parent, &mut pending_sends)?;
+            }
+        }
         let versions: Versions = read_json("checkpoint", &checkpoint)?;
         let (thread, namespace) = (key.thread_id.as_str(), key.namespace.as_str());
         let own_values = versions.channel_versions.into_iter();
@@ -475,7 +502,7 @@ fn assemble(parts: Vec<Part>) -> Result<Vec<RawCheckpoint>> {
         });
         found.push(RawCheckpoint {
             values: own_values.collect(),
-            parent: parent.filter(|id| !id.is_empty()).map(CheckpointId::from),
+            parent,
             checkpoint,
             metadata,
             pending_writes,
@@ -490,6 +517,28 @@ fn assemble(parts: Vec<Part>) -> Result<Vec<RawCheckpoint>> {
             .then_with(|| a.key.cmp(&b.key))
     });
     Ok(found)
+}
+
+fn open_value(ring: &KeyRing, key: &BlobKey, value: Value) -> Result<Value> {
+    let (thread, namespace, channel, version) = key;
+    let opened = ring.open_value(&of_value((thread, namespace), channel, version), value);
+    opened.map_err(|error| unreadable(format!("the channel {channel} of thread {thread}"), error))
+}
+
+fn open_inline(ring: &KeyRing, key: &CheckpointKey, checkpoint: &str) -> Result<String> {
+    let opened = ring.open_inline(key, checkpoint);
+    opened.map_err(|error| unreadable_checkpoint(key, error))
+}
+
+fn open_writes(ring: &KeyRing, key: &CheckpointKey, writes: &mut [PendingWrite]) -> Result<()> {
+    let mut writes = writes.iter_mut();
+    let opened = writes.try_for_each(|write| ring.open_write(key, write));
+    opened.map_err(|error| unreadable_checkpoint(key, error))
+}
+
+pub(super) fn unreadable_checkpoint(key: &CheckpointKey, error: EncryptionError) -> Error {
+    let (id, thread) = (&key.checkpoint_id, &key.thread_id);
+    unreadable(format!("checkpoint {id} of thread {thread}"), error)
 }
 
 /// By task path, task id and index, in byte order whatever the database's collation.

@@ -31,10 +31,26 @@ pub(super) struct CheckpointRow {
     extra: Map<String, Json>,
 }
 
+/// Of values that are encrypted only the names behind them are known.
 fn null_is_empty<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Map<String, Json>, D::Error> {
-    Option::<Map<String, Json>>::deserialize(deserializer).map(Option::unwrap_or_default)
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Inline {
+        Values(Map<String, Json>),
+        Encrypted(Vec<String>),
+    }
+
+    let inline = Option::deserialize(deserializer)?;
+    Ok(match inline {
+        None => Map::new(),
+        Some(Inline::Values(values)) => values,
+        Some(Inline::Encrypted(names)) => {
+            let names = names.into_iter().skip(1);
+            names.map(|name| (name, Json::Null)).collect()
+        }
+    })
 }
 
 impl CheckpointRow {

@@ -1,7 +1,10 @@
 use sea_orm::{Condition, entity::prelude::*};
 use yai_agentkit_core::{Conversation, ConversationId, conversation::ConversationFilter};
 
-use crate::StoredEntity;
+use crate::{
+    StoredEntity,
+    encryption::{EncryptionError, KeyRing, Readable},
+};
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "agent_conversations")]
@@ -30,6 +33,19 @@ impl StoredEntity for Conversation {
     const POSITION: Option<Column> = Some(Column::Position);
     const INDEXED_BY_TENANT: bool = true;
     const COUNTED: &'static [Column] = &[Column::Metadata];
+
+    fn seal(&mut self, ring: &KeyRing) {
+        ring.seal_conversation(self);
+    }
+
+    fn open(&mut self, ring: &KeyRing) -> Result<(), EncryptionError> {
+        ring.open_conversation(self)
+    }
+
+    fn needs_plain(filter: &ConversationFilter, ring: &KeyRing) -> Option<&'static str> {
+        let is_sealed = ring.policy.readable < Readable::Titles;
+        (is_sealed && filter.title.is_some()).then_some("title")
+    }
 
     fn condition(filter: &ConversationFilter) -> Condition {
         Condition::all()

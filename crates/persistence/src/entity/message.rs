@@ -1,7 +1,10 @@
 use sea_orm::{Condition, entity::prelude::*};
 use yai_agentkit_core::{ConversationId, Message, MessageId, Role, conversation::MessageFilter};
 
-use crate::StoredEntity;
+use crate::{
+    StoredEntity,
+    encryption::{EncryptionError, KeyRing},
+};
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "agent_messages")]
@@ -39,6 +42,14 @@ impl StoredEntity for Message {
 
     fn conversation_with_parts(id: &Self::Id) -> Option<Uuid> {
         Some(id.conversation_id.0)
+    }
+
+    fn seal(&mut self, ring: &KeyRing) {
+        ring.seal_message(self);
+    }
+
+    fn open(&mut self, ring: &KeyRing) -> Result<(), EncryptionError> {
+        ring.open_message(self)
     }
 
     fn condition(filter: &MessageFilter) -> Condition {

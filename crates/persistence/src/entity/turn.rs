@@ -6,7 +6,11 @@ use yai_agentkit_core::{
     turn::{OwnerId, TurnFilter},
 };
 
-use crate::{StoredEntity, sql::Query};
+use crate::{
+    StoredEntity,
+    encryption::{EncryptionError, KeyRing},
+    sql::Query,
+};
 
 /// The column `lease_renewed_at` is not here: only the database's clock writes it.
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
@@ -41,6 +45,14 @@ impl StoredEntity for Turn {
     type Table = Entity;
 
     const POSITION: Option<Column> = Some(Column::Position);
+
+    fn seal(&mut self, ring: &KeyRing) {
+        ring.seal_turn(self);
+    }
+
+    fn open(&mut self, ring: &KeyRing) -> Result<(), EncryptionError> {
+        ring.open_turn(self)
+    }
 
     fn condition(filter: &TurnFilter) -> Condition {
         let of_conversation = filter.conversation_id;

@@ -48,7 +48,7 @@ macro_rules! script {
     };
 }
 
-const MIGRATIONS: [Script; 10] = [
+const MIGRATIONS: [Script; 11] = [
     script!("0001", "checkpoints"),
     script!("0002", "threads"),
     script!("0003", "conversations"),
@@ -59,6 +59,7 @@ const MIGRATIONS: [Script; 10] = [
     script!("0008", "store"),
     script!("0009", "search"),
     script!("0010", "audit"),
+    script!("0011", "data_keys"),
 ];
 
 /// Divides an installation among tenants, where it is to be, and runs again behind each migration.

@@ -3,6 +3,8 @@
 use sea_orm::{Condition, EntityTrait, IntoActiveModel, PrimaryKeyTrait};
 use yai_agentkit_core::{Conversation, Entity, error::BoxError};
 
+use crate::encryption::{EncryptionError, KeyRing};
+
 /// How an [`Entity`] is stored: as a row of a SeaORM entity.
 ///
 /// An application's own entity takes two steps: derive its SeaORM model, and say what its filter
@@ -106,6 +108,22 @@ pub trait StoredEntity: Entity {
     /// The conversation, where such rows have [`parts`](Self::parts).
     #[doc(hidden)]
     fn conversation_with_parts(_id: &Self::Id) -> Option<uuid::Uuid> {
+        None
+    }
+
+    /// Encrypts what it says.
+    #[doc(hidden)]
+    fn seal(&mut self, _: &KeyRing) {}
+
+    /// Decrypts it.
+    #[doc(hidden)]
+    fn open(&mut self, _: &KeyRing) -> Result<(), EncryptionError> {
+        Ok(())
+    }
+
+    /// What of a filter can't be compared with what is encrypted.
+    #[doc(hidden)]
+    fn needs_plain(_: &Self::Filter, _: &KeyRing) -> Option<&'static str> {
         None
     }
 

@@ -22,6 +22,7 @@ use self::calls::{Add, Get};
 pub use self::entity::StoredEntity;
 use crate::{
     connection::{Connection, retrying, retrying_undone},
+    encryption::{self, KeyRing, Keys, opening},
     error::{is_foreign_key_violation, is_unique_violation, is_unreadable, storage_error},
     part::{self, Long, Parts},
     precision::truncate_times,
@@ -39,6 +40,8 @@ const MAX_PARAMETERS: usize = 32_000;
 
 pub(crate) struct SqlRepository<E: StoredEntity> {
     connection: Connection,
+    /// None of who has rows as they are stored.
+    keys: Keys,
     /// Of a pool.
     calls: Option<Arc<Calls<E>>>,
 }
@@ -47,6 +50,7 @@ impl<E: StoredEntity> SqlRepository<E> {
     pub(crate) fn on_pool(connection: Connection, calls: Arc<Calls<E>>) -> Self {
         Self {
             connection,
+            keys: Keys::default(),
             calls: Some(calls),
         }
     }
@@ -55,8 +59,14 @@ impl<E: StoredEntity> SqlRepository<E> {
     pub(crate) fn within(transaction: Connection) -> Self {
         Self {
             connection: transaction,
+            keys: Keys::default(),
             calls: None,
         }
+    }
+
+    /// Encrypts and decrypts with these.
+    pub(crate) fn with(self, keys: Keys) -> Self {
+        Self { keys, ..self }
     }
 
     /// The entity as it will be read back.
@@ -118,7 +128,12 @@ impl<E: StoredEntity> SqlRepository<E> {
         transaction.commit().await
     }
 
-    async fn update_once(&self, id: &E::Id, change: Change<'_, E>) -> Result<E> {
+    async fn update_once(
+        &self,
+        id: &E::Id,
+        (change, touches): (Change<'_, E>, bool),
+        ring: Option<&KeyRing>,
+    ) -> Result<E> {
         let failed = |error| storage_error("update", error);
         let transaction = self.connection.begin().await.map_err(failed)?;
         // Not against those that only refer to the row. On SQLite the transaction is the lock.
@@ -137,9 +152,13 @@ impl<E: StoredEntity> SqlRepository<E> {
         let stored = stored.ok_or_else(|| Error::not_found(E::NAME, id))?;
         let mut entity: E = entity_of(stored)?;
         let found_by = entity.searched().map(hashes_of);
+        open(&mut entity, ring)?;
         change(&mut entity)?;
-        entity.changed(id, transaction.now())?;
-        let entity = Self::as_stored(entity)?;
+        if touches {
+            entity.changed(id, transaction.now())?;
+        }
+        seal(&mut entity, ring);
+        let mut entity = Self::as_stored(entity)?;
         let (row, apart) = Self::row(&entity);
         let kept = part::keep(&transaction, &apart).await;
         kept.map_err(|error| write_error("update", &entity, error))?;
@@ -160,6 +179,7 @@ impl<E: StoredEntity> SqlRepository<E> {
             }
         }
         transaction.commit().await.map_err(failed)?;
+        open(&mut entity, ring)?;
         Ok(entity)
     }
 
@@ -182,6 +202,82 @@ impl<E: StoredEntity> SqlRepository<E> {
         part::leave_all(&transaction, conversation).await?;
         transaction.commit().await?;
         Ok(is_gone)
+    }
+
+    /// Encrypts a row anew, with the newest key.
+    pub(crate) async fn encrypt(&self, id: &E::Id) -> Result<()> {
+        self.amend(id, &|_| Ok(())).await
+    }
+
+    /// Changes what a row says, but not when it was changed. One that is gone is no error.
+    pub(crate) async fn amend(&self, id: &E::Id, change: Change<'_, E>) -> Result<()> {
+        let amended = opening!(self.keys, &self.connection, |ring| {
+            let change = (change, false);
+            retrying_undone!(self.connection, self.update_once(id, change, ring))
+        });
+        match amended {
+            Err(Error::NotFound { .. }) => Ok(()),
+            amended => amended.map(drop),
+        }
+    }
+
+    async fn get_stored(&self, id: &E::Id) -> Result<Option<E>> {
+        let found = match &self.calls {
+            // A statement about a conversation's own names no other.
+            Some(calls) if key_columns::<E>().count() == 1 => {
+                calls.reads.call(Get(id.clone())).await
+            }
+            _ => {
+                let find = find::<E>(id);
+                retrying!(self.connection, find.clone().one(&self.connection))
+            }
+        };
+        let failed = |error| read_error::<E>("get", id, error);
+        let found: Vec<_> = found.map_err(failed)?.into_iter().collect();
+        let joined = joined::<E>(&self.connection, found, || find::<E>(id));
+        let found = joined.await.map_err(failed)?.into_iter().next();
+        found.map(entity_of).transpose()
+    }
+
+    async fn add_stored(&self, entity: E) -> Result<E> {
+        let entity = Self::as_stored(entity)?;
+        let mut added = self.insert_with_others(&entity).await;
+        if let Err(error) = &added
+            && self.connection.may_repeat(error, &mut 0).await
+        {
+            added = retrying_undone!(self.connection, self.insert(&entity));
+            // The first attempt may have been committed after all.
+            if added.as_ref().is_err_and(is_unique_violation)
+                && self.get_stored(&entity.id()).await?.as_ref() == Some(&entity)
+            {
+                return Ok(entity);
+            }
+        }
+        added.map_err(|error| write_error("add", &entity, error))?;
+        Ok(entity)
+    }
+
+    async fn add_many_stored(&self, entities: Vec<E>) -> Result<Vec<E>> {
+        let entities: Vec<E> = entities
+            .into_iter()
+            .map(Self::as_stored)
+            .collect::<Result<_>>()?;
+        match retrying_undone!(self.connection, self.insert_all(&entities)) {
+            Ok(()) => Ok(entities),
+            Err(error) if is_unique_violation(&error) || is_foreign_key_violation(&error) => {
+                Err(self.error_of_row(&entities, error).await)
+            }
+            Err(error) => Err(storage_error("add", error)),
+        }
+    }
+
+    /// Refuses a filter that asks for what is encrypted.
+    async fn check(&self, filter: &E::Filter) -> Result<()> {
+        let ring = self.keys.ring(&self.connection).await?;
+        match ring.and_then(|ring| E::needs_plain(filter, &ring)) {
+            Some(field) => Err(encryption::not_searched(field)),
+            None => Ok(()),
+        }
     }
 
     /// The exact error of the row at fault, where a statement of many rows failed: one after the
@@ -265,6 +361,22 @@ fn write_error<E: Entity>(operation: &'static str, entity: &E, error: DbErr) -> 
     storage_error(operation, error)
 }
 
+fn seal<E: StoredEntity>(entity: &mut E, ring: Option<&KeyRing>) {
+    if let Some(ring) = ring {
+        entity.seal(ring);
+    }
+}
+
+fn open<E: StoredEntity>(entity: &mut E, ring: Option<&KeyRing>) -> Result<()> {
+    let opened = ring.map_or(Ok(()), |ring| entity.open(ring));
+    opened.map_err(|error| Error::unreadable(format!("{} {}", E::NAME, entity.id()), error))
+}
+
+fn opened<E: StoredEntity>(mut entity: E, ring: Option<&KeyRing>) -> Result<E> {
+    open(&mut entity, ring)?;
+    Ok(entity)
+}
+
 fn entity_of<E: StoredEntity>(model: Model<E>) -> Result<E> {
     let read = model.try_into();
     read.map_err(|error| Error::unreadable(E::NAME, error))
@@ -315,61 +427,48 @@ async fn delete_row<E: StoredEntity>(connection: &Connection, id: &E::Id) -> Res
 #[async_trait]
 impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     async fn get(&self, id: &E::Id) -> Result<Option<E>> {
-        let found = match &self.calls {
-            // A statement about a conversation's own names no other.
-            Some(calls) if key_columns::<E>().count() == 1 => {
-                calls.reads.call(Get(id.clone())).await
-            }
-            _ => {
-                let find = find::<E>(id);
-                retrying!(self.connection, find.clone().one(&self.connection))
-            }
-        };
-        let failed = |error| read_error::<E>("get", id, error);
-        let found: Vec<_> = found.map_err(failed)?.into_iter().collect();
-        let joined = joined::<E>(&self.connection, found, || find::<E>(id));
-        let found = joined.await.map_err(failed)?.into_iter().next();
-        found.map(entity_of).transpose()
+        opening!(self.keys, &self.connection, |ring| {
+            let found = self.get_stored(id).await?;
+            found.map(|found| opened(found, ring)).transpose()
+        })
     }
 
     async fn list(&self, query: &ListQuery<E>) -> Result<Page<E, Cursor<E::Id>>> {
-        page::read(&self.connection, query).await
+        self.check(&query.filter).await?;
+        opening!(self.keys, &self.connection, |ring| {
+            let page = page::read(&self.connection, query).await?;
+            let items = page.items.into_iter().map(|item| opened(item, ring));
+            items.collect::<Result<_>>().map(|items| Page {
+                items,
+                next: page.next,
+            })
+        })
     }
 
-    async fn add(&self, entity: E) -> Result<E> {
-        let entity = Self::as_stored(entity)?;
-        let mut added = self.insert_with_others(&entity).await;
-        if let Err(error) = &added
-            && self.connection.may_repeat(error, &mut 0).await
-        {
-            added = retrying_undone!(self.connection, self.insert(&entity));
-            // The first attempt may have been committed after all.
-            if added.as_ref().is_err_and(is_unique_violation)
-                && self.get(&entity.id()).await?.as_ref() == Some(&entity)
-            {
-                return Ok(entity);
-            }
-        }
-        added.map_err(|error| write_error("add", &entity, error))?;
-        Ok(entity)
+    async fn add(&self, mut entity: E) -> Result<E> {
+        entity.validate()?;
+        let ring = self.keys.ring(&self.connection).await?;
+        seal(&mut entity, ring.as_deref());
+        opened(self.add_stored(entity).await?, ring.as_deref())
     }
 
-    async fn add_many(&self, entities: Vec<E>) -> Result<Vec<E>> {
-        let entities: Vec<E> = entities
-            .into_iter()
-            .map(Self::as_stored)
-            .collect::<Result<_>>()?;
-        match retrying_undone!(self.connection, self.insert_all(&entities)) {
-            Ok(()) => Ok(entities),
-            Err(error) if is_unique_violation(&error) || is_foreign_key_violation(&error) => {
-                Err(self.error_of_row(&entities, error).await)
-            }
-            Err(error) => Err(storage_error("add", error)),
+    async fn add_many(&self, mut entities: Vec<E>) -> Result<Vec<E>> {
+        entities.iter().try_for_each(E::validate)?;
+        let ring = self.keys.ring(&self.connection).await?;
+        for entity in &mut entities {
+            seal(entity, ring.as_deref());
         }
+        let added = self.add_many_stored(entities).await?.into_iter();
+        added
+            .map(|entity| opened(entity, ring.as_deref()))
+            .collect()
     }
 
     async fn update(&self, id: &E::Id, change: Change<'_, E>) -> Result<E> {
-        retrying_undone!(self.connection, self.update_once(id, change))
+        opening!(self.keys, &self.connection, |ring| {
+            let change = (change, true);
+            retrying_undone!(self.connection, self.update_once(id, change, ring))
+        })
     }
 
     async fn delete(&self, id: &E::Id) -> Result<bool> {
@@ -386,6 +485,7 @@ impl<E: StoredEntity> Repository<E> for SqlRepository<E> {
     }
 
     async fn count(&self, filter: &E::Filter) -> Result<u64> {
+        self.check(filter).await?;
         let select = E::Table::find().filter(E::condition(filter));
         let count = retrying!(self.connection, select.clone().count(&self.connection));
         count.map_err(|error| storage_error("count", error))

@@ -22,16 +22,21 @@ use yai_agentkit_core::{
 
 use crate::{
     connection::{Connection, retrying, retrying_undone},
+    encryption::{Keys, Readable, not_searched},
     error::storage_error,
     sql::Query,
     tenancy::IS_MINE,
 };
 
-pub(crate) struct SqlSearch(pub(crate) Connection);
+pub(crate) struct SqlSearch(pub(crate) Connection, pub(crate) Keys);
 
 #[async_trait]
 impl ConversationSearch for SqlSearch {
     async fn index(&self, limit: u64) -> Result<u64> {
+        // Of what is encrypted there are no words.
+        if self.1.readable() < Readable::Messages {
+            return Ok(0);
+        }
         // One goes through all messages, whose ever they are.
         let connection = &self.0.of_system();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -45,6 +50,16 @@ impl ConversationSearch for SqlSearch {
     }
 
     async fn find(&self, query: &SearchQuery) -> Result<Page<Hit, HitCursor>> {
+        match (&query.wanted, self.1.readable()) {
+            (Wanted::Text(_), Readable::Nothing | Readable::Titles) => {
+                return Err(not_searched("text"));
+            }
+            (Wanted::Fields(fields), Readable::Nothing) => {
+                let is_titled = !fields.title.is_empty();
+                return Err(not_searched(if is_titled { "title" } else { "metadata" }));
+            }
+            _ => {}
+        }
         let limit = usize::try_from(query.limit).unwrap_or(usize::MAX - 1);
         let found = if self.0.is_postgres() {
             retrying!(self.0, postgres::find(&self.0, query, limit + 1))

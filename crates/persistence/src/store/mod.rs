@@ -31,6 +31,7 @@ use answers::Answers;
 use crate::{
     coalescer::{Call, Coalescer, Policy},
     connection::{Connection, retrying},
+    encryption::{self, KeyRing, Keys, opening},
     error::storage_error,
     sql::{Query, Sql},
 };
@@ -49,6 +50,7 @@ const SWEEP: Sql = Sql {
 /// On a pool or within a transaction.
 pub(crate) struct SqlStore {
     connection: Connection,
+    keys: Keys,
     calls: Option<StoreCalls>,
 }
 
@@ -112,16 +114,15 @@ impl Call for StoreCall {
 }
 
 impl SqlStore {
-    pub(crate) fn new(connection: Connection, calls: Option<StoreCalls>) -> Self {
-        Self { connection, calls }
+    pub(crate) fn new(connection: Connection, keys: Keys, calls: Option<StoreCalls>) -> Self {
+        Self {
+            connection,
+            keys,
+            calls,
+        }
     }
-}
 
-#[async_trait]
-impl MemoryStore for SqlStore {
-    async fn batch(&self, operations: Vec<Operation>) -> Result<Vec<Answer>> {
-        operations.iter().try_for_each(Operation::validate)?;
-        let dies = operations.iter().any(will_die);
+    async fn batch_stored(&self, operations: Vec<Operation>) -> Result<Vec<Answer>> {
         let is_small = |operation: &Operation| {
             !matches!(operation, Operation::Search(_) | Operation::Namespaces(_))
         };
@@ -137,7 +138,27 @@ impl MemoryStore for SqlStore {
                 run(&self.connection, &operations, lock).await
             }
         };
-        let answers = answers.map_err(|error| storage_error(BATCH, error))?;
+        answers.map_err(|error| storage_error(BATCH, error))
+    }
+}
+
+#[async_trait]
+impl MemoryStore for SqlStore {
+    async fn batch(&self, operations: Vec<Operation>) -> Result<Vec<Answer>> {
+        operations.iter().try_for_each(Operation::validate)?;
+        let dies = operations.iter().any(will_die);
+        let answers = opening!(self.keys, &self.connection, |ring| {
+            let mut operations = operations.clone();
+            if let Some(ring) = ring {
+                operations
+                    .iter_mut()
+                    .try_for_each(|operation| sealed(operation, ring))?;
+            }
+            let mut answers = self.batch_stored(operations).await?;
+            let opened = ring.map_or(Ok(()), |ring| ring.open_answers(&mut answers));
+            opened.map(|()| answers)
+        });
+        let answers = answers?;
         if dies && self.calls.as_ref().is_some_and(StoreCalls::is_to_sweep) {
             // What stays is not seen, and goes with the next.
             drop(self.sweep().await);
@@ -164,6 +185,21 @@ impl MemoryStore for SqlStore {
         let swept = retrying!(self.connection, sweep().execute(&self.connection));
         swept.map_err(|error| storage_error("sweep the memory store", error))
     }
+}
+
+/// Encrypts what is put. What asks for what is encrypted is refused.
+fn sealed(operation: &mut Operation, ring: &KeyRing) -> Result<()> {
+    match operation {
+        Operation::Put(item) => ring.seal_item(item),
+        Operation::Search(search) if search.text.is_some() => {
+            return Err(encryption::not_searched("text"));
+        }
+        Operation::Search(search) if !search.filter.conditions().is_empty() => {
+            return Err(encryption::not_searched("filter"));
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 fn will_die(operation: &Operation) -> bool {

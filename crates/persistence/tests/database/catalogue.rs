@@ -34,9 +34,10 @@ WHERE t.type = 'table'
 ORDER BY 1"#;
 
 /// Of no conversation.
-const OF_THE_DATABASE: [&str; 13] = [
+const OF_THE_DATABASE: [&str; 14] = [
     "agent_api_keys",
     "agent_audit",
+    "agent_data_keys",
     // SQLite's own, of an index.
     "agent_search_config",
     "agent_search_data",

@@ -6,6 +6,7 @@ mod catalogue;
 mod classes;
 mod closing;
 mod connecting;
+mod encryption;
 mod faults;
 mod fixture;
 mod group_commit;

@@ -51,7 +51,7 @@ async fn start_at_once(test: &str, urls: [&str; 2]) {
 
 async fn assert_is_migrated_and_used(url: &str) {
     let database = connect(url).await;
-    assert_eq!(states(&database).await, [MigrationState::Applied; 10]);
+    assert_eq!(states(&database).await, [MigrationState::Applied; 11]);
     let all = Default::default();
     let stored = database.conversations().count(&all).await.unwrap();
     assert_eq!(stored, PROCESSES as u64);
@@ -83,7 +83,7 @@ async fn without_schema_generation_an_empty_database_is_refused_and_stays_empty(
         let config = config(url).generate_schemas(false);
         assert_configuration(&refusal(&config).await, "run `agentkit migrate`");
         let database = Database::connect_unmigrated(&config).await.unwrap();
-        assert_eq!(states(&database).await, [MigrationState::Pending; 10]);
+        assert_eq!(states(&database).await, [MigrationState::Pending; 11]);
         database.close().await;
     }
     assert!(tables(&postgres.url).await.is_empty());
@@ -91,7 +91,7 @@ async fn without_schema_generation_an_empty_database_is_refused_and_stays_empty(
     for url in [&postgres.url, &file] {
         let config = config(url).generate_schemas(false);
         let database = Database::connect_unmigrated(&config).await.unwrap();
-        assert_eq!(database.migrate().await.unwrap().len(), 10);
+        assert_eq!(database.migrate().await.unwrap().len(), 11);
         assert_eq!(database.migrate().await.unwrap(), []);
         database.close().await;
         let database = Database::connect(&config).await.unwrap();
@@ -110,13 +110,13 @@ async fn the_status_needs_no_more_than_the_right_to_read() {
     url.set_username(&role).unwrap();
     let reader = config(url.as_str()).generate_schemas(false);
     let reader = Database::connect_unmigrated(&reader).await.unwrap();
-    assert_eq!(states(&reader).await, [MigrationState::Pending; 10]);
+    assert_eq!(states(&reader).await, [MigrationState::Pending; 11]);
     assert!(tables(&postgres.url).await.is_empty());
 
     connect(&postgres.url).await.close().await;
     let grant = format!("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}");
     execute(&postgres.url, &grant).await;
-    assert_eq!(states(&reader).await, [MigrationState::Applied; 10]);
+    assert_eq!(states(&reader).await, [MigrationState::Applied; 11]);
     reader.close().await;
     let script = format!("DROP OWNED BY {role}; DROP ROLE {role}");
     execute(&postgres.url, &script).await;
@@ -178,7 +178,7 @@ async fn a_migration_of_sqlite_that_fails_leaves_nothing() {
         &database.migrate().await.unwrap_err(),
         "another application",
     );
-    assert_eq!(states(&database).await, [MigrationState::Pending; 10]);
+    assert_eq!(states(&database).await, [MigrationState::Pending; 11]);
     // What the migrations before the failed one had made is gone.
     database
         .execute_script("CREATE TABLE checkpoints (id INT)")

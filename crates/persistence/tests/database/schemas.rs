@@ -46,10 +46,11 @@ async fn installations_are_apart(url: &str, direct_url: &str) {
     assert_eq!(tables(direct_url).await, expected.collect::<Vec<_>>());
 }
 
-const TABLES: [&str; 22] = [
+const TABLES: [&str; 23] = [
     "agent_api_keys",
     "agent_audit",
     "agent_conversations",
+    "agent_data_keys",
     "agent_idempotency_keys",
     "agent_messages",
     "agent_parts",

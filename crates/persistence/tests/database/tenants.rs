@@ -4,9 +4,14 @@
 mod calls;
 mod connections;
 
+use std::sync::Arc;
+
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
-use yai_agentkit_core::{Conversation, ListQuery, Storage, Stores};
-use yai_agentkit_persistence::{Database, DatabaseConfig};
+use yai_agentkit_core::{Conversation, ConversationId, ListQuery, Storage, Stores};
+use yai_agentkit_persistence::{
+    Database, DatabaseConfig,
+    encryption::{LocalKeys, Readable},
+};
 
 use crate::{
     fixture::{assert_configuration, config, refusal, sqlite_file, store_something, texts},
@@ -63,6 +68,14 @@ impl Divided {
             let script = format!("SET agentkit.tenant = '{tenant}'; {rows}");
             crate::support::execute(&postgres.url, &script).await;
         }
+        // Their keys.
+        let all = connect(&postgres.url).await;
+        for tenant in ["acme", "bob"] {
+            let conversations = all.tenant(tenant).unwrap().conversations();
+            let nobody = conversations.get(&ConversationId::new()).await;
+            assert_eq!(nobody.unwrap(), None);
+        }
+        all.close().await;
         Self {
             postgres,
             superuser,
@@ -94,8 +107,14 @@ impl Divided {
     }
 }
 
+/// Encrypted, but for what was there, and what is searched.
 fn divided(url: &str) -> DatabaseConfig {
-    config(url).tenants(true)
+    let master = LocalKeys::parse(&"07".repeat(32)).unwrap();
+    config(url)
+        .tenants(true)
+        .master_key(Arc::new(master))
+        .encryption_admits_plain(true)
+        .encryption_readable(Readable::Messages)
 }
 
 async fn connect(url: &str) -> Database {

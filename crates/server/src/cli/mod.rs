@@ -2,6 +2,7 @@
 
 mod audit;
 mod chat;
+mod encryption;
 mod erase;
 mod fork;
 mod inspect;
@@ -94,6 +95,9 @@ enum Command {
     Audit(audit::Arguments),
     /// Make, list and revoke the keys that a server asks for
     Keys(keys::Arguments),
+    /// Encrypt with another key, or what was there before its key
+    #[command(subcommand)]
+    Encryption(encryption::Command),
     /// Print what completes commands in a shell
     Completions(shell::Completions),
     /// Write pages for `man`
@@ -226,6 +230,7 @@ async fn execute(cli: Cli) -> Result<(), BoxError> {
         Command::State(command) => state::run(settings, command).await,
         Command::Audit(arguments) => audit::run(settings, arguments).await,
         Command::Keys(arguments) => keys::run(settings, arguments).await,
+        Command::Encryption(command) => encryption::run(settings, command).await,
         Command::Completions(_) | Command::Man(_) => Ok(()),
     }
 }

@@ -11,6 +11,7 @@ mod conversations;
 mod copilotkit;
 mod crash;
 mod delta_channels;
+mod encryption;
 mod erasure;
 mod event_stream;
 mod faults;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sea_orm::{DbErr, QueryResult};
+use uuid::Uuid;
 use yai_agentkit_core::{
     Conversation, ConversationId, Entity, Error, Message, Repository, Result, ThreadId, Turn,
     TurnId, TurnStatus, Value,
@@ -18,9 +19,13 @@ use self::{
     parts::{commit, raise, store},
     statement::{close_statement, open_statement, record_statement},
 };
-use super::{fence, turn::Taken};
+use super::{
+    fence,
+    turn::{Taken, opened},
+};
 use crate::{
     connection::{Connection, retrying, retrying_undone},
+    encryption::{KeyRing, Keys, of_owner, opening},
     error::{Table, is_foreign_key_violation, storage_error, taken_in},
     lease::{IS_NEXT, Of, SqlLeases},
     repository::SqlRepository,
@@ -37,31 +42,41 @@ WHERE conversation_id = $1 AND turn_id = $2 ORDER BY name",
 );
 
 /// [`TurnLedger`] on a pool or within a transaction.
-pub(crate) struct SqlLedger(pub(crate) Connection);
+pub(crate) struct SqlLedger {
+    pub(crate) connection: Connection,
+    pub(crate) keys: Keys,
+}
 
 impl SqlLedger {
     fn leases(&self) -> SqlLeases {
-        SqlLeases(self.0.clone())
+        SqlLeases(self.connection.clone())
     }
 }
 
 #[async_trait]
 impl TurnLedger for SqlLedger {
-    async fn open(&self, opening: TurnOpening) -> Result<Opened> {
+    async fn open(&self, mut opening: TurnOpening) -> Result<Opened> {
         opening.validate()?;
-        if self.0.undivided().is_none() {
-            return self.open_by_parts(opening).await;
+        let ring = self.keys.ring(&self.connection).await?;
+        let mut turn = opening.turn.clone();
+        if let Some(ring) = &ring {
+            seal(&mut opening, ring);
+        }
+        if self.connection.undivided().is_none() {
+            return Ok(match self.open_by_parts(opening).await? {
+                Opened::Turn(turn) => Opened::Turn(Box::new(opened(*turn, ring.as_deref())?)),
+                Opened::Busy => Opened::Busy,
+            });
         }
         let statement = open_statement(&opening);
-        let opened = retrying_undone!(self.0, statement.clone().rows(&self.0));
-        let epoch = opened.and_then(|rows| {
+        let rows = retrying_undone!(self.connection, statement.clone().rows(&self.connection));
+        let epoch = rows.and_then(|rows| {
             let first = rows.first().map(|row| row.try_get_by_index::<i64>(0));
             first.transpose()
         });
         match epoch {
             Ok(None) => Ok(Opened::Busy),
             Ok(Some(epoch)) => {
-                let mut turn = opening.turn;
                 turn.epoch = epoch.cast_unsigned();
                 Ok(Opened::Turn(Box::new(turn)))
             }
@@ -69,16 +84,24 @@ impl TurnLedger for SqlLedger {
         }
     }
 
-    async fn enqueue(&self, opening: TurnOpening) -> Result<Turn> {
+    async fn enqueue(&self, mut opening: TurnOpening) -> Result<Turn> {
         opening.validate()?;
+        let ring = self.keys.ring(&self.connection).await?;
+        if let Some(ring) = &ring {
+            seal(&mut opening, ring);
+        }
         let transaction = self.begin(OPEN).await?;
         let turn = store(&transaction, opening).await?;
         commit(OPEN, transaction).await?;
-        Ok(turn)
+        opened(turn, ring.as_deref())
     }
 
     async fn begin_opened(&self, thread_id: &ThreadId, mut next: Turn) -> Result<Option<Turn>> {
         next.validate()?;
+        let ring = self.keys.ring(&self.connection).await?;
+        if let Some(ring) = &ring {
+            ring.seal_turn(&mut next);
+        }
         let failed = |error| storage_error(OPEN, error);
         let transaction = self.begin(OPEN).await?;
         let is_next = format!(
@@ -99,7 +122,7 @@ impl TurnLedger for SqlLedger {
             begun => {
                 let begun = begun?;
                 commit(OPEN, transaction).await?;
-                Ok(Some(begun))
+                opened(begun, ring.as_deref()).map(Some)
             }
         }
     }
@@ -116,15 +139,29 @@ impl TurnLedger for SqlLedger {
 
     async fn close(&self, mut closing: TurnClosing) -> Result<Turn> {
         closing.validate()?;
-        if self.0.undivided().is_none() {
-            return self.close_by_parts(closing).await;
+        let ring = self.keys.ring(&self.connection).await?;
+        let ring = ring.as_deref();
+        if let Some(ring) = ring {
+            let owner = [closing.seen.conversation_id.0, closing.seen.id.0];
+            ring.seal_turn(&mut closing.next);
+            closing
+                .messages
+                .iter_mut()
+                .for_each(|said| ring.seal_message(said));
+            let mut records = closing.records.iter_mut();
+            records
+                .by_ref()
+                .for_each(|record| ring.seal_record(owner, record));
         }
-        closing.next.touch(self.0.now());
+        if self.connection.undivided().is_none() {
+            return opened(self.close_by_parts(closing).await?, ring);
+        }
+        closing.next.touch(self.connection.now());
         let statement = close_statement(&closing);
         let conflict = || Error::Conflict(Turn::conflict(&closing.seen.id()));
-        match retrying_undone!(self.0, statement.clone().rows(&self.0)) {
+        match retrying_undone!(self.connection, statement.clone().rows(&self.connection)) {
             Ok(rows) if rows.is_empty() => Err(conflict()),
-            Ok(_) => Ok(closing.next),
+            Ok(_) => opened(closing.next, ring),
             Err(error) => match (taken_in(&error), closing.messages.first()) {
                 (Some(Table::Messages), Some(message)) => {
                     Err(Error::Conflict(Message::conflict(&message.id())))
@@ -137,13 +174,82 @@ impl TurnLedger for SqlLedger {
 
     async fn record(&self, owner: &TurnOwner, record: TurnRecord) -> Result<Option<TurnRecord>> {
         record.validate()?;
-        let recorded = match self.0.undivided() {
+        opening!(self.keys, &self.connection, |ring| {
+            let mut record = record.clone();
+            if let Some(ring) = ring {
+                ring.seal_record(of_owner(owner), &mut record);
+            }
+            let before = self.record_stored(owner, record).await?;
+            let before = before.map(|before| opened_record(before, of_owner(owner), ring));
+            before.transpose()
+        })
+    }
+
+    async fn records(
+        &self,
+        conversation_id: ConversationId,
+        turn_id: TurnId,
+    ) -> Result<Vec<TurnRecord>> {
+        let failed = |error| storage_error("list records", error);
+        let all = ALL
+            .query(&self.connection)
+            .with(conversation_id.0)
+            .with(turn_id.0);
+        let rows =
+            retrying!(self.connection, all.clone().rows(&self.connection)).map_err(failed)?;
+        let records = rows.iter().map(|row| {
+            Ok(TurnRecord {
+                value: value_of(row)?,
+                name: row.try_get_by_index(2)?,
+            })
+        });
+        let records: Result<Vec<_>, DbErr> = records.collect();
+        let (records, owner) = (records.map_err(failed)?, [conversation_id.0, turn_id.0]);
+        opening!(self.keys, &self.connection, |ring| {
+            let records = records.iter().cloned();
+            records
+                .map(|record| opened_record(record, owner, ring))
+                .collect()
+        })
+    }
+
+    async fn due_opened(&self, limit: u64) -> Result<Vec<DueTurn>> {
+        let conversations = SqlRepository::<Conversation>::within(self.connection.clone());
+        let mut due = Vec::new();
+        let turns = opening!(self.keys, &self.connection, |ring| {
+            self.leases().due(Of::Openers, limit, ring).await
+        });
+        for turn in turns? {
+            // One that is gone has taken the turn with it.
+            if let Some(conversation) = conversations.get(&turn.conversation_id).await? {
+                let thread_id = conversation.thread_id();
+                due.push(DueTurn { turn, thread_id });
+            }
+        }
+        Ok(due)
+    }
+}
+
+impl SqlLedger {
+    async fn record_stored(
+        &self,
+        owner: &TurnOwner,
+        record: TurnRecord,
+    ) -> Result<Option<TurnRecord>> {
+        let recorded = match self.connection.undivided() {
             Some(_) => {
                 let statement = record_statement(owner, &record)?;
                 let before = match record.value {
-                    Some(_) => retrying!(self.0, before(&self.0, statement.clone())),
+                    Some(_) => {
+                        retrying!(self.connection, before(&self.connection, statement.clone()))
+                    }
                     // Repeated, it would take itself for another.
-                    None => retrying_undone!(self.0, before(&self.0, statement.clone())),
+                    None => {
+                        retrying_undone!(
+                            self.connection,
+                            before(&self.connection, statement.clone())
+                        )
+                    }
                 };
                 let before = before.map_err(|error| storage_error(RECORD, error))?;
                 before.map(|before| {
@@ -158,41 +264,35 @@ impl TurnLedger for SqlLedger {
         match recorded {
             Some(before) => Ok(before),
             None => {
-                fence::admitted(&self.0, RECORD, &owner.thread_id, false).await?;
+                fence::admitted(&self.connection, RECORD, &owner.thread_id, false).await?;
                 Ok(None)
             }
         }
     }
+}
 
-    async fn records(
-        &self,
-        conversation_id: ConversationId,
-        turn_id: TurnId,
-    ) -> Result<Vec<TurnRecord>> {
-        let failed = |error| storage_error("list records", error);
-        let all = ALL.query(&self.0).with(conversation_id.0).with(turn_id.0);
-        let rows = retrying!(self.0, all.clone().rows(&self.0)).map_err(failed)?;
-        let records = rows.iter().map(|row| {
-            Ok(TurnRecord {
-                value: value_of(row)?,
-                name: row.try_get_by_index(2)?,
-            })
-        });
-        records.collect::<Result<_, DbErr>>().map_err(failed)
-    }
+/// Encrypts what a turn is opened with.
+fn seal(opening: &mut TurnOpening, ring: &KeyRing) {
+    let owner = [opening.turn.conversation_id.0, opening.turn.id.0];
+    ring.seal_turn(&mut opening.turn);
+    opening
+        .message
+        .iter_mut()
+        .for_each(|said| ring.seal_message(said));
+    let mut records = opening.records.iter_mut();
+    records
+        .by_ref()
+        .for_each(|record| ring.seal_record(owner, record));
+}
 
-    async fn due_opened(&self, limit: u64) -> Result<Vec<DueTurn>> {
-        let conversations = SqlRepository::<Conversation>::within(self.0.clone());
-        let mut due = Vec::new();
-        for turn in self.leases().due(Of::Openers, limit).await? {
-            // One that is gone has taken the turn with it.
-            if let Some(conversation) = conversations.get(&turn.conversation_id).await? {
-                let thread_id = conversation.thread_id();
-                due.push(DueTurn { turn, thread_id });
-            }
-        }
-        Ok(due)
-    }
+fn opened_record(
+    mut record: TurnRecord,
+    owner: [Uuid; 2],
+    ring: Option<&KeyRing>,
+) -> Result<TurnRecord> {
+    let opened = ring.map_or(Ok(()), |ring| ring.open_record(owner, &mut record));
+    opened.map_err(|error| Error::unreadable(format!("the record {}", record.name), error))?;
+    Ok(record)
 }
 
 fn refused(opening: &TurnOpening, error: DbErr) -> Error {

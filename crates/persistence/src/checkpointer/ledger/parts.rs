@@ -51,7 +51,7 @@ SET type = excluded.type, blob = excluded.blob WHERE r.type IS NULL",
 
 impl SqlLedger {
     pub(super) async fn begin(&self, operation: &'static str) -> Result<Transaction> {
-        let begun = self.0.begin().await;
+        let begun = self.connection.begin().await;
         begun.map_err(|error| storage_error(operation, error))
     }
 

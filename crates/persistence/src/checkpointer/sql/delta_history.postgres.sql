@@ -30,7 +30,8 @@ WITH RECURSIVE chain AS (
     ) c
     WHERE rest.open IS NOT NULL AND c.checkpoint_id <> chain.checkpoint_id
 )
-SELECT 0, chain.depth, w.channel, w.type, w.blob, w.task_id, w.task_path, w.idx
+SELECT 0, chain.depth, w.channel, w.type, w.blob, w.task_id, w.task_path, w.idx,
+    chain.checkpoint_id
 FROM chain CROSS JOIN LATERAL (
     SELECT * FROM checkpoint_writes
     WHERE thread_id = $1 AND checkpoint_ns = $2 AND checkpoint_id = chain.checkpoint_id
@@ -38,16 +39,16 @@ FROM chain CROSS JOIN LATERAL (
 ) w
 WHERE chain.open ? w.channel
 UNION ALL
-SELECT 1, chain.depth, o.channel, b.type, b.blob, NULL, NULL, NULL
+SELECT 1, chain.depth, o.channel, b.type, b.blob, NULL, NULL, NULL, b.version
 FROM chain CROSS JOIN LATERAL jsonb_array_elements_text(chain.open) o(channel)
 CROSS JOIN LATERAL (
-    SELECT type, blob FROM checkpoint_blobs
+    SELECT type, blob, version FROM checkpoint_blobs
     WHERE thread_id = $1 AND checkpoint_ns = $2 AND channel = o.channel
         AND version = chain.checkpoint -> 'channel_versions' ->> o.channel
     OFFSET 0
 ) b
 UNION ALL
 SELECT 2, chain.depth, o.channel, (chain.checkpoint -> 'channel_values')::text, NULL,
-    NULL, NULL, NULL
+    NULL, NULL, NULL, chain.checkpoint_id
 FROM chain CROSS JOIN LATERAL jsonb_array_elements_text(chain.open) o(channel)
 WHERE chain.checkpoint -> 'channel_values' ? o.channel

@@ -24,10 +24,11 @@ pub(crate) use self::parts::TurnCall;
 pub(super) use self::statement::{
     begin_statement, changed_turn, end_statement, messages, used_key,
 };
-use super::{NewRawCheckpoint, PUT_CHECKPOINT, SqlCheckpointer, fence, row, write::New};
+use super::{NewRawCheckpoint, PUT_CHECKPOINT, SqlCheckpointer, fence, write::New};
 use crate::{
     branch,
     connection::{Connection, retrying_undone},
+    encryption::{KeyRing, opening},
     entity::idempotency_key,
     error::{Table, storage_error, taken_in},
     events::{self, SqlTurnEvents},
@@ -44,17 +45,23 @@ WHERE thread_id = $1 AND checkpoint_ns = $2 AND checkpoint_id = $3",
 
 #[async_trait]
 impl TurnStore for SqlCheckpointer {
-    async fn begin(&self, begin: TurnBegin) -> Result<Turn> {
+    async fn begin(&self, mut begin: TurnBegin) -> Result<Turn> {
         begin.turn.validate()?;
         begin.message.validate()?;
         begin.events.validate()?;
-        begin.checkpoint.validate()?;
-        let new = row::to_raw(begin.checkpoint.clone())?;
+        let new = self.raw(begin.checkpoint.clone()).await?;
+        let plain = begin.turn.clone();
+        let ring = self.keys.ring(&self.connection).await?;
+        if let Some(ring) = &ring {
+            ring.seal_turn(&mut begin.turn);
+            ring.seal_message(&mut begin.message);
+            ring.seal_events(&mut begin.events);
+        }
         let epoch = Fence::Raise(begin.turn.epoch).stored_epoch()?;
         let is_last = begin.place == Place::Last;
         if begin.queued.is_some() || !is_last || self.connection.undivided().is_none() {
             let call = TurnCall::Begin(Box::new(begin), Box::new(new));
-            return self.by_parts(call).await;
+            return opened(self.by_parts(call).await?, ring.as_deref());
         }
         let statement = begin_statement(&new, epoch, &begin);
         let taken = Taken {
@@ -63,46 +70,60 @@ impl TurnStore for SqlCheckpointer {
             key: begin.key.as_ref().map(Entity::id),
         };
         self.once(statement, &new, &taken, &begin.events).await?;
-        Ok(begin.turn)
+        Ok(plain)
     }
 
     async fn choose(&self, conversation_id: ConversationId, last: Option<MessageId>) -> Result<()> {
         branch::choose(&self.connection, conversation_id, last).await
     }
 
-    async fn step(&self, step: TurnStep) -> Result<()> {
-        step.checkpoint.validate()?;
-        let new = New::Checkpoint(row::to_raw(step.checkpoint)?);
+    async fn step(&self, mut step: TurnStep) -> Result<()> {
+        step.events.validate()?;
+        let new = New::Checkpoint(self.raw(step.checkpoint).await?);
+        if let Some(ring) = self.keys.ring(&self.connection).await? {
+            ring.seal_events(&mut step.events);
+        }
         let hold = Fence::Hold(step.epoch);
         self.write(PUT_CHECKPOINT, new, Some(hold), Some(&step.events))
             .await
     }
 
-    async fn change(&self, change: TurnChange) -> Result<Turn> {
+    async fn change(&self, mut change: TurnChange) -> Result<Turn> {
         change.next.validate()?;
         if let Some(answer) = &change.answer {
             answer.validate()?;
         }
-        match &change {
-            TurnChange {
-                key: None,
-                checkpoint: None,
-                writes: None,
-                answer: None,
-                events: None,
-                ..
-            } => self.leases().replace(&change.seen, change.next).await,
-            TurnChange {
-                key: None,
-                checkpoint: Some((checkpoint, Fence::Hold(epoch))),
-                writes: None,
-                events: Some(events),
-                ..
-            } if self.connection.undivided().is_some() => {
+        let ring = self.keys.ring(&self.connection).await?;
+        let ring = ring.as_deref();
+        let new = match change.checkpoint.take() {
+            Some((checkpoint, fence)) => Some((self.raw(checkpoint).await?, fence)),
+            None => None,
+        };
+        if let Some(ring) = ring {
+            seal(&mut change, ring)?;
+        }
+        let stored = match (&change, new) {
+            (
+                TurnChange {
+                    key: None,
+                    writes: None,
+                    answer: None,
+                    events: None,
+                    ..
+                },
+                None,
+            ) => self.leases().replace(&change.seen, change.next).await,
+            (
+                TurnChange {
+                    key: None,
+                    writes: None,
+                    events: Some(events),
+                    ..
+                },
+                Some((new, Fence::Hold(epoch))),
+            ) if self.connection.undivided().is_some() => {
                 events.validate()?;
-                checkpoint.validate()?;
-                let epoch = Fence::Hold(*epoch).stored_epoch()?;
-                let new = row::to_raw(checkpoint.clone())?;
+                let epoch = Fence::Hold(epoch).stored_epoch()?;
                 let mut next = change.next.clone();
                 next.touch(self.connection.now());
                 let statement = end_statement(&new, epoch, events, &change, &next);
@@ -114,8 +135,12 @@ impl TurnStore for SqlCheckpointer {
                 self.once(statement, &new, &taken, events).await?;
                 Ok(next)
             }
-            _ => self.by_parts(TurnCall::Change(Box::new(change))).await,
-        }
+            (_, new) => {
+                let call = TurnCall::Change(Box::new(change), new.map(Box::new));
+                self.by_parts(call).await
+            }
+        };
+        opened(stored?, ring)
     }
 
     async fn take(&self, seen: &Turn, owner: OwnerId, lease: Duration) -> Result<Option<Turn>> {
@@ -127,14 +152,20 @@ impl TurnStore for SqlCheckpointer {
     }
 
     async fn due(&self, limit: u64) -> Result<Vec<Turn>> {
-        self.leases().due(Of::Engines, limit).await
+        opening!(self.keys, &self.connection, |ring| {
+            self.leases().due(Of::Engines, limit, ring).await
+        })
     }
 
     async fn running(&self, owner: Option<&str>) -> Result<u64> {
         self.leases().running(owner).await
     }
 
-    async fn append(&self, batch: EventBatch) -> Result<()> {
+    async fn append(&self, mut batch: EventBatch) -> Result<()> {
+        batch.validate()?;
+        if let Some(ring) = self.keys.ring(&self.connection).await? {
+            ring.seal_events(&mut batch);
+        }
         self.turn_events().append(&batch).await
     }
 
@@ -145,8 +176,15 @@ impl TurnStore for SqlCheckpointer {
         after: u64,
         limit: u64,
     ) -> Result<Vec<EventBatch>> {
-        let events = self.turn_events();
-        events.read(conversation_id, turn_id, [after, limit]).await
+        opening!(self.keys, &self.connection, |ring| {
+            let events = self.turn_events();
+            let read = events
+                .read(conversation_id, turn_id, [after, limit])
+                .await?;
+            read.into_iter()
+                .map(|batch| opened_events(batch, ring))
+                .collect()
+        })
     }
 
     async fn latest_events(&self, turns: &[(ConversationId, TurnId)]) -> Result<LatestBatches> {
@@ -170,6 +208,38 @@ impl TurnStore for SqlCheckpointer {
     async fn announcements(&self) -> Result<Option<Box<dyn Announcements>>> {
         self.turn_events().announcements().await
     }
+}
+
+/// Encrypts what a turn becomes, but for its checkpoint.
+fn seal(change: &mut TurnChange, ring: &KeyRing) -> Result<()> {
+    ring.seal_turn(&mut change.next);
+    change
+        .answer
+        .iter_mut()
+        .for_each(|answer| ring.seal_message(answer));
+    if let Some(events) = &mut change.events {
+        events.validate()?;
+        ring.seal_events(events);
+    }
+    for writes in change.writes.iter_mut().flat_map(|(writes, _)| writes) {
+        writes.validate()?;
+        ring.seal_writes(writes);
+    }
+    Ok(())
+}
+
+/// A turn as it was before it was encrypted.
+pub(super) fn opened(mut turn: Turn, ring: Option<&KeyRing>) -> Result<Turn> {
+    let opened = ring.map_or(Ok(()), |ring| ring.open_turn(&mut turn));
+    opened.map_err(|error| Error::unreadable(format!("turn {}", turn.id), error))?;
+    Ok(turn)
+}
+
+fn opened_events(mut batch: EventBatch, ring: Option<&KeyRing>) -> Result<EventBatch> {
+    let opened = ring.map_or(Ok(()), |ring| ring.open_events(&mut batch));
+    let what = || format!("the events of turn {}", batch.turn_id);
+    opened.map_err(|error| Error::unreadable(what(), error))?;
+    Ok(batch)
 }
 
 impl SqlCheckpointer {

@@ -9,7 +9,7 @@ use yai_agentkit_core::{
 
 use crate::{
     branch,
-    checkpointer::{NewRawCheckpoint, PUT_CHECKPOINT, SqlCheckpointer, row, write::New},
+    checkpointer::{NewRawCheckpoint, PUT_CHECKPOINT, SqlCheckpointer, write::New},
     coalescer::Call,
     connection::Connection,
     events::{self, SqlTurnEvents},
@@ -21,7 +21,8 @@ use crate::{
 #[derive(Clone)]
 pub(crate) enum TurnCall {
     Begin(Box<TurnBegin>, Box<NewRawCheckpoint>),
-    Change(Box<TurnChange>),
+    /// With its checkpoint, which is not in the change itself.
+    Change(Box<TurnChange>, Option<Box<(NewRawCheckpoint, Fence)>>),
 }
 
 impl Call for TurnCall {
@@ -51,7 +52,7 @@ impl TurnCall {
     pub(super) async fn run_alone(self, connection: &Connection) -> Result<Turn> {
         match self {
             Self::Begin(begin, new) => begin_by_parts(connection, *begin, *new).await,
-            Self::Change(change) => change_by_parts(connection, *change).await,
+            Self::Change(change, new) => change_by_parts(connection, *change, new).await,
         }
     }
 }
@@ -113,7 +114,11 @@ async fn begin_by_parts(
 }
 
 /// A transaction of the statements of its parts.
-async fn change_by_parts(connection: &Connection, change: TurnChange) -> Result<Turn> {
+async fn change_by_parts(
+    connection: &Connection,
+    change: TurnChange,
+    new: Option<Box<(NewRawCheckpoint, Fence)>>,
+) -> Result<Turn> {
     let events = change.events.as_ref();
     let failed = |error| events::refused(PUT_CHECKPOINT, events, error);
     let transaction = connection.begin().await.map_err(failed)?;
@@ -123,10 +128,9 @@ async fn change_by_parts(connection: &Connection, change: TurnChange) -> Result<
         keys.add(key).await?;
     }
     let checkpointer = SqlCheckpointer::within(transaction.clone());
-    let has_checkpoint = change.checkpoint.is_some();
-    if let Some((checkpoint, fence)) = change.checkpoint {
-        checkpoint.validate()?;
-        let new = New::Checkpoint(row::to_raw(checkpoint)?);
+    let has_checkpoint = new.is_some();
+    if let Some((new, fence)) = new.map(|new| *new) {
+        let new = New::Checkpoint(new);
         checkpointer
             .write(PUT_CHECKPOINT, new, Some(fence), events)
             .await?;

@@ -14,7 +14,7 @@ BEGIN
     SELECT COALESCE(array_agg(to_regclass(name)), '{}') INTO tables
     FROM unnest('{checkpoints, checkpoint_blobs, checkpoint_writes, threads, agent_conversations,
         agent_messages, agent_turns, agent_turn_events, agent_turn_records, agent_idempotency_keys,
-        agent_api_keys, agent_audit, agent_parts, agent_search, store, store_vectors}'::text[]) name
+        agent_api_keys, agent_audit, agent_data_keys, agent_parts, agent_search, store, store_vectors}'::text[]) name
     WHERE NOT EXISTS (
         SELECT FROM pg_attribute
         WHERE attrelid = to_regclass(name) AND attname = 'tenant' AND NOT attisdropped

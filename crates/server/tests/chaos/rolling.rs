@@ -195,7 +195,7 @@ pub(crate) fn run(postgres: &Postgres) {
     let deploy = Deploy {
         servers: &servers,
         // Long enough for the last to begin while the first still runs, and for the deploy.
-        steps: 24 + count / 20,
+        steps: 24 + count / 100,
         next: AtomicUsize::new(0),
     };
     let kinds: Vec<_> = [Kind::Waits, Kind::Queues, Kind::Runs]
@@ -237,7 +237,8 @@ pub(crate) fn run(postgres: &Postgres) {
     let config = DatabaseConfig::new(postgres.url.as_str()).unwrap();
     let by_both = runtime.block_on(async {
         let database = Database::connect(&config).await.unwrap();
-        let left = settled(&database, begin).await;
+        let patience = PATIENCE + Duration::from_millis(300) * u32::try_from(count).unwrap();
+        let left = settled(&database, begin + patience).await;
         assert_eq!(
             left,
             0,
@@ -286,7 +287,7 @@ fn answer_all(deploy: &Deploy<'_>, chats: &[(Kind, String, Json)]) {
 }
 
 /// How many turns have not ended, once all have or time is up.
-async fn settled(database: &Database, begin: Instant) -> usize {
+async fn settled(database: &Database, deadline: Instant) -> usize {
     loop {
         let unfinished = ListQuery::filtered(TurnFilter::unfinished());
         let left = database
@@ -296,7 +297,7 @@ async fn settled(database: &Database, begin: Instant) -> usize {
             .unwrap()
             .items
             .len();
-        if left == 0 || begin.elapsed() > PATIENCE {
+        if left == 0 || Instant::now() > deadline {
             return left;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -1,6 +1,6 @@
 //! Master keys, which encrypt the keys of the data.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{fmt, path::PathBuf, process::Stdio, time::Duration};
 
 use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
@@ -76,24 +76,36 @@ impl MasterKey for LocalKeys {
 }
 
 /// Where the master key of the settings is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum KeySource {
     File(PathBuf),
     Variable(String),
     Command(String),
+    /// What may be a key itself, and is not shown.
+    Unknown,
+}
+
+/// Without what may be secret.
+impl fmt::Debug for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::File(_) => "file",
+            Self::Variable(_) => "env",
+            Self::Command(_) => "command",
+            Self::Unknown => "unknown",
+        })
+    }
 }
 
 impl KeySource {
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let (kind, what) = text.split_once(':')?;
-        let is_said = !what.trim().is_empty();
-        match kind {
-            _ if !is_said => None,
-            "file" => Some(Self::File(what.into())),
-            "env" => Some(Self::Variable(what.to_owned())),
-            "command" => Some(Self::Command(what.to_owned())),
-            _ => None,
-        }
+        let (kind, what) = text.split_once(':').unwrap_or_default();
+        Some(match kind {
+            "file" if !what.is_empty() => Self::File(what.into()),
+            "env" if !what.is_empty() => Self::Variable(what.to_owned()),
+            "command" if !what.is_empty() => Self::Command(what.to_owned()),
+            _ => Self::Unknown,
+        })
     }
 
     /// The keys that are there now.
@@ -115,6 +127,10 @@ impl KeySource {
             Self::Variable(name) => std::env::var(&name)
                 .map_err(|_| format!("the variable {name} is not set, or no text"))?,
             Self::Command(command) => output(&command)?,
+            Self::Unknown => {
+                let allowed = "must be `file:PATH`, `env:VARIABLE` or `command:COMMAND`";
+                return Err(allowed.to_owned());
+            }
         };
         Ok(Zeroizing::new(text))
     }
@@ -182,8 +198,11 @@ mod tests {
             let is_named = error.starts_with("DB_ENCRYPTION_KEY") && error.contains(reason);
             assert!(is_named, "{error}");
         }
-        for source in ["", "file:", "key", "AQEB", "https://keys"] {
-            assert_eq!(KeySource::parse(source), None, "{source}");
+        for source in ["", "file:", ONE, TWO, "https://keys"] {
+            let error = read(source).await.err().expect(source);
+            let error = format!("{error} {error:?} {:?}", KeySource::parse(source));
+            assert!(error.contains("must be `file:PATH`"), "{error}");
+            assert!(!error.contains(ONE) && !error.contains(TWO), "{error}");
         }
     }
 }

@@ -99,11 +99,6 @@ async fn an_erased_owner_is_in_no_file(files: Files) {
     let server = files.installation.start("300");
     let chat = plant(&server, WORD);
     plant(&server, OTHER);
-    let late = begin_turn(
-        &server,
-        &chat,
-        format!("My dog is {WORD}. What is 17 * 23?"),
-    );
     assert!(!files.with(WORD).is_empty());
 
     files.run(&["keys", "create", WORD, "--owner", &owner]);
@@ -115,6 +110,9 @@ async fn an_erased_owner_is_in_no_file(files: Files) {
     dry["dry_run"] = json!(true);
     assert_eq!(would, dry);
     let key = format!("authorization: Bearer {}\r\n", key.trim());
+    // Nothing that takes its time comes between its beginning and the erasure.
+    let said = format!("My dog is {WORD}. What is 17 * 23?");
+    let late = begin_turn_as(&server, &chat, said, &key);
     let erase = format!("DELETE /owners/{owner}");
     assert_eq!(send(&server, &erase, &key, &Value::Null), (200, expected));
     let nothing = json!({"conversations": 0, "items": 0, "keys": 0});
@@ -163,15 +161,15 @@ INSERT INTO checkpoint_blobs (thread_id, channel, version, type, blob)
 VALUES ('{WORD}', 'c', '1', 'null', '{WORD}')"
     );
     files.execute(&saver).await;
-    let said = format!("My dog is {WORD}. What is 17 * 23?");
-    let late = begin_turn_as(&server, &chat, said, &acme);
     assert!(!files.with(WORD).is_empty());
-
     let would = files.run(&["erase", "--tenant", "acme", "--dry-run"]);
     assert_eq!(
         would,
         "1 conversations, 1 items and 1 keys would be erased\n"
     );
+
+    let said = format!("My dog is {WORD}. What is 17 * 23?");
+    let late = begin_turn_as(&server, &chat, said, &acme);
     let erased = files.run(&["erase", "--tenant", "acme"]);
     assert_eq!(erased, "1 conversations, 1 items and 1 keys are erased\n");
     let again = files.run(&["erase", "--tenant", "acme"]);

@@ -372,11 +372,14 @@ fn came_to(call: &ToolCall, result: &str, is_remote: bool) -> Option<CameTo> {
     let is_approved = is(&call.name, APPROVED);
     let mut edited = call.clone();
     edited.arguments[EDITED] = true.into();
-    let told = "[A person has changed the arguments to ";
-    let is_edited = result.starts_with(told) && result.ends_with(&format!("]\n{}", done(&edited)));
+    let told = result.strip_prefix("[A person has changed the arguments to ");
+    let told = told.and_then(|told| told.split_once("]\n"));
+    let (call, result) = match told {
+        Some((_, result)) if is_approved => (&edited, result),
+        _ => (call, result),
+    };
     match result {
         _ if result == done(call) => Some(CameTo::Done),
-        _ if is_edited && is_approved => Some(CameTo::Done),
         SETTLED if is_unsafe => Some(CameTo::Settled),
         REJECTED if is_approved => Some(CameTo::Rejected),
         _ if result.starts_with(FAILED) && result != REJECTED && is_unsafe && is_remote => {

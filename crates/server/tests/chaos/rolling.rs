@@ -172,11 +172,19 @@ impl Deploy<'_> {
 
     /// How many turns a chat has.
     fn turns(&self, chat: &str) -> usize {
-        let address = self.servers.address(0).expect("it listens");
-        let list = format!("GET /chats/{chat}/turns");
-        let listed = request_with(&address, PATIENCE, &list, "", "");
-        let (_, listed) = listed.expect("a list");
-        listed["items"].as_array().expect("turns").len()
+        let (begin, list) = (Instant::now(), format!("GET /chats/{chat}/turns"));
+        loop {
+            // One may not listen yet.
+            let server = self.next.fetch_add(1, Relaxed) % SERVERS;
+            let address = self.servers.address(server);
+            let listed =
+                address.and_then(|address| request_with(&address, PATIENCE, &list, "", ""));
+            if let Some((200, listed)) = listed {
+                return listed["items"].as_array().expect("turns").len();
+            }
+            assert!(begin.elapsed() < PATIENCE, "stuck: {list}");
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn answer(&self, chat: &str, turn: &Json) {

@@ -9,7 +9,7 @@ use super::{read::Reads, vectors};
 
 /// How many neighbours a scan of the index considers at a time; where there are not enough that meet the
 /// filter it goes on, to at most [`MOST_SCANNED`].
-const CONSIDERED: u64 = 100;
+const CONSIDERED: u64 = 200;
 
 /// What pgvector takes.
 const MOST_CONSIDERED: u64 = 1_000;

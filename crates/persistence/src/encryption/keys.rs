@@ -217,7 +217,7 @@ impl Source {
             return Ok(ring);
         }
         let reason = "must be true as long as the database has rows that are not encrypted; \
-                      `agentkit encryption rewrite` encrypts them";
+                      `agentkit encryption encrypt` encrypts them";
         Err(Error::configuration("DB_ENCRYPTION_ADMITS_PLAIN", reason))
     }
 

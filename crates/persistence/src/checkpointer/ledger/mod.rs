@@ -60,7 +60,8 @@ impl TurnLedger for SqlLedger {
         let ring = self.keys.ring(&self.connection).await?;
         let mut turn = opening.turn.clone();
         if let Some(ring) = &ring {
-            seal(&mut opening, ring);
+            let message = opening.message.as_mut_slice();
+            seal(ring, &mut opening.turn, message, &mut opening.records);
         }
         if self.connection.undivided().is_none() {
             return Ok(match self.open_by_parts(opening).await? {
@@ -88,7 +89,8 @@ impl TurnLedger for SqlLedger {
         opening.validate()?;
         let ring = self.keys.ring(&self.connection).await?;
         if let Some(ring) = &ring {
-            seal(&mut opening, ring);
+            let message = opening.message.as_mut_slice();
+            seal(ring, &mut opening.turn, message, &mut opening.records);
         }
         let transaction = self.begin(OPEN).await?;
         let turn = store(&transaction, opening).await?;
@@ -142,16 +144,8 @@ impl TurnLedger for SqlLedger {
         let ring = self.keys.ring(&self.connection).await?;
         let ring = ring.as_deref();
         if let Some(ring) = ring {
-            let owner = [closing.seen.conversation_id.0, closing.seen.id.0];
-            ring.seal_turn(&mut closing.next);
-            closing
-                .messages
-                .iter_mut()
-                .for_each(|said| ring.seal_message(said));
-            let mut records = closing.records.iter_mut();
-            records
-                .by_ref()
-                .for_each(|record| ring.seal_record(owner, record));
+            let messages = &mut closing.messages;
+            seal(ring, &mut closing.next, messages, &mut closing.records);
         }
         if self.connection.undivided().is_none() {
             return opened(self.close_by_parts(closing).await?, ring);
@@ -271,18 +265,16 @@ impl SqlLedger {
     }
 }
 
-/// Encrypts what a turn is opened with.
-fn seal(opening: &mut TurnOpening, ring: &KeyRing) {
-    let owner = [opening.turn.conversation_id.0, opening.turn.id.0];
-    ring.seal_turn(&mut opening.turn);
-    opening
-        .message
-        .iter_mut()
-        .for_each(|said| ring.seal_message(said));
-    let mut records = opening.records.iter_mut();
-    records
-        .by_ref()
-        .for_each(|record| ring.seal_record(owner, record));
+/// Encrypts a turn with what it is opened or closed with.
+fn seal(ring: &KeyRing, turn: &mut Turn, messages: &mut [Message], records: &mut [TurnRecord]) {
+    let owner = [turn.conversation_id.0, turn.id.0];
+    ring.seal_turn(turn);
+    for said in messages {
+        ring.seal_message(said);
+    }
+    for record in records {
+        ring.seal_record(owner, record);
+    }
 }
 
 fn opened_record(

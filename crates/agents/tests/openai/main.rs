@@ -323,6 +323,41 @@ async fn a_model_is_told_of_the_tools_and_the_context_of_the_client() {
     assert_eq!(named("remember").len(), 1);
 }
 
+/// What the model has said with its calls, and their results, as the engine adds them.
+async fn run_all(
+    agent: &OpenAiAgent,
+    state: &mut AgentState<Memory>,
+    content: String,
+    calls: Vec<ToolCall>,
+) {
+    state.messages.push(ChatMessage {
+        tool_calls: calls.clone(),
+        ..ChatMessage::new(Role::Assistant, content)
+    });
+    for call in calls {
+        let result = run(agent, &call, state).await;
+        state.messages.push(ChatMessage {
+            tool_call_id: Some(call.id),
+            ..ChatMessage::new(Role::Tool, result)
+        });
+    }
+}
+
+/// A step, and what was said while it was made.
+async fn hear(
+    agent: &OpenAiAgent,
+    state: &AgentState<Memory>,
+) -> (Result<Step, AgentError>, Vec<String>) {
+    let (context, mut receiver) = Context::detached().heard();
+    let step = agent.step(&context, &mut state.clone()).await;
+    drop(context);
+    let mut heard = Vec::new();
+    while let Some(delta) = receiver.recv().await {
+        heard.push(delta);
+    }
+    (step, heard)
+}
+
 #[tokio::test]
 async fn tool_calls_and_their_results_go_round() {
     let calls = Reply::tool_calls(&[
@@ -337,17 +372,7 @@ async fn tool_calls_and_their_results_go_round() {
         panic!("the model calls tools");
     };
     assert_eq!(calls[0].arguments, json!({"expression": "17 * 23"}));
-    state.messages.push(ChatMessage {
-        tool_calls: calls.clone(),
-        ..ChatMessage::new(Role::Assistant, content)
-    });
-    for call in calls {
-        let result = run(&agent, &call, &mut state).await;
-        state.messages.push(ChatMessage {
-            tool_call_id: Some(call.id),
-            ..ChatMessage::new(Role::Tool, result)
-        });
-    }
+    run_all(&agent, &mut state, content, calls).await;
     let step = decide(&agent, &state).await.unwrap();
     assert_eq!(step, Step::Answer("391, Ada.".to_owned()));
     assert_eq!(state.own.facts["name"], "Ada");

@@ -12,14 +12,7 @@ fn delta(delta: Json, finish_reason: Option<&str>) -> Json {
 /// A step, and what was said while it was made.
 async fn heard(endpoint: &Endpoint) -> (Result<Step, AgentError>, Vec<String>) {
     let agent = OpenAiAgent::new(endpoint.config()).unwrap();
-    let (context, mut receiver) = Context::detached().heard();
-    let step = agent.step(&context, &mut saying("Hello")).await;
-    drop(context);
-    let mut heard = Vec::new();
-    while let Some(delta) = receiver.recv().await {
-        heard.push(delta);
-    }
-    (step, heard)
+    hear(&agent, &saying("Hello")).await
 }
 
 #[tokio::test]
